@@ -1,0 +1,215 @@
+"""What a pack is, on disk and in memory: the page that joins prep and train.
+
+A pack is one training sequence: whole conversations, end to end. Positions are token positions within the pack.
+
+    column          encoding        shape           meaning
+    input_ids       ndarray:int32   [tokens]        token ids, image placeholders expanded
+    cu_seqlens      ndarray:int32   [segments + 1]  0, end of segment 0, ..., tokens; a segment is one conversation
+    targets         ndarray:int32   [spans, 2]      [start, end) of tokens to predict; never a segment's first token
+    target_weights  ndarray:float32 [spans]         weight of each target token of the span, > 0
+    samples         ndarray:int64   [segments, 2]   (index into manifest.sources, row in that source)
+    media           json            list            {kind, start, end, size [w, h], grid_thw [t, h, w], bytes}, in order
+    media_bytes     bytes                           the media's own encoded bytes, one after the other
+
+Plain MDS encodings only, so that any MDS reader decodes every column. MDS refuses empty arrays: a pack always has
+tokens, a segment and a target, and what may be empty is json or bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.geometry import grid_patches, grid_tokens
+
+CONTRACT_VERSION = 1
+
+COLUMNS: Mapping[str, str] = {
+    "input_ids": "ndarray:int32",
+    "cu_seqlens": "ndarray:int32",
+    "targets": "ndarray:int32",
+    "target_weights": "ndarray:float32",
+    "samples": "ndarray:int64",
+    "media": "json",
+    "media_bytes": "bytes",
+}
+
+PACK_TABLE: Mapping[str, str] = {
+    "shard": "int32",  # index into index.json
+    "offset": "int64",  # of the pack's bytes in the shard file
+    "bytes": "int64",
+    "xxh3": "uint64",  # of those bytes
+    "tokens": "int32",
+    "target_tokens": "int32",
+    "target_weight": "float64",  # sum over target tokens: the pack's part of the loss denominator
+    "segments": "int32",
+    "sum_squared_lengths": "int64",  # over segments: the cost of attention
+    "patches": "int32",
+    "media": "int32",
+    "source_ids": "list<int32>",
+    "source_tokens": "list<int32>",  # tokens of each of source_ids
+}
+"""Columns of packs.parquet, the sidecar: one row a pack, in shard order. name -> Arrow type."""
+
+SAMPLE_TABLE: Mapping[str, str] = {
+    "source": "int32",
+    "row": "int64",
+    "pack": "int64",
+    "segment": "int32",
+    "tokens": "int32",
+    "target_tokens": "int32",
+    "media": "int32",
+}
+"""Columns of samples.parquet: one row a packed conversation, in the order read."""
+
+REJECT_TABLE: Mapping[str, str] = {
+    "source": "string",
+    "row": "int64",
+    "reason": "string",
+    "message": "string",
+    "place": "string",
+}
+"""Columns of rejects.parquet: one row a rejected record, in the order read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One picture of a pack (later: video, audio): where its tokens are, its size, its grid, its bytes."""
+
+    kind: str
+    start: int
+    end: int
+    size: tuple[int, int]
+    """(width, height) in pixels, after EXIF rotation."""
+    grid_thw: tuple[int, int, int]
+    """Patches in time, height and width, after the processor's resize."""
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the `media` column, and of `lmms inspect shard --json`."""
+        place = {"kind": self.kind, "start": self.start, "end": self.end}
+        return {**place, "size": list(self.size), "grid_thw": list(self.grid_thw), "bytes": self.bytes}
+
+    @staticmethod
+    def from_json(entry: Mapping[str, Any]) -> "Media":
+        """Inverse of to_json."""
+        (w, h), (t, gh, gw) = entry["size"], entry["grid_thw"]
+        return Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pack:
+    """One pack in memory; the fields are the columns above."""
+
+    input_ids: npt.NDArray[np.int32]
+    cu_seqlens: npt.NDArray[np.int32]
+    targets: npt.NDArray[np.int32]
+    target_weights: npt.NDArray[np.float32]
+    samples: npt.NDArray[np.int64]
+    media: tuple[Media, ...]
+    media_bytes: bytes
+
+    def to_columns(self) -> dict[str, Any]:
+        """Values for mds.encode_sample(COLUMNS, ...)."""
+        return {
+            "input_ids": self.input_ids,
+            "cu_seqlens": self.cu_seqlens,
+            "targets": self.targets,
+            "target_weights": self.target_weights,
+            "samples": self.samples,
+            "media": [m.to_json() for m in self.media],
+            "media_bytes": self.media_bytes,
+        }
+
+    @staticmethod
+    def from_columns(columns: Mapping[str, Any]) -> "Pack":
+        """Inverse of to_columns."""
+        return Pack(**{**columns, "media": tuple(Media.from_json(entry) for entry in columns["media"])})
+
+    def media_data(self) -> list[bytes]:
+        """The encoded bytes of each entry of `media`."""
+        ends = np.cumsum([m.bytes for m in self.media], dtype=np.int64).tolist()
+        return [self.media_bytes[end - m.bytes : end] for m, end in zip(self.media, ends, strict=True)]
+
+    def segment_of(self, position: int) -> int:
+        """The segment that holds this token position."""
+        return int(np.searchsorted(self.cu_seqlens, position, side="right")) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """int32 [segments]: tokens of each segment."""
+        return np.diff(self.cu_seqlens)
+
+    @property
+    def patches(self) -> int:
+        """Patches that enter the vision tower."""
+        return sum(grid_patches(m.grid_thw) for m in self.media)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackLimits:
+    """What check_pack holds a pack to; all of it stands in the manifest."""
+
+    seq_len: int
+    max_patches: int
+    image_token_id: int | None
+    merge_size: int
+
+
+def check_pack(pack: Pack, limits: PackLimits) -> list[str]:
+    """Every way in which a pack breaks the contract, as sentences; empty when it holds."""
+    faults = _segment_faults(pack, limits) or _target_faults(pack) + _media_faults(pack, limits)
+    return faults
+
+
+def _segment_faults(pack: Pack, limits: PackLimits) -> list[str]:
+    faults = []
+    tokens = len(pack.input_ids)
+    if tokens > limits.seq_len:
+        faults.append(f"{tokens} tokens, at most {limits.seq_len} fit")
+    if pack.cu_seqlens[0] != 0 or pack.cu_seqlens[-1] != tokens or (pack.lengths <= 0).any():
+        faults.append(f"cu_seqlens {pack.cu_seqlens.tolist()[:4]}... does not cut {tokens} tokens into segments")
+    if pack.samples.shape != (len(pack.cu_seqlens) - 1, 2):
+        faults.append(f"samples has shape {pack.samples.shape} for {len(pack.cu_seqlens) - 1} segments")
+    return faults
+
+
+def _target_faults(pack: Pack) -> list[str]:
+    starts, ends = pack.targets[:, 0], pack.targets[:, 1]
+    if (starts >= ends).any() or (starts[1:] < ends[:-1]).any() or starts[0] < 0 or ends[-1] > len(pack.input_ids):
+        return ["targets are not ordered, disjoint spans within the pack"]
+    faults = []
+    segment = np.searchsorted(pack.cu_seqlens, starts, side="right") - 1
+    if (starts == pack.cu_seqlens[segment]).any() or (ends > pack.cu_seqlens[segment + 1]).any():
+        faults.append("a target span starts a segment or crosses its end")
+    if (
+        pack.target_weights.shape != starts.shape
+        or not (np.isfinite(pack.target_weights) & (pack.target_weights > 0)).all()
+    ):
+        faults.append("target_weights are not one finite weight above 0 for each span")
+    return faults
+
+
+def _media_faults(pack: Pack, limits: PackLimits) -> list[str]:
+    faults = []
+    if pack.patches > limits.max_patches:
+        faults.append(f"{pack.patches} patches, at most {limits.max_patches} fit")
+    if sum(m.bytes for m in pack.media) != len(pack.media_bytes):
+        faults.append(f"media_bytes has {len(pack.media_bytes)} bytes, media states {sum(m.bytes for m in pack.media)}")
+    placeholder = np.zeros(len(pack.input_ids), bool)
+    last = 0
+    for i, m in enumerate(pack.media):
+        if not last <= m.start < m.end <= len(pack.input_ids) or pack.segment_of(m.start) != pack.segment_of(m.end - 1):
+            faults.append(f"media {i} at [{m.start}, {m.end}) is out of order, out of the pack or across segments")
+            continue
+        if m.end - m.start != grid_tokens(m.grid_thw, limits.merge_size):
+            faults.append(f"media {i} has {m.end - m.start} tokens, its grid {list(m.grid_thw)} needs another number")
+        placeholder[m.start : m.end] = True
+        last = m.end
+    if limits.image_token_id is None:
+        return faults + (["media in a pack of a text model"] if pack.media else [])
+    if (placeholder != (pack.input_ids == limits.image_token_id)).any():
+        faults.append("the image placeholders in input_ids are not exactly the tokens that media covers")
+    return faults

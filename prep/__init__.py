@@ -1,0 +1,1 @@
+"""source -> record -> sample -> plan -> pack -> shard. Needs no GPU, no torch, no transformers."""

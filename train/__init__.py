@@ -1,0 +1,1 @@
+"""order -> batch -> step -> checkpoint -> export. Reads what prep wrote, through configs only."""
