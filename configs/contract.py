@@ -160,20 +160,36 @@ class PackLimits:
 
 def check_pack(pack: Pack, limits: PackLimits) -> list[str]:
     """Every way in which a pack breaks the contract, as sentences; empty when it holds."""
-    faults = _segment_faults(pack, limits) or _target_faults(pack) + _media_faults(pack, limits)
-    return faults
-
-
-def _segment_faults(pack: Pack, limits: PackLimits) -> list[str]:
-    faults = []
+    shape_faults = _shape_faults(pack) or _segment_faults(pack)
+    if shape_faults:  # nothing can be said about positions that do not exist
+        return shape_faults
     tokens = len(pack.input_ids)
-    if tokens > limits.seq_len:
-        faults.append(f"{tokens} tokens, at most {limits.seq_len} fit")
-    if pack.cu_seqlens[0] != 0 or pack.cu_seqlens[-1] != tokens or (pack.lengths <= 0).any():
-        faults.append(f"cu_seqlens {pack.cu_seqlens.tolist()[:4]}... does not cut {tokens} tokens into segments")
-    if pack.samples.shape != (len(pack.cu_seqlens) - 1, 2):
-        faults.append(f"samples has shape {pack.samples.shape} for {len(pack.cu_seqlens) - 1} segments")
-    return faults
+    too_long = [f"{tokens} tokens, at most {limits.seq_len} fit"] if tokens > limits.seq_len else []
+    return too_long + _target_faults(pack) + _media_faults(pack, limits)
+
+
+def _shape_faults(pack: Pack) -> list[str]:
+    spans, segments = len(pack.targets), len(pack.cu_seqlens) - 1
+    expected = {
+        "input_ids": (len(pack.input_ids),),
+        "cu_seqlens": (segments + 1,),
+        "targets": (spans, 2),
+        "target_weights": (spans,),
+        "samples": (segments, 2),
+    }
+    found = {name: getattr(pack, name).shape for name in expected}
+    return [
+        f"{name} has shape {found[name]}, expected {shape} without a 0"
+        for name, shape in expected.items()
+        if found[name] != shape or min(shape) < 1
+    ]
+
+
+def _segment_faults(pack: Pack) -> list[str]:
+    cuts, tokens = pack.cu_seqlens, len(pack.input_ids)
+    if cuts[0] != 0 or cuts[-1] != tokens or (cuts[1:] <= cuts[:-1]).any():
+        return [f"cu_seqlens {cuts.tolist()[:4]}... does not cut {tokens} tokens into segments"]
+    return []
 
 
 def _target_faults(pack: Pack) -> list[str]:
@@ -184,11 +200,8 @@ def _target_faults(pack: Pack) -> list[str]:
     segment = np.searchsorted(pack.cu_seqlens, starts, side="right") - 1
     if (starts == pack.cu_seqlens[segment]).any() or (ends > pack.cu_seqlens[segment + 1]).any():
         faults.append("a target span starts a segment or crosses its end")
-    if (
-        pack.target_weights.shape != starts.shape
-        or not (np.isfinite(pack.target_weights) & (pack.target_weights > 0)).all()
-    ):
-        faults.append("target_weights are not one finite weight above 0 for each span")
+    if not (np.isfinite(pack.target_weights) & (pack.target_weights > 0)).all():
+        faults.append("a target weight is not finite and above 0")
     return faults
 
 
@@ -204,7 +217,9 @@ def _media_faults(pack: Pack, limits: PackLimits) -> list[str]:
         if not last <= m.start < m.end <= len(pack.input_ids) or pack.segment_of(m.start) != pack.segment_of(m.end - 1):
             faults.append(f"media {i} at [{m.start}, {m.end}) is out of order, out of the pack or across segments")
             continue
-        if m.end - m.start != grid_tokens(m.grid_thw, limits.merge_size):
+        if any(side % limits.merge_size for side in m.grid_thw[1:]):
+            faults.append(f"media {i} has grid {list(m.grid_thw)}, not in whole squares of {limits.merge_size}")
+        elif m.end - m.start != grid_tokens(m.grid_thw, limits.merge_size):
             faults.append(f"media {i} has {m.end - m.start} tokens, its grid {list(m.grid_thw)} needs another number")
         placeholder[m.start : m.end] = True
         last = m.end

@@ -99,7 +99,7 @@ def read_manifest(folder: Path) -> Manifest:
         checksum = body.pop("checksum")
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing: the build did not finish; run `lmms prep build-shards` again") from None
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is damaged ({error}); rebuild the shards") from error
     if body.get("contract") != CONTRACT_VERSION:
         raise DatasetError(

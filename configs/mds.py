@@ -9,10 +9,11 @@ tests/configs/test_mds.py holds both directions against that library.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ INDEX_NAME = "index.json"
 MAX_SHARD_BYTES = 2**32 - 1
 """Offsets are uint32: a larger file would wrap them without a word."""
 
-_SHAPE_DTYPES = (np.uint8, np.uint16, np.uint32, np.uint64)
+_SHAPE_DTYPES = tuple(np.dtype(name) for name in ("<u1", "<u2", "<u4", "<u8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def encode_sample(columns: Mapping[str, str], values: Mapping[str, Any]) -> byte
 
 
 def decode_sample(columns: Mapping[str, str], data: bytes) -> dict[str, Any]:
-    """Inverse of encode_sample. Raises ValueError if `data` does not have exactly the size that it states."""
+    """Inverse of encode_sample. Raises ValueError if `data` is not what encode_sample makes for these columns."""
     names = sorted(columns)
     fixed = {name: column_size(columns[name]) for name in names}
     num_variable = sum(size is None for size in fixed.values())
@@ -144,7 +145,7 @@ def read_index(folder: Path) -> list[ShardFile]:
         return [_shard_file(path, entry) for entry in index["shards"]]
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing: not a shard folder") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
 
 
@@ -184,7 +185,7 @@ def _encode_array(encoding: str, array: npt.NDArray[Any], args: list[str]) -> by
         if array.shape != tuple(int(n) for n in args[1].split(",")):
             raise ValueError(f"column encoding {encoding!r} cannot hold an array of shape {array.shape}")
         return array.tobytes()
-    code = next(i for i, dtype in enumerate(_SHAPE_DTYPES) if max(array.shape) <= np.iinfo(dtype).max)
+    code = next(i for i, dtype in enumerate(_SHAPE_DTYPES) if max(array.shape) < 256**dtype.itemsize)
     head = bytes([array.ndim << 2 | code]) + np.array(array.shape, _SHAPE_DTYPES[code]).tobytes()
     return head + array.tobytes()
 
@@ -193,6 +194,9 @@ def _decode_array(data: bytes, args: list[str]) -> npt.NDArray[Any]:
     dtype = np.dtype(args[0])
     if len(args) == 2:
         return np.frombuffer(data, dtype).reshape([int(n) for n in args[1].split(",")])
-    ndim, code = data[0] >> 2, data[0] % 4
-    shape = np.frombuffer(data, cast(type[np.unsignedinteger[Any]], _SHAPE_DTYPES[code]), ndim, offset=1)
-    return np.frombuffer(data, dtype, offset=1 + shape.nbytes).reshape(shape.tolist())
+    ndim, code = divmod(data[0], 4) if data else (0, 0)
+    shape = np.frombuffer(data, _SHAPE_DTYPES[code], ndim, offset=1).tolist() if ndim else []
+    start = 1 + ndim * _SHAPE_DTYPES[code].itemsize
+    if not shape or 0 in shape or start + math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"{len(data)} bytes do not hold an array of {dtype} with shape {shape}")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)

@@ -21,7 +21,14 @@ VISION_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 PREP_FILES = ("*.json", "*.jinja")
 TRAIN_FILES = (*PREP_FILES, "*.safetensors", "*.txt")
 
-_TOKENIZER_PARTS = ("model", "normalizer", "pre_tokenizer", "added_tokens")
+_PIXEL_SETTINGS = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+}
+"""What every Qwen processor does, and training too; 3 is bicubic."""
 _DEFAULT_MIN_PIXELS, _DEFAULT_MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of Qwen2VLImageProcessor, where the file is silent
 
 
@@ -76,23 +83,24 @@ def read_model_folder(path: Path, min_pixels: int | None = None, max_pixels: int
         path=path,
         family=family,
         tokenizer_json=path / "tokenizer.json",
-        chat_template=_chat_template(path, tokenizer_config),
+        chat_template=_chat_template(path, tokenizer_config, has_vision),
         special_tokens=_special_tokens(tokenizer_config),
         vision=_read_vision(path, min_pixels, max_pixels) if has_vision else None,
         image_token_id=_image_token_id(path, config, tokenizer) if has_vision else None,
-        tokenizer_fingerprint=_digest(json.dumps({p: tokenizer.get(p) for p in _TOKENIZER_PARTS}, sort_keys=True)),
+        tokenizer_fingerprint=_tokenizer_fingerprint(path, tokenizer),
     )
 
 
 def _read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> Vision:
-    settings = _read_json(path / "preprocessor_config.json")
+    file, settings = _image_settings(path)
+    for name, expected in _PIXEL_SETTINGS.items():
+        if settings.get(name, expected) != expected:
+            raise ModelError(f"{file}: {name} is {settings[name]!r}, only {expected!r} is supported")
     size = settings.get("size") or {}
     low = min_pixels or settings.get("min_pixels") or size.get("shortest_edge") or _DEFAULT_MIN_PIXELS
     high = max_pixels or settings.get("max_pixels") or size.get("longest_edge") or _DEFAULT_MAX_PIXELS
     if low > high:
-        raise ModelError(
-            f"{path}: smallest image area {low} is above the largest {high}; set min_pixels and max_pixels"
-        )
+        raise ModelError(f"{file}: smallest image area {low} is above the largest {high}; set min_pixels, max_pixels")
     try:
         return Vision(
             patch_size=settings["patch_size"],
@@ -104,31 +112,42 @@ def _read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> 
             image_std=cast(tuple[float, float, float], tuple(settings["image_std"])),
         )
     except KeyError as error:
-        raise ModelError(f"{path / 'preprocessor_config.json'} lacks {error}") from None
+        raise ModelError(f"{file} lacks {error}") from None
+
+
+def _image_settings(path: Path) -> tuple[Path, dict[str, Any]]:
+    """File and settings of the image processor; transformers 5 saves to processor_config.json and reads it first."""
+    file = path / "processor_config.json"
+    nested = _read_json(file).get("image_processor") if file.is_file() else None
+    if isinstance(nested, dict):
+        return file, nested
+    return path / "preprocessor_config.json", _read_json(path / "preprocessor_config.json")
 
 
 def _image_token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
     token_id = config.get("image_token_id")
-    placeholder = [t["id"] for t in tokenizer["added_tokens"] if t["content"] == "<|image_pad|>"]
-    if [token_id] != placeholder:
+    placeholder = [t["id"] for t in tokenizer.get("added_tokens", ()) if t["content"] == "<|image_pad|>"]
+    if not isinstance(token_id, int) or [token_id] != placeholder:
         raise ModelError(
             f"{path}: image_token_id is {token_id} in config.json, <|image_pad|> is {placeholder} in tokenizer.json"
         )
-    return int(token_id)
+    return token_id
 
 
-def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str:
-    """The order in which transformers looks: chat_template.jinja, chat_template.json, tokenizer_config.json."""
-    if (path / "chat_template.jinja").is_file():
-        return (path / "chat_template.jinja").read_text(encoding="utf-8")
-    found = _read_json(path / "chat_template.json") if (path / "chat_template.json").is_file() else tokenizer_config
-    template = found.get("chat_template")
+def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_vision: bool) -> str:
+    """Where transformers looks: chat_template.json, which tokenizers do not read; the .jinja; tokenizer_config.json."""
+    legacy, jinja = path / "chat_template.json", path / "chat_template.jinja"
+    if has_vision and legacy.is_file():
+        template = _read_json(legacy).get("chat_template")
+    elif jinja.is_file():
+        template = _read_text(jinja)
+    else:
+        template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
         template = next((t["template"] for t in template if t["name"] == "default"), None)
     if not isinstance(template, str):
-        raise ModelError(
-            f"{path} has no chat template (chat_template.jinja, chat_template.json or tokenizer_config.json)"
-        )
+        places = ("chat_template.json, " if has_vision else "") + "chat_template.jinja or tokenizer_config.json"
+        raise ModelError(f"{path} has no chat template ({places})")
     return template
 
 
@@ -141,11 +160,43 @@ def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _tokenizer_fingerprint(path: Path, tokenizer: Mapping[str, Any]) -> str:
+    """Digest of what decides the ids, the same when another version of transformers or tokenizers saves the file again.
+
+    Versions differ in how they write merges ("a b" or ["a", "b"]), in which unset options they name, and in
+    trim_offsets, which moves no id.
+    """
+    model = tokenizer.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
+        raise ModelError(f"{path / 'tokenizer.json'} holds no byte-pair model with merges")
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    options = {name: value for name, value in model.items() if value not in (None, False, "")}
+    parts = {name: _without(tokenizer.get(name), "trim_offsets") for name in ("normalizer", "pre_tokenizer")}
+    body = {"model": {**options, "merges": merges}, "added_tokens": tokenizer.get("added_tokens"), **parts}
+    return _digest(json.dumps(body, sort_keys=True))
+
+
+def _without(value: Any, key: str) -> Any:
+    """The same nested value without any entry of this key."""
+    if isinstance(value, list):
+        return [_without(item, key) for item in value]
+    if isinstance(value, dict):
+        return {name: _without(item, key) for name, item in value.items() if name != key}
+    return value
+
+
+def _read_text(path: Path) -> str:
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: not a complete model folder") from None
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(_read_text(path))
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error})") from error
     if not isinstance(body, dict):

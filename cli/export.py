@@ -1,0 +1,24 @@
+"""lmms export."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lmms.cli import ui
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint folder: OUTPUT/step-...")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
+    dtype: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="fp32: the master weights; bf16: half the space.")
+    ] = "fp32",
+) -> None:
+    """Write a checkpoint as a Hugging Face folder that from_pretrained loads.
+
+    Example: lmms export runs/one/step-00000100 model/
+    """
+    from lmms.train.export import export
+
+    ui.console().print(f"exported {export(checkpoint, out, dtype)}", soft_wrap=True)

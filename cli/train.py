@@ -1,0 +1,166 @@
+"""lmms train."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from lmms.cli import ui
+from lmms.configs.errors import ConfigError, LmmsError
+from lmms.configs.load import load_config, to_yaml
+from lmms.configs.train import TrainConfig
+
+if TYPE_CHECKING:
+    from lmms.train.metrics import StepLog
+    from lmms.train.run import Report
+
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 32
+
+
+def train(
+    config: Annotated[Path, typer.Option(help="Run file; `lmms train --config FILE --print-config` shows every key.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that win over the file's.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="auto|never|DIR", help="The setting `resume`, which wins over the file's.")
+    ] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Ranks to start on this machine; torchrun starts its own.")] = 1,
+    print_config: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
+) -> None:
+    """Train on shards, resuming from the newest complete checkpoint.
+
+    Example: lmms train --config run.yaml optim.lr=2e-5 max_steps=100
+    """
+    values = {} if resume is None else {"resume": resume}
+    settings = load_config(TrainConfig, config, overrides or (), values)
+    if print_config:
+        typer.echo(to_yaml(settings), nl=False)
+    elif nproc == 1:
+        _train_here(settings)
+    elif "RANK" in os.environ:
+        raise ConfigError("--nproc starts ranks, but torchrun has already started this one; leave --nproc out")
+    else:
+        _launch(settings, nproc)
+
+
+def _train_here(settings: TrainConfig) -> None:
+    from lmms.train.run import train
+
+    with _view(settings) as report:
+        train(settings, report)
+
+
+def _rank(settings: TrainConfig) -> None:
+    """What each launched process runs: the rank that fails says why, and the launcher stops the others."""
+    try:
+        _train_here(settings)
+    except LmmsError as error:
+        ui.error_console().print(f"[bold red]error:[/] rank {os.environ['RANK']}: {escape(str(error))}")
+        sys.exit(1)
+
+
+def _launch(settings: TrainConfig, nproc: int) -> None:
+    """Start the ranks with torch's own launcher and wait for them."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Each rank would take every core for itself.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or nproc) // nproc, 1)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=str(os.getpid()),
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(launch, _rank)(settings)
+    except ChildFailedError as error:
+        first = error.get_first_failure()[1]
+        raise typer.Exit(1 if first[1].exitcode > 0 else 128 - first[1].exitcode) from None
+
+
+@contextmanager
+def _view(settings: TrainConfig) -> Iterator["Report"]:
+    """A live view of the run on a terminal, plain lines elsewhere."""
+    out = ui.console()
+    if not out.is_terminal:
+        yield lambda event: print(event if isinstance(event, str) else _line(event, settings), flush=True)
+        return
+    logs: list[StepLog] = []
+    with Live(console=out, refresh_per_second=4) as live:
+
+        def show(event: "StepLog | str") -> None:
+            if isinstance(event, str):
+                live.console.print(escape(event), style="bold red" if event.startswith("ALARM") else "dim")
+            else:
+                logs.append(event)
+                live.update(_panel(logs, settings))
+
+        yield show
+
+
+def _line(log: "StepLog", settings: TrainConfig) -> str:
+    return f"step {log.step}/{settings.max_steps} " + "  ".join(f"{name} {text}" for name, text in _facts(log))
+
+
+def _panel(logs: Sequence["StepLog"], settings: TrainConfig) -> Group:
+    """Progress with the time left, the curve of the loss, and the facts of the newest step."""
+    first, last = logs[0], logs[-1]
+    seconds = (last.time - first.time) / max(last.step - first.step, 1) * (settings.max_steps - last.step)
+    left = f"{ui.duration(seconds)} left" if len(logs) > 1 else ""
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        f"[bold]step {last.step:,}[/] of {settings.max_steps:,}",
+        ProgressBar(settings.max_steps, last.step, width=_CURVE_WIDTH),
+        f"{last.step / settings.max_steps:.0%}",
+        f"[dim]{left}[/]",
+    )
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("[dim]curve[/]", f"[cyan]{_curve([log.loss for log in logs])}[/]")
+    for name, text in _facts(last):
+        facts.add_row(f"[dim]{name}[/]", text)
+    return Group(head, facts)
+
+
+def _facts(log: "StepLog") -> list[tuple[str, str]]:
+    """Name and value of all that is worth a line, in reading order."""
+    parts = {"llm": log.grad_norm_llm, "vision": log.grad_norm_vision, "aligner": log.grad_norm_aligner}
+    by_part = ", ".join(f"{part} {norm:.3g}" for part, norm in parts.items() if norm is not None)
+    return [
+        ("loss", f"{log.loss:.4f}"),
+        ("lr", f"{log.lr:.3g}"),
+        ("gradient", f"{log.grad_norm:.3g} ({by_part})"),
+        ("tokens", f"{ui.count(log.tokens)}, {log.target_tokens / log.tokens:.0%} targets"),
+        ("speed", f"{ui.count(log.tokens_per_s)} tokens/s, {log.data_wait:.0%} waiting for data"),
+        ("memory", f"{log.memory / 1e9:.2f} GB"),
+        ("epoch", f"{log.epoch:.3f} ({log.position:,} packs)"),
+        *([("masked", f"{log.masked} conversations with a bad image")] if log.masked else []),
+    ]
+
+
+def _curve(losses: Sequence[float]) -> str:
+    """The whole run so far in one line of bars, each the mean of an equal share of the steps."""
+    width = min(len(losses), _CURVE_WIDTH)
+    cuts = [round(i * len(losses) / width) for i in range(width + 1)]
+    means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    low, high = min(means), max(means)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((mean - low) * scale)] for mean in means)

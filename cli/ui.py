@@ -1,0 +1,101 @@
+"""The only file that knows how the terminal looks: colours, progress, numbers for people."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+_PLAIN_SECONDS = 10.0
+"""Without a terminal a line of progress is printed this often."""
+
+
+class ShowProgress(Protocol):
+    """What a long command calls: where it is, and a short text on it."""
+
+    def __call__(self, stage: str, done: int, total: int, text: str) -> None: ...
+
+
+def console(quiet: bool = False) -> Console:
+    """Standard output: colours on a terminal, plain text elsewhere, nothing when quiet."""
+    return Console(quiet=quiet, highlight=False)
+
+
+def error_console() -> Console:
+    """Standard error, for the one or two lines that say why a command stopped."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
+    """A bar with rate and ETA on a terminal, a line now and then elsewhere. `unit` "%" hides the raw numbers."""
+    if out.quiet:
+        yield lambda stage, done, total, text: None
+        return
+    if not out.is_terminal:
+        yield _plain_progress(out)
+        return
+    count = TextColumn("{task.percentage:>3.0f}%") if unit == "%" else MofNCompleteColumn()
+    columns = (
+        TextColumn("[bold]{task.description:<8}"),
+        BarColumn(bar_width=28, complete_style="cyan", finished_style="green"),
+        count,
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out) as bars:
+        tasks = {}
+
+        def show(stage: str, done: int, total: int, text: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, text=text)
+            bars.update(tasks[stage], completed=done, total=total, text=text)
+
+        yield show
+
+
+def _plain_progress(out: Console) -> ShowProgress:
+    last: dict[str, float] = {}
+
+    def show(stage: str, done: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        if done >= total or now - last.get(stage, -_PLAIN_SECONDS) >= _PLAIN_SECONDS:
+            last[stage] = now
+            out.print(f"{stage} {100 * done // max(total, 1)}% {text}", soft_wrap=True)
+
+    return show
+
+
+def facts(title: str, rows: list[tuple[str, str]]) -> Table:
+    """A closing table of name and value."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(justify="left", overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def count(number: float) -> str:
+    """12345678 -> 12.3 M."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if number >= size:
+            return f"{number / (size if unit != ' k' else 1e3):.1f}{unit}"
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """4000 -> 1:06:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()

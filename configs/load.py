@@ -1,0 +1,102 @@
+"""Run files: YAML that may extend others, then `key.sub=value` overrides, then options, into a frozen config.
+
+    default of the dataclass  <  files of `extends`, in order  <  the file  <  overrides  <  values
+
+`extends: PATH | [PATHS]` is relative to the file that says it; a file reached by several ways counts once, before all
+that extend it. Any other path in a file stays as it is written: relative to the working directory.
+Every source is checked on its own, so an error names the file or the override that is wrong.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+from lmms.configs.errors import ConfigError
+from lmms.configs.typed import build, check, missing_keys
+from lmms.configs.yaml12 import format_yaml, parse_yaml
+
+T = TypeVar("T")
+
+
+def load_config(
+    kind: type[T],
+    file: Path | None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, object] = MappingProxyType({}),
+) -> T:
+    """A config from a run file, `key.sub=value` overrides and `values` (dotted key -> value, only what was set).
+
+    Raises ConfigError for a file that cannot be read, an unknown key (with the nearest known one), a value of the wrong
+    type, required keys that are missing (all of them at once), and for what the dataclass itself refuses.
+    """
+    settings: dict[str, Any] = {}
+    for origin, layer in _layers(file, overrides, values):
+        settings = _merge(settings, check(kind, layer, "", origin))
+    missing = list(missing_keys(kind, settings, ""))
+    if missing:
+        origin = f"{file}: " if file else ""
+        raise ConfigError(f"{origin}required but not set: {', '.join(missing)}; add to the file or give as KEY=VALUE")
+    return cast(T, build(kind, settings))
+
+
+def to_yaml(config: object) -> str:
+    """The whole config as YAML, in the order of its fields; load_config reads the same config from it."""
+    return format_yaml(asdict(cast(Any, config)))
+
+
+def _layers(
+    file: Path | None, overrides: Sequence[str], values: Mapping[str, object]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, nested keys) of every source, the weakest first."""
+    if file is not None:
+        yield from _file_layers(file, ()).values()
+    for override in overrides:
+        origin = f"override {override!r}"
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{origin} has no '='; expected KEY=VALUE, such as optim.lr=1e-5")
+        yield origin, _nested(key.strip(), parse_yaml(text, origin))
+    for key, value in values.items():
+        yield "options", _nested(key, value)
+
+
+def _file_layers(file: Path, extended_by: tuple[Path, ...]) -> dict[Path, tuple[str, dict[str, Any]]]:
+    """resolved path -> (path as written, keys) of a file and of all that it extends, the weakest first."""
+    chain = (*extended_by, file)
+    if file.resolve() in [path.resolve() for path in extended_by]:
+        raise ConfigError(f"extends runs in a circle: {' -> '.join(map(str, chain))}")
+    body = _read(file)
+    parents = body.pop("extends", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{file}: extends is {parents!r}, expected a path or a list of paths")
+    layers: dict[Path, tuple[str, dict[str, Any]]] = {}
+    for parent in parents:
+        layers |= _file_layers(file.parent / parent, chain)
+    return {**layers, file.resolve(): (str(file), body)}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 (byte {error.start}): {error.reason}") from error
+    body = parse_yaml(text, str(file))
+    if not isinstance(body, dict | None):
+        raise ConfigError(f"{file} holds a {type(body).__name__}, expected keys and values")
+    return body or {}
+
+
+def _nested(key: str, value: object) -> dict[str, Any]:
+    head, dot, rest = key.partition(".")
+    return {head: _nested(rest, value) if dot else value}
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested keys of both; where both set one, `high` wins."""
+    nested = [key for key in high if isinstance(high[key], dict) and isinstance(low.get(key), dict)]
+    return {**low, **high, **{key: _merge(low[key], high[key]) for key in nested}}

@@ -1,0 +1,121 @@
+"""Plain values (dict, list, str, int, float, bool, None) against the types of a dataclass, and into it.
+
+Three steps, so that several sources can be laid over each other in between: check each, then missing_keys, then build.
+A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B] or one of these `| None`. An int is
+taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is a list.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lmms.configs.errors import ConfigError, nearest
+
+
+def check(hint: Any, value: Any, key: str, origin: str) -> Any:
+    """`value` as `hint` holds it, except that a dataclass is still a dict, of those keys that are set.
+
+    Raises ConfigError that names `origin` (a file, an override) and the dotted key below `key`.
+    """
+    inner = _without_none(hint)
+    if inner is not hint and value is None:
+        return None
+    if is_dataclass(inner) and isinstance(value, dict):
+        return _check_keys(inner, value, key, origin)
+    if get_origin(inner) is tuple and isinstance(value, list | tuple):
+        hints = _item_hints(inner, len(value))
+        if len(hints) == len(value):
+            return tuple(check(hints[i], item, f"{key}[{i}]", origin) for i, item in enumerate(value))
+    if inner is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if inner in (str, bool, int) and type(value) is inner:
+        return value
+    if get_origin(inner) is Literal and (type(value), value) in [(type(choice), choice) for choice in get_args(inner)]:
+        return value
+    raise ConfigError(f"{origin}: {key} is {_found(value)}, expected {_expected(hint)}")
+
+
+def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
+    """Dotted names of the required keys that a checked value does not set."""
+    inner = _without_none(hint)
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from missing_keys(_item_hints(inner, len(value))[i], item, f"{key}[{i}]")
+    if isinstance(value, dict):
+        for name, (field_hint, required) in _fields(inner).items():
+            path = f"{key}.{name}" if key else name
+            if name in value or (required and is_dataclass(field_hint)):
+                yield from missing_keys(field_hint, value.get(name, {}), path)
+            elif required:
+                yield path
+
+
+def build(hint: Any, value: Any) -> Any:
+    """A checked value without missing keys, with dataclasses in place of the dicts."""
+    inner = _without_none(hint)
+    if isinstance(value, tuple):
+        return tuple(build(_item_hints(inner, len(value))[i], item) for i, item in enumerate(value))
+    if isinstance(value, dict):
+        known = _fields(inner)
+        return inner(
+            **{name: build(known[name][0], value.get(name, {})) for name in known if name in value or known[name][1]}
+        )
+    return value
+
+
+def _check_keys(kind: Any, body: dict[str, Any], key: str, origin: str) -> dict[str, Any]:
+    known = _fields(kind)
+    paths = {name: f"{key}.{name}" if key else name for name in body}
+    for name in body:
+        if name not in known:
+            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{nearest(name, known)}")
+    return {name: check(known[name][0], value, paths[name], origin) for name, value in body.items()}
+
+
+def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """name -> (type, whether it has to be set)."""
+    hints = get_type_hints(kind)
+    return {f.name: (hints[f.name], f.default is MISSING and f.default_factory is MISSING) for f in fields(kind)}
+
+
+def _without_none(hint: Any) -> Any:
+    """X for `X | None`, else the hint itself."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    (inner,) = (arg for arg in get_args(hint) if arg is not NoneType)
+    return inner
+
+
+def _item_hints(hint: Any, length: int) -> tuple[Any, ...]:
+    """The type of each item of a tuple of this length."""
+    args = get_args(hint)
+    return args[:1] * length if args[-1] is Ellipsis else args
+
+
+def _found(value: Any) -> str:
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+    }
+    return "null" if value is None else f"{value!r:.60} ({names.get(type(value), type(value).__name__)})"
+
+
+def _expected(hint: Any) -> str:
+    inner, args = _without_none(hint), get_args(hint)
+    if inner is not hint:
+        return f"{_expected(inner)} or null"
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if get_origin(hint) is tuple and args[-1] is Ellipsis:
+        return f"a list, each item {_expected(args[0])}"
+    if get_origin(hint) is tuple:
+        return f"a list of {len(args)}: {', '.join(map(_expected, args))}"
+    if is_dataclass(hint):
+        return "a mapping of " + ", ".join(_fields(hint))
+    return {str: "a string", bool: "true or false", int: "an integer", float: "a finite number"}[hint]

@@ -1,0 +1,74 @@
+"""Why a record was not packed: one name a reason, the same in code, ledger, manifest and docs/records.md."""
+
+from collections.abc import Mapping
+
+
+class Reject(Exception):
+    """This record cannot be used. Becomes a row of rejects.parquet; never reaches the user as an error."""
+
+    def __init__(self, reason: str, message: str, place: str = "") -> None:
+        super().__init__(reason, message, place)  # what pickle calls again in the process that reads the result
+        self.reason = reason
+        self.message = message
+        self.place = place
+        """Path inside the record, such as messages[0].content[1]."""
+
+
+REASONS: Mapping[str, str] = {
+    # the line
+    "not_utf8": "the line is not UTF-8",
+    "invalid_json": "the line is not one JSON value: truncated, malformed, or two on one line",
+    "invalid_number": "NaN, Infinity, or an integer beyond Python's digit limit",
+    "nested_too_deep": "the JSON is nested beyond the parser's depth",
+    "duplicate_key": "an object has the same key twice",
+    "lone_surrogate": "half of a UTF-16 surrogate pair: no text can hold it",
+    "not_object": "the record is not a JSON object",
+    # messages
+    "missing_messages": "no `messages`",
+    "messages_not_list": "`messages` is not a list",
+    "empty_messages": "`messages` is empty",
+    "message_not_object": "a message is not an object",
+    "missing_role": "a message has no `role`",
+    "unknown_role": "a role other than system, user, assistant",
+    "missing_content": "a message has no `content`",
+    "null_content": "`content` is null",
+    "bad_content_type": "`content` is neither a string nor a list of parts",
+    "empty_content": "`content` is an empty list",
+    "bad_weight": "`weight` is neither 0 nor 1",
+    "bad_reasoning": "`reasoning_content` is not a string",
+    "no_assistant": "no assistant turn: nothing to learn from",
+    # parts
+    "part_not_object": "a part is not an object",
+    "part_missing_field": "a part lacks the key that its type needs",
+    "unknown_part_type": "a part's type is not known",
+    "bad_part": "a part has an unknown key, or a value of a wrong type",
+    "image_in_assistant": "an image in an assistant turn: the model reads images, it does not write them",
+    # images
+    "missing_file": "no such file under the media root",
+    "not_a_file": "the path is a folder, a device or a pipe",
+    "empty_file": "an image of 0 bytes",
+    "unreadable_file": "the file exists and cannot be read",
+    "file_too_large": "more bytes than an image may have",
+    "path_outside_root": "the path leaves the media root, after resolving .. and links",
+    "absolute_path": "an absolute path or file: URL outside the media root",
+    "remote_url": "an image on the network, which is never used",
+    "bad_data_uri": "a data: URI that is malformed, empty, not base64, or not of an image type",
+    "not_an_image": "the bytes begin like no known image format",
+    "unsupported_format": "an image format that is recognised and cannot be decoded, such as HEIC or SVG",
+    "decode_error": "the image is truncated or damaged",
+    "too_many_pixels": "more pixels than max_image_pixels, by the image's header",
+    "aspect_ratio": "the longer side is more than 200 times the shorter one",
+    # later
+    "later_tools": "tools, tool calls and tool results are not supported yet",
+    "later_video": "video is not supported yet",
+    "later_audio": "audio is not supported yet",
+    "later_text": "plain text records are not supported yet",
+    # the record against the model
+    "images_unsupported": "the record has images, the model reads none",
+    "count_mismatch": "the number of bare image parts is not the number of entries in `images`",
+    "template_error": "the chat template refuses the record",
+    "template_changes_record": "the chat template drops, adds or moves a turn or an image",
+    "no_target_tokens": "no assistant turn carries weight: nothing to learn from",
+    "too_long": "more tokens than a pack holds",
+    "too_many_patches": "more vision patches than a pack holds",
+}

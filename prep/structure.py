@@ -1,0 +1,206 @@
+"""Walks the parts of an image file to the end of its first frame, so that a cut-off file is found without decoding it.
+
+    JPEG   markers, through every scan, to EOI          PNG    chunks and their checksums, to IEND
+    GIF    blocks, to the end of the first frame        AVIF   iloc: where the bytes of each item lie
+    TIFF   strips or tiles of the first page            WebP, ICO   nothing: Pillow has done it on opening them
+
+What the first frame does not need is not asked for: trailing bytes, a second page, a GIF's trailer. Every other format,
+uncompressed TIFF and AVIF sequences are decoded instead, which is stricter; for raw pixels it is only a copy.
+Sources: ITU T.81 annex B; PNG (third edition) 5; GIF89a; ISO/IEC 14496-12 8.11.3; TIFF 6.0.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from zlib import crc32
+
+from PIL import Image, TiffImagePlugin
+
+from lmms.prep.reject import Reject
+
+# Not a stuffed byte, a restart or a fill byte. What stands between a segment and the next marker is passed over, as
+# decoders do: that is the entropy-coded data of a scan.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
+_JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
+_JPEG_NEVER_DECODED = (0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF)
+"""Frames that libjpeg-turbo refuses: hierarchical, or lossless with arithmetic coding."""
+
+_PNG_EMPTY_IDAT = struct.pack(">I4sI", 0, b"IDAT", crc32(b"IDAT"))
+_GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
+_TIFF_PLACES = ((273, 279), (324, 325))
+"""Tags of the offsets and the byte counts, of strips and of tiles."""
+
+
+def check_structure(name: str, data: bytes, image: Image.Image) -> None:
+    """Raises Reject, struct.error or IndexError if the file is cut off or its parts do not fit.
+
+    `name` is Pillow's name of the format, `image` is what Pillow opened of `data`. Where there is no walk the first
+    frame is decoded, with whatever Pillow raises.
+    """
+    walk = _WALKS.get(name)
+    if walk is None:
+        image.load()
+    else:
+        walk(data, image)
+
+
+def png_without_pixels(data: bytes) -> bytes:
+    """A PNG of the same header and metadata. Pillow looks for metadata behind the pixels only after decoding them."""
+    parts = [data[:8]]
+    seen_pixels = False
+    for kind, start, end in _png_chunks(data):
+        if kind == b"IDAT":
+            seen_pixels = True
+        elif kind == b"IEND" or (kind == b"fcTL" and seen_pixels):  # Pillow stops there, too: a second frame
+            break
+        else:
+            parts.append(data[start:end])
+    return b"".join(parts) + _PNG_EMPTY_IDAT
+
+
+def _jpeg(data: bytes, image: Image.Image) -> None:
+    at, seen_scan = 2, False
+    while marker := _JPEG_MARKER.search(data, at):
+        kind, at = data[marker.end() - 1], marker.end()
+        if kind == _JPEG_EOI:
+            if not seen_scan:
+                raise _broken("JPEG", "ends before its first scan")
+            return
+        if kind in _JPEG_NEVER_DECODED:
+            raise _broken("JPEG", f"is of a process that no decoder here knows (SOF marker {kind:#x})")
+        seen_scan |= kind == _JPEG_SOS
+        at += 0 if kind in _JPEG_WITHOUT_LENGTH else _uint(data, at, 2)
+    raise _broken("JPEG", f"is cut off: {len(data)} bytes and no end of image")
+
+
+def _png(data: bytes, image: Image.Image) -> None:
+    view = memoryview(data)
+    kinds = []
+    for kind, start, end in _png_chunks(data):
+        if crc32(view[start + 4 : end - 4]) != _uint(data, end - 4, 4):
+            raise _broken("PNG", f"has a wrong checksum in the {kind.decode('latin-1')} chunk at byte {start}")
+        kinds.append(kind)
+    if b"IDAT" not in kinds or kinds[-1] != b"IEND":
+        raise _broken("PNG", f"is cut off: {len(data)} bytes and no {'IEND' if b'IDAT' in kinds else 'IDAT'} chunk")
+    if kinds.index(b"IDAT") + kinds.count(b"IDAT") <= len(kinds) - 1 - kinds[::-1].index(b"IDAT"):
+        raise _broken("PNG", "has other chunks between its IDAT chunks")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start, end) of each chunk that is there in full, to IEND."""
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + _uint(data, at, 4)
+        if end > len(data):
+            return
+        kind = data[at + 4 : at + 8]
+        yield kind, at, end
+        if kind == b"IEND":
+            return
+        at = end
+
+
+def _gif(data: bytes, image: Image.Image) -> None:
+    at = 13 + _gif_palette(data[10])
+    while data[at] != _GIF_IMAGE:
+        if data[at] == _GIF_TRAILER:
+            raise _broken("GIF", "ends before its first frame")
+        at = _gif_blocks(data, at + 2) if data[at] == _GIF_EXTENSION else at + 1
+    _gif_blocks(data, at + 10 + _gif_palette(data[at + 9]) + 1)
+
+
+def _gif_palette(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _gif_blocks(data: bytes, at: int) -> int:
+    """The byte behind a chain of sub-blocks."""
+    while data[at]:
+        at += 1 + data[at]
+    return at + 1
+
+
+def _tiff(data: bytes, image: Image.Image) -> None:
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    places = [(image.tag_v2.get(offsets, ()), image.tag_v2.get(counts, ())) for offsets, counts in _TIFF_PLACES]
+    if image.info["compression"] == "raw" or any(len(offsets) != len(counts) for offsets, counts in places):
+        image.load()
+        return
+    for offsets, counts in places:
+        for offset, count in zip(offsets, counts, strict=True):
+            if offset + count > len(data):
+                raise _broken("TIFF", f"is cut off: {len(data)} bytes, pixels up to byte {offset + count}")
+
+
+def _avif(data: bytes, image: Image.Image) -> None:
+    if data[8:12] == b"avis":
+        image.load()
+        return
+    meta_start, meta_end = _iso_box(data, b"meta", 0, len(data))
+    start, end = _iso_box(data, b"iloc", meta_start + 4, meta_end)
+    for last in _item_ends(data[start:end]):
+        if last > len(data):
+            raise _broken("AVIF", f"is cut off: {len(data)} bytes, an item up to byte {last}")
+
+
+def _iso_box(data: bytes, kind: bytes, at: int, end: int) -> tuple[int, int]:
+    """(start, end) of the content of the first box of this kind between two bytes."""
+    while at + 8 <= end:
+        size, content = _uint(data, at, 4), at + 8
+        if size == 1:
+            size, content = _uint(data, content, 8), content + 8
+        box_end = at + size if size else end
+        if not content <= box_end <= end:
+            break
+        if data[at + 4 : at + 8] == kind:
+            return content, box_end
+        at = box_end
+    raise _broken("AVIF", f"is cut off: {len(data)} bytes and no whole {kind.decode()} box")
+
+
+def _item_ends(iloc: bytes) -> Iterator[int]:
+    """The byte behind each extent that lies in the file (and not in another item's data)."""
+    version = iloc[0]
+    offset_size, length_size, base_size, index_size = iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4, iloc[5] & 15
+    count_size = 2 if version < 2 else 4
+    at = 6 + count_size
+    for _ in range(_uint(iloc, 6, count_size)):
+        at += count_size  # item_ID
+        method = _uint(iloc, at, 2) & 15 if version else 0
+        at += 4 if version else 2  # construction_method, data_reference_index
+        base = _uint(iloc, at, base_size)
+        num_extents = _uint(iloc, at + base_size, 2)
+        at += base_size + 2
+        for _ in range(num_extents if offset_size + length_size else 0):
+            at += index_size if version else 0
+            offset, length = _uint(iloc, at, offset_size), _uint(iloc, at + offset_size, length_size)
+            at += offset_size + length_size
+            if method == 0:
+                yield base + offset + length
+
+
+def _uint(data: bytes, at: int, size: int) -> int:
+    """Unsigned big-endian integer; raises IndexError behind the end."""
+    if at + size > len(data):
+        raise IndexError(f"{len(data)} bytes, a number at byte {at}")
+    return int.from_bytes(data[at : at + size])
+
+
+def _broken(name: str, message: str) -> Reject:
+    return Reject("decode_error", f"the {name} {message}")
+
+
+def _checked_on_opening(data: bytes, image: Image.Image) -> None:
+    """WebP: libwebp's demuxer has walked all chunks. ICO: Pillow decodes an icon when it opens it."""
+
+
+_WALKS: Mapping[str, Callable[[bytes, Image.Image], None]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "GIF": _gif,
+    "AVIF": _avif,
+    "TIFF": _tiff,
+    "WEBP": _checked_on_opening,
+    "ICO": _checked_on_opening,
+}

@@ -1,0 +1,131 @@
+"""The whole of prep on data of its own, with the tiny model of the package: counts, determinism, atomicity."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from lmms.configs.contract import check_pack
+from lmms.configs.errors import BuildError
+from lmms.configs.manifest import open_dataset
+from lmms.configs.prep import PrepConfig
+from lmms.prep.build import build_shards
+from lmms.train.stream import PackReader, read_sidecar
+from tests.helpers import tiny_model_folder
+
+
+def write_records(folder: Path, number: int = 300) -> Path:
+    """Records of many lengths, every third with a picture, one in fifty broken, one blank line."""
+    folder.mkdir()
+    for i in range(5):
+        Image.new("RGB", (40 + 30 * i, 64), (50 * i, 100, 0)).save(folder / f"{i}.png")
+    lines = []
+    for i in range(number):
+        content: Any = "word " * (i % 37)
+        if i % 3 == 0:
+            content = [{"type": "image", "image": f"{i % 5}.png"}, {"type": "text", "text": content}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": f"answer {i}" * (i % 7)}]
+        lines.append(json.dumps({"messages": messages}) if i % 50 != 7 else "{")
+    path = folder / "records.jsonl"
+    path.write_text("\n".join([*lines[:10], "", *lines[10:]]) + "\n")
+    return path
+
+
+def settings(tmp_path: Path, source: Path, out: str = "out", **more: Any) -> PrepConfig:
+    values = {"seq_len": 512, "max_rejects": 0.05, "workers": 1, "shard_bytes": 2**20, **more}
+    return PrepConfig(sources=(str(source),), model=str(tiny_model_folder(tmp_path)), out=str(tmp_path / out), **values)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_every_record_is_packed_rejected_or_skipped_and_found_again(tmp_path: Path) -> None:
+    manifest = build_shards(settings(tmp_path, write_records(tmp_path / "data")))
+    counts = manifest.counts
+    assert counts["read"] == 301 == counts["packed"] + counts["rejected"] + counts["skipped"]
+    assert (counts["rejected"], counts["skipped"]) == (6, 1)
+    assert manifest.rejects == {"invalid_json": 6}
+    dataset = open_dataset(tmp_path / "out")
+    reader = PackReader(dataset, read_sidecar(dataset))
+    samples = pl.read_parquet(tmp_path / "out" / "samples.parquet")
+    rows = []
+    for i in range(counts["packs"]):
+        pack = reader.read(i)
+        assert check_pack(pack, manifest.limits) == []
+        for segment, (source, row) in enumerate(pack.samples.tolist()):
+            rows.append(row)
+            entry = samples.row(by_predicate=pl.col("row") == row, named=True)
+            assert (entry["source"], entry["pack"], entry["segment"]) == (source, i, segment)
+            assert entry["tokens"] == pack.lengths[segment]
+    rejects = pl.read_parquet(tmp_path / "out" / "rejects.parquet")["row"].to_list()
+    assert sorted([*rows, *rejects, 10]) == list(range(301))
+
+
+def test_the_same_input_gives_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+    source = write_records(tmp_path / "data", 1300)
+    build_shards(settings(tmp_path, source, "one"))
+    build_shards(settings(tmp_path, source, "two", workers=2))
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert one == two
+    assert len([name for name in one if name.endswith(".mds")]) > 1
+
+
+def test_another_seed_gives_the_same_packs_in_another_order(tmp_path: Path) -> None:
+    source = write_records(tmp_path / "data")
+    first = build_shards(settings(tmp_path, source, "a", seed=1))
+    second = build_shards(settings(tmp_path, source, "b", seed=2))
+    a, b = (pl.read_parquet(tmp_path / name / "packs.parquet") for name in "ab")
+    assert first.counts == second.counts
+    assert a["tokens"].to_list() != b["tokens"].to_list()
+    assert sorted(a["xxh3"]) != []
+    assert sorted(a["xxh3"]) == sorted(b["xxh3"])
+
+
+def test_an_output_that_exists_is_left_alone(tmp_path: Path) -> None:
+    source = write_records(tmp_path / "data")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BuildError, match="exists"):
+        build_shards(settings(tmp_path, source))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failed_build_leaves_nothing_at_the_output(tmp_path: Path) -> None:
+    source = write_records(tmp_path / "data")
+    with pytest.raises(BuildError, match="max-rejects"):
+        build_shards(settings(tmp_path, source, max_rejects=0.001))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "model", "out.rejects.parquet"]
+
+
+def test_a_killed_build_is_not_there_and_the_next_one_starts_afresh(tmp_path: Path) -> None:
+    source = write_records(tmp_path / "data", 20_000)
+    tiny_model_folder(tmp_path)
+    script = (
+        "import sys; from lmms.configs.prep import PrepConfig; from lmms.prep.build import build_shards;"
+        "build_shards(PrepConfig(sources=(sys.argv[1],), model=sys.argv[2], out=sys.argv[3], seq_len=512,"
+        "max_rejects=0.05, workers=1))"
+    )
+    arguments = [str(source), str(tmp_path / "model"), str(tmp_path / "out")]
+    build = subprocess.Popen([sys.executable, "-c", script, *arguments])
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out.part" / "spool").glob("*.samples")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(BuildError, match="another build is writing"):
+        build_shards(settings(tmp_path, source))
+    os.kill(build.pid, signal.SIGKILL)
+    build.wait()
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.part").exists()
+    small = tmp_path / "data" / "small.jsonl"
+    small.write_text("".join(source.read_text().splitlines(keepends=True)[:100]))
+    build_shards(settings(tmp_path, small))
+    assert open_dataset(tmp_path / "out").manifest.counts["read"] == 100
+    assert not (tmp_path / "out.part").exists()

@@ -1,0 +1,79 @@
+"""The one attention of every model here: many documents in one sequence, told apart by cumulative lengths.
+
+Registered with transformers under a name that holds "flash": only then do the Qwen vision towers hand over cumulative
+lengths instead of looping over images in Python, with a synchronisation for each (peers/gpu.md 1). The name has no mask
+function, so transformers builds no mask. It must be set on the config of a finished model: at construction transformers
+takes an unknown name with "flash" for a kernel of the hub and raises.
+
+CUDA in bf16 or fp16: torch's variable-length flash attention. Everywhere else: one SDPA call a document, the reference.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface
+
+ATTENTION_NAME = "lmms_flash_varlen"
+
+_PARAMETERS = inspect.signature(varlen_attn).parameters
+_CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _PARAMETERS else {"is_causal": True}
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _PARAMETERS else {}
+"""torch 2.11 has no enable_gqa: its kernel takes fewer key heads as they are."""
+
+
+def varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
+) -> Tensor:
+    """[T, heads, D] from query [T, heads, D], key and value [T, key_heads, D]; cu_seqlens int32 [documents + 1].
+
+    heads is a multiple of key_heads. max_length is the longest document in tokens, or any bound of it.
+    """
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        options = {**(_CAUSAL if causal else {}), **(_GROUPED if query.shape[1] != key.shape[1] else {})}
+        output = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scale, **options)
+        assert isinstance(output, Tensor)
+        return output
+    return reference_attention(query, key, value, cu_seqlens, scale, causal)
+
+
+def reference_attention(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
+) -> Tensor:
+    """varlen_attention, one document at a time; it waits for the device to learn the lengths."""
+    lengths = cu_seqlens.diff().tolist()
+    outputs = [
+        F.scaled_dot_product_attention(
+            *(part.transpose(0, 1).unsqueeze(0) for part in document),
+            is_causal=causal,
+            scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        for document in zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+    ]
+    return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: [1, heads, T, D] in, [1, T, heads, D] out."""
+    parts = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+    causal = bool(module.is_causal) if is_causal is None else is_causal
+    return varlen_attention(*parts, cu_seq_lens_q, max_length_q, scaling, causal).unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION_NAME, _attention)

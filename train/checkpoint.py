@@ -1,0 +1,165 @@
+"""Checkpoints: a folder that is complete or is not used.
+
+    output/step-00000010/   *.distcp, .metadata   torch.distributed.checkpoint: weights and averages, by name
+                            trainer.json          TrainerState
+                            complete.json         written last: every other file with its size
+
+They are written as step-00000010.part and renamed. Any number of ranks reads what any number wrote. Random numbers need
+no state: every step seeds its own from (seed, step, rank).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+
+from lmms.configs.errors import TrainError
+from lmms.configs.train import Part
+from lmms.train.parallel import World
+
+STATE_NAME = "trainer.json"
+COMPLETE_NAME = "complete.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerState:
+    """All of a run that is not a tensor."""
+
+    step: int
+    """Optimizer steps taken."""
+    position: int
+    """Packs trained; with seed, order and shards it says which come next."""
+    seed: int
+    order: str
+    """order.ORDER_VERSION."""
+    shards: str
+    """xxh3 of index.json, which names the hash of every shard."""
+    model: str
+    """The model folder, as an absolute path."""
+    zero_steps: dict[Part, int]
+    """Steps in a row without gradient, of each trained part."""
+    config: dict[str, Any]
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of a step, in the output folder of its run."""
+    return f"step-{step:08d}"
+
+
+def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds, by name, sharing memory with the model; tied weights once. Loading fills it in place."""
+    names = dict(model.named_parameters()) | dict(model.named_buffers())
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name in names}
+    if optimizer is not None:
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}.{key}"] = value
+    return tensors
+
+
+def save_checkpoint(
+    output: Path, state: TrainerState, tensors: Mapping[str, torch.Tensor], world: World, limit: int | None
+) -> Path:
+    """Write a checkpoint, on all ranks together, then delete the oldest beyond `limit`. Returns its folder."""
+    final = output / checkpoint_name(state.step)
+    part = final.with_name(final.name + ".part")
+    if world.is_main:
+        for leftover in output.glob("step-*.part"):
+            shutil.rmtree(leftover)
+        part.mkdir(parents=True)
+    world.barrier()
+    try:
+        dcp.save(dict(tensors), checkpoint_id=part)
+    except CheckpointException as error:
+        causes = "; ".join(sorted({str(cause) for cause, _ in error.failures.values()}))
+        raise TrainError(f"{part}: the checkpoint could not be written: {causes}") from error
+    if world.is_main:
+        _write_synced(part / STATE_NAME, asdict(state))
+        _write_synced(part / COMPLETE_NAME, {path.name: path.stat().st_size for path in sorted(part.iterdir())})
+        part.rename(final)
+        for oldest in list_checkpoints(output)[0][: -limit if limit else 0]:
+            doomed = oldest.rename(oldest.with_name(oldest.name + ".part"))
+            shutil.rmtree(doomed)
+    world.barrier()
+    return final
+
+
+def list_checkpoints(output: Path) -> tuple[list[Path], list[Path]]:
+    """(complete, not complete) checkpoints of an output folder, the oldest first."""
+    found = sorted(path for path in output.glob("step-*") if path.is_dir())
+    complete = [path for path in found if _fault(path) is None]
+    return complete, [path for path in found if path not in complete]
+
+
+def resume_from(setting: str, output: Path) -> Path | None:
+    """The checkpoint that the setting `resume` means. TrainError where going on would overwrite what is there."""
+    complete, _ = list_checkpoints(output)
+    chosen = complete[-1] if setting == "auto" and complete else None
+    if setting not in ("auto", "never"):
+        chosen = Path(setting).expanduser()
+        if (fault := _fault(chosen)) is not None:
+            raise TrainError(f"{chosen} is not a complete checkpoint ({fault}); name another, or use resume: auto")
+    step = read_state(chosen).step if chosen else 0
+    in_the_way = [path for path in complete if path.name > checkpoint_name(step)]
+    if in_the_way:
+        raise TrainError(
+            f"resume is {setting!r}, but {output} holds later checkpoints, up to {in_the_way[-1].name}; delete them,"
+            " choose another output, or use resume: auto"
+        )
+    return chosen
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """What a complete checkpoint says of its run."""
+    if (fault := _fault(checkpoint)) is not None:
+        raise TrainError(f"{checkpoint} is not a complete checkpoint: {fault}")
+    return TrainerState(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
+
+
+def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, alone: bool = False) -> None:
+    """Fill these tensors from a checkpoint; all ranks together, or one process `alone`.
+
+    TrainError names the first tensors that the checkpoint does not have, or has in another shape.
+    """
+    stored = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    faults = []
+    for name, tensor in tensors.items():
+        size = getattr(stored.get(name), "size", None)
+        if size != tensor.shape:
+            found = "is missing" if size is None else f"has shape {list(size)}"
+            faults.append(f"{name} {found}, expected {list(tensor.shape)}")
+    if faults:
+        raise TrainError(
+            f"{checkpoint} does not fit this run: {'; '.join(faults[:3])} ({len(faults)} tensors in all);"
+            " model and freeze must be those of the run that wrote it"
+        )
+    dcp.load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """Why a folder is not a complete checkpoint; None if it is one."""
+    try:
+        sizes = json.loads((checkpoint / COMPLETE_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"it has no {COMPLETE_NAME}"
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != size:
+            found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
+            return f"{name} is {found}, expected {size} bytes"
+    return None
+
+
+def _write_synced(path: Path, body: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(body, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())

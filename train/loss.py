@@ -1,0 +1,87 @@
+"""Cross entropy of the LM head over the rows that are targets, without ever holding all their logits.
+
+A 16k pack and a vocabulary of 152k are 10 GB of fp32 logits, and as much again for their gradient. Here the rows go
+through the head in chunks, and each chunk's gradient is taken at once, while its logits are there: the loss is the end
+of the graph, so all that backward adds is a factor. Same idea: Liger Kernel's fused linear cross entropy (peers/gpu.md
+3), which computes ignored rows too and synchronises.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LOGITS_PER_CHUNK = 2**28
+"""1 GiB in fp32: large enough that reading and writing the weight's gradient once a chunk costs little."""
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, logits_per_chunk: int = LOGITS_PER_CHUNK
+) -> Tensor:
+    """Sum over rows of weights * cross_entropy(hidden @ weight.T, labels), a scalar of at least fp32.
+
+    hidden float [R, H], weight float [V, H], labels int64 [R] in [0, V), weights float [R]. The product is taken in the
+    type of `hidden`, the softmax and the sum over chunks of the weight's gradient in fp32. R may be 0: the loss is 0
+    with gradients 0. Backward once.
+    """
+    rows = max(1, logits_per_chunk // weight.shape[0])
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, weights, rows)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, rows: int) -> Tensor:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        head = weight.to(hidden.dtype)
+        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        weight_grad = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
+        loss = torch.zeros((), dtype=exact, device=hidden.device)
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            label, scale = labels[part].unsqueeze(1), weights[part].to(exact).unsqueeze(1)
+            logits = _matmul(hidden[part], head.T, exact)
+            log_norm = logits.logsumexp(dim=1, keepdim=True)
+            log_prob = logits.gather(1, label) - log_norm
+            loss -= (scale * log_prob).sum()
+            # softmax - one_hot, in place of the logits
+            grad = logits.sub_(log_norm).exp_().scatter_(1, label, log_prob.exp() - 1).mul_(scale).to(hidden.dtype)
+            if hidden_grad is not None:
+                torch.mm(grad, head, out=hidden_grad[part])
+            if weight_grad is not None:
+                _add_matmul(weight_grad, grad.T, hidden[part])
+        ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (factor,) = grad_outputs
+        hidden_grad, weight_grad = ctx.saved_tensors
+        if hidden_grad is not None:
+            # In fp32: a factor such as 1 / 12345 would lose its digits in bf16.
+            hidden_grad = (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype)
+        if weight_grad is not None:
+            weight_grad = weight_grad.mul_(factor).to(ctx.weight_dtype)
+        return hidden_grad, weight_grad, None, None, None
+
+
+def _matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b, summed and returned in `dtype`."""
+    if a.dtype == dtype:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=dtype)
+    return a.to(dtype) @ b.to(dtype)
+
+
+def _add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, summed in the type of `total`."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype))

@@ -1,0 +1,97 @@
+"""What a step reports, metrics.jsonl, and the alarm for a trained part that gets no gradient."""
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from lmms.configs.train import Part
+
+METRICS_NAME = "metrics.jsonl"
+
+ZERO_STEPS = 20
+"""Steps in a row with gradient norm 0 that raise the alarm."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepLog:
+    """One optimizer step: a line of metrics.jsonl and of the log. The gradient norms are those before clipping."""
+
+    step: int
+    loss: float
+    """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
+    lr: float
+    grad_norm: float
+    grad_norm_llm: float | None
+    """None where the part is frozen, or not in the model."""
+    grad_norm_vision: float | None
+    grad_norm_aligner: float | None
+    tokens: int
+    """Tokens of the step, over all ranks; of these, target_tokens are predicted."""
+    target_tokens: int
+    tokens_per_s: float
+    data_wait: float
+    """Share of the step's time in which a rank waited for data, averaged over the ranks."""
+    memory: int
+    """Bytes at the peak so far: of the GPU of rank 0, or resident where there is none."""
+    epoch: float
+    """Passes over the shards so far; 1.5 is in the middle of the second."""
+    position: int
+    """Packs trained so far, over all epochs."""
+    masked: int
+    """Conversations of the step that were trained with weight 0 since an image failed (on_bad_media: mask)."""
+    time: float
+    """Seconds since 1970."""
+    alarms: tuple[str, ...] = field(default=())
+    """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: allocated on a GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def count_zero_steps(
+    counts: Mapping[Part, int], norms: Mapping[Part, float], reached: Mapping[Part, bool]
+) -> dict[Part, int]:
+    """Steps in a row in which each trained part should have got a gradient and got none.
+
+    A step without images does not reach vision and aligner: it neither counts nor ends a count.
+    """
+    return {
+        part: counts.get(part, 0) if not reached[part] else 0 if norm > 0 else counts.get(part, 0) + 1
+        for part, norm in norms.items()
+    }
+
+
+def alarmed_parts(before: Mapping[Part, int], after: Mapping[Part, int]) -> tuple[Part, ...]:
+    """The parts whose count has just reached a multiple of ZERO_STEPS."""
+    return tuple(p for p, count in after.items() if count % ZERO_STEPS == 0 and count > before.get(p, 0))
+
+
+def open_metrics(folder: Path, step: int) -> None:
+    """Make metrics.jsonl hold the lines up to `step` and no others, so that a resumed run never holds a step twice.
+
+    A line that a kill cut off goes too.
+    """
+    path = folder / METRICS_NAME
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    part = path.with_name(METRICS_NAME + ".part")
+    part.write_text("".join(kept), encoding="utf-8")
+    part.rename(path)
+
+
+def append_metrics(folder: Path, log: StepLog) -> None:
+    """Add the line of one step, flushed to the operating system before this returns."""
+    with (folder / METRICS_NAME).open("ab", buffering=0) as file:
+        file.write(json.dumps(asdict(log)).encode() + b"\n")
+        os.fsync(file.fileno())

@@ -1,0 +1,191 @@
+"""A transformers model that takes a Batch and returns its summed loss.
+
+The model is transformers' own, built on the meta device: it gets memory when its parameters are sharded. Only what
+would wait for the device is put aside: its forward (masks, positions and places of images come with the batch), its
+head (see loss.py) and the convolution over patches, which is a matrix product.
+"""
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+
+from lmms.configs.errors import ModelError, TrainError
+from lmms.configs.model_folder import VISION_FAMILIES
+from lmms.configs.train import Part
+from lmms.train.attention import ATTENTION_NAME
+from lmms.train.batch import Batch, Pictures
+from lmms.train.families import qwen3_vl
+from lmms.train.loss import linear_cross_entropy
+from lmms.train.pixels import normalised
+
+
+class TrainModel(nn.Module):
+    """The unit that is sharded and stepped. `hf` is the transformers model, whose parameters are all there are."""
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        super().__init__()
+        self.hf = hf
+
+    def forward(self, batch: Batch, step_has_images: bool) -> Tensor:
+        """Sum over target rows of weight * cross entropy, a scalar in fp32, not divided.
+
+        step_has_images: whether any rank has images in this forward pass. Then every rank runs the vision tower, those
+        without images on a dummy of one patch that adds 0, so that all take part in the same collectives.
+        """
+        hidden = last_hidden_state(self.hf, batch, step_has_images)
+        rows = hidden.squeeze(0).index_select(0, batch.target_rows)
+        return linear_cross_entropy(rows, self.hf.lm_head.weight, batch.labels, batch.weights)
+
+
+def last_hidden_state(hf: PreTrainedModel, batch: Batch, step_has_images: bool) -> Tensor:
+    """[1, T, hidden]: what the language model's head would read."""
+    if batch.images and not step_has_images:
+        raise TrainError(f"packs {batch.packs} hold images, but the step was said to have none; the sidecar is wrong")
+    embeddings = hf.get_input_embeddings()(batch.input_ids)
+    deep: dict[str, object] = {}
+    if step_has_images and batch.vision is not None:
+        embeddings, deep = _with_images(hf.model.visual, embeddings, batch.vision)
+    output = _language_model(hf)(
+        inputs_embeds=embeddings,
+        position_ids=batch.position_ids,
+        cu_seq_lens_q=batch.cu_seqlens,
+        cu_seq_lens_k=batch.cu_seqlens,
+        max_length_q=batch.max_length,
+        max_length_k=batch.max_length,
+        use_cache=False,
+        **deep,
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def _with_images(visual: nn.Module, embeddings: Tensor, pictures: Pictures) -> tuple[Tensor, dict[str, object]]:
+    """The embeddings with image features in their rows, and what deeper layers take of them."""
+    pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size)
+    output = visual(pixels, grid_thw=pictures.grid_thw, **pictures.tower)
+    features, deep = output.pooler_output, getattr(output, "deepstack_features", None) or []
+    if len(pictures.rows) == 0:
+        return embeddings + 0.0 * sum(f.sum() for f in (features, *deep)), {}
+    embeddings = embeddings.index_copy(1, pictures.rows, features.to(embeddings.dtype).unsqueeze(0))
+    return embeddings, {"visual_pos_masks": pictures.rows, "deepstack_visual_embeds": deep} if deep else {}
+
+
+def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"]) -> TrainModel:
+    """A model of this config on the meta device. Next: shard it, then `materialize`.
+
+    recompute: full keeps of each block its inputs alone and runs it again in backward.
+    Raises ModelError for a config with attention windows in the language model or with dropout.
+    """
+    _check_config(hf_config)
+    config = copy.deepcopy(hf_config)
+    auto = AutoModelForImageTextToText if config.model_type in VISION_FAMILIES else AutoModelForCausalLM
+    with torch.device("meta"):
+        hf = auto.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    hf.config._attn_implementation = ATTENTION_NAME
+    model = TrainModel(hf)
+    if config.model_type in VISION_FAMILIES:
+        patch_embed = hf.model.visual.patch_embed
+        patch_embed.forward = partial(_embed_patches, patch_embed.proj)
+    if config.model_type == "qwen3_vl":
+        qwen3_vl.add_by_rows(hf.model.language_model)
+    for block in blocks(model) if recompute == "full" else ():
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    return model.train()
+
+
+def materialize(model: TrainModel, device: torch.device) -> None:
+    """Give a model from the meta device memory, sharded or not. Parameters are garbage until they are read or drawn."""
+    model.to_empty(device=device)
+    if model.hf.config.get_text_config().tie_word_embeddings:
+        # to_empty gives each of the two names a tensor of its own.
+        model.hf.lm_head.weight = model.hf.get_input_embeddings().weight
+    reset_buffers(model)
+
+
+def reset_buffers(model: nn.Module) -> None:
+    """Set what no checkpoint holds, such as rotary frequencies, to the values of a new model."""
+    for module in model.modules():
+        if module._non_persistent_buffers_set:
+            with torch.device("cpu"):
+                fresh = type(module)(module.config)
+            for name in module._non_persistent_buffers_set:
+                module.get_buffer(name).copy_(fresh.get_buffer(name))
+
+
+@torch.no_grad()
+def init_random(model: TrainModel, seed: int) -> None:
+    """Draw every parameter by transformers' own rule: the same numbers for a seed, however the model is sharded.
+
+    Each rank draws each module whole and keeps its part: on a CPU mesh, ranks that drew only their shards would all
+    draw the same numbers.
+    """
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        for owner, module in _owned_modules(model.hf, model.hf):
+            kept = {name: p for name, p in module._parameters.items() if p is not None}
+            for name, parameter in kept.items():
+                module._parameters[name] = nn.Parameter(
+                    torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+                )
+            owner._init_weights(module)
+            for name, parameter in kept.items():
+                drawn = module._parameters[name].data
+                if isinstance(parameter, DTensor):
+                    drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements, src_data_rank=None)
+                parameter.copy_(drawn)
+                module._parameters[name] = parameter
+    if model.hf.config.get_text_config().tie_word_embeddings:
+        model.hf.lm_head.weight = model.hf.get_input_embeddings().weight
+
+
+def part_of(parameter_name: str) -> Part:
+    """The part of the model that a parameter belongs to, by its name in TrainModel or in the transformers model."""
+    _, tower, inner = parameter_name.partition("visual.")
+    if not tower:
+        return "llm"
+    return "aligner" if inner.startswith(("merger.", "deepstack_merger_list.")) else "vision"
+
+
+def blocks(model: TrainModel) -> list[nn.Module]:
+    """The repeated blocks in forward order: of the vision tower, if any, then of the language model."""
+    visual = getattr(model.hf.model, "visual", None)
+    return [*(visual.blocks if visual is not None else ()), *_language_model(model.hf).layers]
+
+
+def _language_model(hf: PreTrainedModel) -> nn.Module:
+    model: nn.Module = getattr(hf.model, "language_model", hf.model)
+    return model
+
+
+def _owned_modules(owner: PreTrainedModel, module: nn.Module) -> Iterator[tuple[PreTrainedModel, nn.Module]]:
+    """Every module below, children first, each with the transformers model whose rule initialises it."""
+    for child in module.children():
+        yield from _owned_modules(child if isinstance(child, PreTrainedModel) else owner, child)
+    yield owner, module
+
+
+def _embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
+    """[patches, channels * time * p * p] -> [patches, width]: the kernel covers a patch, so the convolution is a product.
+
+    cuDNN has been seen to take seconds for it (peers/gpu.md 4).
+    """
+    weight = projection.weight
+    return F.linear(patches.to(weight.dtype), weight.flatten(1), projection.bias)
+
+
+def _check_config(config: PretrainedConfig) -> None:
+    text = config.get_text_config()
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        raise ModelError("config.json has use_sliding_window: training with attention windows is not supported")
+    if text.attention_dropout:
+        raise ModelError(f"config.json has attention_dropout {text.attention_dropout}; set it to 0 for training")

@@ -1,0 +1,195 @@
+"""`lmms train`, from the settings to the last checkpoint, on one screen."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from lmms.configs.errors import ModelError, TrainError
+from lmms.configs.hashing import key64
+from lmms.configs.load import to_yaml
+from lmms.configs.manifest import Dataset, open_dataset
+from lmms.configs.mds import INDEX_NAME
+from lmms.configs.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
+from lmms.configs.train import TrainConfig
+from lmms.train.batch import make_recipe
+from lmms.train.checkpoint import (
+    TrainerState,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    resume_from,
+    save_checkpoint,
+    tensors_of,
+)
+from lmms.train.metrics import (
+    StepLog,
+    alarmed_parts,
+    append_metrics,
+    count_zero_steps,
+    open_metrics,
+    peak_memory,
+)
+from lmms.train.model import blocks, build_model
+from lmms.train.optim import freeze, learning_rate, make_optimizer, trained_parts
+from lmms.train.order import ORDER_VERSION, Order
+from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
+from lmms.train.step import StepPlan, plan_steps, take_step
+from lmms.train.stream import batches, read_sidecar
+from lmms.train.weights import load_pretrained
+
+Report = Callable[[StepLog | str], None]
+"""Called on rank 0: with each logged step, and with each line that a person should read."""
+
+
+def train(config: TrainConfig, report: Report) -> None:
+    """Train as one of the ranks that the environment announces (RANK, WORLD_SIZE, ...), or alone without it.
+
+    Raises the classes of configs/errors.py. Writes checkpoints, metrics.jsonl and config.yaml into config.output.
+    """
+    world = start_world(config.device)
+    try:
+        _train(config, world, report if world.is_main else lambda event: None)
+    finally:
+        stop_world()
+
+
+def _train(config: TrainConfig, world: World, report: Report) -> None:
+    dataset = open_dataset(Path(config.data.shards).expanduser())
+    folder = fitting_model(config.model.path, dataset)
+    sidecar = read_sidecar(dataset)
+    order = Order(num_packs=len(sidecar), seed=config.seed, global_packs=config.data.global_packs)
+    output = Path(config.output).expanduser()
+    found = world.from_main(resume_from(config.resume, output))
+
+    hf_config = AutoConfig.from_pretrained(folder.path)
+    model = build_model(hf_config, config.model.recompute)
+    freeze(model, config.model.freeze)
+    shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
+    materialize(model, world.device)
+    optimizer = make_optimizer(model, config.optim)
+    parts = trained_parts(model)
+    tensors = tensors_of(model, optimizer)
+
+    state = _start_state(config, dataset, folder)
+    if found:
+        state = _resumed_state(state, read_state(found), found)
+        load_checkpoint(found, tensors)
+    elif config.model.init == "random":
+        init_random(model, config.seed)
+    else:
+        load_pretrained(model.hf, folder.path)
+    if world.is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        open_metrics(output, state.step)
+        for unfinished in list_checkpoints(output)[1]:
+            report(f"not used, since it is not complete: {unfinished}")
+        report(f"resumed from {found} at step {state.step}" if found else "started at step 0")
+
+    def plans() -> Iterator[StepPlan]:
+        every = plan_steps(order, sidecar, world.rank, world.size, config.data.micro_packs, state.step, state.position)
+        return islice(every, max(config.max_steps - start, 0))
+
+    start = state.step
+    recipe = make_recipe(dataset.manifest, hf_config, config.data.on_bad_media)
+    own_packs = (packs for plan in plans() for packs in plan.micro_steps)
+    loader = iter(batches(dataset, sidecar, recipe, own_packs, config.data.workers))
+    for plan in plans():
+        began = time.perf_counter()
+        torch.manual_seed(key64("step", config.seed, plan.step, world.rank))
+        lr = learning_rate(plan.step, config.optim, config.max_steps)
+        result = take_step(model, optimizer, parts, plan, loader, world, lr, config.optim.max_grad_norm)
+        seconds = time.perf_counter() - began
+
+        reached = {part: part == "llm" or any(plan.has_images) for part in parts}
+        zero_steps = count_zero_steps(state.zero_steps, result.part_norms, reached)
+        alarms = alarmed_parts(state.zero_steps, zero_steps)
+        position = plan.position + len(plan.packs)
+        state = replace(state, step=plan.step, position=position, zero_steps=zero_steps)
+        is_last = plan.step == config.max_steps
+        for part in alarms:
+            report(f"ALARM: {part} is trained, but its gradient was 0 for {zero_steps[part]} steps that reach it")
+        if world.is_main and (plan.step % config.log_steps == 0 or is_last or alarms):
+            log = StepLog(
+                step=plan.step,
+                loss=result.loss,
+                lr=lr,
+                grad_norm=result.grad_norm,
+                grad_norm_llm=result.part_norms.get("llm"),
+                grad_norm_vision=result.part_norms.get("vision"),
+                grad_norm_aligner=result.part_norms.get("aligner"),
+                tokens=plan.tokens,
+                target_tokens=plan.target_tokens,
+                tokens_per_s=plan.tokens / seconds,
+                data_wait=result.waited / seconds,
+                memory=peak_memory(world.device),
+                epoch=position / order.num_packs,
+                position=position,
+                masked=result.masked,
+                time=time.time(),
+                alarms=alarms,
+            )
+            append_metrics(output, log)
+            report(log)
+        if plan.step % config.save_steps == 0 or is_last:
+            saved = save_checkpoint(output, state, tensors_of(model, optimizer), world, config.save_total_limit)
+            report(f"saved {saved}")
+
+
+def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
+    """The model folder, if its tokenizer, template, family and processor are those that made the shards.
+
+    The smallest and largest image area are the shards' own: prep may have been told others than the processor's.
+    """
+    manifest = dataset.manifest
+    vision = manifest.vision
+    areas = (vision.min_pixels, vision.max_pixels) if vision else (None, None)
+    folder = read_model_folder(resolve_model(model, TRAIN_FILES), *areas)
+    differences = [
+        f"{name} is {found}, the shards have {expected}"
+        for name, found, expected in (
+            ("family", folder.family, manifest.family),
+            ("image_token_id", folder.image_token_id, manifest.image_token_id),
+            *(
+                (name, found[:12], manifest.fingerprints.get(name, "")[:12])
+                for name, found in folder.fingerprints.items()
+            ),
+        )
+        if found != expected
+    ]
+    if differences:
+        raise ModelError(
+            f"{folder.path} does not fit the shards in {dataset.folder}: {'; '.join(differences)};"
+            " train with the model that the shards were built for, or build them again"
+        )
+    return folder
+
+
+def _start_state(config: TrainConfig, dataset: Dataset, folder: ModelFolder) -> TrainerState:
+    return TrainerState(
+        step=0,
+        position=0,
+        seed=config.seed,
+        order=ORDER_VERSION,
+        shards=dataset.manifest.files[INDEX_NAME]["xxh3"],
+        model=str(folder.path.resolve()),
+        zero_steps={},
+        config=asdict(config),
+    )
+
+
+def _resumed_state(fresh: TrainerState, stored: TrainerState, checkpoint: Path) -> TrainerState:
+    """This run's state at a checkpoint. TrainError unless seed, order and shards give the same packs."""
+    for name in ("shards", "seed", "order"):
+        found, expected = getattr(stored, name), getattr(fresh, name)
+        if found != expected:
+            raise TrainError(
+                f"{checkpoint} was trained with {name} {found}, this run has {expected}: other packs would come next;"
+                " go on with the same shards and seed, or start in another output folder"
+            )
+    return replace(fresh, step=stored.step, position=stored.position, zero_steps=stored.zero_steps)

@@ -1,0 +1,202 @@
+"""Packs out of a shard folder: the sidecar table, one pack by number, batches for the trainer.
+
+Every read is checked against the pack's own hash, and every fault stops the run by name: a stream that ends early,
+or hands out half a pack, trains on something else without a word. What a batch holds depends on the pack numbers alone,
+never on the worker that made it: workers keep no state, and their number may change at any resume.
+
+Neither torch nor transformers is loaded until `batches` is called: `lmms inspect` reads packs too.
+"""
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from lmms.configs.contract import COLUMNS, PACK_TABLE, Pack
+from lmms.configs.errors import DatasetError, LmmsError, TrainError
+from lmms.configs.manifest import PACKS_NAME, Dataset
+from lmms.configs.mds import ShardFile, decode_sample
+
+if TYPE_CHECKING:
+    from lmms.train.batch import Batch, Recipe
+
+_MAX_OPEN_FILES = 256
+"""Shards held open at a time; a data set may have more than a process may open (often 1,024)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sidecar:
+    """packs.parquet in memory: a column of contract.PACK_TABLE each, [packs] in shard order.
+
+    The sources of pack i are source_ids[source_starts[i] : source_starts[i + 1]], and so are their tokens.
+    """
+
+    shard: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
+    xxh3: npt.NDArray[np.uint64]
+    tokens: npt.NDArray[np.int32]
+    target_tokens: npt.NDArray[np.int32]
+    target_weight: npt.NDArray[np.float64]
+    segments: npt.NDArray[np.int32]
+    sum_squared_lengths: npt.NDArray[np.int64]
+    patches: npt.NDArray[np.int32]
+    media: npt.NDArray[np.int32]
+    source_ids: npt.NDArray[np.int32]
+    source_tokens: npt.NDArray[np.int32]
+    source_starts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+def read_sidecar(dataset: Dataset) -> Sidecar:
+    """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
+    path = dataset.folder / PACKS_NAME
+    data = path.read_bytes()
+    if xxhash.xxh3_64_hexdigest(data) != dataset.manifest.files[PACKS_NAME]["xxh3"]:
+        raise DatasetError(f"{path} is damaged: its hash is not the manifest's; copy it again or rebuild the shards")
+    table = pq.read_table(pa.BufferReader(data))
+    columns = {name: table[name].combine_chunks() for name in PACK_TABLE}
+    source_starts = columns["source_ids"].offsets.to_numpy().astype(np.int64)
+    for name in ("source_ids", "source_tokens"):
+        columns[name] = columns[name].values
+    sidecar = Sidecar(**{name: column.to_numpy() for name, column in columns.items()}, source_starts=source_starts)
+    _check_places(path, sidecar, dataset.shards)
+    return sidecar
+
+
+class PackReader:
+    """Packs by number, each checked against its hash. Pickled without its open files."""
+
+    def __init__(self, dataset: Dataset, sidecar: Sidecar) -> None:
+        self._paths = [dataset.folder / shard.name for shard in dataset.shards]
+        self._shard, self._offset, self._bytes, self._xxh3 = sidecar.shard, sidecar.offset, sidecar.bytes, sidecar.xxh3
+        self._files: dict[int, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def read(self, pack: int) -> Pack:
+        """Pack number `pack` of the sidecar. DatasetError if it cannot be read exactly as it was written."""
+        if not 0 <= pack < len(self._shard):
+            raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self._shard) - 1}")
+        shard, offset, size = int(self._shard[pack]), int(self._offset[pack]), int(self._bytes[pack])
+        place = f"{self._paths[shard]}: pack {pack} at byte {offset}"
+        try:
+            data = os.pread(self._file(shard), size, offset)
+        except OSError as error:
+            raise DatasetError(f"{place} cannot be read ({error}); copy the shard again or rebuild") from error
+        if len(data) != size:
+            raise DatasetError(
+                f"{place} has {len(data)} bytes, expected {size}: truncated; copy the shard again or rebuild"
+            )
+        if xxhash.xxh3_64_intdigest(data) != self._xxh3[pack]:
+            raise DatasetError(f"{place} is damaged: its hash is not the sidecar's; copy the shard again or rebuild")
+        return Pack.from_columns(decode_sample(COLUMNS, data))
+
+    def close(self) -> None:
+        """Close the files; the next read opens them again."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _file(self, shard: int) -> int:
+        if shard not in self._files:
+            if len(self._files) >= _MAX_OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
+            self._files[shard] = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[shard]
+
+
+def batches(
+    dataset: Dataset, sidecar: Sidecar, recipe: "Recipe", plan: Iterable[Sequence[int]], workers: int
+) -> Iterator["Batch"]:
+    """The batch of each entry of `plan` (pack numbers), in its order; `plan` may be endless.
+
+    workers: loader processes, 0 makes the batches in this one. An LmmsError in a worker is raised here as it is; a
+    worker that dies is a TrainError.
+    """
+    loader = _BatchLoader(PackReader(dataset, sidecar), recipe)
+    try:
+        yield from map(loader.make, plan) if workers == 0 else _in_workers(loader, plan, workers)
+    finally:
+        loader.reader.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchLoader:
+    """pack numbers -> batch. The map-style data set that torch's loader sends to its workers."""
+
+    reader: PackReader
+    recipe: "Recipe"
+
+    def make(self, packs: Sequence[int]) -> "Batch":
+        from lmms.train.batch import make_batch
+
+        return make_batch([self.reader.read(int(pack)) for pack in packs], self.recipe)
+
+    def __getitem__(self, packs: Sequence[int]) -> "Batch | LmmsError":
+        """An error is handed over as a value: raised in a worker, it would arrive as a text of that worker's stack."""
+        try:
+            return self.make(packs)
+        except LmmsError as error:
+            error.add_note(traceback.format_exc())
+            return error
+
+
+def _in_workers(loader: _BatchLoader, plan: Iterable[Sequence[int]], workers: int) -> Iterator["Batch"]:
+    """Fork server: a worker forked from the trainer itself would inherit its threads' locks and its CUDA state."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload(["lmms.train.batch"])
+    stream = DataLoader(
+        loader,  # type: ignore[arg-type]
+        sampler=plan,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        multiprocessing_context=context,
+        generator=torch.Generator(),  # its own, so that the run's random state is left alone
+    )
+    try:
+        for batch in stream:
+            if isinstance(batch, LmmsError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise TrainError(f"{error}; often memory ran out: lower data.workers or data.micro_packs") from error
+
+
+def _unchanged(batch: T) -> T:
+    return batch
+
+
+def _check_places(path: Path, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:
+    """Packs stand in the shards in order and end to end, the last one up to the end of the file."""
+    shard = np.repeat(np.arange(len(shards)), [s.samples for s in shards])
+    if not np.array_equal(sidecar.shard, shard):
+        raise DatasetError(f"{path} does not have the packs of index.json, shard by shard; rebuild the shards")
+    sizes = np.array([s.bytes for s in shards], np.int64)[shard]
+    is_last = np.diff(shard, append=len(shards)) > 0
+    expected = np.where(is_last, sizes, np.append(sidecar.offset[1:], 0))
+    wrong = np.flatnonzero(sidecar.offset + sidecar.bytes != expected)
+    if len(wrong):
+        i = int(wrong[0])
+        end = sidecar.offset[i] + sidecar.bytes[i]
+        raise DatasetError(f"{path}: pack {i} ends at byte {end}, expected {expected[i]}; rebuild the shards")
