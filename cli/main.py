@@ -4,9 +4,14 @@ import sys
 import traceback
 
 import typer
+from rich.markup import escape
 
 from lmms.cli import ui
+from lmms.cli.demo.story import demo
+from lmms.cli.export import export
+from lmms.cli.inspect import app as inspect_app
 from lmms.cli.prep import app as prep_app
+from lmms.cli.train import train
 from lmms.configs.errors import LmmsError
 
 app = typer.Typer(
@@ -16,6 +21,10 @@ app = typer.Typer(
     help="Prepare shards once, train on them in an order that can be proven. --debug adds tracebacks to errors.",
 )
 app.add_typer(prep_app, name="prep")
+app.command()(train)
+app.add_typer(inspect_app, name="inspect")
+app.command()(export)
+app.command()(demo)
 
 
 def main() -> None:
@@ -27,11 +36,9 @@ def main() -> None:
     except LmmsError as error:
         if debug:
             traceback.print_exc()
-        ui.error_console().print(f"[bold red]error:[/] {_escape(str(error))}")
+        ui.error_console().print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(1)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+if __name__ == "__main__":
+    main()

@@ -93,8 +93,8 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     try:
         elastic_launch(launch, _rank)(settings)
     except ChildFailedError as error:
-        first = error.get_first_failure()[1]
-        raise typer.Exit(1 if first[1].exitcode > 0 else 128 - first[1].exitcode) from None
+        code = error.get_first_failure()[1].exitcode
+        raise typer.Exit(code if code > 0 else 128 - code) from None
 
 
 @contextmanager

@@ -4,12 +4,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_BAR_WIDTH = 40
 _PLAIN_SECONDS = 10.0
 """Without a terminal a line of progress is printed this often."""
 
@@ -61,12 +66,13 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
 
 
 def _plain_progress(out: Console) -> ShowProgress:
-    last: dict[str, float] = {}
+    printed: dict[str, tuple[float, int]] = {}
 
     def show(stage: str, done: int, total: int, text: str) -> None:
         now = time.monotonic()
-        if done >= total or now - last.get(stage, -_PLAIN_SECONDS) >= _PLAIN_SECONDS:
-            last[stage] = now
+        when, what = printed.get(stage, (-_PLAIN_SECONDS, -1))
+        if done != what and (done >= total or now - when >= _PLAIN_SECONDS):
+            printed[stage] = now, done
             out.print(f"{stage} {100 * done // max(total, 1)}% {text}", soft_wrap=True)
 
     return show
@@ -79,6 +85,27 @@ def facts(title: str, rows: list[tuple[str, str]]) -> Table:
     table.add_column(justify="left", overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
+    return table
+
+
+def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
+    """Bars of how many values fall into equal ranges, with the median and the extremes."""
+    import numpy as np
+
+    low, middle, high = (float(np.quantile(values, q)) for q in (0, 0.5, 1))
+    form = ",.0f" if high >= 200 or np.issubdtype(values.dtype, np.integer) else ".1f"
+    heading = f"[bold]{title}[/]  [dim]median {middle:{form}}, {low:{form}} to {high:{form}}[/]"
+    table = Table(title=Text.from_markup(heading), title_justify="left", show_header=False, box=None, padding=(0, 1))
+    table.add_column(justify="right", style="dim")
+    table.add_column(style="cyan", min_width=_BAR_WIDTH)
+    table.add_column(justify="right")
+    # Whole numbers of few values get a bar each, the rest equal ranges.
+    whole = np.issubdtype(values.dtype, np.integer) and high - low < bins
+    edges = np.arange(low, high + 2) if whole else np.linspace(low, high if high > low else low + 1, bins + 1)
+    counts, _ = np.histogram(values, edges)
+    for number, start, end in zip(counts.tolist(), edges, edges[1:], strict=False):
+        bar = "█" * round(_BAR_WIDTH * number / max(counts.max(), 1)) or ("▏" if number else "")
+        table.add_row(f"{start:{form}}" if whole else f"{start:{form}} to {end:{form}}", bar, f"{number:,}")
     return table
 
 

@@ -39,6 +39,13 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that also quotes the strings which only YAML 1.2 takes for numbers."""
 
 
+def _represent_str(dumper: _Dumper, text: str) -> yaml.Node:
+    # Outside double quotes PyYAML writes these line breaks as they are and then reads them as blanks.
+    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(_PREFIX + "str", text, style)
+
+
+_Dumper.add_representer(str, _represent_str)
 _Dumper.add_implicit_resolver(_PREFIX + "float", re.compile(rf"(?:{_FLOAT.pattern})\Z"), list("-+.0123456789"))
 
 

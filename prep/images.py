@@ -35,8 +35,11 @@ UNREADABLE = (
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _SIDEWAYS = (5, 6, 7, 8)
-_DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError, KeyError, TypeError)
-"""What Pillow raises for damaged bytes, as found by the campaign of tests/prep/test_images.py."""
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(LookupError, TypeError, RuntimeError, ArithmeticError),
+)
+"""What damaged bytes raise in Pillow, or in a walk that meets the end of the file."""
 
 Image.init()
 
@@ -62,7 +65,7 @@ def image_size(data: bytes, verify: Literal["header", "structure", "decode"], ma
         message = f"the {name} header states more than {max_pixels} pixels; raise max_image_pixels to accept it"
         raise Reject("too_many_pixels", message) from error
     except _DAMAGE as error:
-        raise Reject("decode_error", f"damaged {name} of {len(data)} bytes: {_text(error)}") from error
+        raise Reject("decode_error", f"the {name} of {len(data)} bytes cannot be decoded: {_text(error)}") from error
 
 
 def _format(data: bytes) -> str:
@@ -87,7 +90,7 @@ def _unreadable(data: bytes) -> str:
         brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4]), 256), 4)}
         return "HEIC" if brands & _HEIC_BRANDS and not brands & _AVIF_BRANDS else ""
     text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!")) and b"<svg" in text):
+    if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in text and b"<html" not in text:
         return "SVG"
     return next((name for at, magic, name in UNREADABLE if data.startswith(magic, at)), "")
 
@@ -116,7 +119,7 @@ def _shown_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if orientation in _SIDEWAYS and not turned else (width, height)
 
 
-def _text(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "its header cannot be read"
+def _text(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own text names a Python object
+        return "its header is damaged, or of a kind that Pillow does not read"
     return f"{type(error).__name__}: {error}"

@@ -5,17 +5,19 @@
     TIFF   strips or tiles of the first page            WebP, ICO   nothing: Pillow has done it on opening them
 
 What the first frame does not need is not asked for: trailing bytes, a second page, a GIF's trailer. Every other format,
-uncompressed TIFF and AVIF sequences are decoded instead, which is stricter; for raw pixels it is only a copy.
-Sources: ITU T.81 annex B; PNG (third edition) 5; GIF89a; ISO/IEC 14496-12 8.11.3; TIFF 6.0.
+uncompressed or odd TIFF and AVIF sequences are decoded instead, which is stricter; for raw pixels it is only a copy.
+Sources: ITU T.81 annex B; PNG (third edition) 5; GIF89a; TIFF 6.0.
 """
 
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 from zlib import crc32
 
 from PIL import Image, TiffImagePlugin
 
+from lmms.prep.isobmff import item_ends, uint
 from lmms.prep.reject import Reject
 
 # Not a stuffed byte, a restart or a fill byte. What stands between a segment and the next marker is passed over, as
@@ -27,7 +29,7 @@ _JPEG_NEVER_DECODED = (0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF)
 """Frames that libjpeg-turbo refuses: hierarchical, or lossless with arithmetic coding."""
 
 _PNG_EMPTY_IDAT = struct.pack(">I4sI", 0, b"IDAT", crc32(b"IDAT"))
-_GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
+_GIF_EXTENSION, _GIF_IMAGE = 0x21, 0x2C
 _TIFF_PLACES = ((273, 279), (324, 325))
 """Tags of the offsets and the byte counts, of strips and of tiles."""
 
@@ -70,7 +72,7 @@ def _jpeg(data: bytes, image: Image.Image) -> None:
         if kind in _JPEG_NEVER_DECODED:
             raise _broken("JPEG", f"is of a process that no decoder here knows (SOF marker {kind:#x})")
         seen_scan |= kind == _JPEG_SOS
-        at += 0 if kind in _JPEG_WITHOUT_LENGTH else _uint(data, at, 2)
+        at += 0 if kind in _JPEG_WITHOUT_LENGTH else uint(data, at, 2)
     raise _broken("JPEG", f"is cut off: {len(data)} bytes and no end of image")
 
 
@@ -78,7 +80,7 @@ def _png(data: bytes, image: Image.Image) -> None:
     view = memoryview(data)
     kinds = []
     for kind, start, end in _png_chunks(data):
-        if crc32(view[start + 4 : end - 4]) != _uint(data, end - 4, 4):
+        if crc32(view[start + 4 : end - 4]) != uint(data, end - 4, 4):
             raise _broken("PNG", f"has a wrong checksum in the {kind.decode('latin-1')} chunk at byte {start}")
         kinds.append(kind)
     if b"IDAT" not in kinds or kinds[-1] != b"IEND":
@@ -91,7 +93,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(type, start, end) of each chunk that is there in full, to IEND."""
     at = 8
     while at + 12 <= len(data):
-        end = at + 12 + _uint(data, at, 4)
+        end = at + 12 + uint(data, at, 4)
         if end > len(data):
             return
         kind = data[at + 4 : at + 8]
@@ -104,8 +106,6 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _gif(data: bytes, image: Image.Image) -> None:
     at = 13 + _gif_palette(data[10])
     while data[at] != _GIF_IMAGE:
-        if data[at] == _GIF_TRAILER:
-            raise _broken("GIF", "ends before its first frame")
         at = _gif_blocks(data, at + 2) if data[at] == _GIF_EXTENSION else at + 1
     _gif_blocks(data, at + 10 + _gif_palette(data[at + 9]) + 1)
 
@@ -123,68 +123,31 @@ def _gif_blocks(data: bytes, at: int) -> int:
 
 def _tiff(data: bytes, image: Image.Image) -> None:
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    places = [(image.tag_v2.get(offsets, ()), image.tag_v2.get(counts, ())) for offsets, counts in _TIFF_PLACES]
-    if image.info["compression"] == "raw" or any(len(offsets) != len(counts) for offsets, counts in places):
+    tags = image.tag_v2
+    places = [(tags.get(offsets, ()), tags.get(counts, ())) for offsets, counts in _TIFF_PLACES]
+    ends = [offset + count for offsets, counts in places for offset, count in zip(offsets, counts, strict=False)]
+    no_walk = image.info["compression"] == "raw" or any(len(offsets) != len(counts) for offsets, counts in places)
+    if no_walk or not ends or len(tags) != _num_tiff_tags(data):
         image.load()
-        return
-    for offsets, counts in places:
-        for offset, count in zip(offsets, counts, strict=True):
-            if offset + count > len(data):
-                raise _broken("TIFF", f"is cut off: {len(data)} bytes, pixels up to byte {offset + count}")
+    elif max(ends) > len(data):
+        raise _broken("TIFF", f"is cut off: {len(data)} bytes, pixels up to byte {max(ends)}")
+
+
+def _num_tiff_tags(data: bytes) -> int:
+    """As the first directory states it; Pillow leaves out tags that are cut off or damaged."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    is_big_tiff = 43 in data[2:4]
+    start = int.from_bytes(data[8:16] if is_big_tiff else data[4:8], order)
+    return int.from_bytes(data[start : start + (8 if is_big_tiff else 2)], order)
 
 
 def _avif(data: bytes, image: Image.Image) -> None:
     if data[8:12] == b"avis":
         image.load()
         return
-    meta_start, meta_end = _iso_box(data, b"meta", 0, len(data))
-    start, end = _iso_box(data, b"iloc", meta_start + 4, meta_end)
-    for last in _item_ends(data[start:end]):
-        if last > len(data):
-            raise _broken("AVIF", f"is cut off: {len(data)} bytes, an item up to byte {last}")
-
-
-def _iso_box(data: bytes, kind: bytes, at: int, end: int) -> tuple[int, int]:
-    """(start, end) of the content of the first box of this kind between two bytes."""
-    while at + 8 <= end:
-        size, content = _uint(data, at, 4), at + 8
-        if size == 1:
-            size, content = _uint(data, content, 8), content + 8
-        box_end = at + size if size else end
-        if not content <= box_end <= end:
-            break
-        if data[at + 4 : at + 8] == kind:
-            return content, box_end
-        at = box_end
-    raise _broken("AVIF", f"is cut off: {len(data)} bytes and no whole {kind.decode()} box")
-
-
-def _item_ends(iloc: bytes) -> Iterator[int]:
-    """The byte behind each extent that lies in the file (and not in another item's data)."""
-    version = iloc[0]
-    offset_size, length_size, base_size, index_size = iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4, iloc[5] & 15
-    count_size = 2 if version < 2 else 4
-    at = 6 + count_size
-    for _ in range(_uint(iloc, 6, count_size)):
-        at += count_size  # item_ID
-        method = _uint(iloc, at, 2) & 15 if version else 0
-        at += 4 if version else 2  # construction_method, data_reference_index
-        base = _uint(iloc, at, base_size)
-        num_extents = _uint(iloc, at + base_size, 2)
-        at += base_size + 2
-        for _ in range(num_extents if offset_size + length_size else 0):
-            at += index_size if version else 0
-            offset, length = _uint(iloc, at, offset_size), _uint(iloc, at + offset_size, length_size)
-            at += offset_size + length_size
-            if method == 0:
-                yield base + offset + length
-
-
-def _uint(data: bytes, at: int, size: int) -> int:
-    """Unsigned big-endian integer; raises IndexError behind the end."""
-    if at + size > len(data):
-        raise IndexError(f"{len(data)} bytes, a number at byte {at}")
-    return int.from_bytes(data[at : at + size])
+    end = max(item_ends(data), default=0)
+    if end > len(data):
+        raise _broken("AVIF", f"is cut off: {len(data)} bytes, an item up to byte {end}")
 
 
 def _broken(name: str, message: str) -> Reject:

@@ -45,14 +45,12 @@ def reference_attention(
 ) -> Tensor:
     """varlen_attention, one document at a time; it waits for the device to learn the lengths."""
     lengths = cu_seqlens.diff().tolist()
+    # [1, heads, T, D], as SDPA takes it
+    q, k, v = (part.transpose(0, 1).unsqueeze(0).split_with_sizes(lengths, dim=2) for part in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
     outputs = [
-        F.scaled_dot_product_attention(
-            *(part.transpose(0, 1).unsqueeze(0) for part in document),
-            is_causal=causal,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        for document in zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+        F.scaled_dot_product_attention(*document, is_causal=causal, scale=scale, enable_gqa=grouped)
+        for document in zip(q, k, v, strict=True)
     ]
     return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
 
@@ -71,9 +69,9 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, heads, T, D] in, [1, T, heads, D] out."""
-    parts = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+    q, k, v = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     causal = bool(module.is_causal) if is_causal is None else is_causal
-    return varlen_attention(*parts, cu_seq_lens_q, max_length_q, scaling, causal).unsqueeze(0), None
+    return varlen_attention(q, k, v, cu_seq_lens_q, max_length_q, scaling, causal).unsqueeze(0), None
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)

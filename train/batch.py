@@ -6,7 +6,7 @@ four packs equals four of one. Nothing here is measured on the device, so a step
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,10 @@ from lmms.configs.contract import Pack, PackLimits, check_pack
 from lmms.configs.errors import DatasetError, ModelError, TrainError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import Manifest
-from lmms.train.families import TOWER_INPUTS, text, vision
-from lmms.train.families.vision import Tower, TowerInputs
-from lmms.train.pixels import BadMediaError, image_patches, pixel_constants
+from lmms.train.families import text, vision
+from lmms.train.families.vision import Tower
+from lmms.train.pictures import Pictures, make_pictures
+from lmms.train.pixels import BadMediaError, image_patches
 
 T = TypeVar("T")
 
@@ -36,22 +37,6 @@ class Recipe:
     vocab_size: int
     sources: tuple[str, ...]
     on_bad_media: Literal["stop", "mask"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pictures:
-    """What a vision tower takes. Where a batch has no image, one of a single merged patch, which fills no row."""
-
-    patches: Tensor
-    """uint8 [patches, 3 * patch_size**2]"""
-    pixel_constants: Tensor
-    """float32 [3, 3], see pixels.pixel_constants"""
-    grid_thw: Tensor
-    """int64 [images, 3]"""
-    rows: Tensor
-    """int64 [image tokens]: the rows of the sequence that the features fill, in order."""
-    tower: TowerInputs
-    temporal_patch_size: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,13 +102,14 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, ids: Sequence[int] | None 
     cu_seqlens = joined.cu_seqlens.astype(np.int64)
     targets = np.concatenate([np.arange(start, end) for start, end in joined.targets.tolist()])
     weights = np.repeat(joined.target_weights, np.diff(joined.targets)[:, 0])
-    pictures, masked = None, {}
+    pictures, masked = None, dict[int, str]()
     if recipe.vision is None:
         position_ids = text.positions(cu_seqlens)
     else:
         position_ids = vision.positions(cu_seqlens, joined.media, recipe.vision.merge_size)
         patches, masked = _decode(packs, names, recipe)
-        pictures = _pictures(joined, patches, recipe)
+        assert recipe.tower is not None
+        pictures = make_pictures(recipe.family, joined.media, patches, recipe.vision, recipe.tower)
         weights[np.isin(np.searchsorted(cu_seqlens, targets, side="right") - 1, list(masked))] = 0
     return Batch(
         input_ids=_tensor(joined.input_ids, torch.int64)[None],
@@ -161,10 +147,11 @@ def _join(packs: Sequence[Pack]) -> Pack:
 
 def _check_pack(pack: Pack, name: int, recipe: Recipe) -> None:
     faults = check_pack(pack, recipe.limits)
+    faults += [f"media of kind {m.kind!r}, this lmms trains on images" for m in pack.media if m.kind != "image"]
     if int(pack.input_ids.max()) >= recipe.vocab_size or int(pack.input_ids.min()) < 0:
         faults.append(f"a token id is outside the model's vocabulary of {recipe.vocab_size}")
     if faults:
-        raise DatasetError(f"pack {name} is damaged: {'; '.join(faults)}; rebuild the shards or copy them again")
+        raise DatasetError(f"pack {name} cannot be used: {'; '.join(faults)}; rebuild the shards")
 
 
 def _decode(
@@ -172,7 +159,7 @@ def _decode(
 ) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
     """The patches of each image, and for each conversation of the joined packs that is to be masked, why."""
     assert recipe.vision is not None
-    patches, masked = [], {}
+    patches, masked = [], dict[int, str]()
     first_segment = 0
     for pack, name in zip(packs, names, strict=True):
         for m, data in zip(pack.media, pack.media_data(), strict=True):
@@ -190,23 +177,6 @@ def _decode(
                 patches.append(np.zeros((np.prod(m.grid_thw), 3 * recipe.vision.patch_size**2), np.uint8))
         first_segment += len(pack.lengths)
     return patches, masked
-
-
-def _pictures(joined: Pack, patches: Sequence[npt.NDArray[np.uint8]], recipe: Recipe) -> Pictures:
-    assert recipe.vision is not None
-    assert recipe.tower is not None
-    merge_size = recipe.vision.merge_size
-    grids = [m.grid_thw for m in joined.media] or [(1, merge_size, merge_size)]
-    pixels = np.concatenate(patches or [np.zeros((merge_size**2, 3 * recipe.vision.patch_size**2), np.uint8)])
-    grid_thw = torch.tensor(grids, dtype=torch.int64)
-    return Pictures(
-        patches=torch.from_numpy(pixels),
-        pixel_constants=pixel_constants(recipe.vision),
-        grid_thw=grid_thw,
-        rows=torch.cat([torch.arange(m.start, m.end) for m in joined.media] or [torch.zeros(0, dtype=torch.int64)]),
-        tower=TOWER_INPUTS[recipe.family](grid_thw, recipe.tower),
-        temporal_patch_size=recipe.vision.temporal_patch_size,
-    )
 
 
 def _tower(manifest: Manifest, hf_config: PretrainedConfig) -> Tower:
@@ -242,4 +212,4 @@ def _map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
         result = {key: _map_tensors(entry, function) for key, entry in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
         result = replace(value, **{f.name: _map_tensors(getattr(value, f.name), function) for f in fields(value)})
-    return result
+    return cast(T, result)

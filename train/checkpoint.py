@@ -11,15 +11,18 @@ no state: every step seeds its own from (seed, step, rank).
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from lmms.configs.errors import TrainError
 from lmms.configs.train import Part
@@ -77,17 +80,17 @@ def save_checkpoint(
         part.mkdir(parents=True)
     world.barrier()
     try:
-        dcp.save(dict(tensors), checkpoint_id=part)
-    except CheckpointException as error:
-        causes = "; ".join(sorted({str(cause) for cause, _ in error.failures.values()}))
-        raise TrainError(f"{part}: the checkpoint could not be written: {causes}") from error
-    if world.is_main:
-        _write_synced(part / STATE_NAME, asdict(state))
-        _write_synced(part / COMPLETE_NAME, {path.name: path.stat().st_size for path in sorted(part.iterdir())})
-        part.rename(final)
-        for oldest in list_checkpoints(output)[0][: -limit if limit else 0]:
-            doomed = oldest.rename(oldest.with_name(oldest.name + ".part"))
-            shutil.rmtree(doomed)
+        save(dict(tensors), checkpoint_id=part)
+        if world.is_main:
+            _write_synced(part / STATE_NAME, asdict(state))
+            _write_synced(part / COMPLETE_NAME, {path.name: path.stat().st_size for path in sorted(part.iterdir())})
+            part.rename(final)
+            for oldest in list_checkpoints(output)[0][: -limit if limit else 0]:
+                # Renamed first: a deletion that is cut off must not leave what looks like a checkpoint.
+                shutil.rmtree(oldest.rename(oldest.with_name(oldest.name + ".part")))
+    except (CheckpointException, OSError) as error:
+        causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        raise TrainError(f"{part}: the checkpoint could not be written: {'; '.join(map(str, causes))}") from error
     world.barrier()
     return final
 
@@ -129,7 +132,7 @@ def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, al
 
     TrainError names the first tensors that the checkpoint does not have, or has in another shape.
     """
-    stored = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     faults = []
     for name, tensor in tensors.items():
         size = getattr(stored.get(name), "size", None)
@@ -141,7 +144,10 @@ def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, al
             f"{checkpoint} does not fit this run: {'; '.join(faults[:3])} ({len(faults)} tensors in all);"
             " model and freeze must be those of the run that wrote it"
         )
-    dcp.load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
+    with warnings.catch_warnings():
+        # That it is alone is what the caller said.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
 
 
 def _fault(checkpoint: Path) -> str | None:

@@ -29,13 +29,16 @@ def export(checkpoint: Path, out: Path, dtype: Literal["fp32", "bf16"] = "fp32")
     model = build_model(AutoConfig.from_pretrained(source), "none")
     materialize(model, torch.device("cpu"))
     load_checkpoint(checkpoint, tensors_of(model, None), alone=True)
+    model.hf.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     part = out.with_name(out.name + ".part")
-    if part.exists():
-        shutil.rmtree(part)
-    model.hf.to(torch.bfloat16 if dtype == "bf16" else torch.float32).save_pretrained(part)
-    for pattern in _COPIED:
-        for path in sorted(source.glob(pattern)):
+    try:
+        if part.exists():
+            shutil.rmtree(part)
+        model.hf.save_pretrained(part)
+        for path in sorted(path for pattern in _COPIED for path in source.glob(pattern)):
             if path.name != "config.json" and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, part / path.name)
-    part.rename(out)
+        part.rename(out)
+    except OSError as error:
+        raise TrainError(f"{out} could not be written: {error}") from error
     return out

@@ -26,7 +26,7 @@ def linear_cross_entropy(
     with gradients 0. Backward once.
     """
     rows = max(1, logits_per_chunk // weight.shape[0])
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, weights, rows)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, weights, rows)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -61,7 +61,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         (factor,) = grad_outputs
         hidden_grad, weight_grad = ctx.saved_tensors
         if hidden_grad is not None:
-            # In fp32: a factor such as 1 / 12345 would lose its digits in bf16.
+            # In fp32: a factor such as 1 / 12289 would lose its digits in bf16.
             hidden_grad = (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype)
         if weight_grad is not None:
             weight_grad = weight_grad.mul_(factor).to(ctx.weight_dtype)

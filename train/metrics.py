@@ -1,7 +1,6 @@
 """What a step reports, metrics.jsonl, and the alarm for a trained part that gets no gradient."""
 
 import json
-import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lmms.configs.errors import TrainError
 from lmms.configs.train import Part
 
 METRICS_NAME = "metrics.jsonl"
@@ -28,7 +28,7 @@ class StepLog:
     lr: float
     grad_norm: float
     grad_norm_llm: float | None
-    """None where the part is frozen, or not in the model."""
+    """None where the part is frozen or not in the model; 0 for vision and aligner in a step without images."""
     grad_norm_vision: float | None
     grad_norm_aligner: float | None
     tokens: int
@@ -83,15 +83,17 @@ def open_metrics(folder: Path, step: int) -> None:
     A line that a kill cut off goes too.
     """
     path = folder / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    try:
+        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
     part = path.with_name(METRICS_NAME + ".part")
-    part.write_text("".join(kept), encoding="utf-8")
+    part.write_bytes(b"".join(kept))
     part.rename(path)
 
 
 def append_metrics(folder: Path, log: StepLog) -> None:
-    """Add the line of one step, flushed to the operating system before this returns."""
+    """Add the line of one step. Written in one piece, so that a kill of this process leaves it whole."""
     with (folder / METRICS_NAME).open("ab", buffering=0) as file:
         file.write(json.dumps(asdict(log)).encode() + b"\n")
-        os.fsync(file.fileno())

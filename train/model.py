@@ -8,7 +8,7 @@ head (see loss.py) and the convolution over patches, which is a matrix product.
 import copy
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,10 @@ from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.model_folder import VISION_FAMILIES
 from lmms.configs.train import Part
 from lmms.train.attention import ATTENTION_NAME
-from lmms.train.batch import Batch, Pictures
+from lmms.train.batch import Batch
 from lmms.train.families import qwen3_vl
 from lmms.train.loss import linear_cross_entropy
+from lmms.train.pictures import Pictures
 from lmms.train.pixels import normalised
 
 
@@ -33,6 +34,7 @@ class TrainModel(nn.Module):
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
         self.hf = hf
+        self.tied = hf.lm_head.weight is hf.get_input_embeddings().weight
 
     def forward(self, batch: Batch, step_has_images: bool) -> Tensor:
         """Sum over target rows of weight * cross entropy, a scalar in fp32, not divided.
@@ -89,14 +91,17 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
     auto = AutoModelForImageTextToText if config.model_type in VISION_FAMILIES else AutoModelForCausalLM
     with torch.device("meta"):
         hf = auto.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    hf.config._attn_implementation = ATTENTION_NAME
+    for module in hf.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config._attn_implementation = ATTENTION_NAME
     model = TrainModel(hf)
     if config.model_type in VISION_FAMILIES:
-        patch_embed = hf.model.visual.patch_embed
+        patch_embed: Any = hf.model.visual.patch_embed
         patch_embed.forward = partial(_embed_patches, patch_embed.proj)
     if config.model_type == "qwen3_vl":
         qwen3_vl.add_by_rows(hf.model.language_model)
-    for block in blocks(model) if recompute == "full" else ():
+    layers: list[Any] = blocks(model) if recompute == "full" else []
+    for block in layers:
         block.gradient_checkpointing = True
         block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     return model.train()
@@ -105,7 +110,7 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
 def materialize(model: TrainModel, device: torch.device) -> None:
     """Give a model from the meta device memory, sharded or not. Parameters are garbage until they are read or drawn."""
     model.to_empty(device=device)
-    if model.hf.config.get_text_config().tie_word_embeddings:
+    if model.tied:
         # to_empty gives each of the two names a tensor of its own.
         model.hf.lm_head.weight = model.hf.get_input_embeddings().weight
     reset_buffers(model)
@@ -132,20 +137,7 @@ def init_random(model: TrainModel, seed: int) -> None:
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
         for owner, module in _owned_modules(model.hf, model.hf):
-            kept = {name: p for name, p in module._parameters.items() if p is not None}
-            for name, parameter in kept.items():
-                module._parameters[name] = nn.Parameter(
-                    torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-                )
-            owner._init_weights(module)
-            for name, parameter in kept.items():
-                drawn = module._parameters[name].data
-                if isinstance(parameter, DTensor):
-                    drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements, src_data_rank=None)
-                parameter.copy_(drawn)
-                module._parameters[name] = parameter
-    if model.hf.config.get_text_config().tie_word_embeddings:
-        model.hf.lm_head.weight = model.hf.get_input_embeddings().weight
+            _draw(owner, module)
 
 
 def part_of(parameter_name: str) -> Part:
@@ -158,13 +150,12 @@ def part_of(parameter_name: str) -> Part:
 
 def blocks(model: TrainModel) -> list[nn.Module]:
     """The repeated blocks in forward order: of the vision tower, if any, then of the language model."""
-    visual = getattr(model.hf.model, "visual", None)
-    return [*(visual.blocks if visual is not None else ()), *_language_model(model.hf).layers]
+    towers = [model.hf.model.visual] if model.hf.config.model_type in VISION_FAMILIES else []
+    return [*(block for tower in towers for block in tower.blocks), *_language_model(model.hf).layers]
 
 
-def _language_model(hf: PreTrainedModel) -> nn.Module:
-    model: nn.Module = getattr(hf.model, "language_model", hf.model)
-    return model
+def _language_model(hf: PreTrainedModel) -> PreTrainedModel:
+    return hf.model.language_model if hf.config.model_type in VISION_FAMILIES else hf.model
 
 
 def _owned_modules(owner: PreTrainedModel, module: nn.Module) -> Iterator[tuple[PreTrainedModel, nn.Module]]:
@@ -174,10 +165,24 @@ def _owned_modules(owner: PreTrainedModel, module: nn.Module) -> Iterator[tuple[
     yield owner, module
 
 
-def _embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
-    """[patches, channels * time * p * p] -> [patches, width]: the kernel covers a patch, so the convolution is a product.
+def _draw(owner: PreTrainedModel, module: nn.Module) -> None:
+    """Initialise a module's own parameters: whole ones take their places, then each keeps its part of what came out."""
+    kept = dict(module.named_parameters(recurse=False))
+    whole = {name: nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=p.device)) for name, p in kept.items()}
+    module._parameters.update(whole)
+    owner._init_weights(module)
+    module._parameters.update(kept)
+    for name, parameter in kept.items():
+        drawn = whole[name].data
+        if isinstance(parameter, DTensor):
+            drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.copy_(drawn)
 
-    cuDNN has been seen to take seconds for it (peers/gpu.md 4).
+
+def _embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
+    """[patches, channels * time * p * p] -> [patches, width]. The kernel covers a patch: the convolution is a product.
+
+    cuDNN has been seen to take seconds for it as a convolution (peers/gpu.md 4).
     """
     weight = projection.weight
     return F.linear(patches.to(weight.dtype), weight.flatten(1), projection.bias)

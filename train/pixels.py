@@ -41,7 +41,7 @@ def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.u
             # Pixels only once the header says what was accepted when the shards were built.
             if media.size not in (image.size, image.size[::-1]):
                 raise BadMediaError(f"the image is {_sides(image.size)}, the shard states {_sides(media.size)}")
-            rgb = _rgb(ImageOps.exif_transpose(image))
+            rgb = _rgb(ImageOps.exif_transpose(image), image.format)
     except _DAMAGE as error:
         raise BadMediaError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
     if rgb.size != media.size:
@@ -60,7 +60,8 @@ def normalised(patches: Tensor, constants: Tensor, temporal_patch_size: int) -> 
     """
     full, mean, std = constants.unsqueeze(-1)
     frame = (patches.view(len(patches), 3, -1).float() / full - mean) / std
-    return frame.unsqueeze(2).expand(-1, -1, temporal_patch_size, -1).reshape(len(patches), -1)
+    frames: Tensor = frame.unsqueeze(2).expand(-1, -1, temporal_patch_size, -1)
+    return frames.reshape(len(patches), -1)
 
 
 def pixel_constants(vision: Vision) -> Tensor:
@@ -70,7 +71,10 @@ def pixel_constants(vision: Vision) -> Tensor:
 
 @contextmanager
 def _trusting_pillow() -> Iterator[None]:
-    """Pillow without its own limit of pixels, which the stored size takes over, and silent about metadata."""
+    """Pillow without its own limit of pixels, which the stored size takes over, and silent about metadata.
+
+    Both are settings of the whole process while it runs: not for threads.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
@@ -80,9 +84,10 @@ def _trusting_pillow() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    # Pillow reads 16-bit grey as I;16, that of a PGM file as I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -34,7 +34,7 @@ from lmms.train.metrics import (
     open_metrics,
     peak_memory,
 )
-from lmms.train.model import blocks, build_model
+from lmms.train.model import blocks, build_model, init_random, materialize
 from lmms.train.optim import freeze, learning_rate, make_optimizer, trained_parts
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
@@ -67,53 +67,49 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
     found = world.from_main(resume_from(config.resume, output))
 
     hf_config = AutoConfig.from_pretrained(folder.path)
+    recipe = make_recipe(dataset.manifest, hf_config, config.data.on_bad_media)
     model = build_model(hf_config, config.model.recompute)
     freeze(model, config.model.freeze)
     shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)
     parts = trained_parts(model)
-    tensors = tensors_of(model, optimizer)
 
     state = _start_state(config, dataset, folder)
     if found:
         state = _resumed_state(state, read_state(found), found)
-        load_checkpoint(found, tensors)
+        load_checkpoint(found, tensors_of(model, optimizer))
     elif config.model.init == "random":
         init_random(model, config.seed)
     else:
         load_pretrained(model.hf, folder.path)
     if world.is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        open_metrics(output, state.step)
-        for unfinished in list_checkpoints(output)[1]:
-            report(f"not used, since it is not complete: {unfinished}")
-        report(f"resumed from {found} at step {state.step}" if found else "started at step 0")
+        _open_output(output, config, state, report)
+    report(f"resumed from {found} at step {state.step}" if found else "started at step 0")
+
+    start = state
+    steps = max(config.max_steps - start.step, 0)
 
     def plans() -> Iterator[StepPlan]:
-        every = plan_steps(order, sidecar, world.rank, world.size, config.data.micro_packs, state.step, state.position)
-        return islice(every, max(config.max_steps - start, 0))
+        every = plan_steps(order, sidecar, world.rank, world.size, config.data.micro_packs, start.step, start.position)
+        return islice(every, steps)
 
-    start = state.step
-    recipe = make_recipe(dataset.manifest, hf_config, config.data.on_bad_media)
     own_packs = (packs for plan in plans() for packs in plan.micro_steps)
-    loader = iter(batches(dataset, sidecar, recipe, own_packs, config.data.workers))
+    loader = batches(dataset, sidecar, recipe, own_packs, config.data.workers)
     for plan in plans():
         began = time.perf_counter()
         torch.manual_seed(key64("step", config.seed, plan.step, world.rank))
         lr = learning_rate(plan.step, config.optim, config.max_steps)
         result = take_step(model, optimizer, parts, plan, loader, world, lr, config.optim.max_grad_norm)
-        seconds = time.perf_counter() - began
-
         reached = {part: part == "llm" or any(plan.has_images) for part in parts}
         zero_steps = count_zero_steps(state.zero_steps, result.part_norms, reached)
         alarms = alarmed_parts(state.zero_steps, zero_steps)
-        position = plan.position + len(plan.packs)
-        state = replace(state, step=plan.step, position=position, zero_steps=zero_steps)
-        is_last = plan.step == config.max_steps
+        state = replace(state, step=plan.step, position=plan.position + len(plan.packs), zero_steps=zero_steps)
+        for sentence in result.masked:
+            report(f"masked: {sentence}")
         for part in alarms:
             report(f"ALARM: {part} is trained, but its gradient was 0 for {zero_steps[part]} steps that reach it")
+        is_last = plan.step == config.max_steps
         if world.is_main and (plan.step % config.log_steps == 0 or is_last or alarms):
             log = StepLog(
                 step=plan.step,
@@ -125,12 +121,12 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
                 grad_norm_aligner=result.part_norms.get("aligner"),
                 tokens=plan.tokens,
                 target_tokens=plan.target_tokens,
-                tokens_per_s=plan.tokens / seconds,
-                data_wait=result.waited / seconds,
+                tokens_per_s=plan.tokens / (time.perf_counter() - began),
+                data_wait=result.waited / (time.perf_counter() - began),
                 memory=peak_memory(world.device),
-                epoch=position / order.num_packs,
-                position=position,
-                masked=result.masked,
+                epoch=state.position / order.num_packs,
+                position=state.position,
+                masked=len(result.masked),
                 time=time.time(),
                 alarms=alarms,
             )
@@ -139,6 +135,15 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
         if plan.step % config.save_steps == 0 or is_last:
             saved = save_checkpoint(output, state, tensors_of(model, optimizer), world, config.save_total_limit)
             report(f"saved {saved}")
+
+
+def _open_output(output: Path, config: TrainConfig, state: TrainerState, report: Report) -> None:
+    """The output folder as a run that stands at `state` goes on with it."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    open_metrics(output, state.step)
+    for unfinished in list_checkpoints(output)[1]:
+        report(f"not used, since it is not complete: {unfinished}")
 
 
 def fitting_model(model: str, dataset: Dataset) -> ModelFolder:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.errors import TrainError
@@ -25,6 +27,8 @@ from lmms.train.parallel import World
 from lmms.train.stream import Sidecar
 
 PARTS: tuple[Part, ...] = ("llm", "vision", "aligner")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,8 +60,8 @@ class StepResult:
     """Of each trained part."""
     waited: float
     """Seconds without data, averaged over the ranks."""
-    masked: int
-    """Conversations trained with weight 0 since an image failed."""
+    masked: list[str]
+    """A sentence for each conversation that was trained with weight 0 since an image failed."""
 
 
 def plan_steps(
@@ -68,13 +72,13 @@ def plan_steps(
         packs = step_packs(order, position)
         own = micro_steps(packs, rank, world, micro_packs)
         # Rank r holds packs [r::world], so the ranks' packs of one micro-step stand together.
-        has_images = (sidecar.media[packs].reshape(len(own), -1) > 0).any(axis=1)
+        has_images = [bool(images.any()) for images in sidecar.media[packs].reshape(len(own), -1)]
         yield StepPlan(
             step=number,
             position=position,
             packs=packs,
             micro_steps=own,
-            has_images=has_images.tolist(),
+            has_images=has_images,
             weight=float(sidecar.target_weight[packs].sum()),
             tokens=int(sidecar.tokens[packs].sum()),
             target_tokens=int(sidecar.target_tokens[packs].sum()),
@@ -97,22 +101,28 @@ def take_step(
     A loss or gradient that is not finite raises TrainError before it can reach the weights.
     Where images failed (on_bad_media: mask), the denominator becomes the weight that was left.
     """
-    losses, waited, masked, weight = [], 0.0, 0, 0.0
+    losses: list[torch.Tensor] = []
+    masked: list[str] = []
+    waited = weight = 0.0
     for has_images in plan.has_images:
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
-        masked += len(batch.masked)
+        masked += batch.masked
         weight += float(batch.weights.sum(dtype=torch.float64))
         loss = model(batch.to(world.device), has_images)
-        (loss / plan.weight).backward()
+        if loss.requires_grad:
+            (loss / plan.weight).backward()
+        else:
+            # A step without images that trains the vision tower alone: no backward follows to free what was gathered.
+            cast(FSDPModule, model).reshard()
         losses.append(loss.detach())
     grads = {part: _local_grads(parameters) for part, parameters in parts.items()}
     squares = [nn.utils.get_total_norm(grads.get(part, [])).to(world.device).double().square() for part in PARTS]
-    on_host = torch.tensor([waited, masked, weight], dtype=torch.float64).to(world.device)
+    on_host = torch.tensor([waited, len(masked), weight], dtype=torch.float64).to(world.device)
     sums = world.total(torch.cat([torch.stack([torch.stack(losses).double().sum(), *squares]), on_host]))
-    loss_sum, squares_sum, (waited, masked_sum, weight) = sums[0], sums[1:4], sums[4:]
-    denominator = weight if masked_sum else plan.weight
+    loss_sum, squares_sum, (waited, num_masked, weight) = sums[0], sums[1:4], sums[4:]
+    denominator = weight if num_masked else plan.weight
     if denominator == 0:
         raise TrainError(f"step {plan.step}: every image failed, no target is left; packs {plan.packs.tolist()}")
     rescale = plan.weight / denominator
@@ -134,7 +144,7 @@ def take_step(
         grad_norm=norm,
         part_norms=norms,
         waited=waited / world.size,
-        masked=int(masked_sum),
+        masked=_of_all_ranks(masked) if num_masked else [],
     )
 
 
@@ -148,10 +158,15 @@ def _not_finite(plan: StepPlan, own_losses: Sequence[float], loss_sum: float, no
     """Every rank comes here together, so the packs can be asked for."""
     bad = [packs for packs, loss in zip(plan.micro_steps, own_losses, strict=True) if not math.isfinite(loss)]
     own = [pack for packs in bad for pack in packs]
-    everyone: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, own)
-    suspects = sorted(chain.from_iterable(everyone)) or plan.packs.tolist()
+    suspects = sorted(_of_all_ranks(own)) or plan.packs.tolist()
     return (
         f"step {plan.step}: loss sum is {loss_sum}, gradient norm {norm}, expected finite numbers; packs {suspects};"
         " look at them with `lmms inspect shard DIR --pack I`, or lower optim.lr"
     )
+
+
+def _of_all_ranks(own: list[T]) -> list[T]:
+    """The entries of every rank's list, by rank."""
+    everyone: list[list[T]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, own)
+    return list(chain.from_iterable(everyone))

@@ -9,6 +9,7 @@ Neither torch nor transformers is loaded until `batches` is called: `lmms inspec
 
 import multiprocessing
 import os
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class PackReader:
         try:
             data = os.pread(self._file(shard), size, offset)
         except OSError as error:
-            raise DatasetError(f"{place} cannot be read ({error}); copy the shard again or rebuild") from error
+            raise DatasetError(f"{place} cannot be read ({error.strerror}); copy the shard again or rebuild") from error
         if len(data) != size:
             raise DatasetError(
                 f"{place} has {len(data)} bytes, expected {size}: truncated; copy the shard again or rebuild"
@@ -144,7 +145,7 @@ class _BatchLoader:
     def make(self, packs: Sequence[int]) -> "Batch":
         from lmms.train.batch import make_batch
 
-        return make_batch([self.reader.read(int(pack)) for pack in packs], self.recipe)
+        return make_batch([self.reader.read(pack) for pack in packs], self.recipe, packs)
 
     def __getitem__(self, packs: Sequence[int]) -> "Batch | LmmsError":
         """An error is handed over as a value: raised in a worker, it would arrive as a text of that worker's stack."""
@@ -163,13 +164,15 @@ def _in_workers(loader: _BatchLoader, plan: Iterable[Sequence[int]], workers: in
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload(["lmms.train.batch"])
-    stream = DataLoader(
+    stream: DataLoader[Batch | LmmsError] = DataLoader(
         loader,  # type: ignore[arg-type]
         sampler=plan,
         batch_size=None,
         num_workers=workers,
         collate_fn=_unchanged,
+        worker_init_fn=_end_with_trainer,
         multiprocessing_context=context,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, so that the run's random state is left alone
     )
     try:
@@ -177,14 +180,28 @@ def _in_workers(loader: _BatchLoader, plan: Iterable[Sequence[int]], workers: in
             if isinstance(batch, LmmsError):
                 raise batch
             yield batch
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+    except (RuntimeError, EOFError, OSError) as error:
+        if str(error).startswith("Caught "):  # code of ours failed in the worker, which is alive
             raise
-        raise TrainError(f"{error}; often memory ran out: lower data.workers or data.micro_packs") from error
+        what = str(error) or type(error).__name__
+        advice = "often memory or /dev/shm ran out: lower data.workers or data.micro_packs"
+        raise TrainError(f"a loader process died ({what}); {advice}") from error
 
 
 def _unchanged(batch: T) -> T:
     return batch
+
+
+def _end_with_trainer(_worker: int) -> None:
+    """End this worker when the trainer is killed. torch watches the parent, which is the fork server: it lives on."""
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+
+    def watch() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_places(path: Path, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:

@@ -1,5 +1,6 @@
 """Packs small enough to be read, for the tests of the ground floor."""
 
+from importlib import import_module
 from types import ModuleType
 
 import numpy as np
@@ -13,9 +14,7 @@ IMAGE = 99
 @pytest.fixture(scope="session")
 def mosaic() -> ModuleType:
     """The real mosaicml-streaming; its import costs seconds, so only the tests that ask for it pay."""
-    import streaming
-
-    return streaming
+    return import_module("streaming")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def write_records(folder: Path, number: int = 300) -> Path:
     """Records of many lengths, every third with a picture, one in fifty broken, one blank line."""
     folder.mkdir()
     for i in range(5):
-        Image.new("RGB", (40 + 30 * i, 64), (50 * i, 100, 0)).save(folder / f"{i}.png")
+        Image.effect_noise((40 + 30 * i, 64), 50).save(folder / f"{i}.png")
     lines = []
     for i in range(number):
         content: Any = "word " * (i % 37)

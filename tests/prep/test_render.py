@@ -102,7 +102,7 @@ def test_ids_and_grids_of_real_image_records_are_those_of_the_official_processor
             pads = np.flatnonzero(rendered.input_ids == folder.image_token_id)
             assert set(rendered.image_starts) <= set(pads.tolist())
             checked += len(pictures)
-    assert checked > 18
+    assert checked >= 18
 
 
 @pytest.fixture(scope="module")

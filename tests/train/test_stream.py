@@ -2,24 +2,31 @@
 
 import os
 import pickle
+import select
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import xxhash
 
 from lmms.configs.contract import Pack
-from lmms.configs.errors import DatasetError
+from lmms.configs.errors import DatasetError, TrainError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import PACKS_NAME, Dataset, open_dataset
 from lmms.configs.model_folder import ModelFolder
 from lmms.train import stream
-from lmms.train.stream import PackReader, read_sidecar
+from lmms.train.batch import Batch, Recipe
+from lmms.train.families.vision import Tower
+from lmms.train.stream import PackReader, batches, read_sidecar
 from tests.train.shards import make_pack, write_shards
 
 VISION = Vision(
@@ -128,7 +135,7 @@ def test_a_missing_shard_is_named_and_the_others_are_read(dataset: Dataset) -> N
     (dataset.folder / dataset.shards[1].name).unlink()
     reader.read(0)
     for _ in range(2):
-        with pytest.raises(DatasetError, match=rf"{dataset.shards[1].name}: pack 6 .* No such file.*copy the shard"):
+        with pytest.raises(DatasetError, match=rf"{dataset.shards[1].name}: pack 6 .*No such file.*copy the shard"):
             reader.read(6)
     reader.close()
 
@@ -198,3 +205,108 @@ def test_few_files_are_open_at_a_time_and_none_after_close(
 def test_reading_packs_needs_no_torch() -> None:
     code = "import sys, lmms.train.stream; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def recipe_of(dataset: Dataset) -> Recipe:
+    return Recipe(
+        family=MODEL.family,
+        vision=VISION,
+        tower=Tower(patch_size=14, merge_size=2, window_size=112, position_side=0),
+        limits=dataset.manifest.limits,
+        vocab_size=100,
+        sources=("made.jsonl",),
+        on_bad_media="stop",
+    )
+
+
+def batches_of(dataset: Dataset, plan: Iterator[list[int]] | list[list[int]], workers: int) -> Iterator[Batch]:
+    return batches(dataset, read_sidecar(dataset), recipe_of(dataset), plan, workers)
+
+
+def content(batch: Batch) -> list[object]:
+    tensors = [batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.labels, batch.weights]
+    assert batch.vision is not None
+    return [batch.packs, *(tensor.tolist() for tensor in (*tensors, batch.vision.patches, batch.vision.grid_thw))]
+
+
+def test_batches_are_the_same_from_any_number_of_workers_and_leave_the_random_state(dataset: Dataset) -> None:
+    plan = [[0, 3], [6], [1, 2, 5], [4], [3], [0]]
+    expected = [content(batch) for batch in batches_of(dataset, plan, 0)]
+    assert [packs for packs, *_ in expected] == [tuple(packs) for packs in plan]
+    state = torch.get_rng_state()
+    assert [content(batch) for batch in batches_of(dataset, iter(plan), 2)] == expected
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_endless_plan_is_read_only_as_far_as_it_is_used(dataset: Dataset) -> None:
+    asked: list[int] = []
+
+    def plan() -> Iterator[list[int]]:
+        for i in count():
+            asked.append(i)
+            yield [i % 7]
+
+    loader = batches_of(dataset, plan(), 1)
+    assert [batch.packs for batch in islice(loader, 10)] == [(i % 7,) for i in range(10)]
+    del loader
+    assert len(asked) < 20
+
+
+@pytest.mark.parametrize("fault", ["shard", "image"])
+def test_an_error_in_a_worker_is_the_error_that_the_trainer_would_have_had_itself(
+    packs: list[Pack], tmp_path: Path, fault: str
+) -> None:
+    if fault == "image":
+        damaged = packs[3].media_bytes[:100].ljust(len(packs[3].media_bytes), b"?")
+        packs = [*packs[:3], replace(packs[3], media_bytes=damaged), *packs[4:]]
+    dataset = open_dataset(write_shards(tmp_path / "shards", packs, MODEL, seq_len=4096))
+    if fault == "shard":
+        path = dataset.folder / dataset.shards[1].name
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    kind, pack = (TrainError, 3) if fault == "image" else (DatasetError, 6)
+    messages = []
+    for workers in (0, 1):
+        made: list[Batch] = []
+        with pytest.raises(kind, match=f"pack {pack}") as caught:
+            made.extend(batches_of(dataset, [[0], [1], [pack], [2]], workers))
+        assert len(made) == 2
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+class KilledByReading:
+    """A plan's entry that kills the worker it is sent to."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return signal.raise_signal, (signal.SIGKILL,)
+
+
+def test_a_killed_worker_stops_the_run(dataset: Dataset) -> None:
+    with pytest.raises(TrainError, match=r"a loader process died \(.*lower data\.workers"):
+        list(batches_of(dataset, [[0], [1], KilledByReading(), [2]], 1))  # type: ignore[list-item]
+
+
+ENDLESS = """
+import pickle, sys
+from itertools import repeat
+from lmms.train.stream import batches
+loader = batches(*pickle.loads(sys.stdin.buffer.read()), repeat([0]), 1)
+next(loader)
+print("loading", flush=True)
+for batch in loader: pass
+"""
+
+
+def test_workers_end_with_a_killed_trainer(dataset: Dataset) -> None:
+    """They hold its output open: reading that ends when the last of them has ended."""
+    command = [sys.executable, "-c", ENDLESS]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as trainer:
+        assert trainer.stdin is not None
+        assert trainer.stdout is not None
+        trainer.stdin.write(pickle.dumps((dataset, read_sidecar(dataset), recipe_of(dataset))))
+        trainer.stdin.close()
+        assert trainer.stdout.readline() == b"loading\n"
+        trainer.kill()
+        assert select.select([trainer.stdout], [], [], 60) == ([trainer.stdout], [], [])
+        assert trainer.stdout.read() == b""

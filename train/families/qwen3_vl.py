@@ -1,6 +1,7 @@
-"""Qwen3-VL: learned positions stretched over each image, and features of several depths (DeepStack, arXiv 2406.04334)."""
+"""Qwen3-VL: learned positions stretched over each image; features of several depths (DeepStack, arXiv 2406.04334)."""
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from lmms.train.families import vision
@@ -15,7 +16,7 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
     return {**vision.tower_inputs(grid_thw, tower), "interp_indices": indices, "interp_weights": weights}
 
 
-def add_by_rows(language_model: nn.Module) -> None:
+def add_by_rows(language_model: PreTrainedModel) -> None:
     """Let the language model add deep features at given rows; its own way finds them by a mask, which synchronises.
 
     It then takes the rows, int64 [image tokens], in the place of `visual_pos_masks`.

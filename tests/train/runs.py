@@ -1,0 +1,129 @@
+"""Small runs for the tests of the training loop: a model folder, shards for it, a config, and ranks as processes."""
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from lmms.configs.load import load_config
+from lmms.configs.model_folder import ModelFolder, read_model_folder
+from lmms.configs.train import TrainConfig
+from lmms.train.checkpoint import load_checkpoint
+from lmms.train.metrics import METRICS_NAME, StepLog
+from lmms.train.run import train
+from tests.train.helpers import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VISION_FAMILIES, tiny_config
+from tests.train.shards import make_pack, write_shards
+
+
+def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: str = "a") -> ModelFolder:
+    """A tiny config with a tokenizer, template and processor settings, but no weights. `word` makes it another."""
+    tiny_config(family, tied).save_pretrained(folder)
+    added = [{"id": IMAGE_TOKEN, "content": "<|image_pad|>"}] if family in VISION_FAMILIES else []
+    model = {"type": "BPE", "vocab": {word: 0}, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    if family in VISION_FAMILIES:
+        (folder / "preprocessor_config.json").write_text(json.dumps(asdict(TINY_VISION)))
+    return read_model_folder(folder, None, None)
+
+
+def write_run(folder: Path, family: str, *, packs: int = 11, tied: bool = False) -> dict[str, Any]:
+    """A model folder and shards in `folder`; returns the settings of a run on them. Every third pack shows pictures
+    in a vision family, and none does in others."""
+    model = write_model_folder(folder / "model", family, tied=tied)
+    rng = np.random.default_rng(7)
+    images = [2 * int(family in VISION_FAMILIES and i % 3 == 0) for i in range(packs)]
+    made = [
+        make_pack(rng, rng.integers(6, 20, 1 + i % 3).tolist(), FIRST_SPECIAL, n, model) for i, n in enumerate(images)
+    ]
+    write_shards(folder / "shards", made, model, seq_len=512)
+    return {
+        "model.path": str(folder / "model"),
+        "model.init": "random",
+        "data.shards": str(folder / "shards"),
+        "data.global_packs": 4,
+        "data.workers": 0,
+        "optim.lr": 1e-2,
+        # Some gradients are 0 but for rounding (of key biases); AdamW would blow them up without this.
+        "optim.eps": 1e-3,
+        "max_steps": 3,
+        "save_steps": 100,
+        "device": "cpu",
+        "output": str(folder / "out"),
+    }
+
+
+def run_config(settings: dict[str, Any], **changes: Any) -> TrainConfig:
+    """These settings with some changed, as a config; `data__workers` stands for data.workers."""
+    return load_config(TrainConfig, None, values={**settings, **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+def read_metrics(output: str | Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without what a clock or the memory says."""
+    lines = (Path(output) / METRICS_NAME).read_text().splitlines()
+    measured = ("tokens_per_s", "data_wait", "memory", "time")
+    return [{name: value for name, value in json.loads(line).items() if name not in measured} for line in lines]
+
+
+def assert_same_steps(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> None:
+    """The same lines of metrics, to rounding."""
+    for line, other in zip(found, expected, strict=True):
+        assert line.keys() == other.keys()
+        for name, value in other.items():
+            assert line[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The same tensors, to rounding: 2e-6 of the largest value of each, or of 0.1."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        difference = float((found[name] - tensor).abs().max())
+        assert difference <= 2e-6 * max(float(tensor.abs().max()), 0.1), f"{name} differs by {difference}"
+
+
+def silent(event: StepLog | str) -> None:
+    """A report that nobody reads."""
+
+
+def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:
+    """Train these runs one after the other, on that many gloo ranks in processes of their own."""
+    torch.multiprocessing.spawn(_rank, (ranks, configs, [_free_port() for _ in configs]), nprocs=ranks)
+
+
+def _rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
+    torch.set_num_threads(1)
+    for config, port in zip(configs, ports, strict=True):
+        os.environ |= {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        train(config, silent)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint whose name starts with `prefix`, whole."""
+    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in stored.items()
+        if name.startswith(prefix)
+    }
+    load_checkpoint(checkpoint, tensors, alone=True)
+    return tensors

@@ -1,0 +1,104 @@
+"""An exported folder is the checkpoint, for anything that reads Hugging Face folders."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+
+from lmms.configs.errors import ModelError, TrainError
+from lmms.train.batch import make_batch
+from lmms.train.checkpoint import checkpoint_name, load_checkpoint, tensors_of
+from lmms.train.export import export
+from lmms.train.model import TrainModel, build_model, last_hidden_state, materialize
+from lmms.train.pixels import normalised
+from lmms.train.run import train
+from tests.train.helpers import FAMILIES, VISION_FAMILIES, make_pack, picture, talk, tiny_config, tiny_recipe
+from tests.train.runs import run_config, silent, write_run
+
+
+def trained(folder: Path, family: str, tied: bool = False) -> Path:
+    """The checkpoint of a run of one step."""
+    settings = write_run(folder, family, tied=tied)
+    (folder / "model" / "generation_config.json").write_text(json.dumps({"max_new_tokens": 3, "do_sample": False}))
+    (folder / "model" / "model.safetensors.index.json").write_text("{}")
+    train(run_config(settings, max_steps=1), silent)
+    return folder / "out" / checkpoint_name(1)
+
+
+def reloaded(folder: Path, family: str) -> PreTrainedModel:
+    auto = AutoModelForImageTextToText if family in VISION_FAMILIES else AutoModelForCausalLM
+    model, info = auto.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def of_checkpoint(checkpoint: Path, family: str, tied: bool) -> TrainModel:
+    model = build_model(tiny_config(family, tied), "none")
+    materialize(model, torch.device("cpu"))
+    load_checkpoint(checkpoint, tensors_of(model, None), alone=True)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("family", "tied"), [(family, False) for family in FAMILIES] + [("qwen3", True), ("qwen3_vl", True)]
+)
+@torch.no_grad()
+def test_the_reloaded_model_has_the_checkpoints_logits_and_generates(tmp_path: Path, family: str, tied: bool) -> None:
+    checkpoint = trained(tmp_path, family, tied)
+    out = export(checkpoint, tmp_path / "exported")
+    model, expected = reloaded(out, family), of_checkpoint(checkpoint, family, tied)
+    for name, parameter in expected.hf.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter), name
+
+    images = [picture(1)] if family in VISION_FAMILIES else []
+    batch = make_batch([make_pack([talk(5, 12, images)])], tiny_recipe(family))
+    hidden = last_hidden_state(expected.hf, batch, step_has_images=bool(images))
+    inputs: dict[str, torch.Tensor] = {"input_ids": batch.input_ids}
+    if batch.vision is not None:
+        constants, frames = batch.vision.pixel_constants, batch.vision.temporal_patch_size
+        inputs["pixel_values"] = normalised(batch.vision.patches, constants, frames)
+        inputs["image_grid_thw"] = batch.vision.grid_thw
+        inputs["mm_token_type_ids"] = (batch.input_ids == model.config.image_token_id).int()
+    torch.testing.assert_close(model(**inputs).logits, expected.hf.lm_head(hidden), rtol=1e-5, atol=1e-5)
+    assert model.generate(**inputs, pad_token_id=0).shape[1] == batch.input_ids.shape[1] + 3
+
+
+def test_what_belongs_to_the_model_goes_along(tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path, "qwen2_5_vl")
+    out = export(checkpoint, tmp_path / "exported")
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+    assert not (out / "model.safetensors.index.json").exists()
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_vl"
+    assert "lmms" not in (out / "config.json").read_text()
+    assert config["dtype"] == "float32"
+
+
+def test_bf16_rounds_the_same_weights(tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path, "qwen3_vl")
+    exact = reloaded(export(checkpoint, tmp_path / "exact"), "qwen3_vl")
+    half = AutoModelForImageTextToText.from_pretrained(export(checkpoint, tmp_path / "half", "bf16"))
+    for name, parameter in exact.named_parameters():
+        assert torch.equal(half.get_parameter(name), parameter.bfloat16()), name
+
+
+def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = trained(tmp_path, "qwen2")
+
+    def full_disk(source: Path, target: Path) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmms.train.export.shutil.copyfile", full_disk)
+        with pytest.raises(TrainError, match="could not be written: no space left"):
+            export(checkpoint, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+    export(checkpoint, tmp_path / "exported")
+    with pytest.raises(TrainError, match="exists"):
+        export(checkpoint, tmp_path / "exported")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match="not there any more"):
+        export(checkpoint, tmp_path / "again")

@@ -1,0 +1,142 @@
+"""Two gloo ranks do what one does: loss, gradient norms and weights, whoever holds the images."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lmms.configs.errors import ConfigError
+from lmms.configs.manifest import open_dataset
+from lmms.train.checkpoint import checkpoint_name
+from lmms.train.order import Order, step_packs
+from lmms.train.parallel import compute_dtype, start_world
+from lmms.train.run import train
+from lmms.train.stream import read_sidecar
+from tests.train.runs import (
+    assert_same_steps,
+    assert_same_tensors,
+    read_metrics,
+    read_tensors,
+    run_config,
+    silent,
+    train_on_ranks,
+    write_run,
+)
+
+STEPS = 3
+
+CASES: dict[str, dict[str, Any]] = {
+    "text": {"family": "qwen3", "tied": True},
+    "images": {"family": "qwen3_vl"},
+    "tied, windows": {"family": "qwen2_5_vl", "tied": True},
+    "vision frozen": {"family": "qwen2_vl", "model.freeze": ["vision"]},
+    "vision alone": {"family": "qwen3_vl", "model.freeze": ["llm", "aligner"], "model.recompute": "none"},
+}
+
+
+@dataclass(frozen=True)
+class Both:
+    """One case, trained on one rank and on two."""
+
+    settings: dict[str, Any]
+    one: Path
+    two: Path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
+    """Every case; `images` goes on from its second step too, on two ranks, in the folder `one on two`."""
+    both, on_two = {}, []
+    for name, case in CASES.items():
+        folder = tmp_path_factory.mktemp("run")
+        settings = write_run(folder, case["family"], tied=case.get("tied", False))
+        settings |= {"max_steps": STEPS, "save_steps": 2} | {key: case[key] for key in case if "." in key}
+        both[name] = Both(settings, folder / "one", folder / "two")
+        train(run_config(settings, output=str(folder / "one")), silent)
+        on_two.append(run_config(settings, output=str(folder / "two")))
+    one, resumed = both["images"].one, both["images"].one.with_name("one on two")
+    shutil.copytree(one / checkpoint_name(2), resumed / checkpoint_name(2))
+    on_two.append(run_config(both["images"].settings, output=str(resumed)))
+    train_on_ranks(on_two, 2)
+    return both
+
+
+def test_one_rank_has_text_alone_beside_images_on_the_other(runs: dict[str, Both]) -> None:
+    sidecar = read_sidecar(open_dataset(Path(runs["images"].settings["data.shards"])))
+    order = Order(num_packs=len(sidecar), seed=0, global_packs=4)
+    packs = np.concatenate([step_packs(order, 4 * step) for step in range(STEPS)])
+    images = (sidecar.media[packs].reshape(-1, 2) > 0).tolist()
+    assert [True, False] in images
+    assert [False, True] in images
+    assert [False, False] in images
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_report_what_one_reports(runs: dict[str, Both], case: str) -> None:
+    one, two = read_metrics(runs[case].one), read_metrics(runs[case].two)
+    assert len(one) == len(two) == STEPS
+    assert_same_steps(two, one)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_end_with_the_weights_of_one(runs: dict[str, Both], case: str) -> None:
+    assert_same_tensors(*(read_tensors(output / checkpoint_name(STEPS)) for output in (runs[case].two, runs[case].one)))
+
+
+def test_two_ranks_go_on_from_a_checkpoint_of_one(runs: dict[str, Both]) -> None:
+    one, resumed = runs["images"].one, runs["images"].one.with_name("one on two")
+    assert [line["step"] for line in read_metrics(resumed)] == [STEPS]
+    assert_same_steps(read_metrics(resumed), read_metrics(one)[-1:])
+    assert_same_tensors(read_tensors(resumed / checkpoint_name(STEPS)), read_tensors(one / checkpoint_name(STEPS)))
+
+
+def test_one_rank_goes_on_from_a_checkpoint_of_two(runs: dict[str, Both], tmp_path: Path) -> None:
+    both = runs["images"]
+    train(run_config(both.settings, output=str(tmp_path), resume=str(both.two / checkpoint_name(2))), silent)
+    assert_same_steps(read_metrics(tmp_path), read_metrics(both.two)[-1:])
+    assert_same_tensors(
+        read_tensors(tmp_path / checkpoint_name(STEPS)), read_tensors(both.two / checkpoint_name(STEPS))
+    )
+
+
+@pytest.mark.parametrize("case", ["text", "images"])
+def test_micro_steps_of_one_pack_equal_one_of_all(runs: dict[str, Both], case: str, tmp_path: Path) -> None:
+    train(run_config(runs[case].settings, output=str(tmp_path), data__micro_packs=4), silent)
+    assert_same_steps(read_metrics(tmp_path), read_metrics(runs[case].one))
+    assert_same_tensors(
+        read_tensors(tmp_path / checkpoint_name(STEPS)), read_tensors(runs[case].one / checkpoint_name(STEPS))
+    )
+
+
+@pytest.mark.parametrize("case", ["text", "images"])
+def test_recomputing_blocks_changes_nothing(runs: dict[str, Both], case: str, tmp_path: Path) -> None:
+    train(run_config(runs[case].settings, output=str(tmp_path), model__recompute="none"), silent)
+    assert read_metrics(tmp_path) == read_metrics(runs[case].one)
+
+
+@pytest.mark.parametrize("case", ["text", "images", "tied, windows"])
+def test_bf16_computes_with_fp32_weights(runs: dict[str, Both], case: str, tmp_path: Path) -> None:
+    train(run_config(runs[case].settings, output=str(tmp_path), model__precision="bf16", max_steps=1), silent)
+    (found,) = read_metrics(tmp_path)
+    expected = read_metrics(runs[case].one)[0]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=2e-2)
+    assert found["loss"] != expected["loss"]
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.2)
+    assert {tensor.dtype for tensor in read_tensors(tmp_path / checkpoint_name(1)).values()} == {torch.float32}
+
+
+def test_precision_follows_the_device_unless_it_is_set() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    assert [compute_dtype("auto", device) for device in (cpu, cuda)] == [torch.float32, torch.bfloat16]
+    assert [compute_dtype("fp32", device) for device in (cpu, cuda)] == [torch.float32] * 2
+    assert compute_dtype("bf16", cpu) == torch.bfloat16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no GPU"):
+        start_world("cuda")

@@ -1,0 +1,219 @@
+"""A whole run: killed and resumed bit for bit, frozen parts untouched, and what does not fit refused."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lmms.configs.errors import ConfigError, ModelError, TrainError
+from lmms.configs.load import load_config, to_yaml
+from lmms.configs.train import Part, TrainConfig
+from lmms.train import metrics
+from lmms.train.checkpoint import checkpoint_name, list_checkpoints, read_state
+from lmms.train.metrics import METRICS_NAME, StepLog
+from lmms.train.model import part_of
+from lmms.train.run import train
+from tests.train.helpers import FAMILIES, tiny_config, tiny_model
+from tests.train.runs import read_metrics, read_tensors, run_config, silent, write_model_folder, write_run
+
+TRAIN_SLOWLY = """
+import sys, time
+from pathlib import Path
+from lmms.configs.load import load_config
+from lmms.configs.train import TrainConfig
+from lmms.train.run import train
+train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: time.sleep(0.2))
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    return write_run(tmp_path, "qwen3_vl")
+
+
+def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
+    """Train in a process of its own, which gets SIGKILL as soon as it has logged this step."""
+    file.write_text(to_yaml(config))
+    process = subprocess.Popen([sys.executable, "-c", TRAIN_SLOWLY, file], stderr=subprocess.PIPE, text=True)
+    log = Path(config.output) / METRICS_NAME
+    while not (log.exists() and f'"step": {step}' in log.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = run_config(settings, output=str(tmp_path / "whole"), max_steps=8, save_steps=4)
+    train(whole, silent)
+    killed = run_config(settings, output=str(tmp_path / "killed"), max_steps=8, save_steps=4)
+    train_until_killed(killed, tmp_path / "run.yaml", 6)
+    output = Path(killed.output)
+    assert [path.name for path in list_checkpoints(output)[0]] == [checkpoint_name(4)]
+    events: list[StepLog | str] = []
+    train(killed, events.append)
+    assert f"resumed from {output / checkpoint_name(4)} at step 4" in events
+    assert [event.step for event in events if isinstance(event, StepLog)] == [5, 6, 7, 8]
+    assert read_metrics(output) == read_metrics(whole.output)
+    found = read_tensors(output / checkpoint_name(8))
+    expected = read_tensors(Path(whole.output) / checkpoint_name(8))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert read_state(output / checkpoint_name(8)).position == 8 * 4
+
+
+@pytest.mark.parametrize("part", ["llm", "vision", "aligner"])
+def test_a_frozen_part_does_not_change_by_a_bit_and_the_others_do(settings: dict[str, Any], part: Part) -> None:
+    config = run_config(settings, model__freeze=[part])
+    train(config, silent)
+    start = tiny_model("qwen3_vl", seed=config.seed)
+    end = read_tensors(Path(config.output) / checkpoint_name(3), "model.")
+    changed = {"llm": 0, "vision": 0, "aligner": 0}
+    for name, parameter in start.named_parameters():
+        changed[part_of(name)] += not torch.equal(end[f"model.{name}"], parameter)
+    assert changed.pop(part) == 0
+    assert all(changed.values())
+    logged = read_metrics(config.output)
+    assert all(line[f"grad_norm_{part}"] is None for line in logged)
+    assert all(line[f"grad_norm_{other}"] > 0 for line in logged[:1] for other in changed)
+
+
+def test_freezing_vision_in_a_text_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="freeze names 'vision'"):
+        train(run_config(write_run(tmp_path, "qwen2"), model__freeze=["vision"]), silent)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_falls_from_where_random_weights_put_it(family: str, tmp_path: Path) -> None:
+    config = run_config(write_run(tmp_path, family), max_steps=30, log_steps=10, optim__schedule="constant")
+    train(config, silent)
+    losses = [line["loss"] for line in read_metrics(config.output)]
+    assert [line["step"] for line in read_metrics(config.output)] == [10, 20, 30]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_pretrained_weights_are_where_a_run_starts(tmp_path: Path) -> None:
+    settings = write_run(tmp_path, "qwen3", tied=True)
+    torch.manual_seed(5)
+    pretrained = AutoModelForCausalLM.from_config(tiny_config("qwen3", tied=True))
+    pretrained.save_pretrained(tmp_path / "model")
+    config = run_config(settings, model__init="pretrained", optim__lr=1e-20, max_steps=1)
+    train(config, silent)
+    tensors = read_tensors(Path(config.output) / checkpoint_name(1), "model.")
+    for name, parameter in pretrained.named_parameters():
+        assert torch.equal(tensors[f"model.hf.{name}"], parameter), name
+
+
+def test_a_trained_part_without_gradient_is_an_alarm_that_names_it(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "ZERO_STEPS", 2)
+    model = tiny_model("qwen3_vl")
+    for merger in (model.hf.model.visual.merger, *model.hf.model.visual.deepstack_merger_list):
+        torch.nn.init.zeros_(merger.linear_fc2.weight)
+    model.hf.save_pretrained(tmp_path / "model")
+    events: list[StepLog | str] = []
+    config = run_config(settings, model__init="pretrained", model__freeze=["aligner"], max_steps=4, log_steps=100)
+    train(config, events.append)
+    alarms = [event for event in events if isinstance(event, str) and event.startswith("ALARM")]
+    assert alarms == ["ALARM: vision is trained, but its gradient was 0 for 2 steps that reach it"]
+    logged = [event for event in events if isinstance(event, StepLog)]
+    assert [log.alarms for log in logged] == [("vision",), ()]
+    assert read_metrics(config.output)[0]["alarms"] == ["vision"]
+    assert read_state(Path(config.output) / checkpoint_name(4)).zero_steps == {"llm": 0, "vision": 3}
+
+
+def test_the_output_holds_the_resolved_config(settings: dict[str, Any]) -> None:
+    config = run_config(settings, max_steps=1)
+    train(config, silent)
+    assert load_config(TrainConfig, Path(config.output) / "config.yaml") == config
+
+
+def test_a_finished_run_has_nothing_left_to_do(settings: dict[str, Any]) -> None:
+    config = run_config(settings, max_steps=1)
+    train(config, silent)
+    events: list[StepLog | str] = []
+    train(config, events.append)
+    assert events == [f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1"]
+
+
+def test_an_unfinished_checkpoint_is_named_and_not_used(settings: dict[str, Any]) -> None:
+    config = run_config(settings, max_steps=2, save_steps=1)
+    train(config, silent)
+    half = Path(config.output) / checkpoint_name(2)
+    (half / "complete.json").unlink()
+    events: list[StepLog | str] = []
+    train(config, events.append)
+    assert events[:2] == [
+        f"not used, since it is not complete: {half}",
+        f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1",
+    ]
+
+
+def test_shards_of_another_tokenizer_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    write_model_folder(tmp_path / "model", "qwen3_vl", word="b")
+    with pytest.raises(
+        ModelError, match=r"does not fit the shards in .*: tokenizer is \w{12}, the shards have \w{12};"
+    ):
+        train(run_config(settings), silent)
+
+
+def test_every_difference_of_model_and_shards_is_listed(settings: dict[str, Any], tmp_path: Path) -> None:
+    write_model_folder(tmp_path / "other", "qwen3")
+    (tmp_path / "other" / "tokenizer_config.json").write_text('{"chat_template": "another"}')
+    with pytest.raises(ModelError) as raised:
+        train(run_config(settings, model__path=str(tmp_path / "other")), silent)
+    for difference in (
+        "family is qwen3, the shards have qwen3_vl",
+        "image_token_id",
+        "tokenizer",
+        "template",
+        "vision",
+    ):
+        assert difference in str(raised.value)
+
+
+def test_image_areas_that_prep_was_told_are_no_difference(settings: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "model" / "preprocessor_config.json"
+    file.write_text(file.read_text().replace('"max_pixels": 4096', '"max_pixels": 99999'))
+    assert "99999" in file.read_text()
+    train(run_config(settings, max_steps=1), silent)
+
+
+def test_a_checkpoint_of_other_shards_or_another_seed_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    train(run_config(settings, max_steps=1), silent)
+    with pytest.raises(TrainError, match="was trained with seed 0, this run has 1"):
+        train(run_config(settings, seed=1), silent)
+    shutil.rmtree(tmp_path / "shards")
+    shutil.rmtree(tmp_path / "model")
+    write_run(tmp_path, "qwen3_vl", packs=10)
+    with pytest.raises(TrainError, match="was trained with shards"):
+        train(run_config(settings), silent)
+
+
+def test_a_run_may_go_on_with_steps_of_another_size(settings: dict[str, Any]) -> None:
+    train(run_config(settings, max_steps=1), silent)
+    train(run_config(settings, max_steps=3, data__global_packs=2), silent)
+    assert [line["position"] for line in read_metrics(settings["output"])] == [4, 6, 8]
+
+
+def test_loader_processes_change_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    configs = [run_config(settings, output=str(tmp_path / str(n)), data__workers=n, max_steps=2) for n in (0, 1)]
+    for config in configs:
+        train(config, silent)
+    assert read_metrics(configs[0].output) == read_metrics(configs[1].output)
+
+
+def test_packs_that_micro_steps_cannot_share_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="global_packs is 4, not a multiple of 3"):
+        train(run_config(settings, data__micro_packs=3), silent)
