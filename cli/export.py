@@ -19,6 +19,9 @@ def export(
 
     Example: lmms export runs/one/step-00000100 model/
     """
+    from transformers.utils import logging
+
     from lmms.train.export import export
 
+    logging.disable_progress_bar()
     ui.console().print(f"exported {export(checkpoint, out, dtype)}", soft_wrap=True)

@@ -1,12 +1,11 @@
 """lmms train."""
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -16,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from lmms.cli import ui
-from lmms.configs.errors import ConfigError, LmmsError
+from lmms.configs import errors
+from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.train import TrainConfig
 
@@ -63,16 +63,14 @@ def _train_here(settings: TrainConfig) -> None:
 
 
 def _rank(settings: TrainConfig) -> None:
-    """What each launched process runs: the rank that fails says why, and the launcher stops the others."""
-    try:
-        _train_here(settings)
-    except LmmsError as error:
-        ui.error_console().print(f"[bold red]error:[/] rank {os.environ['RANK']}: {escape(str(error))}")
-        sys.exit(1)
+    """What each launched process runs; why it failed goes to the launcher, which stops the others."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(_train_here)(settings)
 
 
 def _launch(settings: TrainConfig, nproc: int) -> None:
-    """Start the ranks with torch's own launcher and wait for them."""
+    """Start the ranks with torch's own launcher and wait for them; the first error of any rank is raised here."""
     import logging
 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -80,7 +78,9 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
 
     # Each rank would take every core for itself.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or nproc) // nproc, 1)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # They repeat at length what is raised below.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -93,18 +93,30 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     try:
         elastic_launch(launch, _rank)(settings)
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        raise typer.Exit(code if code > 0 else 128 - code) from None
+        rank, failure = error.get_first_failure()
+        # What `record` stored; plain text if the rank was killed.
+        stored: Any = failure.message
+        found = stored["message"] if isinstance(stored, dict) else stored
+        kind, _, text = found.partition(": ")
+        if hasattr(errors, kind):
+            raise getattr(errors, kind)(f"rank {rank}: {text}") from error
+        raise TrainError(f"rank {rank} failed: {found}; --debug shows where") from error
 
 
 @contextmanager
 def _view(settings: TrainConfig) -> Iterator["Report"]:
     """A live view of the run on a terminal, plain lines elsewhere."""
     out = ui.console()
-    if not out.is_terminal:
-        yield lambda event: print(event if isinstance(event, str) else _line(event, settings), flush=True)
-        return
     logs: list[StepLog] = []
+    if not out.is_terminal:
+
+        def write(event: "StepLog | str") -> None:
+            if not isinstance(event, str):
+                logs.append(event)
+            print(event if isinstance(event, str) else _line(logs, settings), flush=True)
+
+        yield write
+        return
     with Live(console=out, refresh_per_second=4) as live:
 
         def show(event: "StepLog | str") -> None:
@@ -117,21 +129,28 @@ def _view(settings: TrainConfig) -> Iterator["Report"]:
         yield show
 
 
-def _line(log: "StepLog", settings: TrainConfig) -> str:
-    return f"step {log.step}/{settings.max_steps} " + "  ".join(f"{name} {text}" for name, text in _facts(log))
+def _line(logs: Sequence["StepLog"], settings: TrainConfig) -> str:
+    facts = "  ".join(f"{name} {text}" for name, text in _facts(logs[-1]))
+    return f"step {logs[-1].step}/{settings.max_steps}  {facts}  {_left(logs, settings)}".rstrip()
+
+
+def _left(logs: Sequence["StepLog"], settings: TrainConfig) -> str:
+    """The time that the steps to come will take, if they take what those so far took."""
+    first, last = logs[0], logs[-1]
+    if first is last:
+        return ""
+    return f"{ui.duration((last.time - first.time) / (last.step - first.step) * (settings.max_steps - last.step))} left"
 
 
 def _panel(logs: Sequence["StepLog"], settings: TrainConfig) -> Group:
     """Progress with the time left, the curve of the loss, and the facts of the newest step."""
-    first, last = logs[0], logs[-1]
-    seconds = (last.time - first.time) / max(last.step - first.step, 1) * (settings.max_steps - last.step)
-    left = f"{ui.duration(seconds)} left" if len(logs) > 1 else ""
+    last = logs[-1]
     head = Table.grid(padding=(0, 2))
     head.add_row(
         f"[bold]step {last.step:,}[/] of {settings.max_steps:,}",
         ProgressBar(settings.max_steps, last.step, width=_CURVE_WIDTH),
         f"{last.step / settings.max_steps:.0%}",
-        f"[dim]{left}[/]",
+        f"[dim]{_left(logs, settings)}[/]",
     )
     facts = Table.grid(padding=(0, 2))
     facts.add_row("[dim]curve[/]", f"[cyan]{_curve([log.loss for log in logs])}[/]")

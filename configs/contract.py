@@ -15,8 +15,8 @@ Plain MDS encodings only, so that any MDS reader decodes every column. MDS refus
 tokens, a segment and a target, and what may be empty is json or bytes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,21 @@ class Pack:
     def patches(self) -> int:
         """Patches that enter the vision tower."""
         return sum(grid_patches(m.grid_thw) for m in self.media)
+
+
+def join_packs(packs: Sequence[Pack]) -> Pack:
+    """One pack of the conversations of several, in this order."""
+    starts = np.cumsum([0, *(len(pack.input_ids) for pack in packs)]).astype(np.int32)
+    placed = list(zip(packs, starts.tolist(), strict=False))
+    return Pack(
+        input_ids=np.concatenate([pack.input_ids for pack in packs]),
+        cu_seqlens=np.concatenate([starts[:1], *(pack.cu_seqlens[1:] + np.int32(start) for pack, start in placed)]),
+        targets=np.concatenate([pack.targets + np.int32(start) for pack, start in placed]),
+        target_weights=np.concatenate([pack.target_weights for pack in packs]),
+        samples=np.concatenate([pack.samples for pack in packs]),
+        media=tuple(replace(m, start=m.start + start, end=m.end + start) for pack, start in placed for m in pack.media),
+        media_bytes=b"".join(pack.media_bytes for pack in packs),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

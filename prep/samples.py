@@ -1,11 +1,9 @@
-"""Record -> sample: a pack of one conversation, with its pictures' own bytes. And samples -> pack.
+"""Record -> sample: a pack of one conversation, with its pictures' own bytes.
 
-A sample has the form of the contract's Pack, so the spool between reading and writing needs no format of its own, and
-several samples become a pack by shifting positions.
+A sample has the form of the contract's Pack, so the spool between reading and writing needs no format of its own.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -65,21 +63,6 @@ def make_sample(
     )
     _check_limits(sample, recipe.limits)
     return sample, (*record.unused, *(["text that the template leaves out"] if rendered.dropped_text else []))
-
-
-def join_samples(samples: Sequence[Pack]) -> Pack:
-    """One pack of several samples, in this order."""
-    starts = np.cumsum([0, *(len(s.input_ids) for s in samples)]).astype(np.int32)
-    placed = list(zip(samples, starts.tolist(), strict=False))
-    return Pack(
-        input_ids=np.concatenate([s.input_ids for s in samples]),
-        cu_seqlens=starts,
-        targets=np.concatenate([s.targets + np.int32(start) for s, start in placed]),
-        target_weights=np.concatenate([s.target_weights for s in samples]),
-        samples=np.concatenate([s.samples for s in samples]),
-        media=tuple(replace(m, start=m.start + start, end=m.end + start) for s, start in placed for m in s.media),
-        media_bytes=b"".join(s.media_bytes for s in samples),
-    )
 
 
 def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from lmms.configs.contract import COLUMNS, Pack, PackLimits, check_pack
+from lmms.configs.contract import COLUMNS, Pack, PackLimits, check_pack, join_packs
 from lmms.configs.errors import BuildError
 from lmms.configs.mds import MAX_SHARD_BYTES, ShardFile, encode_sample, shard_header, shard_offsets
-from lmms.prep.samples import join_samples
 from lmms.prep.spool import read_spooled
 
 
@@ -46,7 +45,7 @@ def write_shard(
     """Write shard.NNNNN.mds; packs[i] holds the spool entries of its i-th pack."""
     encoded, rows = [], []
     for entries in packs:
-        pack = join_samples(read_spooled(spool, entries))
+        pack = join_packs(read_spooled(spool, entries))
         faults = check_pack(pack, limits)
         if faults:
             raise BuildError(f"shard {shard}: a pack breaks the contract: {'; '.join(faults)}. This is a bug of lmms")

@@ -24,9 +24,9 @@ from lmms.prep.reject import Reject
 # decoders do: that is the entropy-coded data of a scan.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
-_JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
-_JPEG_NEVER_DECODED = (0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF)
-"""Frames that libjpeg-turbo refuses: hierarchical, or lossless with arithmetic coding."""
+_JPEG_TEM = 0x01  # has no length
+_JPEG_REFUSED = (0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF, 0xD8)
+"""What libjpeg-turbo refuses: hierarchical frames, lossless frames with arithmetic coding, a second start of image."""
 
 _PNG_EMPTY_IDAT = struct.pack(">I4sI", 0, b"IDAT", crc32(b"IDAT"))
 _GIF_EXTENSION, _GIF_IMAGE = 0x21, 0x2C
@@ -35,7 +35,7 @@ _TIFF_PLACES = ((273, 279), (324, 325))
 
 
 def check_structure(name: str, data: bytes, image: Image.Image) -> None:
-    """Raises Reject, struct.error or IndexError if the file is cut off or its parts do not fit.
+    """Raises Reject or IndexError if the file is cut off or its parts do not fit.
 
     `name` is Pillow's name of the format, `image` is what Pillow opened of `data`. Where there is no walk the first
     frame is decoded, with whatever Pillow raises.
@@ -69,10 +69,10 @@ def _jpeg(data: bytes, image: Image.Image) -> None:
             if not seen_scan:
                 raise _broken("JPEG", "ends before its first scan")
             return
-        if kind in _JPEG_NEVER_DECODED:
-            raise _broken("JPEG", f"is of a process that no decoder here knows (SOF marker {kind:#x})")
+        if kind in _JPEG_REFUSED:
+            raise _broken("JPEG", f"has a marker ff {kind:02x} at byte {at - 2}, which libjpeg does not decode")
         seen_scan |= kind == _JPEG_SOS
-        at += 0 if kind in _JPEG_WITHOUT_LENGTH else uint(data, at, 2)
+        at += 0 if kind == _JPEG_TEM else uint(data, at, 2)
     raise _broken("JPEG", f"is cut off: {len(data)} bytes and no end of image")
 
 
@@ -81,11 +81,12 @@ def _png(data: bytes, image: Image.Image) -> None:
     kinds = []
     for kind, start, end in _png_chunks(data):
         if crc32(view[start + 4 : end - 4]) != uint(data, end - 4, 4):
-            raise _broken("PNG", f"has a wrong checksum in the {kind.decode('latin-1')} chunk at byte {start}")
+            raise _broken("PNG", f"has a wrong checksum in the {kind!r} chunk at byte {start}")
         kinds.append(kind)
-    if b"IDAT" not in kinds or kinds[-1] != b"IEND":
-        raise _broken("PNG", f"is cut off: {len(data)} bytes and no {'IEND' if b'IDAT' in kinds else 'IDAT'} chunk")
-    if kinds.index(b"IDAT") + kinds.count(b"IDAT") <= len(kinds) - 1 - kinds[::-1].index(b"IDAT"):
+    pixels = [place for place, kind in enumerate(kinds) if kind == b"IDAT"]
+    if not pixels or kinds[-1] != b"IEND":
+        raise _broken("PNG", f"is cut off: {len(data)} bytes and no {'IEND' if pixels else 'IDAT'} chunk")
+    if pixels[-1] - pixels[0] >= len(pixels):
         raise _broken("PNG", "has other chunks between its IDAT chunks")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lmms.configs.contract import Pack, PackLimits, check_pack
+from lmms.configs.contract import Pack, PackLimits, check_pack, join_packs
 from lmms.configs.errors import DatasetError, ModelError, TrainError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import Manifest
@@ -98,7 +98,7 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, ids: Sequence[int] | None 
     names = tuple(range(len(packs)) if ids is None else ids)
     for pack, name in zip(packs, names, strict=True):
         _check_pack(pack, name, recipe)
-    joined = _join(packs)
+    joined = join_packs(packs)
     cu_seqlens = joined.cu_seqlens.astype(np.int64)
     targets = np.concatenate([np.arange(start, end) for start, end in joined.targets.tolist()])
     weights = np.repeat(joined.target_weights, np.diff(joined.targets)[:, 0])
@@ -125,23 +125,6 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, ids: Sequence[int] | None 
         tokens=len(joined.input_ids),
         target_tokens=len(targets),
         masked=tuple(masked.values()),
-    )
-
-
-def _join(packs: Sequence[Pack]) -> Pack:
-    """One pack of all their conversations, in order."""
-    starts = np.concatenate([[0], np.cumsum([len(pack.input_ids) for pack in packs])]).astype(np.int32)
-    shifted = list(zip(packs, starts.tolist(), strict=False))
-    return Pack(
-        input_ids=np.concatenate([pack.input_ids for pack in packs]),
-        cu_seqlens=np.concatenate([[0], *(pack.cu_seqlens[1:] + start for pack, start in shifted)]).astype(np.int32),
-        targets=np.concatenate([pack.targets + start for pack, start in shifted]),
-        target_weights=np.concatenate([pack.target_weights for pack in packs]),
-        samples=np.concatenate([pack.samples for pack in packs]),
-        media=tuple(
-            replace(m, start=m.start + start, end=m.end + start) for pack, start in shifted for m in pack.media
-        ),
-        media_bytes=b"",
     )
 
 

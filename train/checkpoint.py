@@ -75,8 +75,8 @@ def save_checkpoint(
     final = output / checkpoint_name(state.step)
     part = final.with_name(final.name + ".part")
     if world.is_main:
-        for leftover in output.glob("step-*.part"):
-            shutil.rmtree(leftover)
+        for unfinished in (*output.glob("step-*.part"), *output.glob(final.name)):
+            shutil.rmtree(unfinished)
         part.mkdir(parents=True)
     world.barrier()
     try:

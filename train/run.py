@@ -1,9 +1,9 @@
 """`lmms train`, from the settings to the last checkpoint, on one screen."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset, open_dataset
 from lmms.configs.mds import INDEX_NAME
 from lmms.configs.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
-from lmms.configs.train import TrainConfig
+from lmms.configs.train import Part, TrainConfig
 from lmms.train.batch import make_recipe
 from lmms.train.checkpoint import (
     TrainerState,
@@ -36,9 +36,9 @@ from lmms.train.metrics import (
 )
 from lmms.train.model import blocks, build_model, init_random, materialize
 from lmms.train.optim import freeze, learning_rate, make_optimizer, trained_parts
-from lmms.train.order import ORDER_VERSION, Order
+from lmms.train.order import ORDER_VERSION, Order, micro_steps, step_packs
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
-from lmms.train.step import StepPlan, plan_steps, take_step
+from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
 from lmms.train.stream import batches, read_sidecar
 from lmms.train.weights import load_pretrained
 
@@ -65,6 +65,8 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
     order = Order(num_packs=len(sidecar), seed=config.seed, global_packs=config.data.global_packs)
     output = Path(config.output).expanduser()
     found = world.from_main(resume_from(config.resume, output))
+    # Now and not after the weights were read: can the ranks share a step?
+    micro_steps(step_packs(order, 0), world.rank, world.size, config.data.micro_packs)
 
     hf_config = AutoConfig.from_pretrained(folder.path)
     recipe = make_recipe(dataset.manifest, hf_config, config.data.on_bad_media)
@@ -87,48 +89,26 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
         _open_output(output, config, state, report)
     report(f"resumed from {found} at step {state.step}" if found else "started at step 0")
 
-    start = state
-    steps = max(config.max_steps - start.step, 0)
-
-    def plans() -> Iterator[StepPlan]:
-        every = plan_steps(order, sidecar, world.rank, world.size, config.data.micro_packs, start.step, start.position)
-        return islice(every, steps)
-
-    own_packs = (packs for plan in plans() for packs in plan.micro_steps)
+    every = plan_steps(order, sidecar, world.rank, world.size, config.data.micro_packs, state.step, state.position)
+    plans, ahead = tee(islice(every, max(config.max_steps - state.step, 0)))
+    own_packs = (packs for plan in ahead for packs in plan.micro_steps)
     loader = batches(dataset, sidecar, recipe, own_packs, config.data.workers)
-    for plan in plans():
+    for plan in plans:
         began = time.perf_counter()
         torch.manual_seed(key64("step", config.seed, plan.step, world.rank))
         lr = learning_rate(plan.step, config.optim, config.max_steps)
         result = take_step(model, optimizer, parts, plan, loader, world, lr, config.optim.max_grad_norm)
-        reached = {part: part == "llm" or any(plan.has_images) for part in parts}
-        zero_steps = count_zero_steps(state.zero_steps, result.part_norms, reached)
-        alarms = alarmed_parts(state.zero_steps, zero_steps)
-        state = replace(state, step=plan.step, position=plan.position + len(plan.packs), zero_steps=zero_steps)
+        seconds = time.perf_counter() - began
+        last, state = state, _next_state(state, plan, result)
+        alarms = alarmed_parts(last.zero_steps, state.zero_steps)
         for sentence in result.masked:
             report(f"masked: {sentence}")
         for part in alarms:
-            report(f"ALARM: {part} is trained, but its gradient was 0 for {zero_steps[part]} steps that reach it")
+            report(f"ALARM: {part} is trained, but its gradient was 0 for {state.zero_steps[part]} steps that reach it")
         is_last = plan.step == config.max_steps
         if world.is_main and (plan.step % config.log_steps == 0 or is_last or alarms):
-            log = StepLog(
-                step=plan.step,
-                loss=result.loss,
-                lr=lr,
-                grad_norm=result.grad_norm,
-                grad_norm_llm=result.part_norms.get("llm"),
-                grad_norm_vision=result.part_norms.get("vision"),
-                grad_norm_aligner=result.part_norms.get("aligner"),
-                tokens=plan.tokens,
-                target_tokens=plan.target_tokens,
-                tokens_per_s=plan.tokens / (time.perf_counter() - began),
-                data_wait=result.waited / (time.perf_counter() - began),
-                memory=peak_memory(world.device),
-                epoch=state.position / order.num_packs,
-                position=state.position,
-                masked=len(result.masked),
-                time=time.time(),
-                alarms=alarms,
+            log = _step_log(
+                plan, result, lr, seconds, state.position / order.num_packs, peak_memory(world.device), alarms
             )
             append_metrics(output, log)
             report(log)
@@ -144,6 +124,43 @@ def _open_output(output: Path, config: TrainConfig, state: TrainerState, report:
     open_metrics(output, state.step)
     for unfinished in list_checkpoints(output)[1]:
         report(f"not used, since it is not complete: {unfinished}")
+
+
+def _next_state(state: TrainerState, plan: StepPlan, result: StepResult) -> TrainerState:
+    """The state after a step. The position moves here, after the update: packs only read ahead are not in it."""
+    reached = {part: part == "llm" or any(plan.has_images) for part in result.part_norms}
+    zero_steps = count_zero_steps(state.zero_steps, result.part_norms, reached)
+    return replace(state, step=plan.step, position=plan.position + len(plan.packs), zero_steps=zero_steps)
+
+
+def _step_log(
+    plan: StepPlan,
+    result: StepResult,
+    lr: float,
+    seconds: float,
+    epoch: float,
+    memory: int,
+    alarms: tuple[Part, ...],
+) -> StepLog:
+    return StepLog(
+        step=plan.step,
+        loss=result.loss,
+        lr=lr,
+        grad_norm=result.grad_norm,
+        grad_norm_llm=result.part_norms.get("llm"),
+        grad_norm_vision=result.part_norms.get("vision"),
+        grad_norm_aligner=result.part_norms.get("aligner"),
+        tokens=plan.tokens,
+        target_tokens=plan.target_tokens,
+        tokens_per_s=plan.tokens / seconds,
+        data_wait=result.waited / seconds,
+        memory=memory,
+        epoch=epoch,
+        position=plan.position + len(plan.packs),
+        masked=len(result.masked),
+        time=time.time(),
+        alarms=alarms,
+    )
 
 
 def fitting_model(model: str, dataset: Dataset) -> ModelFolder:

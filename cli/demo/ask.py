@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText
-from transformers.utils import logging as transformers_logging
 
 from lmms.cli.demo.draw import QUESTIONS, SIDE, Picture
 from lmms.configs.contract import Media
@@ -22,7 +21,6 @@ def ask(model: Path, folder: Path, pictures: Sequence[Picture]) -> list[dict[str
     """The model's answer to every kind of question about each picture; their paths are relative to `folder`."""
     about = read_model_folder(model)
     tokenizer = Tokenizer.from_file(str(about.tokenizer_json))
-    transformers_logging.disable_progress_bar()
     hf = AutoModelForImageTextToText.from_pretrained(model).eval()
     images = [folder / picture.image for picture in pictures]
     # One batch a question: all its prompts have the same length, so nothing is padded.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-SIDE = 64
+SIDE = 32
 COLOURS = {"red": (214, 48, 49), "green": (0, 148, 80), "blue": (52, 101, 224), "yellow": (240, 196, 25)}
 SHAPES = ("circle", "square", "triangle")
 QUESTIONS = {"colour": "What colour is the shape?", "shape": "What shape is it?"}
@@ -55,10 +55,10 @@ def _draw(colour: str, shape: str, rng: random.Random) -> Image.Image:
     ground = rng.randrange(200, 256)
     image = Image.new("RGB", (SIDE, SIDE), (ground, ground, ground))
     draw = ImageDraw.Draw(image)
-    for _ in range(60):
+    for _ in range(30):
         shade = rng.randrange(170, 256)
         draw.point((rng.randrange(SIDE), rng.randrange(SIDE)), (shade, shade, shade))
-    size = rng.randrange(26, 44)
+    size = rng.randrange(19, 28)
     x, y = rng.randrange(2, SIDE - size - 2), rng.randrange(2, SIDE - size - 2)
     fill = tuple(max(0, min(255, c + rng.randrange(-20, 21))) for c in COLOURS[colour])
     box = (x, y, x + size, y + size)

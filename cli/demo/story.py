@@ -26,7 +26,7 @@ from lmms.configs.train import DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 MODEL = Path(__file__).parent / "model"
 TRAIN_PICTURES, TEST_PICTURES = 3000, 100
-STEPS, SAVE_STEPS, KILL_AFTER = 240, 60, 80
+STEPS, SAVE_STEPS, KILL_AFTER = 360, 90, 120
 NEEDED = 0.9
 """Share of held-out questions that must be answered right."""
 _THUMBNAIL, _SHOWN = 14, 5
@@ -50,9 +50,8 @@ def demo(
     else:
         with tempfile.TemporaryDirectory(prefix="lmms-demo-") as folder:
             right = _tell(screen, Path(folder), seed)
-    verdict = (
-        f"{right:.0%} of {TEST_PICTURES} held-out questions answered right, in {ui.duration(time.monotonic() - start)}"
-    )
+    seconds = ui.duration(time.monotonic() - start)
+    verdict = f"{right:.1%} of the answers about unseen pictures are right, after {seconds}"
     screen.print(f"[bold {'green' if right >= NEEDED else 'red'}]{verdict}[/]")
     if right < NEEDED:
         raise TrainError(f"the demo's model answers {right:.0%}, expected {NEEDED:.0%}: something is broken here")
@@ -79,8 +78,11 @@ def _tell(screen: Console, folder: Path, seed: int) -> float:
     _train(screen, folder, "resume", kill_after=None)
 
     _stage(screen, 6, "export", f"lmms export run/step-{STEPS:08d} model")
+    from transformers.utils import logging
+
     from lmms.train.export import export
 
+    logging.disable_progress_bar()
     export(folder / "run" / f"step-{STEPS:08d}", folder / "model", "fp32")
 
     _stage(screen, 7, "ask", f"two questions about each of {TEST_PICTURES} pictures that the model has not seen")
@@ -120,8 +122,8 @@ def _look(screen: Console, folder: Path) -> None:
 def _run_config(folder: Path, seed: int) -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(path=str(MODEL), init="random", recompute="none"),
-        data=DataConfig(shards=str(folder / "shards"), global_packs=4, micro_packs=4, workers=1),
-        optim=OptimConfig(lr=2e-3, warmup_steps=10, weight_decay=0.01),
+        data=DataConfig(shards=str(folder / "shards"), global_packs=1, workers=1),
+        optim=OptimConfig(lr=3e-3, warmup_steps=30, weight_decay=0.01),
         output=str(folder / "run"),
         max_steps=STEPS,
         save_steps=SAVE_STEPS,
@@ -136,7 +138,9 @@ def _train(screen: Console, folder: Path, name: str, kill_after: int | None) -> 
     command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(folder / "run.yaml")]
     before = _steps(metrics)
     with log.open("w") as file, ui.progress(screen, "steps") as show:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        # One thread: so small a model is no faster with two, and far slower when they wait for a busy core.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
             time.sleep(0.2)
             steps = _steps(metrics)

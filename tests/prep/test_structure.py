@@ -85,6 +85,7 @@ def clockless_avif() -> bytes:
 
 STRUCTURE_FAULTS: dict[str, Callable[[], bytes]] = {
     "jpeg of an unknown process": lambda: encoded("JPEG").replace(b"\xff\xc0", b"\xff\xc5", 1),
+    "jpeg with a second start": lambda: (d := encoded("JPEG"))[:2] + d,
     "jpeg without a scan": lambda: (d := encoded("JPEG"))[: d.index(b"\xff\xda")] + b"\xff\xd9" + d[-400:],
     "jpeg without end": lambda: encoded("JPEG")[:-2],
     "png with a wrong checksum": lambda: (d := encoded("PNG"))[:-17] + bytes([d[-17] ^ 1]) + d[-16:],
