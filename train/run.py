@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from lmms.configs.errors import ModelError, TrainError
+from lmms.configs.errors import TrainError
 from lmms.configs.hashing import key64
 from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset, open_dataset
 from lmms.configs.mds import INDEX_NAME
-from lmms.configs.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
+from lmms.configs.model_folder import ModelFolder
 from lmms.configs.train import Part, TrainConfig
 from lmms.train.batch import make_recipe
 from lmms.train.checkpoint import (
@@ -26,6 +26,7 @@ from lmms.train.checkpoint import (
     save_checkpoint,
     tensors_of,
 )
+from lmms.train.fit import fitting_model
 from lmms.train.metrics import (
     StepLog,
     alarmed_parts,
@@ -54,8 +55,12 @@ def train(config: TrainConfig, report: Report) -> None:
     world = start_world(config.device)
     try:
         _train(config, world, report if world.is_main else lambda event: None)
-    finally:
-        stop_world()
+    except BaseException:
+        # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
+        if world.size == 1:
+            stop_world()
+        raise
+    stop_world()
 
 
 def _train(config: TrainConfig, world: World, report: Report) -> None:
@@ -161,35 +166,6 @@ def _step_log(
         time=time.time(),
         alarms=alarms,
     )
-
-
-def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
-    """The model folder, if its tokenizer, template, family and processor are those that made the shards.
-
-    The smallest and largest image area are the shards' own: prep may have been told others than the processor's.
-    """
-    manifest = dataset.manifest
-    vision = manifest.vision
-    areas = (vision.min_pixels, vision.max_pixels) if vision else (None, None)
-    folder = read_model_folder(resolve_model(model, TRAIN_FILES), *areas)
-    differences = [
-        f"{name} is {found}, the shards have {expected}"
-        for name, found, expected in (
-            ("family", folder.family, manifest.family),
-            ("image_token_id", folder.image_token_id, manifest.image_token_id),
-            *(
-                (name, found[:12], manifest.fingerprints.get(name, "")[:12])
-                for name, found in folder.fingerprints.items()
-            ),
-        )
-        if found != expected
-    ]
-    if differences:
-        raise ModelError(
-            f"{folder.path} does not fit the shards in {dataset.folder}: {'; '.join(differences)};"
-            " train with the model that the shards were built for, or build them again"
-        )
-    return folder
 
 
 def _start_state(config: TrainConfig, dataset: Dataset, folder: ModelFolder) -> TrainerState:

@@ -49,7 +49,7 @@ def _generate(
     output = hf.generate(  # type: ignore[operator]
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
-        mm_token_type_ids=(input_ids == about.image_token_id).int(),
+        mm_token_type_ids=input_ids.eq(about.image_token_id or 0).int(),
         pixel_values=normalised(torch.cat(patches), constants, about.vision.temporal_patch_size),
         image_grid_thw=torch.tensor([grid] * len(images)),
         max_new_tokens=_LONGEST_ANSWER,

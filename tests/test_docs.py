@@ -1,0 +1,94 @@
+"""The docs say what the code does: help texts, reasons, examples and the README's session are held to it."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmms.cli.demo.draw import draw_pictures
+from lmms.prep.reject import REASONS
+from tests.helpers import tiny_model_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import made_docs  # noqa: E402  (tools are scripts, not a package)
+
+LMMS = [sys.executable, "-m", "lmms.cli.main"]
+
+
+def test_the_page_of_commands_is_what_help_prints() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == made_docs.cli_page()
+
+
+def test_the_page_of_records_lists_every_reason() -> None:
+    page = (ROOT / "docs" / "records.md").read_text()
+    assert page == made_docs.filled(page, "reasons", made_docs.reasons_table(REASONS))
+
+
+def test_every_reason_that_the_code_gives_has_a_meaning_and_the_other_way_round() -> None:
+    used = set()
+    for path in (ROOT / "prep").rglob("*.py"):
+        used |= set(re.findall(r'"([a-z0-9_]+)"', path.read_text())) if path.name != "reject.py" else set()
+    assert set(REASONS) <= used
+    given = set()
+    for path in (ROOT / "prep").rglob("*.py"):
+        given |= set(re.findall(r'Reject\(\s*"([a-z0-9_]+)"', path.read_text()))
+    assert given <= set(REASONS)
+
+
+def block(page: str, kind: str, number: int = 0) -> str:
+    return re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[number]
+
+
+def test_the_session_of_the_readme_runs(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    session = next(b for b in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "build-shards" in b)
+    draw_pictures(tmp_path, "records", 60, 0)
+    run = yaml.safe_load(block(readme, "yaml"))
+    run["model"] = {"path": str(tiny_model_folder(tmp_path).rename(tmp_path / "tiny")), "init": "random"}
+    run["data"]["workers"] = 0
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    environment = {**os.environ, "MODEL": str(tmp_path / "tiny"), "OMP_NUM_THREADS": "1"}
+    commands = [line for line in session.split("\n") if line]
+    assert [line.split()[1] for line in commands] == ["prep", "inspect", "inspect", "train", "export"]
+    for line in commands:
+        words = shlex.split(line.replace("$MODEL", environment["MODEL"]))
+        result = subprocess.run([*LMMS, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", made_docs.COMMANDS)
+def test_the_example_of_every_help_text_is_a_command_line_that_parses(command: tuple[str, ...]) -> None:
+    import click
+    import typer
+
+    from lmms.cli.main import app
+
+    example = re.search(r"Example: (lmms .*)", re.sub(r"\s+", " ", made_docs.help_text(command)))
+    assert example
+    words = shlex.split(example[1].split("╭")[0].split("Arguments")[0])[1:]
+    group = typer.main.get_command(app)
+    context: click.Context | None = None
+    while isinstance(group, click.Group):
+        context = group.make_context(group.name, words[:1], parent=context, resilient_parsing=True)
+        chosen = group.get_command(context, words[0])
+        assert chosen
+        group, words = chosen, words[1:]
+    group.parse_args(click.Context(group, parent=context), list(words))
+
+
+def test_an_error_is_one_line_without_a_traceback_unless_asked_for(tmp_path: Path) -> None:
+    words = ["inspect", "verify", str(tmp_path)]
+    result = subprocess.run([*LMMS, *words], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "manifest.json is missing" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = subprocess.run([*LMMS, "--debug", *words], capture_output=True, text=True)
+    assert "Traceback" in result.stderr

@@ -1,0 +1,110 @@
+"""The parts of the docs that are made from the code, as text; tools/docs writes them, tests/test_docs.py compares."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from lmms.prep.reject import REASONS
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = (
+    ("prep", "build-shards"),
+    ("inspect", "shard"),
+    ("inspect", "verify"),
+    ("train",),
+    ("export",),
+    ("demo",),
+)
+_WIDTH = 100
+
+
+def write_all(with_demo: bool) -> None:
+    """Write every made part into its file."""
+    (ROOT / "docs" / "cli.md").write_text(cli_page(), encoding="utf-8")
+    path = ROOT / "docs" / "records.md"
+    path.write_text(filled(path.read_text(encoding="utf-8"), "reasons", reasons_table(REASONS)), encoding="utf-8")
+    if with_demo:
+        path = ROOT / "README.md"
+        path.write_text(filled(path.read_text(encoding="utf-8"), "demo", demo_view()), encoding="utf-8")
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """The page with `text` between its markers <!-- name: ... --> and <!-- /name -->."""
+    pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    result, replaced = pattern.subn(lambda found: found[1] + text + found[2], page)
+    if replaced != 1:
+        raise ValueError(f"the page has {replaced} places for {name!r}, expected 1")
+    return result
+
+
+def reasons_table(reasons: Mapping[str, str]) -> str:
+    """Reason and meaning, in the order of prep/reject.py."""
+    rows = [f"| `{reason}` | {meaning} |" for reason, meaning in reasons.items()]
+    return "\n".join(["| reason | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def cli_page() -> str:
+    """docs/cli.md: the help text of every command."""
+    parts = ["# Commands\n", "Made by `tools/docs` from the help texts; `tests/test_docs.py` holds it to them.\n"]
+    for command in COMMANDS:
+        parts.append(f"## lmms {' '.join(command)}\n\n```text\n{help_text(command)}```\n")
+    return "\n".join(parts)
+
+
+@cache
+def help_text(command: tuple[str, ...]) -> str:
+    """What `lmms COMMAND --help` prints, 100 columns wide and without colours."""
+    environment = {**os.environ, "COLUMNS": str(_WIDTH), "TERMINAL_WIDTH": str(_WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
+    run = [sys.executable, "-m", "lmms.cli.main", *command, "--help"]
+    text = subprocess.run(run, env=environment, capture_output=True, check=True, text=True).stdout
+    return "\n".join(line.rstrip() for line in text.strip("\n").split("\n")) + "\n"
+
+
+def demo_view() -> str:
+    """The demo's last screen on a real (pseudo) terminal, as an SVG file that the page shows."""
+    from rich.console import Console
+    from rich.text import Text
+
+    main, terminal = pty.openpty()
+    environment = {
+        **os.environ,
+        "COLUMNS": str(_WIDTH),
+        "LINES": "50",
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+    }
+    run = [sys.executable, "-m", "lmms.cli.main", "demo"]
+    process = subprocess.Popen(run, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    output = b""
+    while True:
+        try:
+            output += os.read(main, 2**16)
+        except OSError:  # the terminal is gone: the demo has ended
+            break
+    if process.wait():
+        raise RuntimeError(f"the demo failed:\n{output.decode()[-2000:]}")
+    screen = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True)
+    for line in _settled(output.decode()).split("\n"):
+        screen.print(Text.from_ansi(line))
+    screen.save_svg(str(ROOT / "docs" / "demo.svg"), title="uv run lmms demo")
+    return "![uv run lmms demo](docs/demo.svg)\n"
+
+
+def _settled(output: str) -> str:
+    """Terminal output without the states of live bars that were overwritten."""
+    lines: list[str] = []
+    for piece in output.replace("\r\n", "\n").split("\n"):
+        # A live bar goes back over its line before it is drawn again: only what is drawn last stays.
+        ups = piece.count("\x1b[1A")
+        for _ in range(ups):
+            if lines:
+                lines.pop()
+        lines.append(re.sub(r"\x1b\[(?:\?25[lh]|[0-9]*[ABCDGK])", "", piece.split("\r")[-1]))
+    return "\n".join(lines)
