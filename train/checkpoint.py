@@ -89,8 +89,7 @@ def save_checkpoint(
                 # Renamed first: a deletion that is cut off must not leave what looks like a checkpoint.
                 shutil.rmtree(oldest.rename(oldest.with_name(oldest.name + ".part")))
     except (CheckpointException, OSError) as error:
-        causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
-        raise TrainError(f"{part}: the checkpoint could not be written: {'; '.join(map(str, causes))}") from error
+        raise TrainError(f"{part}: the checkpoint could not be written: {_causes(error)}") from error
     world.barrier()
     return final
 
@@ -147,7 +146,11 @@ def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, al
     with warnings.catch_warnings():
         # That it is alone is what the caller said.
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
+        try:
+            load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
+        except CheckpointException as error:
+            kinds = ", ".join(sorted({type(cause).__name__ for cause, _ in error.failures.values()}))
+            raise TrainError(f"{checkpoint} is damaged: its tensors cannot be read ({kinds}); delete it") from error
 
 
 def _fault(checkpoint: Path) -> str | None:
@@ -162,6 +165,12 @@ def _fault(checkpoint: Path) -> str | None:
             found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
             return f"{name} is {found}, expected {size} bytes"
     return None
+
+
+def _causes(error: CheckpointException | OSError) -> str:
+    """What failed, on whichever rank, without the stacks that a CheckpointException prints."""
+    causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    return "; ".join(map(str, causes))
 
 
 def _write_synced(path: Path, body: Mapping[str, Any]) -> None:

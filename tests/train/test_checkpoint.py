@@ -163,3 +163,11 @@ def test_the_marker_names_every_other_file(tmp_path: Path, world: World) -> None
     named = json.loads((checkpoint / COMPLETE_NAME).read_text())
     assert named == {p.name: p.stat().st_size for p in checkpoint.iterdir() if p.name != COMPLETE_NAME}
     assert ".metadata" in named
+
+
+def test_damaged_tensors_are_an_error_that_names_the_checkpoint(tmp_path: Path, world: World) -> None:
+    save(tmp_path, world, 1)
+    data = tmp_path / checkpoint_name(1) / "__0_0.distcp"
+    data.write_bytes(bytes(data.stat().st_size))
+    with pytest.raises(TrainError, match="step-00000001 is damaged: its tensors cannot be read"):
+        load_checkpoint(data.parent, numbers(0))

@@ -1,6 +1,6 @@
 """One step: which packs go where, the denominator, clipping, and what is not finite."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,11 +14,11 @@ from lmms.configs.contract import Pack
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.manifest import Dataset, open_dataset
 from lmms.configs.model_folder import ModelFolder
-from lmms.configs.train import OptimConfig
+from lmms.configs.train import OptimConfig, Part
 from lmms.train.batch import Batch
 from lmms.train.checkpoint import tensors_of
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.optim import make_optimizer, trained_parts
+from lmms.train.optim import freeze, make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
@@ -58,8 +58,9 @@ def plans_of(dataset: Dataset, global_packs: int, steps: int = 1, rank: int = 0,
     return list(islice(plan_steps(order, read_sidecar(dataset), rank, ranks, 1, 0, 0), steps))
 
 
-def sharded_model(world: World) -> TrainModel:
+def sharded_model(world: World, frozen: Sequence[Part] = ()) -> TrainModel:
     model = build_model(tiny_config(FAMILY), "full")
+    freeze(model, frozen)
     shard_model(model, blocks(model), world, torch.float32)
     materialize(model, world.device)
     init_random(model, 0)
@@ -141,6 +142,24 @@ def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(wo
     for name, average in averages[0].items():
         if name.endswith("exp_avg"):
             torch.testing.assert_close(averages[1][name], average * (0.5 / norms[0]), rtol=1e-4, atol=1e-9)
+
+
+def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World, dataset: Dataset) -> None:
+    """With the vision tower alone in training, a pass without images has no backward, which else frees weights."""
+    plan = replace(plans_of(dataset, 2)[0], packs=np.array([0, 1]), micro_steps=[[0], [1]], has_images=[True, False])
+    plain = build_model(tiny_config(FAMILY), "none")
+    materialize(plain, world.device)
+    init_random(plain, 0)
+    sharded = sharded_model(world, ["llm", "aligner"])
+    freeze(plain, ["llm", "aligner"])
+    optimizers = [make_optimizer(model, OptimConfig(lr=0.1, eps=1e-3)) for model in (plain, sharded)]
+    for _ in range(3):
+        losses = [plain(batch, has) for batch, has in zip(loaded(dataset, plan), plan.has_images, strict=True)]
+        (losses[0] / plan.weight).backward()
+        optimizers[0].step()
+        optimizers[0].zero_grad()
+        result = take_step(sharded, optimizers[1], trained_parts(sharded), plan, loaded(dataset, plan), world, 0.1, 1e9)
+        assert result.loss == pytest.approx(float(sum(losses).detach()) / plan.weight, rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

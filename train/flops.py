@@ -1,0 +1,130 @@
+"""What a training step costs, in floating-point operations of the model itself: strict, so that MFU cannot flatter.
+
+A multiply-add is two. Counted: the products of linear layers, forward and backward; the LM head on rows that are
+targets alone; attention within each conversation (half the square, as it is causal), image or window by its real length.
+Not counted: lookups, norms, rotations, recomputation, the dummy image of a rank without images. A frozen part costs its
+forward and what gradients must pass through it.
+
+Source: PaLM (arXiv 2204.02311) appendix B; peers/gpu.md 0, and 2 for what looser formulas add.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from transformers import PretrainedConfig
+
+from lmms.configs.contract import Pack
+from lmms.configs.train import Part
+from lmms.train.model import build_model, part_of
+
+PEAK_FLOPS: Mapping[str, float] = {
+    r"\bH100 PCIe": 756e12,
+    r"\bH[12]00 NVL": 835e12,
+    r"\bH[12]00\b": 989e12,
+    r"\bA100\b": 312e12,
+    r"\bL40S\b": 362e12,
+    r"\bB200\b": 2250e12,
+}
+"""Pattern of a device's name -> dense bf16 operations a second by its data sheet; the first match holds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCost:
+    """Operations of a training step, forward and backward, for one of each thing that packs hold."""
+
+    token: float
+    target: float
+    """A row of the LM head."""
+    squared_length: float
+    """Causal attention: by the sum of squared lengths of conversations."""
+    patch: float
+    """The vision tower's linear layers, and a patch's share of the mergers."""
+    squared_image: float
+    """Attention over images: by the sum of squared patches of an image (of a frame, where it moves)."""
+    squared_window: float
+    """Attention within windows: by the sum of squared patches of a window."""
+    window: int
+    """Patches along a window's side; 0 without windows."""
+
+
+def model_cost(hf_config: PretrainedConfig, freeze: Collection[Part] = ()) -> ModelCost:
+    """The cost of a model with these parts frozen, from the layers that transformers builds (on the meta device)."""
+    layers = {name: m for name, m in build_model(hf_config, "none").named_modules() if isinstance(m, _Layer)}
+    weights = Counter[str]()
+    for name, layer in layers.items():
+        weights[_group(name)] += layer.weight.numel()
+    llm, vision, aligner = (part not in freeze for part in ("llm", "vision", "aligner"))
+    tower = getattr(hf_config, "vision_config", None)
+    # Keys and queries make scores, scores and values make outputs: two products without weights, of this width.
+    llm_width = sum(_widths(layers, "self_attn.o_proj"))
+    tower_widths = _widths(layers, ".attn.proj")
+    whole = getattr(tower, "fullatt_block_indexes", range(len(tower_widths)))
+    whole_width = sum(width for block, width in enumerate(tower_widths) if block in whole)
+    return ModelCost(
+        token=_linear(llm, True) * weights["llm"],
+        target=_linear(llm, True) * weights["head"],
+        squared_length=_attention(True) * llm_width / 2,
+        patch=_linear(vision, False) * weights["pixels"]
+        + _linear(vision, vision) * weights["vision"]
+        + _linear(aligner, aligner or vision) * weights["aligner"] / getattr(tower, "spatial_merge_size", 1) ** 2,
+        squared_image=_attention(vision) * whole_width,
+        squared_window=_attention(vision) * (sum(tower_widths) - whole_width),
+        window=getattr(tower, "window_size", 0) // tower.patch_size if tower else 0,
+    )
+
+
+def pack_flops(cost: ModelCost, pack: Pack) -> float:
+    """Operations of a pack's share of a training step."""
+    lengths = pack.lengths.astype(np.int64)
+    grids = [m.grid_thw for m in pack.media]
+    return float(
+        cost.token * len(pack.input_ids)
+        + cost.target * int(np.diff(pack.targets).sum())
+        + cost.squared_length * int((lengths**2).sum())
+        + cost.patch * pack.patches
+        + cost.squared_image * sum(t * (h * w) ** 2 for t, h, w in grids)
+        + cost.squared_window * sum(_squared_windows(grid, cost.window) for grid in grids)
+    )
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bf16 operations a second of a device by its data sheet; None for one that is not in the table."""
+    return next((peak for pattern, peak in PEAK_FLOPS.items() if re.search(pattern, device_name)), None)
+
+
+_Layer = nn.Linear | nn.Conv3d
+"""The convolution is the product that embeds patches: its kernel covers one."""
+
+
+def _group(layer: str) -> str:
+    if layer.endswith("lm_head"):
+        return "head"
+    return "pixels" if layer.endswith("patch_embed.proj") else part_of(layer)
+
+
+def _widths(layers: Mapping[str, nn.Module], ending: str) -> list[int]:
+    """Features that enter each layer of this name, in order."""
+    return [int(layer.in_features) for name, layer in layers.items() if name.endswith(ending) and layer.in_features]
+
+
+def _linear(trained: bool, passes_back: bool) -> int:
+    """Operations for a weight and a row: forward, the weight's gradient, the input's gradient."""
+    return 2 + 2 * trained + 2 * passes_back
+
+
+def _attention(passes_back: bool) -> int:
+    """Operations for a pair of positions and a feature: two products forward, and for each two backward."""
+    return 2 * _linear(False, False) + (8 if passes_back else 0)
+
+
+def _squared_windows(grid_thw: tuple[int, int, int], side: int) -> int:
+    """Sum of squared patches over an image's windows; those at the right and lower edges are cut."""
+    t, *sides = grid_thw
+    if not side:
+        return 0
+    rows, columns = (length // side * side**2 + (length % side) ** 2 for length in sides)
+    return t * rows * columns
