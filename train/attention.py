@@ -1,7 +1,7 @@
 """The one attention of every model here: many documents in one sequence, told apart by cumulative lengths.
 
 Registered with transformers under a name that holds "flash": only then do the Qwen vision towers hand over cumulative
-lengths instead of looping over images in Python, with a synchronisation for each (peers/gpu.md 1). The name has no mask
+lengths instead of looping over images in Python, with a synchronisation for each. The name has no mask
 function, so transformers builds no mask. It must be set on the config of a finished model: at construction transformers
 takes an unknown name with "flash" for a kernel of the hub and raises.
 

@@ -182,7 +182,7 @@ def _draw(owner: PreTrainedModel, module: nn.Module) -> None:
 def _embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
     """[patches, channels * time * p * p] -> [patches, width]. The kernel covers a patch: the convolution is a product.
 
-    cuDNN has been seen to take seconds for it as a convolution (peers/gpu.md 4).
+    cuDNN has been seen to take seconds for it as a convolution.
     """
     weight = projection.weight
     return F.linear(patches.to(weight.dtype), weight.flatten(1), projection.bias)

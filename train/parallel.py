@@ -1,7 +1,7 @@
 """Ranks, devices and shards: the same path for one process and for many.
 
 FSDP2 over one flat mesh: each block is a unit, the rest (embeddings, head, merger) belongs to the root. Gradients are
-sums over ranks, since the loss is already divided by the step's total weight. Two traps of FSDP2 (peers/gpu.md 5):
+sums over ranks, since the loss is already divided by the step's total weight. Two traps of FSDP2:
 set_gradient_divide_factor holds for one module only, and gloo lacks the reduction that it uses by default.
 """
 

@@ -1,6 +1,5 @@
 """Strict model FLOPs against torch's own counter, which sees every product that a real step makes."""
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,7 +11,16 @@ from lmms.configs.train import Part
 from lmms.train.batch import make_batch
 from lmms.train.flops import ModelCost, _squared_windows, model_cost, pack_flops, peak_flops
 from lmms.train.optim import freeze
-from tests.train.helpers import FAMILIES, VISION_FAMILIES, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
+from tests.train.helpers import (
+    FAMILIES,
+    VISION_FAMILIES,
+    make_pack,
+    picture,
+    talk,
+    tiny_config,
+    tiny_model,
+    tiny_recipe,
+)
 
 aten = torch.ops.aten
 
