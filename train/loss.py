@@ -2,8 +2,8 @@
 
 A 16k pack and a vocabulary of 152k are 10 GB of fp32 logits, and as much again for their gradient. Here the rows go
 through the head in chunks, and each chunk's gradient is taken at once, while its logits are there: the loss is the end
-of the graph, so all that backward adds is a factor. Same idea: Liger Kernel's fused linear cross entropy (peers/gpu.md
-3), which computes ignored rows too and synchronises.
+of the graph, so all that backward adds is a factor. Same idea: Liger Kernel's fused linear cross entropy, which
+computes ignored rows too and synchronises.
 """
 
 from typing import Any

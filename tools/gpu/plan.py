@@ -1,26 +1,21 @@
 """What is to be trained, found in a folder of packs:
 
-MODEL/config.json     the model's config, without weights
-MODEL-SEQ_LEN/        shards that lmms prep made for it; one folder or more
+    MODEL/config.json    a model's config, without weights
+    MODEL-SEQ_LEN/       shards that lmms prep made for it, of one length or more
 """
 
-import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("configs", "prep", "train", "cli")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One model, trained anew on each of its shard folders."""
+    """One model, trained from random weights on each of its shard folders."""
 
     model: str
-    """Folder of its config.json; the name stands in the report."""
-    shards: tuple[str, ...]
+    """Folder of its config.json; the folder's name stands in the report."""
+    shards: list[str]
     """Shortest packs first."""
     precision: Literal["bf16", "fp32"]
     thin: bool
@@ -31,34 +26,22 @@ class Run:
 
 
 def find_runs(folder: Path, *, cuda: bool, thin: bool) -> list[Run]:
-    """A run for each model in the folder; without CUDA one more of the first model, in fp32."""
-    models = sorted(path.parent for path in folder.glob("*/config.json"))
-    runs = [
+    """The runs for the models in a folder: in bf16, and in fp32 too where there is no GPU."""
+    precisions: tuple[Literal["bf16", "fp32"], ...] = ("bf16",) if cuda else ("fp32", "bf16")
+    return [
         Run(
-            model=str(model),
-            shards=tuple(str(path) for path in _shards(model)),
-            precision="bf16",
+            model=str(config.parent),
+            shards=[str(path) for path in _shards(config.parent)],
+            precision=precision,
             thin=thin,
-            lr=1e-4 if cuda and not thin else 1e-3,
+            lr=1e-4 if cuda else 1e-3,
             workers=8 if cuda else 1,
         )
-        for model in models
+        for config in sorted(folder.glob("*/config.json"))
+        for precision in precisions
     ]
-    return runs
 
 
 def _shards(model: Path) -> list[Path]:
-    found = [path for path in model.parent.glob(f"{model.name}-*") if (path / "manifest.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Environment of a process that imports lmms and tools of this checkout; `folder` holds links if it has to."""
-    paths = [str(ROOT)]
-    if importlib.util.find_spec("lmms") is None:
-        (folder / "lmms").mkdir()
-        for room in ROOMS:
-            (folder / "lmms" / room).symlink_to(ROOT / room)
-        paths.append(str(folder))
-    inherited = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])])}
+    manifests = model.parent.glob(f"{model.name}-*/manifest.json")
+    return sorted((path.parent for path in manifests), key=lambda path: int(path.name.rpartition("-")[2]))

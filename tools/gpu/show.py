@@ -1,0 +1,70 @@
+"""The report as tables on a terminal."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(report: Mapping[str, Any], screen: Console) -> None:
+    """Print what main.measure found."""
+    facts = report["facts"]
+    if facts:
+        libraries = f"torch {facts['torch']}, transformers {facts['transformers']}, Python {facts['python']}"
+        screen.print(f"[bold]{facts['device']}[/] with {libraries}; a large bf16 product runs at {_tera(facts)}")
+    checks = _table("bf16 against fp32", ["check", "relative errors", "allowed", ""])
+    for check in report["checks"]:
+        checks.add_row(check["name"], _numbers(check["errors"]), _numbers(check["tolerances"]), _verdict(check))
+    steps = _table(
+        "training steps", ["model", "tokens/pack", "type", "tokens/s", "MFU", "peak GB", "waiting", "loss", ""]
+    )
+    for model in report["models"]:
+        steps.add_row(*_step_row(model), _verdict(model))
+    for table in (checks, steps):
+        if table.row_count:
+            screen.print(table)
+    for fault in _faults(report):
+        screen.print(fault, style="red", markup=False)
+    verdict = "[bold green]passed[/]" if report["passed"] else "[bold red]failed[/]"
+    screen.print(f"{verdict} in {report['seconds']:.0f} s")
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _step_row(model: Mapping[str, Any]) -> list[str]:
+    name, seq_len = model["model"] + (" (thin)" if model.get("thin") else ""), f"{model['seq_len']:,}"
+    if "skipped" in model:
+        return [name, seq_len, "no memory", "", "", "", "", ""]
+    return [
+        name,
+        seq_len,
+        model["precision"],
+        f"{model['tokens_per_s']:,.0f}",
+        "none" if model["mfu"] is None else f"{model['mfu']:.1%}",
+        f"{model['peak_memory'] / 1e9:.1f}",
+        f"{model['data_wait']:.1%}",
+        f"{model['losses'][0]:.3f} to {model['losses'][-1]:.3f}",
+    ]
+
+
+def _faults(report: Mapping[str, Any]) -> list[str]:
+    found = [f"{m['model']} at {m['seq_len']}: {fault}" for m in report["models"] for fault in m.get("faults", ())]
+    return found + [f"{failure['stage']} failed: {failure['error']}" for failure in report["failures"]]
+
+
+def _tera(facts: Mapping[str, Any]) -> str:
+    return f"{facts['matmul_flops'] / 1e12:,.3g} TFLOP/s"
+
+
+def _numbers(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1e}" for name, value in values.items())
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    return "[green]ok[/]" if result["passed"] else "[red]failed[/]"
