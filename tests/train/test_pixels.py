@@ -1,5 +1,6 @@
 """The tensor that enters the vision tower is the processor's own, and what is not as stated is refused."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -177,3 +178,15 @@ def test_a_header_with_too_many_pixels_is_refused_before_they_are_decoded(monkey
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("pixels were decoded"))
     with pytest.raises(BadMediaError, match="4000x2000"):
         image_patches(data, Media("image", 0, 1, (40, 20), (1, 4, 10), len(data)), TINY_VISION)
+
+
+def test_the_real_16_bit_ramp_has_the_grey_that_its_expected_file_asks_for(shared: Path) -> None:
+    expected = json.loads((shared / "data/image/edge_cases.expected.json").read_text())["records"]["png-16bit-grey"]
+    check = expected["check_rgb"]
+    data = (shared / "data/image/edge_cases/grey16.png").read_bytes()
+    vision = replace(TINY_VISION, patch_size=16, merge_size=2, min_pixels=32 * 32, max_pixels=256 * 64)
+    patches = image_patches(data, Media("image", 0, 16, (256, 64), (1, 4, 16), len(data)), vision)
+    # (128, 32) is the first pixel of the patch in row 2 and column 8: the first of square (1, 4).
+    assert (check["x"], check["y"]) == (128, 32)
+    rgb = patches[(1 * 8 + 4) * 4].reshape(3, 16, 16)[:, 0, 0]
+    assert np.abs(rgb.astype(int) - check["about"]).max() <= check["tolerance"]

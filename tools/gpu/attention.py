@@ -70,9 +70,7 @@ def _check(shape: Shape, lengths: list[int], device: torch.device) -> Check:
     with sdpa_kernel(SDPBackend.MATH):
         output = reference_attention(*exact, cu_seqlens, scale, shape.causal)
         expected = [output.detach(), *torch.autograd.grad(output, exact, upstream.float())]
-    errors = {
-        name: _worst_document(a, b, lengths) for name, a, b in zip(TOLERANCES, found, expected, strict=True)
-    }
+    errors = {name: _worst_document(a, b, lengths) for name, a, b in zip(TOLERANCES, found, expected, strict=True)}
     return check(f"attention, {shape.name}", errors, TOLERANCES)
 
 

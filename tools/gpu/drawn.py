@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from lmms.cli.demo.draw import draw_questions
+from lmms.cli.demo.draw import draw_pictures
 from lmms.configs.prep import PrepConfig
 from lmms.prep.build import build_shards
 
@@ -16,7 +16,7 @@ def draw_packs(out: Path) -> None:
     """Write the folder of packs that plan.py describes."""
     (out / "demo").mkdir(parents=True)
     shutil.copy(MODEL / "config.json", out / "demo")
-    draw_questions(out, "pictures", PICTURES, seed=0)
+    draw_pictures(out, "pictures", PICTURES, seed=0)
     for seq_len in SEQ_LENS:
         shards = out / f"demo-{seq_len}"
         build_shards(

@@ -4,11 +4,9 @@ import os
 import platform
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
-import transformers
-
-from lmms.train.flops import peak_flops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,29 +24,31 @@ class Facts:
     python: str
     torch: str
     transformers: str
-    peak_flops: float | None
-    """Dense bf16 operations a second by the data sheet; None for a device that is not in the table: then no MFU."""
     matmul_flops: float
-    """Operations a second of one large bf16 product, measured here on random numbers: what can be hoped for."""
+    """Operations a second of one large bf16 product of random numbers, measured here: what can be hoped for."""
 
 
 def read_facts() -> Facts:
-    """Takes a second or two of the GPU."""
-    on_gpu = torch.cuda.is_available()
-    gpu = torch.cuda.get_device_properties(0) if on_gpu else None
+    """Takes about a second."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return Facts(
         device=gpu.name if gpu else "cpu",
-        cuda=torch.version.cuda if on_gpu else None,
-        cudnn=torch.backends.cudnn.version() if on_gpu else None,
+        cuda=torch.version.cuda if gpu else None,
+        cudnn=torch.backends.cudnn.version() if gpu else None,
         capability=f"{gpu.major}.{gpu.minor}" if gpu else None,
         memory=gpu.total_memory if gpu else None,
         cpus=os.cpu_count() or 1,
         python=platform.python_version(),
         torch=torch.__version__,
-        transformers=transformers.__version__,
-        peak_flops=peak_flops(gpu.name) if gpu else None,
-        matmul_flops=_matmul_flops(torch.device("cuda"), 8192) if on_gpu else _matmul_flops(torch.device("cpu"), 512),
+        transformers=version("transformers"),
+        matmul_flops=_matmul_flops(torch.device("cuda"), 8192) if gpu else _matmul_flops(torch.device("cpu"), 256),
     )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _matmul_flops(device: torch.device, size: int) -> float:
@@ -61,10 +61,4 @@ def _matmul_flops(device: torch.device, size: int) -> float:
     for _ in range(rounds):
         a @ b
     synchronize(device)
-    return 2 * size**3 * rounds / (time.perf_counter() - began)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 2.0 * size**3 * rounds / (time.perf_counter() - began)

@@ -1,7 +1,7 @@
 """What is to be trained, found in a folder of packs:
 
-    MODEL/config.json    a model's config, without weights
-    MODEL-SEQ_LEN/       shards that lmms prep made for it, of one length or more
+MODEL/config.json    a model's config, without weights
+MODEL-SEQ_LEN/       shards that lmms prep made for it, of one length or more
 """
 
 from dataclasses import dataclass

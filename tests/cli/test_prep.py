@@ -1,0 +1,69 @@
+"""lmms prep build-shards: options and file give the same build; what it prints, where."""
+
+from pathlib import Path
+
+import yaml
+from typer.testing import CliRunner, Result
+
+from lmms.cli.demo.draw import draw_pictures
+from lmms.cli.main import app
+from tests.helpers import tiny_model_folder
+
+
+def lmms(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "120"})
+
+
+def build(tmp_path: Path, out: str, *more: object) -> Result:
+    options = ("--model", tiny_model_folder(tmp_path), "--seq-len", 256, "--out", tmp_path / out, "--workers", 1)
+    return lmms("prep", "build-shards", tmp_path / "set.jsonl", *options, *more)
+
+
+def test_options_and_a_file_of_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 30, 0)
+    assert build(tmp_path, "a", "--seed", 3, "--min-pixels", 4096).exit_code == 0
+    settings = {
+        "sources": [str(tmp_path / "set.jsonl")],
+        "model": str(tmp_path / "model"),
+        "seq_len": 256,
+        "out": str(tmp_path / "b"),
+        "seed": 3,
+        "min_pixels": 4096,
+        "workers": 2,
+    }
+    (tmp_path / "prep.yaml").write_text(yaml.safe_dump(settings))
+    assert lmms("prep", "build-shards", "--config", tmp_path / "prep.yaml").exit_code == 0
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+
+
+def test_an_option_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "prep.yaml").write_text("sources: [a.jsonl]\nmodel: m\nseq_len: 256\nout: o\n")
+    result = lmms("prep", "build-shards", "--config", tmp_path / "prep.yaml", "--seq-len", 512, "--print-config")
+    assert yaml.safe_load(result.output)["seq_len"] == 512
+
+
+def test_the_closing_table_counts_every_record_by_what_became_of_it(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 30, 0)
+    records = (tmp_path / "set.jsonl").read_text()
+    (tmp_path / "set.jsonl").write_text(records + "\n{\n" + records.replace("set/", "gone/").split("\n")[0] + "\n")
+    result = build(tmp_path, "out", "--max-rejects", 0.1)
+    assert "33 read = 30 packed + 2 rejected + 1 skipped" in result.output
+    assert "missing_file" in result.output
+    assert "invalid_json" in result.output
+
+
+def test_without_a_terminal_there_are_no_colours_and_with_quiet_nothing_at_all(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 30, 0)
+    plain = build(tmp_path, "plain")
+    assert "reading 100%" in plain.output
+    assert "\x1b" not in plain.output
+    quiet = build(tmp_path, "quiet", "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, "")
+
+
+def test_a_missing_setting_is_named(tmp_path: Path) -> None:
+    result = lmms("prep", "build-shards", "--seq-len", 256)
+    assert result.exit_code == 1
+    assert "sources, model, out" in str(result.exception)
