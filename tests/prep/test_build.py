@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
@@ -129,3 +130,19 @@ def test_a_killed_build_is_not_there_and_the_next_one_starts_afresh(tmp_path: Pa
     build_shards(settings(tmp_path, small))
     assert open_dataset(tmp_path / "out").manifest.counts["read"] == 100
     assert not (tmp_path / "out.part").exists()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # LocalDataset leaves index.json open
+def test_the_library_of_the_format_reads_every_column_of_a_build(tmp_path: Path) -> None:
+    import streaming
+
+    build_shards(settings(tmp_path, write_records(tmp_path / "data")))
+    dataset = open_dataset(tmp_path / "out")
+    reader = PackReader(dataset, read_sidecar(dataset))
+    theirs = streaming.LocalDataset(str(tmp_path / "out"))
+    assert len(theirs) == dataset.manifest.counts["packs"]
+    for i in range(len(theirs)):
+        columns = reader.read(i).to_columns()
+        assert set(theirs[i]) == set(columns)
+        for name, value in columns.items():
+            assert np.array_equal(theirs[i][name], value) if isinstance(value, np.ndarray) else theirs[i][name] == value
