@@ -13,7 +13,8 @@ from typing import Any
 
 import xxhash
 
-from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, PackLimits
+from lmms.configs.check import PackLimits
+from lmms.configs.contract import COLUMNS, CONTRACT_VERSION
 from lmms.configs.errors import DatasetError
 from lmms.configs.geometry import Vision
 from lmms.configs.mds import INDEX_NAME, ShardFile, read_index

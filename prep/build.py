@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, PACK_TABLE, SAMPLE_TABLE, PackLimits
+from lmms.configs.check import PackLimits
+from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, PACK_TABLE, SAMPLE_TABLE
 from lmms.configs.errors import BuildError
 from lmms.configs.manifest import (
     PACKS_NAME,

@@ -5,45 +5,20 @@ docs/records.md. The parsers are the standard library's json (it tells a duplica
 which faster ones do not) and our own walk over the values, since every fault needs a name and a place.
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lmms.configs.errors import nearest
+from lmms.prep.lines import kind_of, parse_json
 from lmms.prep.media import ImageRef
+from lmms.prep.parts import Image, Part, Text, parse_images, parse_part
 from lmms.prep.reject import Reject
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
-_PART_KEYS = {"text": ("text",), "image": ("image",), "image_url": ("image_url",)}
-_LATER_PARTS = {
-    **dict.fromkeys(("video", "video_url"), "later_video"),
-    **dict.fromkeys(("audio", "audio_url", "input_audio"), "later_audio"),
-}
 _USED_COLUMNS = ("messages", "images", "id")
 _USED_MESSAGE_KEYS = ("role", "content", "weight", "reasoning_content")
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text part."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image part: where its bytes come from."""
-
-    ref: ImageRef
-    place: str
-
-
-Part = Text | Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,40 +60,13 @@ class Record:
         return tuple(image for message in self.messages for image in message.images)
 
 
-def parse_line(line: bytes) -> Any:
-    """The JSON value of one line (without its line feed)."""
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise Reject("not_utf8", f"byte {error.start} of the line is not UTF-8 ({error.reason})") from None
-    value = parse_json(text, "")
-    if _SURROGATE_ESCAPE.search(line):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise Reject("lone_surrogate", f"half of a surrogate pair: {error.object[error.start]!a}") from None
-    return value
-
-
-def parse_json(text: str, place: str) -> Any:
-    """The value of a JSON text, strictly: no duplicate keys, no NaN."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise Reject("invalid_json", f"{error.msg} at character {error.pos}", place) from None
-    except ValueError as error:
-        raise Reject("invalid_number", str(error), place) from None
-    except RecursionError:
-        raise Reject("nested_too_deep", "lists or objects are nested too deep to parse", place) from None
-
-
 def parse_record(raw: Any) -> Record:
     """A record from the value of a JSON line or the row of a table."""
     if not isinstance(raw, Mapping):
-        raise Reject("not_object", f"found {_kind(raw)}, expected an object with `messages`")
+        raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")
     _reject_later(raw)
     messages = _messages(raw)
-    images = _images_column(raw.get("images"))
+    images = parse_images(raw.get("images"))
     parsed = []
     for i, message in enumerate(messages):
         one, images = _message(message, f"messages[{i}]", images)
@@ -147,37 +95,16 @@ def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     if isinstance(messages, str):  # a JSON column of a table
         messages = parse_json(messages, "messages")
     if not isinstance(messages, list):
-        raise Reject("messages_not_list", f"`messages` is {_kind(messages)}, expected a list", "messages")
+        raise Reject("messages_not_list", f"`messages` is {kind_of(messages)}, expected a list", "messages")
     if not messages:
         raise Reject("empty_messages", "`messages` is an empty list", "messages")
     return messages
 
 
-def _images_column(images: Any) -> list[ImageRef]:
-    if images is None:
-        return []
-    if not isinstance(images, list):
-        raise Reject("bad_part", f"`images` is {_kind(images)}, expected a list", "images")
-    return [_image_ref(image, f"images[{i}]") for i, image in enumerate(images)]
-
-
-def _image_ref(value: Any, place: str) -> ImageRef:
-    if isinstance(value, Mapping):  # Hugging Face Image: struct{bytes, path}
-        unknown = [key for key in value if key not in ("bytes", "path")]
-        if unknown:
-            raise Reject("bad_part", f"key {unknown[0]!r} in an image struct; expected 'bytes' and 'path'", place)
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, bytes):
-        return ImageRef("bytes", value)
-    if isinstance(value, str):
-        return ImageRef("path", value)
-    raise Reject("bad_part", f"an image is {_kind(value)}, expected a path, a data URI or bytes", place)
-
-
 def _message(message: Any, place: str, images: list[ImageRef]) -> tuple[Message, list[ImageRef]]:
     """The typed message, and the entries of `images` that its bare parts left over."""
     if not isinstance(message, Mapping):
-        raise Reject("message_not_object", f"a message is {_kind(message)}, expected an object", place)
+        raise Reject("message_not_object", f"a message is {kind_of(message)}, expected an object", place)
     role = message.get("role")
     if role is None:
         raise Reject("missing_role", f"no `role`; found the keys {', '.join(map(str, message))}", place)
@@ -206,60 +133,16 @@ def _content(
     if isinstance(content, str):
         return content, images
     if not isinstance(content, list):
-        raise Reject("bad_content_type", f"`content` is {_kind(content)}, expected a string or a list of parts", place)
+        raise Reject(
+            "bad_content_type", f"`content` is {kind_of(content)}, expected a string or a list of parts", place
+        )
     if not content:
         raise Reject("empty_content", "`content` is an empty list", place)
     parts = []
     for i, part in enumerate(content):
-        one, images = _part(part, f"{place}[{i}]", images)
+        one, images = parse_part(part, f"{place}[{i}]", images)
         parts.append(one)
     return tuple(parts), images
-
-
-def _part(part: Any, place: str, images: list[ImageRef]) -> tuple[Part, list[ImageRef]]:
-    if not isinstance(part, Mapping):
-        raise Reject("part_not_object", f"a part is {_kind(part)}, expected an object", place)
-    kind = part.get("type")
-    if kind in _LATER_PARTS:
-        raise Reject(_LATER_PARTS[kind], f"a part of type {kind!r}; this version cannot use it yet", place)
-    if kind not in _PART_KEYS:
-        found = f"type {kind!r}" if kind is not None else f"no `type`; found the keys {', '.join(map(str, part))}"
-        raise Reject("unknown_part_type", f"{found}{nearest(str(kind), _PART_KEYS)}", place)
-    # A row of a table has every key of its struct, null where another part uses it.
-    unknown = [key for key, value in part.items() if value is not None and key not in ("type", *_PART_KEYS[kind])]
-    if unknown:
-        raise Reject("bad_part", f"key {unknown[0]!r} in a part of type {kind!r}; expected {kind!r}", place)
-    value = part.get(kind)
-    if kind == "text":
-        return Text(_text(value, place)), images
-    if kind == "image_url":
-        return Image(ImageRef("url", _url(value, place)), place), images
-    if value is not None:
-        return Image(_image_ref(value, place), place), images
-    if not images:
-        raise Reject("count_mismatch", "a bare image part without an entry left in `images`", place)
-    return Image(images[0], place), images[1:]
-
-
-def _text(value: Any, place: str) -> str:
-    if value is None:
-        raise Reject("part_missing_field", "a text part without `text`", place)
-    if not isinstance(value, str):
-        raise Reject("bad_part", f"`text` is {_kind(value)}, expected a string", place)
-    return value
-
-
-def _url(value: Any, place: str) -> str:
-    if isinstance(value, Mapping):
-        unknown = [key for key, v in value.items() if v is not None and key not in ("url", "detail")]
-        if unknown:
-            raise Reject("bad_part", f"key {unknown[0]!r} in `image_url`; expected 'url'", place)
-        value = value.get("url")
-    if value is None:
-        raise Reject("part_missing_field", "an image_url part without `url`", place)
-    if not isinstance(value, str):
-        raise Reject("bad_part", f"`url` is {_kind(value)}, expected a string", place)
-    return value
 
 
 def _weight(message: Mapping[str, Any], place: str) -> int:
@@ -274,7 +157,7 @@ def _weight(message: Mapping[str, Any], place: str) -> int:
 def _reasoning(message: Mapping[str, Any], place: str) -> str | None:
     reasoning = message.get("reasoning_content")
     if reasoning is not None and not isinstance(reasoning, str):
-        raise Reject("bad_reasoning", f"`reasoning_content` is {_kind(reasoning)}, expected a string", place)
+        raise Reject("bad_reasoning", f"`reasoning_content` is {kind_of(reasoning)}, expected a string", place)
     return reasoning
 
 
@@ -282,20 +165,3 @@ def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> tu
     columns = [key for key, value in raw.items() if value is not None and key not in _USED_COLUMNS]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    obj = dict(pairs)
-    if len(obj) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise Reject("duplicate_key", f"key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
-    return obj
-
-
-def _no_constant(name: str) -> Any:
-    raise Reject("invalid_number", f"{name} is not JSON")
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", bytes: "bytes", type(None): "null"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")

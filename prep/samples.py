@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmms.configs.contract import Media, Pack, PackLimits
+from lmms.configs.check import PackLimits
+from lmms.configs.contract import Media, Pack
 from lmms.configs.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, grid_tokens, image_grid
 from lmms.prep.images import image_size
 from lmms.prep.media import read_image
-from lmms.prep.records import Image, parse_record
+from lmms.prep.parts import Image
+from lmms.prep.records import parse_record
 from lmms.prep.reject import Reject
 from lmms.prep.render import Renderer, render
 from lmms.prep.sources import Source

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from lmms.configs.contract import COLUMNS, Pack, PackLimits, check_pack, join_packs
+from lmms.configs.check import PackLimits, check_pack
+from lmms.configs.contract import COLUMNS, Pack, join_packs
 from lmms.configs.errors import BuildError
 from lmms.configs.mds import MAX_SHARD_BYTES, ShardFile, encode_sample, shard_header, shard_offsets
 from lmms.prep.spool import read_spooled

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms.configs.errors import SourceError
-from lmms.prep.records import parse_line
+from lmms.prep.lines import parse_line
 from lmms.prep.reject import Reject
 
 Kind = Literal["jsonl", "parquet", "arrow"]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lmms.configs.contract import Pack, PackLimits, check_pack, join_packs
+from lmms.configs.check import PackLimits, check_pack
+from lmms.configs.contract import Pack, join_packs
 from lmms.configs.errors import DatasetError, ModelError, TrainError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import Manifest

@@ -27,6 +27,7 @@ from lmms.train.checkpoint import (
     tensors_of,
 )
 from lmms.train.fit import fitting_model
+from lmms.train.loader import batches
 from lmms.train.metrics import (
     StepLog,
     alarmed_parts,
@@ -40,7 +41,7 @@ from lmms.train.optim import freeze, learning_rate, make_optimizer, trained_part
 from lmms.train.order import ORDER_VERSION, Order, micro_steps, step_packs
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
 from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
-from lmms.train.stream import batches, read_sidecar
+from lmms.train.stream import read_sidecar
 from lmms.train.weights import load_pretrained
 
 Report = Callable[[StepLog | str], None]

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 
-from lmms.configs.contract import SAMPLE_TABLE, Pack, check_pack
+from lmms.configs.check import check_pack
+from lmms.configs.contract import SAMPLE_TABLE, Pack
 from lmms.configs.errors import DatasetError
 from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Dataset, file_entry, open_dataset
 from lmms.train.stream import PackReader, Sidecar, read_sidecar

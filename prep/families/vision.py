@@ -5,7 +5,8 @@
 
 from typing import Any
 
-from lmms.prep.records import Record, Text
+from lmms.prep.parts import Text
+from lmms.prep.records import Record
 
 
 def template_messages(record: Record) -> list[dict[str, Any]]:

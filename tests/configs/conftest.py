@@ -6,7 +6,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lmms.configs.contract import Media, Pack, PackLimits
+from lmms.configs.check import PackLimits
+from lmms.configs.contract import Media, Pack
 
 IMAGE = 99
 

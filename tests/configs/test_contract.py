@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lmms.configs import contract, mds
-from lmms.configs.contract import COLUMNS, Media, Pack, PackLimits, check_pack
+from lmms.configs.check import PackLimits, check_pack
+from lmms.configs.contract import COLUMNS, Media, Pack
 
 IMAGE = 99
 

@@ -9,7 +9,8 @@ import pytest
 import xxhash
 
 from lmms.configs import mds
-from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, Pack, PackLimits
+from lmms.configs.check import PackLimits
+from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, Pack
 from lmms.configs.errors import DatasetError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import (

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from lmms.configs.contract import check_pack
+from lmms.configs.check import check_pack
 from lmms.configs.errors import BuildError
 from lmms.configs.manifest import open_dataset
 from lmms.configs.prep import PrepConfig

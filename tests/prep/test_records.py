@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from lmms.prep.records import Record, parse_line, parse_record
+from lmms.prep.lines import parse_line
+from lmms.prep.records import Record, parse_record
 from lmms.prep.reject import REASONS, Reject
 
 USER = {"role": "user", "content": "a"}

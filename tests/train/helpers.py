@@ -16,7 +16,8 @@ from transformers import (
     Qwen3VLConfig,
 )
 
-from lmms.configs.contract import Media, Pack, PackLimits
+from lmms.configs.check import PackLimits
+from lmms.configs.contract import Media, Pack
 from lmms.configs.geometry import Vision, grid_tokens, image_grid
 from lmms.train.batch import Recipe
 from lmms.train.families.vision import Tower

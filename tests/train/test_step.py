@@ -17,12 +17,13 @@ from lmms.configs.model_folder import ModelFolder
 from lmms.configs.train import OptimConfig, Part
 from lmms.train.batch import Batch
 from lmms.train.checkpoint import tensors_of
+from lmms.train.loader import batches
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.optim import freeze, make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
-from lmms.train.stream import batches, read_sidecar
+from lmms.train.stream import read_sidecar
 from tests.train.helpers import FIRST_SPECIAL, tiny_config, tiny_recipe
 from tests.train.runs import write_model_folder
 from tests.train.shards import make_pack, write_shards

@@ -26,7 +26,8 @@ from lmms.configs.model_folder import ModelFolder
 from lmms.train import stream
 from lmms.train.batch import Batch, Recipe
 from lmms.train.families.vision import Tower
-from lmms.train.stream import PackReader, batches, read_sidecar
+from lmms.train.loader import batches
+from lmms.train.stream import PackReader, read_sidecar
 from tests.train.shards import make_pack, write_shards
 
 VISION = Vision(
@@ -289,7 +290,7 @@ def test_a_killed_worker_stops_the_run(dataset: Dataset) -> None:
 ENDLESS = """
 import pickle, sys
 from itertools import repeat
-from lmms.train.stream import batches
+from lmms.train.loader import batches
 loader = batches(*pickle.loads(sys.stdin.buffer.read()), repeat([0]), 1)
 next(loader)
 print("loading", flush=True)

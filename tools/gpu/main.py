@@ -65,7 +65,8 @@ def measure(packs: Path | None, scratch: Path, screen: Console) -> dict[str, Any
     for i, run in enumerate(runs):
         seconds = stages.left() / (len(runs) - i)
         planned = {"seconds": TRAIN_SHARE * seconds, "matmul_flops": facts["matmul_flops"]}
-        models += stages.run("train", seconds, {"run": asdict(run), **planned})
+        label = f"train {Path(run.model).name} in {run.precision}"
+        models += stages.run("train", seconds, {"run": asdict(run), **planned}, label)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "passed": not stages.failures and all(result["passed"] for result in (*checks, *models)),

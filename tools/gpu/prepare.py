@@ -7,21 +7,28 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 from rich.console import Console
 
+from lmms.configs.prep import PrepConfig
+from lmms.prep.build import build_shards
 from tools.gpu.main import PACKS
 from tools.gpu.stages import ROOT
 
-SETS = ("chart_opencqa", "receipts_sroie", "raccoon_boxes", "doc_photo_mix")
-"""Charts, long receipts, photos, and pages and screenshots with several turns."""
-RECORDS: Mapping[int, int] = {4096: 8, 16384: 14}
-"""Tokens of a pack -> records taken of each set: about nine short packs, about four long ones."""
+SETS: Mapping[str, int] = {
+    "image/chart_opencqa/records.jsonl.zst": 1,
+    "image/receipts_sroie/records.jsonl.zst": 1,
+    "image/raccoon_boxes/records.jsonl.zst": 1,
+    "image/doc_photo_mix/records.jsonl.zst": 1,
+    "text/alpaca_eval.jsonl.zst": 3,
+}
+"""In ../shared/data: charts, long receipts, photos, pages and screenshots, text -> shares of records."""
+RECORDS: Mapping[int, int] = {4096: 8, 16384: 16}
+"""Tokens of a pack -> records of a share: some seven short packs, four long ones, 60 % of them pictures."""
 MAX_PIXELS = 1280 * 28 * 28
-"""Largest area of a picture, as the recipes of these models have it; whole photos would not fit into 4k tokens."""
+"""Largest area of a picture, as in these models' own recipes: a whole photo would not fit into 4k tokens."""
 MAX_BYTES = 40 * 10**6
 
 
@@ -42,55 +49,58 @@ MODELS = (
 
 
 def main() -> int:
-    """The command."""
+    """The command. 0 when the packs are there and small enough to carry, else 1."""
     parser = argparse.ArgumentParser(prog="tools/gpu/prepare", description="Make the packs of tools/gpu/run.")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="real records and model folders")
-    parser.add_argument("--out", type=Path, default=PACKS, help="folder to write anew")
+    parser.add_argument("--out", type=Path, default=PACKS, help="folder to make")
     arguments = parser.parse_args()
     screen = Console()
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="lmms-gpu-") as scratch:
-        prepare(arguments.shared.resolve(), arguments.out, Path(scratch), RECORDS, screen)
+    if arguments.out.exists():
+        screen.print(f"{arguments.out} is in the way: delete it, or set --out", style="red")
+        return 1
+    prepare(arguments.shared.resolve(), arguments.out, RECORDS, MAX_PIXELS, screen)
     size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
-    screen.print(f"{size / 1e6:.1f} MB in {arguments.out}; carry it to the GPU machine and start tools/gpu/run there")
+    screen.print(f"{size / 1e6:.1f} MB in {arguments.out}: carry it to the GPU machine and start tools/gpu/run there")
     if size > MAX_BYTES:
-        screen.print(f"that is above {MAX_BYTES / 1e6:.0f} MB: take fewer RECORDS", style="red")
+        screen.print(f"above {MAX_BYTES / 1e6:.0f} MB: take fewer RECORDS", style="red")
     return int(size > MAX_BYTES)
 
 
-def prepare(shared: Path, out: Path, scratch: Path, records: Mapping[int, int], screen: Console) -> None:
-    """Write the folder that plan.py describes, with a shard folder for each model and each length of `records`."""
-    from lmms.configs.prep import PrepConfig
-    from lmms.prep.build import build_shards
-
-    for model in MODELS:
-        materialize = shared / "models" / "materialize.py"
-        subprocess.run([sys.executable, materialize, scratch / "models", model.folder], check=True, stdout=-3)
-        folder = scratch / "models" / model.folder
-        shutil.copy(shared / "models" / model.folder / "configs" / model.config, folder / "config.json")
-        (out / model.name).mkdir(parents=True)
-        shutil.copy(folder / "config.json", out / model.name)
+def prepare(shared: Path, out: Path, records: Mapping[int, int], max_pixels: int, screen: Console) -> None:
+    """Write the folder that plan.py describes: for each model, shards of each length in `records`."""
+    with tempfile.TemporaryDirectory(prefix="lmms-gpu-") as name:
+        scratch = Path(name)
+        folders = [model.folder for model in MODELS]
+        materialize = [sys.executable, shared / "models" / "materialize.py", scratch, *folders]
+        subprocess.run(materialize, check=True, stdout=subprocess.DEVNULL)
         for seq_len, number in records.items():
-            sources = [_subset(shared / "data" / "image" / name, number, scratch / str(seq_len)) for name in SETS]
-            config = PrepConfig(
-                sources=tuple(str(source) for source in sources),
-                model=str(folder),
-                seq_len=seq_len,
-                out=str(out / f"{model.name}-{seq_len}"),
-                max_pixels=MAX_PIXELS,
-                max_rejects=0.1,
-            )
-            counts = build_shards(config).counts
-            screen.print(f"{Path(config.out).name}: {counts}", highlight=False, soft_wrap=True)
+            subsets = [_subset(shared / "data" / source, number * share, scratch) for source, share in SETS.items()]
+            for model in MODELS:
+                config = shared / "models" / model.folder / "configs" / model.config
+                shutil.copy(config, scratch / model.folder / "config.json")
+                (out / model.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(config, out / model.name / "config.json")
+                settings = PrepConfig(
+                    sources=tuple(str(subset) for subset in subsets),
+                    model=str(scratch / model.folder),
+                    seq_len=seq_len,
+                    out=str(out / f"{model.name}-{seq_len}"),
+                    max_pixels=max_pixels,
+                    workers=1,
+                )
+                counts = build_shards(settings).counts
+                screen.print(f"{model.name}-{seq_len}: {counts}", highlight=False, soft_wrap=True)
 
 
 def _subset(source: Path, number: int, scratch: Path) -> Path:
-    """A record file of some records spread over a set, beside a copy of the set's pictures."""
-    folder = scratch / source.name
-    if not folder.exists():
-        shutil.copytree(source / "images", folder / "images")
-        with pa.input_stream(source / "records.jsonl.zst", compression="zstd") as stream:
-            lines = stream.read().decode().splitlines(keepends=True)
-        chosen = islice(lines, 0, None, max(len(lines) // number, 1))
-        (folder / "records.jsonl").write_text("".join(islice(chosen, number)), encoding="utf-8")
-    return folder / "records.jsonl"
+    """A record file of this many records spread over a set, beside the set's pictures."""
+    folder = scratch / "sets" / source.parent.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if (source.parent / "images").is_dir() and not (folder / "images").exists():
+        shutil.copytree(source.parent / "images", folder / "images")
+    with pa.input_stream(source, compression="zstd") as stream:
+        lines = stream.read().split(b"\n")[:-1]
+    spread = lines[:: max(len(lines) // number, 1)][:number]
+    subset = folder / "records.jsonl"
+    subset.write_bytes(b"".join(line + b"\n" for line in spread))
+    return subset

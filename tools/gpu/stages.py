@@ -36,8 +36,9 @@ class Stages:
         """Seconds until the deadline, at least 1."""
         return max(self.deadline - time.monotonic(), 1.0)
 
-    def run(self, name: str, seconds: float, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The results of a stage of stage.py, given at most these seconds."""
+    def run(self, name: str, seconds: float, settings: Mapping[str, Any], label: str = "") -> list[dict[str, Any]]:
+        """The results of a stage of stage.py, given at most these seconds. label: what people call it."""
+        label = label or name
         limit, began = min(seconds, self.left()), time.monotonic()
         results, errors = self.scratch / "results.json", self.scratch / "errors.txt"
         results.write_text("[]", encoding="utf-8")
@@ -52,8 +53,8 @@ class Stages:
                 process.wait()
                 late = f"not done after {limit:.0f} s\n"
         if process.returncode:
-            self.fail(name, late + errors.read_text(encoding="utf-8", errors="replace").strip()[-_ERROR_TAIL:])
-        self.screen.print(f"[dim]{name}: {time.monotonic() - began:.0f} s[/]")
+            self.fail(label, late + errors.read_text(encoding="utf-8", errors="replace").strip()[-_ERROR_TAIL:])
+        self.screen.print(f"[dim]{label}: {time.monotonic() - began:.0f} s[/]")
         found: list[dict[str, Any]] = json.loads(results.read_text(encoding="utf-8"))
         return found
 
@@ -74,4 +75,5 @@ def _environment(scratch: Path) -> dict[str, str]:
                 link.symlink_to(ROOT / room)
         paths.append(str(scratch))
     paths += [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # Two threads that wait for each other on busy cores are many times slower than one; a GPU needs none.
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}

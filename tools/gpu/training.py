@@ -23,7 +23,8 @@ from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
 from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
-from lmms.train.stream import PackReader, Sidecar, batches, read_sidecar
+from lmms.train.stream import PackReader, Sidecar, read_sidecar
+from lmms.train.loader import batches
 from tools.gpu.configs import read_config
 from tools.gpu.facts import synchronize
 from tools.gpu.plan import Run

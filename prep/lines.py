@@ -1,0 +1,57 @@
+"""A line of JSON -> its value, strictly: no duplicate keys, no NaN, and a name for every way in which it is broken.
+
+The parser is the standard library's: it tells a duplicate key, NaN and a deep nesting apart, which faster ones do not.
+"""
+
+import json
+import re
+from typing import Any
+
+from lmms.prep.reject import Reject
+
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parse_line(line: bytes) -> Any:
+    """The JSON value of one line (without its line feed)."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise Reject("not_utf8", f"byte {error.start} of the line is not UTF-8 ({error.reason})") from None
+    value = parse_json(text, "")
+    if _SURROGATE_ESCAPE.search(line):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise Reject("lone_surrogate", f"half of a surrogate pair: {error.object[error.start]!a}") from None
+    return value
+
+
+def parse_json(text: str, place: str) -> Any:
+    """The value of a JSON text, strictly: no duplicate keys, no NaN."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise Reject("invalid_json", f"{error.msg} at character {error.pos}", place) from None
+    except ValueError as error:
+        raise Reject("invalid_number", str(error), place) from None
+    except RecursionError:
+        raise Reject("nested_too_deep", "lists or objects are nested too deep to parse", place) from None
+
+
+def kind_of(value: Any) -> str:
+    """What to call a value in a message: an object, a list, a string, ..."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", bytes: "bytes", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    obj = dict(pairs)
+    if len(obj) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise Reject("duplicate_key", f"key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
+    return obj
+
+
+def _no_constant(name: str) -> Any:
+    raise Reject("invalid_number", f"{name} is not JSON")
