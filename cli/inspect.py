@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from lmms.cli import ui
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PREVIEW = 1200
 """Characters of a conversation that are shown unless its pack was asked for."""
 _FAULTS_SHOWN = 20
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
 app = typer.Typer(no_args_is_help=True, help="Look into shards: totals, packs as text, a full check.")
 
@@ -110,9 +112,8 @@ def _tokenizer(manifest: "Manifest", model: str | None) -> "Tokenizer":
 
 
 def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> None:
-    import pyarrow.parquet as pq
-
     from lmms.configs.manifest import SAMPLES_NAME
+    from lmms.train.stream import read_table
 
     manifest, counts = dataset.manifest, dataset.manifest.counts
     rows = [
@@ -124,7 +125,7 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
         *(("source", f"{s['name']}: {s['packed']:,} records, {s['tokens']:,} tokens") for s in manifest.sources),
     ]
     screen.print(ui.facts(str(dataset.folder), rows))
-    lengths = pq.read_table(dataset.folder / SAMPLES_NAME)["tokens"].to_numpy()
+    lengths = read_table(dataset, SAMPLES_NAME)["tokens"].to_numpy()
     screen.print(ui.histogram("tokens a conversation", lengths))
     screen.print(ui.histogram("fill of a pack, %", 100 * sidecar.tokens / manifest.seq_len))
     screen.print(ui.histogram("target tokens of a pack, %", 100 * sidecar.target_tokens / sidecar.tokens))
@@ -138,7 +139,7 @@ def _show_pack(
         f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {len(pack.lengths)} conversations", align="left"
     )
     for i, segment in enumerate(pack_segments(pack, dataset.manifest)):
-        place = f"{segment['source']}, row {segment['row']}"
+        place = escape(f"{segment['source']}, row {segment['row']}")
         screen.rule(
             f"{i}  [{segment['start']:,}, {segment['end']:,})  {place}", align="left", style="dim", characters="╌"
         )
@@ -155,7 +156,7 @@ def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") 
     text = Text()
     at = segment["start"]
     for start, end in sorted([*targets, *images]):
-        text.append(tokenizer.decode(pack.input_ids[at:start].tolist(), skip_special_tokens=False))
+        text.append(_decoded(tokenizer, pack, at, start))
         if (start, end) in images:
             media = images[start, end]
             (w, h), (_, grid_h, grid_w) = media["size"], media["grid_thw"]
@@ -163,8 +164,11 @@ def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") 
             what = f"{media['kind']} {w} x {h}, {grid}, {media['bytes']:,} bytes"
             text.append(f"[{what}]", style="bold cyan")
         else:
-            text.append(
-                tokenizer.decode(pack.input_ids[start:end].tolist(), skip_special_tokens=False), style="bold green"
-            )
+            text.append(_decoded(tokenizer, pack, start, end), style="bold green")
         at = end
-    return text.append(tokenizer.decode(pack.input_ids[at : segment["end"]].tolist(), skip_special_tokens=False))
+    return text.append(_decoded(tokenizer, pack, at, segment["end"]))
+
+
+def _decoded(tokenizer: "Tokenizer", pack: "Pack", start: int, end: int) -> str:
+    """The text of some tokens; control characters, which a terminal would obey, as their pictures."""
+    return tokenizer.decode(pack.input_ids[start:end].tolist(), skip_special_tokens=False).translate(_CONTROL_PICTURES)

@@ -1,7 +1,10 @@
 """The `lmms` command. Errors meant for the user are one or two lines and exit status 1; 2 is a usage error."""
 
+import os
 import sys
 import traceback
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -18,13 +21,23 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Prepare shards once, train on them in an order that can be proven. --debug adds tracebacks to errors.",
 )
 app.add_typer(prep_app, name="prep")
-app.command()(train)
 app.add_typer(inspect_app, name="inspect")
+app.command()(train)
 app.command()(export)
 app.command()(demo)
+
+
+@app.callback()
+def lmms(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Add the traceback to an error; may stand anywhere.")] = False,
+) -> None:
+    """Prepare shards once, train on them in an order that can be proven."""
+    if show_version:
+        typer.echo(version("lmms"))
+        raise typer.Exit
 
 
 def main() -> None:
@@ -36,8 +49,20 @@ def main() -> None:
     except LmmsError as error:
         if debug:
             traceback.print_exc()
-        ui.error_console().print(f"[bold red]error:[/] {escape(str(error))}")
+        _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`): nothing is left to say, and Python must not try at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    ui.error_console().print(f"[bold red]error:[/] {escape(message)}")
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def build_shards(
     seed: Annotated[int | None, typer.Option(help=_HELP["seed"])] = None,
     shard_bytes: Annotated[int | None, typer.Option(help=_HELP["shard_bytes"])] = None,
     workers: Annotated[int | None, typer.Option(help=_HELP["workers"])] = None,
-    print_config: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
     """Read chat records, tokenize and pack them, write an MDS shard folder.
 
@@ -91,7 +91,6 @@ def _progress_text(progress: "Progress", start: float) -> str:
 
 def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
     counts = manifest.counts
-    fill = counts["tokens"] / (counts["packs"] * manifest.seq_len)
     rows = [
         (
             "records",
@@ -100,7 +99,7 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
         ),
         *((f"  {reason}", f"{number:,} rejected") for reason, number in manifest.rejects.items()),
         *((f"  {note}", f"not used, in {number:,} records") for note, number in manifest.notes.items()),
-        ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {fill:.2%} full"),
+        ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
         ("images", f"{counts['media']:,}, {counts['patches']:,} patches"),
         (

@@ -37,7 +37,7 @@ def train(
         str | None, typer.Option(metavar="auto|never|DIR", help="The setting `resume`, which wins over the file's.")
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Ranks to start on this machine; torchrun starts its own.")] = 1,
-    print_config: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and stop.")] = False,
 ) -> None:
     """Train on shards, resuming from the newest complete checkpoint.
 

@@ -1,6 +1,5 @@
 """The only file that knows how the terminal looks: colours, progress, numbers for people."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +41,8 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
         yield lambda stage, done, total, text: None
         return
     if not out.is_terminal:
-        yield _plain_progress(out)
+        with _plain_progress(out) as show:
+            yield show
         return
     count = TextColumn("{task.percentage:>3.0f}%") if unit == "%" else MofNCompleteColumn()
     columns = (
@@ -65,26 +65,40 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
         yield show
 
 
-def _plain_progress(out: Console) -> ShowProgress:
-    printed: dict[str, tuple[float, int]] = {}
+@contextmanager
+def _plain_progress(out: Console) -> Iterator[ShowProgress]:
+    """A line every few seconds, and the last one of each stage."""
+    printed: dict[str, float] = {}
+    last: dict[str, str] = {}
+
+    def flush() -> None:
+        for line in last.values():
+            out.print(Text(line), soft_wrap=True)
+        last.clear()
 
     def show(stage: str, done: int, total: int, text: str) -> None:
+        if stage not in last:
+            flush()
+        last[stage] = f"{stage} {100 * done // max(total, 1)}% {text}"
         now = time.monotonic()
-        when, what = printed.get(stage, (-_PLAIN_SECONDS, -1))
-        if done != what and (done >= total or now - when >= _PLAIN_SECONDS):
-            printed[stage] = now, done
-            out.print(f"{stage} {100 * done // max(total, 1)}% {text}", soft_wrap=True)
+        if now - printed.get(stage, now - _PLAIN_SECONDS / 2) >= _PLAIN_SECONDS:
+            printed[stage] = now
+            flush()
+        printed.setdefault(stage, now - _PLAIN_SECONDS / 2)
 
-    return show
+    yield show
+    flush()
 
 
 def facts(title: str, rows: list[tuple[str, str]]) -> Table:
     """A closing table of name and value."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2)
+    )
     table.add_column(style="dim")
     table.add_column(justify="left", overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))  # as text: a name may hold what looks like markup
     return table
 
 
@@ -100,7 +114,7 @@ def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
     table.add_column(style="cyan", min_width=_BAR_WIDTH)
     table.add_column(justify="right")
     # Whole numbers of few values get a bar each, the rest equal ranges.
-    whole = np.issubdtype(values.dtype, np.integer) and high - low < bins
+    whole = low == high or (np.issubdtype(values.dtype, np.integer) and high - low < bins)
     edges = np.arange(low, high + 2) if whole else np.linspace(low, high if high > low else low + 1, bins + 1)
     counts, _ = np.histogram(values, edges)
     for number, start, end in zip(counts.tolist(), edges, edges[1:], strict=False):
@@ -121,8 +135,3 @@ def duration(seconds: float) -> str:
     """4000 -> 1:06:40."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
-def is_terminal() -> bool:
-    """Whether standard output is a terminal."""
-    return sys.stdout.isatty()

@@ -24,6 +24,18 @@ class Vision:
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "merge_size", "temporal_patch_size", "min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a whole number above 0")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+                raise ValueError(f"{name} is {values!r}, expected three numbers")
+        if min(self.image_std) <= 0:
+            raise ValueError(f"image_std is {self.image_std!r}, expected numbers above 0")
+
     @property
     def factor(self) -> int:
         """Side of the square of pixels behind one token."""

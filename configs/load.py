@@ -37,7 +37,9 @@ def load_config(
     missing = list(missing_keys(kind, settings, ""))
     if missing:
         origin = f"{file}: " if file else ""
-        raise ConfigError(f"{origin}required but not set: {', '.join(missing)}; add to the file or give as KEY=VALUE")
+        raise ConfigError(
+            f"{origin}required but not set: {', '.join(missing)}; add to the file or give on the command line"
+        )
     return cast(T, build(kind, settings))
 
 

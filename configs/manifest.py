@@ -52,6 +52,11 @@ class Manifest:
     """name -> {bytes, xxh3} of index.json and the tables."""
 
     @property
+    def fill(self) -> float:
+        """Share of the packs' token space that is filled."""
+        return self.counts["tokens"] / (self.counts["packs"] * self.seq_len)
+
+    @property
     def limits(self) -> PackLimits:
         """What every pack of this folder keeps to."""
         merge_size = self.vision.merge_size if self.vision else 1

@@ -97,9 +97,11 @@ def _read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> 
         if settings.get(name, expected) != expected:
             raise ModelError(f"{file}: {name} is {settings[name]!r}, only {expected!r} is supported")
     size = settings.get("size") or {}
+    if not isinstance(size, dict):
+        raise ModelError(f"{file}: size is {size!r}, expected an object")
     low = min_pixels or settings.get("min_pixels") or size.get("shortest_edge") or _DEFAULT_MIN_PIXELS
     high = max_pixels or settings.get("max_pixels") or size.get("longest_edge") or _DEFAULT_MAX_PIXELS
-    if low > high:
+    if isinstance(low, int) and isinstance(high, int) and low > high:
         raise ModelError(f"{file}: smallest image area {low} is above the largest {high}; set min_pixels, max_pixels")
     try:
         return Vision(
@@ -113,6 +115,8 @@ def _read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> 
         )
     except KeyError as error:
         raise ModelError(f"{file} lacks {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{file}: {error}") from error
 
 
 def _image_settings(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from lmms.configs.errors import ConfigError
 
+MAX_SEQ_LEN = 2**22
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepConfig:
@@ -51,6 +53,8 @@ class PrepConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}, expected at least 1")
+        if self.seq_len > MAX_SEQ_LEN:
+            raise ConfigError(f"seq_len is {self.seq_len}, expected at most {MAX_SEQ_LEN}")
         if not 0 <= self.max_rejects <= 1:
             raise ConfigError(f"max_rejects is {self.max_rejects}, expected a share between 0 and 1")
         if not 2**20 <= self.shard_bytes <= 2**31:

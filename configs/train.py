@@ -101,6 +101,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {value}, expected at least {low}")
         if self.optim.lr <= 0 or self.optim.max_grad_norm <= 0 or self.optim.eps <= 0 or self.optim.weight_decay < 0:
             raise ConfigError("optim: lr, eps and max_grad_norm must be above 0, weight_decay at least 0")
+        if not all(0 <= beta < 1 for beta in self.optim.betas):
+            raise ConfigError(f"optim.betas is {list(self.optim.betas)}, expected numbers from 0 to below 1")
         if not 0 <= self.optim.min_lr_ratio <= 1:
             raise ConfigError(f"optim.min_lr_ratio is {self.optim.min_lr_ratio}, expected a share between 0 and 1")
         if set(self.model.freeze) == {"vision", "aligner", "llm"}:

@@ -15,6 +15,7 @@ _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_MAX_DIGITS = 4000  # Python converts no longer integers; a longer one stays a text, which no number setting takes
 _PREFIX = "tag:yaml.org,2002:"
 
 
@@ -23,11 +24,13 @@ def parse_yaml(text: str, origin: str) -> Any:
     try:
         # BaseLoader gives every plain scalar the tag of a string, so that a tag here was written by hand.
         node = yaml.compose(text, Loader=yaml.BaseLoader)
+        return None if node is None else _value(node, origin)
+    except RecursionError:
+        raise ConfigError(f"{origin}: nested too deep, or an alias that holds itself") from None
     except yaml.MarkedYAMLError as error:
         raise _error(origin, error.problem_mark or error.context_mark, error.problem or "not YAML") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: {str(error).splitlines()[0]}") from None
-    return None if node is None else _value(node, origin)
 
 
 def format_yaml(value: Any) -> str:
@@ -76,7 +79,7 @@ def _plain(text: str) -> Any:
         return None
     if _BOOL.fullmatch(text):
         return text.lower() == "true"
-    if _INT.fullmatch(text):
+    if _INT.fullmatch(text) and len(text) < _MAX_DIGITS:
         return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
 

@@ -4,9 +4,7 @@ The bytes decide the format, never a name. Pillow reads the header, as it will d
 first frame or page counts.
 """
 
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -14,15 +12,9 @@ from typing import Literal
 
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from lmms.configs.images import DAMAGE, FORMATS
 from lmms.prep.reject import Reject
 from lmms.prep.structure import check_structure, png_without_pixels
-
-FORMATS = (
-    *("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "CUR"),
-    *("JPEG2000", "PPM", "PSD", "DDS", "ICNS", "QOI", "PCX", "SGI", "SUN"),
-)
-"""Formats read, by Pillow's names. Left out of what Pillow opens: those without a signature (TGA and older), those
-that start a program (EPS), and those of which it reads the header only (HDF5, MPEG)."""
 
 UNREADABLE = (
     (0, b"\xff\x0a", "JPEG XL"),
@@ -35,11 +27,6 @@ UNREADABLE = (
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _SIDEWAYS = (5, 6, 7, 8)
-_DAMAGE = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    *(LookupError, TypeError, RuntimeError, ArithmeticError),
-)
-"""What damaged bytes raise in Pillow, or in a walk that meets the end of the file."""
 
 Image.init()
 
@@ -64,7 +51,7 @@ def image_size(data: bytes, verify: Literal["header", "structure", "decode"], ma
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         message = f"the {name} header states more than {max_pixels} pixels; raise max_image_pixels to accept it"
         raise Reject("too_many_pixels", message) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise Reject("decode_error", f"the {name} of {len(data)} bytes cannot be decoded: {_text(error)}") from error
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lmms.configs.contract import REJECT_TABLE
 from lmms.configs.errors import BuildError
+from lmms.prep.output import REJECTS_ENDING
 from lmms.prep.reject import Reject
 from lmms.prep.sources import Source
 from lmms.prep.spool import SPOOLED, Spooled
@@ -50,7 +51,9 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     packable = considered - len(ledger.rejects)
     if considered and packable and len(ledger.rejects) <= max_rejects * considered:
         return
-    kept = out.with_name(out.name + ".rejects.parquet")
+    if not considered:
+        raise BuildError(f"no records in {', '.join(source.name for source in ledger.sources[:5])}: nothing to pack")
+    kept = out.with_name(out.name + REJECTS_ENDING)
     write_rejects(kept, ledger)
     first: dict[str, tuple[int, int, Reject]] = {}
     for entry in ledger.rejects:

@@ -9,16 +9,21 @@ from pathlib import Path
 
 from lmms.configs.errors import BuildError
 
+PART_ENDING = ".lmms-part"
+"""Of the folder that a build writes into: a name that no one else would give, since what is in it is deleted."""
+REJECTS_ENDING = ".rejects.parquet"
+"""Of the ledger that a build leaves beside its output when it stops for too many rejects."""
+
 
 @contextmanager
 def building(out: Path) -> Iterator[Path]:
-    """Yields OUT.part, which becomes `out` on success and goes away otherwise.
+    """Yields OUT.lmms-part, which becomes `out` on success and goes away otherwise.
 
     What a killed build left there is removed; a build that is still running is an error.
     """
     if out.exists():
         raise BuildError(f"{out} exists; remove it or choose another --out")
-    part = out.with_name(out.name + ".part")
+    part = out.with_name(out.name + PART_ENDING)
     part.mkdir(parents=True, exist_ok=True)
     # The lock goes with the process, so a kill leaves none behind. It is held on the folder, not on its name.
     descriptor = os.open(part, os.O_RDONLY)

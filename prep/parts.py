@@ -61,6 +61,8 @@ def parse_part(part: Any, place: str, images: list[ImageRef]) -> tuple[Part, lis
     if not isinstance(part, Mapping):
         raise Reject("part_not_object", f"a part is {kind_of(part)}, expected an object", place)
     kind = part.get("type")
+    if not isinstance(kind, str | None):
+        raise Reject("unknown_part_type", f"`type` is {kind_of(kind)}, expected a string", place)
     if kind in _LATER_PARTS:
         raise Reject(_LATER_PARTS[kind], f"a part of type {kind!r}; this version cannot use it yet", place)
     if kind not in _PART_KEYS:

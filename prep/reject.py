@@ -22,6 +22,7 @@ REASONS: Mapping[str, str] = {
     "nested_too_deep": "the JSON is nested beyond the parser's depth",
     "duplicate_key": "an object has the same key twice",
     "lone_surrogate": "half of a UTF-16 surrogate pair: no text can hold it",
+    "unreadable_row": "a row of a table cannot be converted",
     "not_object": "the record is not a JSON object",
     # messages
     "missing_messages": "no `messages`",

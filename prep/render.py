@@ -66,7 +66,10 @@ class _Turn:
 
 def load_renderer(folder: ModelFolder) -> Renderer:
     """Compile the template and load the tokenizer of a model folder."""
-    tokenizer = Tokenizer.from_file(str(folder.tokenizer_json))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder.tokenizer_json))
+    except Exception as error:
+        raise ModelError(f"{folder.tokenizer_json} is not a tokenizer that can be loaded: {error}") from error
     control_ids = {}
     for token_id, token in tokenizer.get_added_tokens_decoder().items():
         if token.special:
@@ -212,5 +215,5 @@ def _apply_template(renderer: Renderer, messages: Sequence[dict[str, Any]]) -> s
         return renderer.template.render(
             messages=messages, tools=None, add_generation_prompt=False, **renderer.special_tokens
         )
-    except (jinja2.TemplateError, TypeError, KeyError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise Reject("template_error", f"the chat template fails: {error}", "messages") from None

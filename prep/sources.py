@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms.configs.errors import SourceError
+from lmms.configs.manifest import MANIFEST_NAME
 from lmms.prep.lines import parse_line
+from lmms.prep.output import PART_ENDING, REJECTS_ENDING
 from lmms.prep.reject import Reject
 
 Kind = Literal["jsonl", "parquet", "arrow"]
@@ -34,6 +36,13 @@ KINDS: Mapping[str, Kind] = {
 
 CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 _BOM = b"\xef\xbb\xbf"
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+USED_COLUMNS = ("messages", "images", "tools", "videos", "audios", "text")
+"""Columns of a table that are converted; of the others only the names matter."""
+
+OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)
+"""What a build leaves beside its output; a folder of sources that holds it does not mean it."""
 
 BLANK = object()
 """The value of a line of white space: skipped, not rejected."""
@@ -71,7 +80,8 @@ def find_sources(patterns: Sequence[str], media_root: str | None) -> list[Source
     """The sources behind paths, folders and globs, each once: in the order given, by name within a folder or glob."""
     found: dict[Path, Source] = {}
     for pattern in patterns:
-        paths = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
+        is_glob = glob.has_magic(pattern) and not Path(pattern).exists()
+        paths = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]  # noqa: PTH207
         sources = [source for path in paths for source in _sources_at(Path(path), media_root)]
         if not sources:
             raise SourceError(f"{pattern}: no file of chat records there; expected {', '.join(KINDS)}")
@@ -100,7 +110,7 @@ def read_chunks(index: int, source: Source) -> Iterator[Chunk]:
 def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
     """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK."""
     if isinstance(chunk.rows, pa.RecordBatch):
-        yield from enumerate(chunk.rows.to_pylist(), chunk.first_row)
+        yield from enumerate(_table_values(chunk.rows), chunk.first_row)
         return
     for row, line in enumerate(chunk.rows, chunk.first_row):
         if not line.strip(b" \t\r"):
@@ -110,6 +120,22 @@ def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
             yield row, parse_line(line)
         except Reject as reject:
             yield row, reject
+
+
+def _table_values(batch: pa.RecordBatch) -> Iterator[Any]:
+    """A dict of columns for each row, or a Reject. Of a column that is not used, only whether it holds something."""
+    used = batch.select([name for name in batch.schema.names if name in USED_COLUMNS])
+    unused = {
+        name: batch.column(name).is_valid().to_pylist() for name in batch.schema.names if name not in USED_COLUMNS
+    }
+    for i in range(batch.num_rows):
+        others = {name: valid[i] or None for name, valid in unused.items()}
+        try:
+            yield {**used.slice(i, 1).to_pylist()[0], **others} if used.num_columns else others
+        except UnicodeDecodeError as error:
+            yield Reject("not_utf8", f"a text of the row is not UTF-8 ({error.reason})")
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            yield Reject("unreadable_row", f"the row cannot be read: {error}")
 
 
 def _sources_at(path: Path, media_root: str | None) -> list[Source]:
@@ -127,8 +153,12 @@ def _sources_at(path: Path, media_root: str | None) -> list[Source]:
         )
     if (path / "state.json").is_file():
         return [_saved_dataset(path, media_root)]
-    children = sorted(path.iterdir())
-    return [s for child in children if child.is_dir() or _kind_of(child) for s in _sources_at(child, media_root)]
+    if (path / MANIFEST_NAME).is_file():
+        return []  # shards of ours
+    children = [child for child in sorted(path.iterdir()) if not child.name.endswith(OWN_ENDINGS)]
+    # A link to a folder is not followed: it may lead back here.
+    children = [child for child in children if _kind_of(child) or (child.is_dir() and not child.is_symlink())]
+    return [source for child in children for source in _sources_at(child, media_root)]
 
 
 def _kind_of(path: Path) -> Kind | None:
@@ -179,6 +209,8 @@ def _read_parquet(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
             for batch in _split(table.iter_batches(CHUNK_ROWS, row_groups=[group])):
                 rows += batch.num_rows
                 yield batch, file.stat().st_size * rows // total
+        if rows != table.metadata.num_rows:
+            raise OSError(f"{rows} rows in its row groups, {table.metadata.num_rows} in its footer")
 
 
 def _read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
@@ -189,9 +221,24 @@ def _read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
             reader = pa.ipc.open_file(mapped)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
         else:
+            mapped.seek(max(mapped.size() - len(_END_OF_STREAM), 0))
+            if mapped.read() != _END_OF_STREAM:
+                raise OSError("the stream has no end mark")
+            mapped.seek(0)
             batches = iter(pa.ipc.open_stream(mapped))
-        for batch in _split(batches):
-            yield batch, mapped.tell()
+        for batch in batches:
+            _check_buffers(batch)
+            position = mapped.tell()
+            yield from ((part, position) for part in _split(iter([batch])))
+
+
+def _check_buffers(batch: pa.RecordBatch) -> None:
+    """Damage in an Arrow file is memory read out of bounds later on. Text that is not UTF-8 is left to its row."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
 
 
 def _split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

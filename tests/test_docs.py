@@ -92,3 +92,15 @@ def test_an_error_is_one_line_without_a_traceback_unless_asked_for(tmp_path: Pat
     assert "Traceback" not in result.stderr
     result = subprocess.run([*LMMS, "--debug", *words], capture_output=True, text=True)
     assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize("out", ["file/x", "/proc/none/x"])
+def test_a_place_that_cannot_be_written_is_one_line(out: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    draw_pictures(tmp_path, "set", 3, 0)
+    words = ["--model", str(tiny_model_folder(tmp_path)), "--seq-len", "256", "--workers", "1", "--out", out]
+    run = [*LMMS, "prep", "build-shards", "set.jsonl", *words]
+    result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")

@@ -2,34 +2,54 @@
 
     output/step-00000010/   *.distcp, .metadata   torch.distributed.checkpoint: weights and averages, by name
                             trainer.json          TrainerState
-                            complete.json         written last: every other file with its size
+                            complete.json         written last: every other file with its size and hash
 
 They are written as step-00000010.part and renamed. Any number of ranks reads what any number wrote. Random numbers need
 no state: every step seeds its own from (seed, step, rank).
 """
 
+import fcntl
 import json
 import os
+import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lmms.configs.errors import TrainError
 from lmms.configs.train import Part
+from lmms.train.complete import (
+    COMPLETE_NAME,
+    METADATA_NAME,
+    STATE_NAME,
+    damaged_files,
+    describe_files,
+    fault_of,
+    read_complete,
+    write_synced,
+)
 from lmms.train.parallel import World
 
-STATE_NAME = "trainer.json"
-COMPLETE_NAME = "complete.json"
+T = TypeVar("T")
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError),
+    *(AttributeError, ImportError, LookupError),
+)
+"""What a pickle of other bytes, or of another torch, raises."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,21 +94,26 @@ def save_checkpoint(
     """Write a checkpoint, on all ranks together, then delete the oldest beyond `limit`. Returns its folder."""
     final = output / checkpoint_name(state.step)
     part = final.with_name(final.name + ".part")
-    if world.is_main:
-        for unfinished in (*output.glob("step-*.part"), *output.glob(final.name)):
-            shutil.rmtree(unfinished)
-        part.mkdir(parents=True)
-    world.barrier()
     try:
+        if world.is_main:
+            for unfinished in (*output.glob("step-*.part"), *output.glob(final.name)):
+                shutil.rmtree(unfinished)
+            part.mkdir(parents=True)
+        world.barrier()
         save(dict(tensors), checkpoint_id=part)
         if world.is_main:
-            _write_synced(part / STATE_NAME, asdict(state))
-            _write_synced(part / COMPLETE_NAME, {path.name: path.stat().st_size for path in sorted(part.iterdir())})
+            write_synced(part / STATE_NAME, asdict(state))
+        world.barrier()
+        names = sorted(path.name for path in part.iterdir())
+        shares = _of_all_ranks(describe_files(part, names[world.rank :: world.size]))
+        if world.is_main:
+            write_synced(part / COMPLETE_NAME, {name: entry for share in shares for name, entry in share.items()})
             part.rename(final)
             for oldest in list_checkpoints(output)[0][: -limit if limit else 0]:
                 # Renamed first: a deletion that is cut off must not leave what looks like a checkpoint.
                 shutil.rmtree(oldest.rename(oldest.with_name(oldest.name + ".part")))
     except (CheckpointException, OSError) as error:
+        _raise_interrupt(error)
         raise TrainError(f"{part}: the checkpoint could not be written: {_causes(error)}") from error
     world.barrier()
     return final
@@ -97,7 +122,7 @@ def save_checkpoint(
 def list_checkpoints(output: Path) -> tuple[list[Path], list[Path]]:
     """(complete, not complete) checkpoints of an output folder, the oldest first."""
     found = sorted(path for path in output.glob("step-*") if path.is_dir())
-    complete = [path for path in found if _fault(path) is None]
+    complete = [path for path in found if fault_of(path) is None]
     return complete, [path for path in found if path not in complete]
 
 
@@ -107,7 +132,7 @@ def resume_from(setting: str, output: Path) -> Path | None:
     chosen = complete[-1] if setting == "auto" and complete else None
     if setting not in ("auto", "never"):
         chosen = Path(setting).expanduser()
-        if (fault := _fault(chosen)) is not None:
+        if (fault := fault_of(chosen)) is not None:
             raise TrainError(f"{chosen} is not a complete checkpoint ({fault}); name another, or use resume: auto")
     step = read_state(chosen).step if chosen else 0
     in_the_way = [path for path in complete if path.name > checkpoint_name(step)]
@@ -121,18 +146,31 @@ def resume_from(setting: str, output: Path) -> Path | None:
 
 def read_state(checkpoint: Path) -> TrainerState:
     """What a complete checkpoint says of its run."""
-    if (fault := _fault(checkpoint)) is not None:
-        raise TrainError(f"{checkpoint} is not a complete checkpoint: {fault}")
-    return TrainerState(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
+    _refuse_damaged(checkpoint, damaged_files(checkpoint, [STATE_NAME]))
+    try:
+        return TrainerState(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise TrainError(
+            f"{checkpoint / STATE_NAME} is not of this version ({error}); use another checkpoint"
+        ) from error
 
 
 def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, alone: bool = False) -> None:
     """Fill these tensors from a checkpoint; all ranks together, or one process `alone`.
 
-    TrainError names the first tensors that the checkpoint does not have, or has in another shape.
+    TrainError names a file whose hash is not that of complete.json (the ranks share the reading), or the first tensors
+    that the checkpoint does not have, has in another shape, or has beyond those of the same kind (`model.*`, ...).
     """
-    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    faults = []
+    names = sorted(read_complete(checkpoint))
+    if alone:
+        _refuse_damaged(checkpoint, damaged_files(checkpoint, names))
+    else:
+        shares = _of_all_ranks(damaged_files(checkpoint, names[dist.get_rank() :: dist.get_world_size()]))
+        _refuse_damaged(checkpoint, sorted(name for share in shares for name in share))
+    stored = _read_metadata(checkpoint).state_dict_metadata
+    kinds = {name.partition(".")[0] for name in tensors}
+    unexpected = sorted(name for name in stored.keys() - tensors.keys() if name.partition(".")[0] in kinds)
+    faults = [f"{name} is unexpected" for name in unexpected]
     for name, tensor in tensors.items():
         size = getattr(stored.get(name), "size", None)
         if size != tensor.shape:
@@ -149,32 +187,65 @@ def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, al
         try:
             load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
         except CheckpointException as error:
-            kinds = ", ".join(sorted({type(cause).__name__ for cause, _ in error.failures.values()}))
-            raise TrainError(f"{checkpoint} is damaged: its tensors cannot be read ({kinds}); delete it") from error
+            _raise_interrupt(error)
+            causes = ", ".join(sorted({type(cause).__name__ for cause, _ in error.failures.values()}))
+            raise TrainError(f"{checkpoint} is damaged: its tensors cannot be read ({causes}); delete it") from error
 
 
-def _fault(checkpoint: Path) -> str | None:
-    """Why a folder is not a complete checkpoint; None if it is one."""
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """The output folder, made if it is not there, for this process alone. TrainError while another run has it.
+
+    The lock goes with the process: a kill leaves none behind.
+    """
     try:
-        sizes = json.loads((checkpoint / COMPLETE_NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"it has no {COMPLETE_NAME}"
-    for name, size in sizes.items():
-        path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != size:
-            found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
-            return f"{name} is {found}, expected {size} bytes"
-    return None
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output, os.O_RDONLY)
+    except OSError as error:
+        raise TrainError(f"output {output} cannot be opened as a folder: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainError(f"another run is writing {output}; wait for it or choose another output") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_metadata(checkpoint: Path) -> Metadata:
+    try:
+        return FileSystemReader(checkpoint).read_metadata()
+    except _UNREADABLE as error:
+        raise TrainError(
+            f"{checkpoint / METADATA_NAME} cannot be read by this version of torch ({type(error).__name__}: {error});"
+            " use another checkpoint"
+        ) from error
+
+
+def _refuse_damaged(checkpoint: Path, names: Sequence[str]) -> None:
+    if names:
+        raise TrainError(
+            f"{checkpoint / names[0]} is damaged: its hash is not the one in {COMPLETE_NAME} ({len(names)} files in all);"
+            " delete the checkpoint and go on from an earlier one"
+        )
+
+
+def _of_all_ranks(own: T) -> list[T]:
+    everyone: list[T] = [own] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return everyone
+
+
+def _raise_interrupt(error: CheckpointException | OSError) -> None:
+    """Ctrl-C is not a failure: torch wraps whatever was raised, on any rank."""
+    if isinstance(error, CheckpointException):
+        for cause, _ in error.failures.values():
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
 
 
 def _causes(error: CheckpointException | OSError) -> str:
     """What failed, on whichever rank, without the stacks that a CheckpointException prints."""
     causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
     return "; ".join(map(str, causes))
-
-
-def _write_synced(path: Path, body: Mapping[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(body, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())

@@ -2,14 +2,16 @@
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
-from transformers import AutoConfig
+from safetensors import SafetensorError
 
 from lmms.configs.errors import ModelError, TrainError
 from lmms.train.checkpoint import load_checkpoint, read_state, tensors_of
-from lmms.train.model import build_model, materialize
+from lmms.train.fit import model_of
+from lmms.train.model import materialize
 
 _COPIED = ("*.json", "*.jinja", "*.txt")
 """Tokenizer, template, processor, generation settings: as they stand in the model folder."""
@@ -26,19 +28,20 @@ def export(checkpoint: Path, out: Path, dtype: Literal["fp32", "bf16"] = "fp32")
     source = Path(read_state(checkpoint).model)
     if not (source / "config.json").is_file():
         raise ModelError(f"{source}, the model folder of {checkpoint}, is not there any more; put it back to export")
-    model = build_model(AutoConfig.from_pretrained(source), "none")
+    model = model_of(source, "none")
     materialize(model, torch.device("cpu"))
     load_checkpoint(checkpoint, tensors_of(model, None), alone=True)
     model.hf.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
-    part = out.with_name(out.name + ".part")
     try:
-        if part.exists():
-            shutil.rmtree(part)
-        model.hf.save_pretrained(part)
-        for path in sorted(path for pattern in _COPIED for path in source.glob(pattern)):
-            if path.name != "config.json" and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, part / path.name)
-        part.rename(out)
-    except OSError as error:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as room:
+            # Inside it and not the room itself, which only its owner may enter.
+            part = Path(room) / out.name
+            model.hf.save_pretrained(part)
+            for path in sorted(path for pattern in _COPIED for path in source.glob(pattern)):
+                if path.name != "config.json" and not path.name.endswith(".index.json"):
+                    shutil.copyfile(path, part / path.name)
+            part.rename(out)
+    except (OSError, SafetensorError) as error:
         raise TrainError(f"{out} could not be written: {error}") from error
     return out

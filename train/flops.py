@@ -1,7 +1,7 @@
 """What a training step costs, in floating-point operations of the model itself: strict, so that MFU cannot flatter.
 
 A multiply-add is two. Counted: the products of linear layers, forward and backward; the LM head on rows that are
-targets alone; attention within each conversation (half the square, as it is causal), image or window by its real length.
+targets alone; attention within each conversation, image or window by its real length, causal attention at half.
 Not counted: lookups, norms, rotations, recomputation, the dummy image of a rank without images. A frozen part costs its
 forward and what gradients must pass through it.
 
@@ -32,6 +32,10 @@ PEAK_FLOPS: Mapping[str, float] = {
 """Pattern of a device's name -> dense bf16 operations a second by its data sheet; the first match holds."""
 
 
+_Layer = nn.Linear | nn.Conv3d
+"""The convolution embeds patches, and is a product: its kernel covers one."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCost:
     """Operations of a training step, forward and backward, for one of each thing that packs hold."""
@@ -54,12 +58,12 @@ class ModelCost:
 def model_cost(hf_config: PretrainedConfig, freeze: Collection[Part] = ()) -> ModelCost:
     """The cost of a model with these parts frozen, from the layers that transformers builds (on the meta device)."""
     layers = {name: m for name, m in build_model(hf_config, "none").named_modules() if isinstance(m, _Layer)}
-    weights = Counter[str]()
+    weights: Counter[str] = Counter()
     for name, layer in layers.items():
         weights[_group(name)] += layer.weight.numel()
     llm, vision, aligner = (part not in freeze for part in ("llm", "vision", "aligner"))
     tower = getattr(hf_config, "vision_config", None)
-    # Keys and queries make scores, scores and values make outputs: two products without weights, of this width.
+    # What leaves an attention enters its output layer: as wide are its two products, which have no weights.
     llm_width = sum(_widths(layers, "self_attn.o_proj"))
     tower_widths = _widths(layers, ".attn.proj")
     whole = getattr(tower, "fullatt_block_indexes", range(len(tower_widths)))
@@ -96,19 +100,15 @@ def peak_flops(device_name: str) -> float | None:
     return next((peak for pattern, peak in PEAK_FLOPS.items() if re.search(pattern, device_name)), None)
 
 
-_Layer = nn.Linear | nn.Conv3d
-"""The convolution is the product that embeds patches: its kernel covers one."""
-
-
 def _group(layer: str) -> str:
     if layer.endswith("lm_head"):
         return "head"
     return "pixels" if layer.endswith("patch_embed.proj") else part_of(layer)
 
 
-def _widths(layers: Mapping[str, nn.Module], ending: str) -> list[int]:
-    """Features that enter each layer of this name, in order."""
-    return [int(layer.in_features) for name, layer in layers.items() if name.endswith(ending) and layer.in_features]
+def _widths(layers: Mapping[str, _Layer], ending: str) -> list[int]:
+    """Features that enter each layer whose name ends so, in order."""
+    return [layer.weight.shape[1] for name, layer in layers.items() if name.endswith(ending)]
 
 
 def _linear(trained: bool, passes_back: bool) -> int:
@@ -117,14 +117,14 @@ def _linear(trained: bool, passes_back: bool) -> int:
 
 
 def _attention(passes_back: bool) -> int:
-    """Operations for a pair of positions and a feature: two products forward, and for each two backward."""
-    return 2 * _linear(False, False) + (8 if passes_back else 0)
+    """Operations for a pair of positions and a feature: two products forward, two backward for each."""
+    return 4 + 8 * passes_back
 
 
 def _squared_windows(grid_thw: tuple[int, int, int], side: int) -> int:
     """Sum of squared patches over an image's windows; those at the right and lower edges are cut."""
-    t, *sides = grid_thw
     if not side:
         return 0
+    t, *sides = grid_thw
     rows, columns = (length // side * side**2 + (length % side) ** 2 for length in sides)
     return t * rows * columns

@@ -7,9 +7,7 @@ One deliberate difference: 16-bit grey is scaled to 8 bits. Pillow's own convers
 Source: transformers 5.23, models/qwen2_vl/image_processing_pil_qwen2_vl.py and image_transforms.py (convert_to_rgb).
 """
 
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -22,9 +20,7 @@ from torch import Tensor
 
 from lmms.configs.contract import Media
 from lmms.configs.geometry import Vision, image_grid
-
-_DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError, KeyError, TypeError)
-"""What Pillow raises for damaged bytes."""
+from lmms.configs.images import DAMAGE, FORMATS
 
 
 class BadMediaError(Exception):
@@ -37,12 +33,12 @@ def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.u
     Raises BadMediaError when the bytes cannot be decoded or are not of the size and grid that `media` states.
     """
     try:
-        with _trusting_pillow(), Image.open(BytesIO(data)) as image:
+        with _trusting_pillow(), Image.open(BytesIO(data), formats=FORMATS) as image:
             # Pixels only once the header says what was accepted when the shards were built.
             if media.size not in (image.size, image.size[::-1]):
                 raise BadMediaError(f"the image is {_sides(image.size)}, the shard states {_sides(media.size)}")
             rgb = _rgb(ImageOps.exif_transpose(image), image.format)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BadMediaError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
     if rgb.size != media.size:
         raise BadMediaError(f"the image is {_sides(rgb.size)} upright, the shard states {_sides(media.size)}")

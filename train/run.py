@@ -1,15 +1,16 @@
 """`lmms train`, from the settings to the last checkpoint, on one screen."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import islice, tee
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig
 
-from lmms.configs.errors import TrainError
+from lmms.configs.errors import LmmsError, TrainError
 from lmms.configs.hashing import key64
 from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset, open_dataset
@@ -21,12 +22,13 @@ from lmms.train.checkpoint import (
     TrainerState,
     list_checkpoints,
     load_checkpoint,
+    locked,
     read_state,
     resume_from,
     save_checkpoint,
     tensors_of,
 )
-from lmms.train.fit import fitting_model
+from lmms.train.fit import fitting_model, model_of
 from lmms.train.loader import batches
 from lmms.train.metrics import (
     StepLog,
@@ -36,13 +38,15 @@ from lmms.train.metrics import (
     open_metrics,
     peak_memory,
 )
-from lmms.train.model import blocks, build_model, init_random, materialize
+from lmms.train.model import blocks, init_random, materialize
 from lmms.train.optim import freeze, learning_rate, make_optimizer, trained_parts
 from lmms.train.order import ORDER_VERSION, Order, micro_steps, step_packs
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
 from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
 from lmms.train.stream import read_sidecar
 from lmms.train.weights import load_pretrained
+
+T = TypeVar("T")
 
 Report = Callable[[StepLog | str], None]
 """Called on rank 0: with each logged step, and with each line that a person should read."""
@@ -54,8 +58,11 @@ def train(config: TrainConfig, report: Report) -> None:
     Raises the classes of configs/errors.py. Writes checkpoints, metrics.jsonl and config.yaml into config.output.
     """
     world = start_world(config.device)
+    output = Path(config.output).expanduser()
     try:
-        _train(config, world, report if world.is_main else lambda event: None)
+        with ExitStack() as held:
+            _on_main(world, lambda: held.enter_context(locked(output)))
+            _train(config, output, world, report if world.is_main else lambda event: None)
     except BaseException:
         # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
         if world.size == 1:
@@ -64,19 +71,17 @@ def train(config: TrainConfig, report: Report) -> None:
     stop_world()
 
 
-def _train(config: TrainConfig, world: World, report: Report) -> None:
+def _train(config: TrainConfig, output: Path, world: World, report: Report) -> None:
     dataset = open_dataset(Path(config.data.shards).expanduser())
     folder = fitting_model(config.model.path, dataset)
     sidecar = read_sidecar(dataset)
     order = Order(num_packs=len(sidecar), seed=config.seed, global_packs=config.data.global_packs)
-    output = Path(config.output).expanduser()
-    found = world.from_main(resume_from(config.resume, output))
+    found = _on_main(world, lambda: resume_from(config.resume, output))
     # Now and not after the weights were read: can the ranks share a step?
     micro_steps(step_packs(order, 0), world.rank, world.size, config.data.micro_packs)
 
-    hf_config = AutoConfig.from_pretrained(folder.path)
-    recipe = make_recipe(dataset.manifest, hf_config, config.data.on_bad_media)
-    model = build_model(hf_config, config.model.recompute)
+    model = model_of(folder.path, config.model.recompute)
+    recipe = make_recipe(dataset.manifest, model.hf.config, config.data.on_bad_media)
     freeze(model, config.model.freeze)
     shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
     materialize(model, world.device)
@@ -85,7 +90,8 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
 
     state = _start_state(config, dataset, folder)
     if found:
-        state = _resumed_state(state, read_state(found), found)
+        stored = read_state(found)
+        state = _resumed_state(state, stored, found)
         load_checkpoint(found, tensors_of(model, optimizer))
     elif config.model.init == "random":
         init_random(model, config.seed)
@@ -93,7 +99,16 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
         load_pretrained(model.hf, folder.path)
     if world.is_main:
         _open_output(output, config, state, report)
+    if order.global_packs > order.num_packs:
+        report(
+            f"an epoch has {order.num_packs} packs, fewer than data.global_packs ({order.global_packs}):"
+            " a step takes some packs more than once"
+        )
     report(f"resumed from {found} at step {state.step}" if found else "started at step 0")
+    for line in _changes(stored.config, state.config) if found else ():
+        report(line)
+    if state.step >= config.max_steps:
+        report(f"nothing left to do: the run is at step {state.step} of max_steps {config.max_steps}")
 
     every = plan_steps(order, sidecar, world.rank, world.size, config.data.micro_packs, state.step, state.position)
     plans, ahead = tee(islice(every, max(config.max_steps - state.step, 0)))
@@ -121,6 +136,20 @@ def _train(config: TrainConfig, world: World, report: Report) -> None:
         if plan.step % config.save_steps == 0 or is_last:
             saved = save_checkpoint(output, state, tensors_of(model, optimizer), world, config.save_total_limit)
             report(f"saved {saved}")
+
+
+def _on_main(world: World, act: Callable[[], T]) -> T:
+    """What rank 0 gets of this, on every rank; so too the LmmsError that it raises."""
+    outcome: list[T] | LmmsError = []
+    if world.is_main:
+        try:
+            outcome = [act()]
+        except LmmsError as error:
+            outcome = error
+    outcome = world.from_main(outcome)
+    if isinstance(outcome, LmmsError):
+        raise outcome
+    return outcome[0]
 
 
 def _open_output(output: Path, config: TrainConfig, state: TrainerState, report: Report) -> None:
@@ -191,4 +220,29 @@ def _resumed_state(fresh: TrainerState, stored: TrainerState, checkpoint: Path) 
                 f"{checkpoint} was trained with {name} {found}, this run has {expected}: other packs would come next;"
                 " go on with the same shards and seed, or start in another output folder"
             )
+    before, now = (set(_settings(state.config).get("model.freeze", ())) for state in (stored, fresh))
+    if before != now:
+        raise TrainError(
+            f"{checkpoint} was trained with model.freeze {sorted(before)}, this run has {sorted(now)}: AdamW's averages"
+            " are those of other parameters; go on with the same freeze, or start in another output folder"
+        )
     return replace(fresh, step=stored.step, position=stored.position, zero_steps=stored.zero_steps)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each setting of a checkpoint's run that is another in this run."""
+    old, new = _settings(before), _settings(now)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield f"changed since the checkpoint: {key} was {old.get(key)}, is {new.get(key)}"
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, with tuples as the lists that JSON makes of them."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _settings(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found

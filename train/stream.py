@@ -52,13 +52,19 @@ class Sidecar:
         return len(self.shard)
 
 
+def read_table(dataset: Dataset, name: str) -> pa.Table:
+    """One of the Parquet tables of a data set. DatasetError unless it is the manifest's."""
+    path = dataset.folder / name
+    data = path.read_bytes()
+    if xxhash.xxh3_64_hexdigest(data) != dataset.manifest.files[name]["xxh3"]:
+        raise DatasetError(f"{path} is damaged: its hash is not the manifest's; copy it again or rebuild the shards")
+    return pq.read_table(pa.BufferReader(data))
+
+
 def read_sidecar(dataset: Dataset) -> Sidecar:
     """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
     path = dataset.folder / PACKS_NAME
-    data = path.read_bytes()
-    if xxhash.xxh3_64_hexdigest(data) != dataset.manifest.files[PACKS_NAME]["xxh3"]:
-        raise DatasetError(f"{path} is damaged: its hash is not the manifest's; copy it again or rebuild the shards")
-    table = pq.read_table(pa.BufferReader(data))
+    table = read_table(dataset, PACKS_NAME)
     columns = {name: table[name].combine_chunks() for name in PACK_TABLE}
     source_starts = columns["source_ids"].offsets.to_numpy().astype(np.int64)
     for name in ("source_ids", "source_tokens"):

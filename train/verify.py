@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import xxhash
 
 from lmms.configs.check import check_pack
 from lmms.configs.contract import SAMPLE_TABLE, Pack
 from lmms.configs.errors import DatasetError
 from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Dataset, file_entry, open_dataset
-from lmms.train.stream import PackReader, Sidecar, read_sidecar
+from lmms.train.stream import PackReader, Sidecar, read_sidecar, read_table
 
 _BLOCK = 16 * 2**20
 
@@ -26,7 +25,8 @@ def verify_dataset(folder: Path, report: Callable[[int, int], None] = lambda don
     dataset = open_dataset(folder)
     yield from _file_faults(dataset)
     sidecar = read_sidecar(dataset)
-    samples = {name: pq.read_table(folder / SAMPLES_NAME)[name].to_numpy() for name in SAMPLE_TABLE}
+    table = read_table(dataset, SAMPLES_NAME)
+    samples = {name: table[name].to_numpy() for name in SAMPLE_TABLE}
     yield from _count_faults(dataset, sidecar, samples)
     yield from _pack_faults(dataset, sidecar, samples, report)
 
@@ -45,7 +45,7 @@ def _file_faults(dataset: Dataset) -> Iterator[str]:
 
 
 def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -> Iterator[str]:
-    rejects = pq.read_metadata(dataset.folder / REJECTS_NAME).num_rows
+    rejects = read_table(dataset, REJECTS_NAME).num_rows
     found = {
         "packs": len(sidecar),
         "packed": len(samples["row"]),

@@ -69,6 +69,8 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     try:
         if (folder / _INDEX).is_file():
             weight_map = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+            if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+                raise TypeError("weight_map is not a table of file names")
             return {name: folder / file for name, file in weight_map.items()}
         with safe_open(folder / _SINGLE, framework="pt") as file:
             return dict.fromkeys(file.keys(), folder / _SINGLE)
@@ -76,7 +78,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
         raise ModelError(
             f"{folder} has no {_SINGLE} or {_INDEX}; to start from random weights, set model.init: random"
         ) from None
-    except (ValueError, KeyError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder}: its safetensors are damaged ({error}); copy the folder again") from error
 
 

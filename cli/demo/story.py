@@ -100,10 +100,10 @@ def _prepare(screen: Console, folder: Path, seed: int) -> None:
     config = PrepConfig(
         sources=(source,), model=str(MODEL), seq_len=1024, out=str(folder / "shards"), seed=seed, workers=1
     )
-    counts = build_shards(config).counts
-    fill = counts["tokens"] / (counts["packs"] * config.seq_len)
+    manifest = build_shards(config)
+    counts = manifest.counts
     sums = f"{counts['read']:,} records = {counts['packed']:,} packed + {counts['rejected']} rejected"
-    screen.print(f"  {sums}; {counts['tokens']:,} tokens in {counts['packs']} packs, {fill:.1%} full")
+    screen.print(f"  {sums}; {counts['tokens']:,} tokens in {counts['packs']} packs, {manifest.fill:.1%} full")
 
 
 def _look(screen: Console, folder: Path) -> None:

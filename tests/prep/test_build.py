@@ -117,19 +117,19 @@ def test_a_killed_build_is_not_there_and_the_next_one_starts_afresh(tmp_path: Pa
     arguments = [str(source), str(tmp_path / "model"), str(tmp_path / "out")]
     build = subprocess.Popen([sys.executable, "-c", script, *arguments])
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "out.part" / "spool").glob("*.samples")) and time.monotonic() < deadline:
+    while not list((tmp_path / "out.lmms-part" / "spool").glob("*.samples")) and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(BuildError, match="another build is writing"):
         build_shards(settings(tmp_path, source))
     os.kill(build.pid, signal.SIGKILL)
     build.wait()
     assert not (tmp_path / "out").exists()
-    assert (tmp_path / "out.part").exists()
+    assert (tmp_path / "out.lmms-part").exists()
     small = tmp_path / "data" / "small.jsonl"
     small.write_text("".join(source.read_text().splitlines(keepends=True)[:100]))
     build_shards(settings(tmp_path, small))
     assert open_dataset(tmp_path / "out").manifest.counts["read"] == 100
-    assert not (tmp_path / "out.part").exists()
+    assert not (tmp_path / "out.lmms-part").exists()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # LocalDataset leaves index.json open
@@ -146,3 +146,16 @@ def test_the_library_of_the_format_reads_every_column_of_a_build(tmp_path: Path)
         assert set(theirs[i]) == set(columns)
         for name, value in columns.items():
             assert np.array_equal(theirs[i][name], value) if isinstance(value, np.ndarray) else theirs[i][name] == value
+
+
+def test_a_folder_of_the_users_beside_the_output_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "mine.txt").write_text("mine")
+    build_shards(settings(tmp_path, write_records(tmp_path / "data")))
+    assert (tmp_path / "out.part" / "mine.txt").read_text() == "mine"
+
+
+def test_sources_without_a_record_are_said_to_have_none(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(BuildError, match=r"no records in .*empty\.jsonl"):
+        build_shards(settings(tmp_path, tmp_path / "empty.jsonl"))

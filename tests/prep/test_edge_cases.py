@@ -160,4 +160,4 @@ def test_a_build_with_too_many_rejects_stops_with_the_reasons_and_keeps_the_ledg
     kept = pl.read_parquet(tmp_path / "out.rejects.parquet")
     assert kept.filter(pl.col("reason") == "invalid_json").height == 9
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "out.part").exists()
+    assert not (tmp_path / "out.lmms-part").exists()

@@ -80,6 +80,8 @@ def test_a_surrogate_pair_is_one_character() -> None:
         (conversation(image_turn({"type": "text"})), "part_missing_field", "messages[0].content[0]"),
         (conversation(image_turn({"type": "img", "image": "a"})), "unknown_part_type", "messages[0].content[0]"),
         (conversation(image_turn({"type": "video", "video": "a"})), "later_video", "messages[0].content[0]"),
+        (conversation(image_turn({"type": ["text"]})), "unknown_part_type", "messages[0].content[0]"),
+        (conversation({"role": {}, "content": "a"}), "unknown_role", "messages[0]"),
         (conversation(image_turn({"type": "input_audio"})), "later_audio", "messages[0].content[0]"),
         (conversation(image_turn({"type": "image", "url": "a"})), "bad_part", "messages[0].content[0]"),
         (conversation(image_turn({"type": "image", "image": 3})), "bad_part", "messages[0].content[0]"),

@@ -194,3 +194,17 @@ def test_a_content_that_begins_with_line_feeds_keeps_its_first_token_in_the_targ
     )  # fmt: skip
     text = official.apply_chat_template(TEMPLATE_MESSAGES["qwen3"](record), tokenize=False)
     assert_targets(text, official, render(load_renderer(qwen3), record, []))
+
+
+def test_special_token_text_split_over_parts_stays_text(model_folders: dict[str, Path]) -> None:
+    for name in ("qwen2.5-vl", "qwen3-vl"):
+        renderer = load_renderer(read_model_folder(model_folders[name]))
+        parts = [{"type": "text", "text": text} for text in ("A<|im_", "end|>B")]
+        turns = [("user", "a"), ("assistant", parts)]
+        record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
+        rendered = render(renderer, record, [])
+        (target,) = rendered.targets
+        assert renderer.tokenizer.decode(rendered.input_ids[slice(*target)], skip_special_tokens=False) == (
+            "A<|im_end|>B<|im_end|>"
+        )
+        assert (rendered.input_ids == renderer.control_ids["<|im_end|>"]).sum() == len(turns) + (name == "qwen2.5-vl")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -47,7 +48,9 @@ def write(path: Path, records: list[Any] = RECORDS) -> Path:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "file.arrow", "stream.arrow"])
 def test_every_container_gives_the_same_rows(name: str, tmp_path: Path) -> None:
-    assert values(write(tmp_path / name)) == RECORDS
+    rows = values(write(tmp_path / name))
+    assert [row["messages"] for row in rows] == [record["messages"] for record in RECORDS]
+    assert all(row["id"] is not None for row in rows)
 
 
 def test_rows_are_numbered_through_all_chunks(tmp_path: Path) -> None:
@@ -127,3 +130,56 @@ def test_real_containers_hold_what_their_manifest_says(shared: Path) -> None:
         "gpteacher_300.jsonl.gz": 300,
     }.items():
         assert len(values(formats / name)) == rows
+
+
+def test_an_arrow_stream_cut_between_two_batches_is_no_shorter_stream(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(RECORDS)
+    path = tmp_path / "stream.arrow"
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=100)
+    with pa.ipc.new_stream(str(tmp_path / "first.arrow"), table.schema) as writer:
+        writer.write_table(table.slice(0, 100))
+    end = (tmp_path / "first.arrow").stat().st_size - 8  # without its end mark
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(SourceError, match="no end mark"):
+        values(path)
+
+
+def test_columns_that_are_not_used_are_named_and_never_converted(tmp_path: Path) -> None:
+    nanoseconds = pa.array([1, None], pa.timestamp("ns"))
+    not_utf8 = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
+    )
+    messages = pa.array(["[]", "[]"])
+    pq.write_table(pa.table({"messages": messages, "when": nanoseconds, "raw": not_utf8}), tmp_path / "a.parquet")
+    first, second = values(tmp_path / "a.parquet")
+    assert first == {"messages": "[]", "when": True, "raw": True}
+    assert second == {"messages": "[]", "when": None, "raw": True}
+
+
+def test_a_row_whose_text_is_not_utf8_is_a_reject_and_its_neighbours_are_read(tmp_path: Path) -> None:
+    texts = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(np.array([0, 2, 4, 6], np.int32)), pa.py_buffer(b"[]\xff\xfe[]")]
+    )
+    pq.write_table(pa.table({"messages": texts}), tmp_path / "a.parquet")
+    first, bad, last = values(tmp_path / "a.parquet")
+    assert first == last == {"messages": "[]"}
+    assert isinstance(bad, Reject)
+    assert bad.reason == "not_utf8"
+
+
+def test_what_a_build_leaves_in_a_folder_is_not_read_as_records(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"name": "a"}])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    write(tmp_path / "out" / "packs.parquet")
+    write(tmp_path / "out.rejects.parquet")
+    (tmp_path / "out.lmms-part").mkdir()
+    write(tmp_path / "out.lmms-part" / "packs.parquet")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert values(tmp_path) == [{"name": "a"}]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "a[1].jsonl", [{"name": "a"}])
+    assert values(tmp_path / "a[1].jsonl") == [{"name": "a"}]

@@ -4,9 +4,9 @@ import os
 import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import torch
+import transformers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,13 +34,13 @@ def read_facts() -> Facts:
     return Facts(
         device=gpu.name if gpu else "cpu",
         cuda=torch.version.cuda if gpu else None,
-        cudnn=torch.backends.cudnn.version() if gpu else None,
+        cudnn=torch.backends.cudnn.version() if gpu else None,  # type: ignore[no-untyped-call]
         capability=f"{gpu.major}.{gpu.minor}" if gpu else None,
         memory=gpu.total_memory if gpu else None,
         cpus=os.cpu_count() or 1,
         python=platform.python_version(),
         torch=torch.__version__,
-        transformers=version("transformers"),
+        transformers=transformers.__version__,
         matmul_flops=_matmul_flops(torch.device("cuda"), 8192) if gpu else _matmul_flops(torch.device("cpu"), 256),
     )
 

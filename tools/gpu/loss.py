@@ -22,12 +22,11 @@ def check_loss() -> Iterator[Check]:
     weight = (0.02 * torch.randn(vocab, width, device=device, generator=generator)).bfloat16()
     labels = torch.randint(vocab, (rows,), device=device, generator=generator)
     weights = torch.randint(3, (rows,), device=device, generator=generator) / 2
-    found_leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-    total = linear_cross_entropy(*found_leaves, labels, weights, chunk) / weights.sum()
-    found = [total.detach(), *torch.autograd.grad(total, found_leaves)]
-    leaves = [hidden.float().requires_grad_(), weight.float().requires_grad_()]
-    logits = leaves[0] @ leaves[1].T
-    exact = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
-    expected = [exact.detach(), *torch.autograd.grad(exact, leaves)]
+    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    loss = linear_cross_entropy(h, w, labels, weights, chunk) / weights.sum()
+    found = [loss.detach(), *torch.autograd.grad(loss, (h, w))]
+    h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
+    loss = (F.cross_entropy(h @ w.T, labels, reduction="none") * weights).sum() / weights.sum()
+    expected = [loss.detach(), *torch.autograd.grad(loss, (h, w))]
     errors = {name: relative_error(a, b) for name, a, b in zip(TOLERANCES, found, expected, strict=True)}
     yield check(f"loss, {rows} rows of {vocab} tokens", errors, TOLERANCES)

@@ -55,13 +55,13 @@ def measure(packs: Path | None, scratch: Path, screen: Console) -> dict[str, Any
     folder = scratch / "packs" if drawn else packs or PACKS
     if drawn:
         stages.run("draw", CHECK_SECONDS, {"out": str(folder)})
-    runs = find_runs(folder, cuda=cuda, thin=not cuda and not drawn) if facts else []
-    checks, models = [], []
-    if not any(run.shards for run in runs):
+    runs = [] if stages.failures else find_runs(folder, cuda=cuda, thin=not cuda and not drawn)
+    if not runs and not stages.failures:
         advice = "make them with tools/gpu/prepare on a machine that has ../shared, and carry the folder here"
         stages.fail("train", f"there are no packs in {folder}; {advice}")
-    else:
-        checks = [check for name in ("attention", "loss") for check in stages.run(name, CHECK_SECONDS, {})]
+    # With nothing to train on there is no use in keeping the machine.
+    checks = [check for name in ("attention", "loss") if runs for check in stages.run(name, CHECK_SECONDS, {})]
+    models = []
     for i, run in enumerate(runs):
         seconds = stages.left() / (len(runs) - i)
         planned = {"seconds": TRAIN_SHARE * seconds, "matmul_flops": facts["matmul_flops"]}

@@ -35,9 +35,10 @@ def find_runs(folder: Path, *, cuda: bool, thin: bool) -> list[Run]:
             precision=precision,
             thin=thin,
             lr=1e-4 if cuda else 1e-3,
-            workers=8 if cuda else 1,
+            workers=8 if cuda else int(precision == "bf16"),  # so that both ways to load are run
         )
         for config in sorted(folder.glob("*/config.json"))
+        if _shards(config.parent)
         for precision in precisions
     ]
 

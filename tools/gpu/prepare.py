@@ -70,9 +70,8 @@ def prepare(shared: Path, out: Path, records: Mapping[int, int], max_pixels: int
     """Write the folder that plan.py describes: for each model, shards of each length in `records`."""
     with tempfile.TemporaryDirectory(prefix="lmms-gpu-") as name:
         scratch = Path(name)
-        folders = [model.folder for model in MODELS]
-        materialize = [sys.executable, shared / "models" / "materialize.py", scratch, *folders]
-        subprocess.run(materialize, check=True, stdout=subprocess.DEVNULL)
+        materialize = [sys.executable, str(shared / "models" / "materialize.py"), name]
+        subprocess.run([*materialize, *(m.folder for m in MODELS)], check=True, stdout=subprocess.DEVNULL)
         for seq_len, number in records.items():
             subsets = [_subset(shared / "data" / source, number * share, scratch) for source, share in SETS.items()]
             for model in MODELS:

@@ -18,7 +18,7 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
     for check in report["checks"]:
         worst = max(check["errors"][name] / allowed for name, allowed in check["tolerances"].items())
         checks.add_row(check["name"], _numbers(check["errors"]), f"{worst:.0%}", _verdict(check))
-    steps = _table("training steps", ["model", "pack", "type", "tokens/s", "MFU", "peak GB", "waiting", "loss", ""])
+    steps = _table("training steps", ["model", "pack", "type", "tokens/s", "MFU", "GB", "wait", "loss", ""])
     for model in report["models"]:
         steps.add_row(*_step_row(model), _verdict(model))
     for table in (checks, steps):
@@ -35,23 +35,22 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column != "relative errors")
     return table
 
 
 def _step_row(model: Mapping[str, Any]) -> list[str]:
-    name, seq_len = model["model"] + (" (thin)" if model.get("thin") else ""), f"{model['seq_len']:,}"
+    place = [model["model"], f"{model['seq_len']:,}"]
     if "skipped" in model:
-        return [name, seq_len, "no memory", "", "", "", "", ""]
+        return [*place, "no memory", "", "", "", "", ""]
     return [
-        name,
-        seq_len,
-        model["precision"],
+        *place,
+        model["precision"] + (", thin" if model["thin"] else ""),
         f"{model['tokens_per_s']:,.0f}",
         "none" if model["mfu"] is None else f"{model['mfu']:.1%}",
         f"{model['peak_memory'] / 1e9:.1f}",
         f"{model['data_wait']:.1%}",
-        f"{model['losses'][0]:.3f} to {model['losses'][-1]:.3f}",
+        f"{model['losses'][0]:.2f} to {model['losses'][-1]:.2f}",
     ]
 
 

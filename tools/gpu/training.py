@@ -16,7 +16,8 @@ from transformers import PretrainedConfig
 from lmms.configs.manifest import open_dataset
 from lmms.configs.train import OptimConfig
 from lmms.train.batch import make_recipe
-from lmms.train.flops import model_cost, pack_flops, peak_flops
+from lmms.train.flops import ModelCost, model_cost, pack_flops, peak_flops
+from lmms.train.loader import batches
 from lmms.train.metrics import peak_memory
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.optim import make_optimizer, trained_parts
@@ -24,7 +25,6 @@ from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
 from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
 from lmms.train.stream import PackReader, Sidecar, read_sidecar
-from lmms.train.loader import batches
 from tools.gpu.configs import read_config
 from tools.gpu.facts import synchronize
 from tools.gpu.plan import Run
@@ -133,15 +133,11 @@ def _measure(
         seconds.append(time.perf_counter() - began)
         if len(seconds) > WARM_STEPS and time.monotonic() + seconds[-1] > deadline:
             break
-    timed = seconds[WARM_STEPS:]
-    waited = sum(result.waited for result in results[WARM_STEPS:])
-    reader = PackReader(dataset, sidecar)
-    cost = model_cost(hf_config)
-    flops = sum(pack_flops(cost, reader.read(pack)) for pack in range(len(sidecar)))
-    reader.close()
-    speed = flops * len(timed) / sum(timed)
+
+    timed, losses = seconds[WARM_STEPS:], [result.loss for result in results]
+    mean = sum(timed) / len(timed)
+    flops = _flops(model_cost(hf_config), PackReader(dataset, sidecar), len(sidecar))
     peak = peak_flops(torch.cuda.get_device_name(world.device)) if world.device.type == "cuda" else None
-    losses = [result.loss for result in results]
     faults = _faults(losses)
     return Measured(
         model=Path(run.model).name,
@@ -151,17 +147,17 @@ def _measure(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         init_seconds=init_seconds,
         packs=len(sidecar),
-        tokens=int(sidecar.tokens.sum()),
-        target_tokens=int(sidecar.target_tokens.sum()),
+        tokens=plans[0].tokens,
+        target_tokens=plans[0].target_tokens,
         images=int(sidecar.media.sum()),
         patches=int(sidecar.patches.sum()),
         losses=losses,
         step_seconds=timed,
-        tokens_per_s=int(sidecar.tokens.sum()) * len(timed) / sum(timed),
-        data_wait=waited / sum(timed),
+        tokens_per_s=plans[0].tokens / mean,
+        data_wait=sum(result.waited for result in results[WARM_STEPS:]) / sum(timed),
         model_flops=flops,
-        mfu=speed / peak if peak else None,
-        matmul_share=speed / matmul_flops,
+        mfu=flops / mean / peak if peak else None,
+        matmul_share=flops / mean / matmul_flops,
         peak_memory=peak_memory(world.device),
         faults=faults,
         passed=not faults,
@@ -172,6 +168,12 @@ def _plans(sidecar: Sidecar) -> list[StepPlan]:
     """The same packs in every step, one in a forward pass, in the order that the trainer would take."""
     order = Order(num_packs=len(sidecar), seed=0, global_packs=len(sidecar))
     return list(islice(plan_steps(order, sidecar, 0, 1, 1, 0, 0), WARM_STEPS + TIMED_STEPS))
+
+
+def _flops(cost: ModelCost, reader: PackReader, packs: int) -> float:
+    total = sum(pack_flops(cost, reader.read(pack)) for pack in range(packs))
+    reader.close()
+    return total
 
 
 def _faults(losses: list[float]) -> list[str]:
