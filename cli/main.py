@@ -4,10 +4,11 @@ import os
 import sys
 import traceback
 from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from lmms.cli import ui
 from lmms.cli.demo.story import demo
@@ -17,7 +18,16 @@ from lmms.cli.prep import app as prep_app
 from lmms.cli.train import train
 from lmms.configs.errors import LmmsError
 
+
+class _InOrder(TyperGroup):
+    """Commands in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return ["prep", "inspect", "train", "export", "demo"]
+
+
 app = typer.Typer(
+    cls=_InOrder,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,15 +39,20 @@ app.command()(export)
 app.command()(demo)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("lmms"))
+        raise typer.Exit
+
+
 @app.callback()
 def lmms(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Add the traceback to an error; may stand anywhere.")] = False,
 ) -> None:
     """Prepare shards once, train on them in an order that can be proven."""
-    if show_version:
-        typer.echo(version("lmms"))
-        raise typer.Exit
 
 
 def main() -> None:

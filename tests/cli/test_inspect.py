@@ -13,8 +13,10 @@ from typer.testing import CliRunner, Result
 
 from lmms.cli.main import app
 from lmms.configs.manifest import open_dataset, read_manifest, write_manifest
+from lmms.configs.prep import PrepConfig
+from lmms.prep.build import build_shards
 from lmms.train.stream import PackReader, read_sidecar
-from tests.helpers import small_shards
+from tests.helpers import small_shards, tiny_model_folder
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +144,14 @@ def test_damage_is_named(damage: Callable[[Path], None], message: str, shards: P
     result = lmms("inspect", "verify", folder)
     assert result.exit_code == 1
     assert message in str(result.exception)
+
+
+def test_control_characters_of_a_record_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a\x1b[31mb"}, {"role": "assistant", "content": "c\x07"}]
+    (tmp_path / "text.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    model = str(tiny_model_folder(tmp_path))
+    sources = (str(tmp_path / "text.jsonl"),)
+    build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=str(tmp_path / "out"), workers=1))
+    output = lmms("inspect", "shard", tmp_path / "out").output
+    assert "a␛[31mb" in output
+    assert not {"\x1b", "\x07"} & set(output)

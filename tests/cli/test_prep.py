@@ -67,3 +67,13 @@ def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     result = lmms("prep", "build-shards", "--seq-len", 256)
     assert result.exit_code == 1
     assert "sources, model, out" in str(result.exception)
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 30, 0)
+    records = (tmp_path / "set.jsonl").read_text().replace('{"messages"', '{"[/b]": 1, "messages"')
+    (tmp_path / "set.jsonl").write_text(records)
+    result = build(tmp_path, "out[red]")
+    assert result.exit_code == 0, result.output
+    assert "column [/b]" in result.output
+    assert "out[red]" in result.output.replace("\n", "")
