@@ -8,14 +8,11 @@ They are written as step-00000010.part and renamed. Any number of ranks reads wh
 no state: every step seeds its own from (seed, step, rank).
 """
 
-import fcntl
 import json
-import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +36,7 @@ from lmms.train.complete import (
     describe_files,
     fault_of,
     read_complete,
+    refuse_damaged,
     write_synced,
 )
 from lmms.train.parallel import World
@@ -146,7 +144,7 @@ def resume_from(setting: str, output: Path) -> Path | None:
 
 def read_state(checkpoint: Path) -> TrainerState:
     """What a complete checkpoint says of its run."""
-    _refuse_damaged(checkpoint, damaged_files(checkpoint, [STATE_NAME]))
+    refuse_damaged(checkpoint, damaged_files(checkpoint, [STATE_NAME]))
     try:
         return TrainerState(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -163,10 +161,10 @@ def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, al
     """
     names = sorted(read_complete(checkpoint))
     if alone:
-        _refuse_damaged(checkpoint, damaged_files(checkpoint, names))
+        refuse_damaged(checkpoint, damaged_files(checkpoint, names))
     else:
         shares = _of_all_ranks(damaged_files(checkpoint, names[dist.get_rank() :: dist.get_world_size()]))
-        _refuse_damaged(checkpoint, sorted(name for share in shares for name in share))
+        refuse_damaged(checkpoint, sorted(name for share in shares for name in share))
     stored = _read_metadata(checkpoint).state_dict_metadata
     kinds = {name.partition(".")[0] for name in tensors}
     unexpected = sorted(name for name in stored.keys() - tensors.keys() if name.partition(".")[0] in kinds)
@@ -192,27 +190,6 @@ def load_checkpoint(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, al
             raise TrainError(f"{checkpoint} is damaged: its tensors cannot be read ({causes}); delete it") from error
 
 
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """The output folder, made if it is not there, for this process alone. TrainError while another run has it.
-
-    The lock goes with the process: a kill leaves none behind.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output, os.O_RDONLY)
-    except OSError as error:
-        raise TrainError(f"output {output} cannot be opened as a folder: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainError(f"another run is writing {output}; wait for it or choose another output") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _read_metadata(checkpoint: Path) -> Metadata:
     try:
         return FileSystemReader(checkpoint).read_metadata()
@@ -221,14 +198,6 @@ def _read_metadata(checkpoint: Path) -> Metadata:
             f"{checkpoint / METADATA_NAME} cannot be read by this version of torch ({type(error).__name__}: {error});"
             " use another checkpoint"
         ) from error
-
-
-def _refuse_damaged(checkpoint: Path, names: Sequence[str]) -> None:
-    if names:
-        raise TrainError(
-            f"{checkpoint / names[0]} is damaged: its hash is not the one in {COMPLETE_NAME} ({len(names)} files in all);"
-            " delete the checkpoint and go on from an earlier one"
-        )
 
 
 def _of_all_ranks(own: T) -> list[T]:

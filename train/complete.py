@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,15 @@ def damaged_files(checkpoint: Path, names: Iterable[str]) -> list[str]:
     """Those of these files whose bytes are not the ones that were written."""
     files = read_complete(checkpoint)
     return [name for name in names if _hash(checkpoint / name) != files[name]["xxh3"]]
+
+
+def refuse_damaged(checkpoint: Path, names: Sequence[str]) -> None:
+    """TrainError that names the first of these files, if any."""
+    if names:
+        raise TrainError(
+            f"{checkpoint / names[0]} is damaged: its hash is not that of {COMPLETE_NAME} ({len(names)} files in all);"
+            " delete the checkpoint and go on from an earlier one"
+        )
 
 
 def write_synced(path: Path, body: Mapping[str, Any]) -> None:

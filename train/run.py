@@ -1,16 +1,14 @@
 """`lmms train`, from the settings to the last checkpoint, on one screen."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import islice, tee
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 
-from lmms.configs.errors import LmmsError, TrainError
 from lmms.configs.hashing import key64
 from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset, open_dataset
@@ -22,7 +20,6 @@ from lmms.train.checkpoint import (
     TrainerState,
     list_checkpoints,
     load_checkpoint,
-    locked,
     read_state,
     resume_from,
     save_checkpoint,
@@ -42,11 +39,10 @@ from lmms.train.model import blocks, init_random, materialize
 from lmms.train.optim import freeze, learning_rate, make_optimizer, trained_parts
 from lmms.train.order import ORDER_VERSION, Order, micro_steps, step_packs
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
+from lmms.train.resume import changes, locked, on_main, resumed_state
 from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
 from lmms.train.stream import read_sidecar
 from lmms.train.weights import load_pretrained
-
-T = TypeVar("T")
 
 Report = Callable[[StepLog | str], None]
 """Called on rank 0: with each logged step, and with each line that a person should read."""
@@ -61,7 +57,7 @@ def train(config: TrainConfig, report: Report) -> None:
     output = Path(config.output).expanduser()
     try:
         with ExitStack() as held:
-            _on_main(world, lambda: held.enter_context(locked(output)))
+            on_main(world, lambda: held.enter_context(locked(output)))
             _train(config, output, world, report if world.is_main else lambda event: None)
     except BaseException:
         # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
@@ -76,7 +72,7 @@ def _train(config: TrainConfig, output: Path, world: World, report: Report) -> N
     folder = fitting_model(config.model.path, dataset)
     sidecar = read_sidecar(dataset)
     order = Order(num_packs=len(sidecar), seed=config.seed, global_packs=config.data.global_packs)
-    found = _on_main(world, lambda: resume_from(config.resume, output))
+    found = on_main(world, lambda: resume_from(config.resume, output))
     # Now and not after the weights were read: can the ranks share a step?
     micro_steps(step_packs(order, 0), world.rank, world.size, config.data.micro_packs)
 
@@ -91,7 +87,7 @@ def _train(config: TrainConfig, output: Path, world: World, report: Report) -> N
     state = _start_state(config, dataset, folder)
     if found:
         stored = read_state(found)
-        state = _resumed_state(state, stored, found)
+        state = resumed_state(state, stored, found)
         load_checkpoint(found, tensors_of(model, optimizer))
     elif config.model.init == "random":
         init_random(model, config.seed)
@@ -105,7 +101,7 @@ def _train(config: TrainConfig, output: Path, world: World, report: Report) -> N
             " a step takes some packs more than once"
         )
     report(f"resumed from {found} at step {state.step}" if found else "started at step 0")
-    for line in _changes(stored.config, state.config) if found else ():
+    for line in changes(stored.config, state.config) if found else ():
         report(line)
     if state.step >= config.max_steps:
         report(f"nothing left to do: the run is at step {state.step} of max_steps {config.max_steps}")
@@ -136,20 +132,6 @@ def _train(config: TrainConfig, output: Path, world: World, report: Report) -> N
         if plan.step % config.save_steps == 0 or is_last:
             saved = save_checkpoint(output, state, tensors_of(model, optimizer), world, config.save_total_limit)
             report(f"saved {saved}")
-
-
-def _on_main(world: World, act: Callable[[], T]) -> T:
-    """What rank 0 gets of this, on every rank; so too the LmmsError that it raises."""
-    outcome: list[T] | LmmsError = []
-    if world.is_main:
-        try:
-            outcome = [act()]
-        except LmmsError as error:
-            outcome = error
-    outcome = world.from_main(outcome)
-    if isinstance(outcome, LmmsError):
-        raise outcome
-    return outcome[0]
 
 
 def _open_output(output: Path, config: TrainConfig, state: TrainerState, report: Report) -> None:
@@ -209,40 +191,3 @@ def _start_state(config: TrainConfig, dataset: Dataset, folder: ModelFolder) -> 
         zero_steps={},
         config=asdict(config),
     )
-
-
-def _resumed_state(fresh: TrainerState, stored: TrainerState, checkpoint: Path) -> TrainerState:
-    """This run's state at a checkpoint. TrainError unless seed, order and shards give the same packs."""
-    for name in ("shards", "seed", "order"):
-        found, expected = getattr(stored, name), getattr(fresh, name)
-        if found != expected:
-            raise TrainError(
-                f"{checkpoint} was trained with {name} {found}, this run has {expected}: other packs would come next;"
-                " go on with the same shards and seed, or start in another output folder"
-            )
-    before, now = (set(_settings(state.config).get("model.freeze", ())) for state in (stored, fresh))
-    if before != now:
-        raise TrainError(
-            f"{checkpoint} was trained with model.freeze {sorted(before)}, this run has {sorted(now)}: AdamW's averages"
-            " are those of other parameters; go on with the same freeze, or start in another output folder"
-        )
-    return replace(fresh, step=stored.step, position=stored.position, zero_steps=stored.zero_steps)
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each setting of a checkpoint's run that is another in this run."""
-    old, new = _settings(before), _settings(now)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield f"changed since the checkpoint: {key} was {old.get(key)}, is {new.get(key)}"
-
-
-def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value, with tuples as the lists that JSON makes of them."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _settings(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return found

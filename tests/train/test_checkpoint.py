@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from torch import nn
 
 from lmms.configs.errors import TrainError
@@ -22,6 +23,7 @@ from lmms.train.checkpoint import (
     save_checkpoint,
     tensors_of,
 )
+from lmms.train.complete import describe_files
 from lmms.train.parallel import World, start_world, stop_world
 
 STATE = TrainerState(
@@ -37,6 +39,12 @@ def world() -> Iterator[World]:
 
 def numbers(value: float) -> dict[str, torch.Tensor]:
     return {"model.a": torch.full((2, 3), value), "optimizer.a.step": torch.tensor(value)}
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write complete.json anew, for files that were changed."""
+    names = [path.name for path in checkpoint.iterdir() if path.name != COMPLETE_NAME]
+    (checkpoint / COMPLETE_NAME).write_text(json.dumps(describe_files(checkpoint, names)))
 
 
 def save(output: Path, world: World, *steps: int, limit: int | None = None) -> list[str]:
@@ -161,13 +169,91 @@ def test_the_marker_names_every_other_file(tmp_path: Path, world: World) -> None
     save(tmp_path, world, 1)
     checkpoint = tmp_path / checkpoint_name(1)
     named = json.loads((checkpoint / COMPLETE_NAME).read_text())
-    assert named == {p.name: p.stat().st_size for p in checkpoint.iterdir() if p.name != COMPLETE_NAME}
+    assert named == {
+        p.name: {"bytes": p.stat().st_size, "xxh3": xxhash.xxh3_64_hexdigest(p.read_bytes())}
+        for p in checkpoint.iterdir()
+        if p.name != COMPLETE_NAME
+    }
     assert ".metadata" in named
 
 
-def test_damaged_tensors_are_an_error_that_names_the_checkpoint(tmp_path: Path, world: World) -> None:
+def test_tensors_that_torch_cannot_read_are_an_error_that_names_the_checkpoint(tmp_path: Path, world: World) -> None:
     save(tmp_path, world, 1)
     data = tmp_path / checkpoint_name(1) / "__0_0.distcp"
     data.write_bytes(bytes(data.stat().st_size))
+    mark_complete(data.parent)
     with pytest.raises(TrainError, match="step-00000001 is damaged: its tensors cannot be read"):
         load_checkpoint(data.parent, numbers(0))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "trainer.json"])
+def test_a_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path, world: World, name: str, alone: bool) -> None:
+    save(tmp_path, world, 1)
+    file = tmp_path / checkpoint_name(1) / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(TrainError, match=rf"step-00000001/{name} is damaged: its hash"):
+        load_checkpoint(file.parent, numbers(0), alone=alone)
+    if name == "trainer.json":
+        with pytest.raises(TrainError, match=r"trainer\.json is damaged"):
+            read_state(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "complete.json is damaged"),
+        ("[1]", "complete.json is damaged: expected"),
+        ('{"trainer.json": 161}', "complete.json is damaged: expected"),
+        ("{}", r"complete.json does not name \.metadata"),
+        ('{".metadata": {"bytes": 1, "xxh3": "0"}}', "complete.json does not name trainer.json"),
+    ],
+)
+def test_a_damaged_marker_makes_a_checkpoint_incomplete(tmp_path: Path, world: World, text: str, fault: str) -> None:
+    save(tmp_path, world, 1, 2)
+    broken = tmp_path / checkpoint_name(2)
+    (broken / COMPLETE_NAME).write_text(text)
+    assert resume_from("auto", tmp_path) == tmp_path / checkpoint_name(1)
+    assert list_checkpoints(tmp_path)[1] == [broken]
+    with pytest.raises(TrainError, match=fault):
+        read_state(broken)
+
+
+@pytest.mark.parametrize("text", ["{", '{"step": 1}', "[]", '{"another": 1}'])
+def test_a_state_of_another_version_is_named(tmp_path: Path, world: World, text: str) -> None:
+    save(tmp_path, world, 1)
+    checkpoint = tmp_path / checkpoint_name(1)
+    (checkpoint / "trainer.json").write_text(text)
+    mark_complete(checkpoint)
+    with pytest.raises(TrainError, match=r"trainer\.json is not of this version"):
+        read_state(checkpoint)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04", b"cno_such_module\nname\n.", b"not a pickle"])
+def test_metadata_that_cannot_be_read_is_named(tmp_path: Path, world: World, data: bytes) -> None:
+    save(tmp_path, world, 1)
+    checkpoint = tmp_path / checkpoint_name(1)
+    (checkpoint / ".metadata").write_bytes(data)
+    mark_complete(checkpoint)
+    with pytest.raises(TrainError, match=r"\.metadata cannot be read"):
+        load_checkpoint(checkpoint, numbers(0))
+
+
+def test_tensors_that_would_be_dropped_are_named(tmp_path: Path, world: World) -> None:
+    save(tmp_path, world, 1)
+    checkpoint = tmp_path / checkpoint_name(1)
+    load_checkpoint(checkpoint, {"model.a": torch.zeros(2, 3)})
+    with pytest.raises(TrainError, match=r"optimizer\.a\.step is unexpected"):
+        load_checkpoint(checkpoint, {"model.a": torch.zeros(2, 3), "optimizer.b": torch.zeros(())})
+
+
+def test_an_interrupt_during_a_save_stays_one(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, world, 1)
+    assert list_checkpoints(tmp_path)[0] == []

@@ -95,10 +95,20 @@ def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mon
         patch.setattr("lmms.train.export.shutil.copyfile", full_disk)
         with pytest.raises(TrainError, match="could not be written: no space left"):
             export(checkpoint, tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()
+    assert [path.name for path in tmp_path.iterdir() if "exported" in path.name] == []
     export(checkpoint, tmp_path / "exported")
     with pytest.raises(TrainError, match="exists"):
         export(checkpoint, tmp_path / "exported")
     (tmp_path / "model").rename(tmp_path / "moved")
     with pytest.raises(ModelError, match="not there any more"):
         export(checkpoint, tmp_path / "again")
+
+
+def test_folders_of_a_user_beside_the_export_stay(tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path, "qwen2")
+    own = tmp_path / "exported.part" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    out = export(checkpoint, tmp_path / "exported")
+    assert own.read_text() == "mine"
+    assert out.stat().st_mode == own.parent.stat().st_mode

@@ -190,3 +190,19 @@ def test_the_real_16_bit_ramp_has_the_grey_that_its_expected_file_asks_for(share
     assert (check["x"], check["y"]) == (128, 32)
     rgb = patches[(1 * 8 + 4) * 4].reshape(3, 16, 16)[:, 0, 0]
     assert np.abs(rgb.astype(int) - check["about"]).max() <= check["tolerance"]
+
+
+def test_a_damaged_avif_is_refused() -> None:
+    data = bytearray(encoded(Image.fromarray(noise(64, 64, 3)), "AVIF"))
+    media = media_of(bytes(data), TINY_VISION)
+    payload = data.index(b"mdat") + 4
+    data[payload : payload + 64] = b"\xff" * 64
+    with pytest.raises(BadMediaError, match="decoded"):
+        image_patches(bytes(data), media, TINY_VISION)
+
+
+def test_a_format_that_prep_does_not_accept_is_not_opened() -> None:
+    data = encoded(Image.fromarray(noise(16, 16, 3)), "TGA")
+    assert Image.open(BytesIO(data)).format == "TGA"
+    with pytest.raises(BadMediaError, match="decoded"):
+        image_patches(data, media_of(data, TINY_VISION), TINY_VISION)

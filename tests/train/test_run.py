@@ -1,10 +1,14 @@
 """A whole run: killed and resumed bit for bit, frozen parts untouched, and what does not fit refused."""
 
+import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,17 @@ from lmms.train import metrics
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints, read_state
 from lmms.train.metrics import METRICS_NAME, StepLog
 from lmms.train.model import part_of
+from lmms.train.resume import locked
 from lmms.train.run import train
 from tests.train.helpers import tiny_config, tiny_model
-from tests.train.runs import read_metrics, read_tensors, run_config, silent, write_model_folder, write_run
+from tests.train.runs import (
+    read_metrics,
+    read_tensors,
+    run_config,
+    silent,
+    write_model_folder,
+    write_run,
+)
 
 TRAIN_SLOWLY = """
 import sys, time
@@ -30,6 +42,22 @@ from lmms.configs.load import load_config
 from lmms.configs.train import TrainConfig
 from lmms.train.run import train
 train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: time.sleep(0.2))
+"""
+
+
+RANK = """
+import os, sys
+from pathlib import Path
+from lmms.configs.errors import LmmsError
+from lmms.configs.load import load_config
+from lmms.configs.train import TrainConfig
+from lmms.train.run import train
+try:
+    train(load_config(TrainConfig, Path(sys.argv[1])), print)
+except LmmsError as error:
+    print(type(error).__name__, error)
+    sys.stdout.flush()
+    os._exit(1)
 """
 
 
@@ -50,6 +78,25 @@ def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
     assert process.wait() == -signal.SIGKILL
     assert process.stderr is not None
     process.stderr.close()
+
+
+def printed_by_two_ranks(config: TrainConfig, folder: Path) -> list[str]:
+    """What each rank of two prints, to the end."""
+    (folder / "run.yaml").write_text(to_yaml(config))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, folder / "run.yaml"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=group | {"RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    return [rank.communicate(timeout=100)[0] for rank in ranks]
 
 
 def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -144,7 +191,10 @@ def test_a_finished_run_has_nothing_left_to_do(settings: dict[str, Any]) -> None
     train(config, silent)
     events: list[StepLog | str] = []
     train(config, events.append)
-    assert events == [f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1"]
+    assert events == [
+        f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1",
+        "nothing left to do: the run is at step 1 of max_steps 1",
+    ]
 
 
 def test_an_unfinished_checkpoint_is_named_and_not_used(settings: dict[str, Any]) -> None:
@@ -218,3 +268,48 @@ def test_loader_processes_change_nothing(settings: dict[str, Any], tmp_path: Pat
 def test_packs_that_micro_steps_cannot_share_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="global_packs is 4, not a multiple of 3"):
         train(run_config(settings, data__micro_packs=3), silent)
+
+
+def test_settings_that_changed_are_reported(settings: dict[str, Any]) -> None:
+    train(run_config(settings, max_steps=1), silent)
+    events: list[StepLog | str] = []
+    train(run_config(settings, max_steps=2, optim__lr=2e-2), events.append)
+    assert events[1:3] == [
+        "changed since the checkpoint: max_steps was 1, is 2",
+        "changed since the checkpoint: optim.lr was 0.01, is 0.02",
+    ]
+    assert isinstance(events[3], StepLog)
+
+
+@pytest.mark.parametrize(("before", "after"), [([], ["vision"]), (["vision"], []), (["vision"], ["aligner"])])
+def test_another_freeze_is_refused_on_resume(settings: dict[str, Any], before: list[str], after: list[str]) -> None:
+    train(run_config(settings, max_steps=1, model__freeze=before), silent)
+    with pytest.raises(TrainError, match=re.escape(f"trained with model.freeze {before}, this run has {after}")):
+        train(run_config(settings, max_steps=2, model__freeze=after), silent)
+
+
+def test_an_output_that_another_run_writes_is_refused_and_free_afterwards(settings: dict[str, Any]) -> None:
+    config = run_config(settings, max_steps=1)
+    with locked(Path(config.output)), pytest.raises(TrainError, match="another run is writing"):
+        train(config, silent)
+    assert list(Path(config.output).iterdir()) == []
+    train(config, silent)
+
+
+@pytest.mark.parametrize("fault", ["locked", "later"])
+def test_what_rank_0_refuses_is_refused_on_every_rank(settings: dict[str, Any], tmp_path: Path, fault: str) -> None:
+    config = run_config(settings, max_steps=1, resume="never", data__global_packs=4)
+    if fault == "later":
+        train(config, silent)
+    with locked(Path(config.output)) if fault == "locked" else nullcontext():
+        messages = printed_by_two_ranks(config, tmp_path)
+    expected = "another run is writing" if fault == "locked" else "holds later checkpoints"
+    assert all(message.startswith("TrainError") and expected in message for message in messages), messages
+
+
+def test_steps_larger_than_an_epoch_are_said_once(settings: dict[str, Any]) -> None:
+    events: list[StepLog | str] = []
+    train(run_config(settings, max_steps=2, data__global_packs=12), events.append)
+    assert [event for event in events if "epoch has" in str(event)] == [
+        "an epoch has 11 packs, fewer than data.global_packs (12): a step takes some packs more than once"
+    ]

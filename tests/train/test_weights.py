@@ -150,3 +150,10 @@ def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}}))
     with pytest.raises(ModelError, match="damaged"):
         load_pretrained(model.hf, tmp_path)
+
+
+@pytest.mark.parametrize("index", [[], {"weight_map": []}, {"weight_map": {"model.norm.weight": 3}}, "text"])
+def test_an_index_that_is_no_table_of_files_is_named(tmp_path: Path, index: object) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="its safetensors are damaged"):
+        load_pretrained(empty_model("qwen3", tied=True).hf, tmp_path)
