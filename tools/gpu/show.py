@@ -23,7 +23,7 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
         steps.add_row(*_step_row(model), _verdict(model))
     for table in (checks, steps):
         if table.row_count:
-            screen.print(table)
+            screen.print(table, "")
     if any(model.get("mfu", 0) is None for model in report["models"]):
         screen.print(f"no MFU: the data sheet's peak of {facts['device']!r} is not in lmms.train.flops")
     for fault in _faults(report):
@@ -33,7 +33,7 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=column != "relative errors")
     return table
@@ -45,12 +45,12 @@ def _step_row(model: Mapping[str, Any]) -> list[str]:
         return [*place, "no memory", "", "", "", "", ""]
     return [
         *place,
-        model["precision"] + (", thin" if model["thin"] else ""),
+        model["precision"] + (" thin" if model["thin"] else ""),
         f"{model['tokens_per_s']:,.0f}",
         "none" if model["mfu"] is None else f"{model['mfu']:.1%}",
         f"{model['peak_memory'] / 1e9:.1f}",
         f"{model['data_wait']:.1%}",
-        f"{model['losses'][0]:.2f} to {model['losses'][-1]:.2f}",
+        f"{model['losses'][0]:.2f} → {model['losses'][-1]:.2f}",
     ]
 
 
