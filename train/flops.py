@@ -5,7 +5,7 @@ targets alone; attention within each conversation, image or window by its real l
 Not counted: lookups, norms, rotations, recomputation, the dummy image of a rank without images. A frozen part costs its
 forward and what gradients must pass through it.
 
-Source: PaLM (arXiv 2204.02311) appendix B; peers/gpu.md 0, and 2 for what looser formulas add.
+Source: PaLM (arXiv 2204.02311) appendix B.
 """
 
 import re
