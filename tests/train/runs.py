@@ -75,19 +75,19 @@ def read_metrics(output: str | Path) -> list[dict[str, Any]]:
 
 
 def assert_same_steps(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> None:
-    """The same lines of metrics, to rounding."""
+    """The same lines of metrics, to the rounding of sums that are taken in another order: 1e-5."""
     for line, other in zip(found, expected, strict=True):
         assert line.keys() == other.keys()
         for name, value in other.items():
-            assert line[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+            assert line[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
 
 
 def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """The same tensors, to rounding: 2e-6 of the largest value of each, or of 0.1."""
+    """The same tensors, to the rounding of sums taken in another order: 1e-5 of the largest value, or of 0.1."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         difference = float((found[name] - tensor).abs().max())
-        assert difference <= 2e-6 * max(float(tensor.abs().max()), 0.1), f"{name} differs by {difference}"
+        assert difference <= 1e-5 * max(float(tensor.abs().max()), 0.1), f"{name} differs by {difference}"
 
 
 def silent(event: StepLog | str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-import zstandard
 from PIL import Image, ImageOps
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -29,7 +29,8 @@ def real_conversations(shared: Path) -> Iterator[list[dict[str, Any]]]:
     """Messages with paths of images, of records with none, one and several of them."""
     for name, every in SETS.items():
         root = shared / "data" / "image" / name
-        lines = zstandard.decompress((root / "records.jsonl.zst").read_bytes(), 2**26).splitlines()
+        with pa.input_stream(str(root / "records.jsonl.zst")) as stream:
+            lines = stream.read().splitlines()
         for line in lines[::every]:
             record = json.loads(line)
             images = iter(record.get("images", ()))

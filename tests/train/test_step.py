@@ -123,7 +123,7 @@ def test_loss_and_norms_are_those_of_plain_backward(world: World, dataset: Datas
     losses = [model(batch, True) for batch in loaded(dataset, plan)]
     (sum(losses) / plan.weight).backward()
     result = one_step(world, dataset, plan, sharded_model(world))
-    assert result.loss == pytest.approx(float(sum(losses).detach()) / plan.weight, rel=1e-6)
+    assert result.loss == pytest.approx(float(sum(losses).detach()) / plan.weight, rel=1e-5)
     for part, parameters in trained_parts(model).items():
         norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
         assert result.part_norms[part] == pytest.approx(float(norm), rel=1e-5)
@@ -215,7 +215,7 @@ def test_a_masked_conversation_leaves_the_step_as_if_it_were_not_there(
     expected = one_step(world, without, plans_of(without, 6)[0], sharded_model(world))
     assert len(found.masked) == 2
     assert all("cannot be decoded" in sentence for sentence in found.masked)
-    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert found.part_norms["llm"] == pytest.approx(expected.part_norms["llm"], rel=1e-5)
 
 
