@@ -9,7 +9,9 @@ from lmms.cli import ui
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint folder: OUTPUT/step-...")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint folder (OUTPUT/step-...), or a run's OUTPUT folder.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
     dtype: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="fp32: the master weights; bf16: half the space.")
@@ -17,11 +19,16 @@ def export(
 ) -> None:
     """Write a checkpoint as a Hugging Face folder that from_pretrained loads.
 
+    Of a run it takes the best checkpoint if load_best_model_at_end is set there, else the newest complete one.
+
     Example: lmms export runs/one/step-00000100 model/
     """
     from transformers.utils import logging
 
-    from lmms.train.export import export
+    from lmms.train.export import choose_checkpoint, export
 
     logging.disable_progress_bar()
-    ui.console().print(f"exported {export(checkpoint, out, dtype)}", soft_wrap=True)
+    chosen, reason = choose_checkpoint(checkpoint)
+    if reason:
+        ui.console().print(f"taking {chosen}, {reason}", soft_wrap=True)
+    ui.console().print(f"exported {export(chosen, out, dtype)}", soft_wrap=True)

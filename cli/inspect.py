@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +26,7 @@ _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not 
 
 app = typer.Typer(no_args_is_help=True, help="Look into shards: totals, packs as text, a full check.")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `lmms prep build-shards` wrote.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder that `lmms prep build-shards` wrote, or its URL.")]
 
 
 @app.command()
@@ -48,15 +47,16 @@ def shard(
 
     dataset = open_dataset(folder)
     sidecar = read_sidecar(dataset)
-    reader = PackReader(dataset, sidecar)
+    reader = PackReader([dataset])
     if as_json:
         for i in range(len(sidecar)) if pack is None else [pack]:
-            typer.echo(json.dumps(pack_json(i, reader.read(i), dataset.manifest), ensure_ascii=False))
+            typer.echo(json.dumps(pack_json(i, reader.read(sidecar.place(i)), dataset.manifest), ensure_ascii=False))
         return
     screen = ui.console()
     if pack is None:
         _show_totals(screen, dataset, sidecar)
-    _show_pack(screen, pack or 0, reader.read(pack or 0), dataset, _tokenizer(dataset.manifest, model), pack is None)
+    shown = reader.read(sidecar.place(pack or 0))
+    _show_pack(screen, pack or 0, shown, dataset, _tokenizer(dataset.manifest, model), pack is None)
 
 
 @app.command()
@@ -124,7 +124,7 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
         ("images", f"{counts['media']:,}, {counts['patches']:,} patches"),
         *(("source", f"{s['name']}: {s['packed']:,} records, {s['tokens']:,} tokens") for s in manifest.sources),
     ]
-    screen.print(ui.facts(str(dataset.folder), rows))
+    screen.print(ui.facts(dataset.where, rows))
     lengths = read_table(dataset, SAMPLES_NAME)["tokens"].to_numpy()
     screen.print(ui.histogram("tokens a conversation", lengths))
     screen.print(ui.histogram("fill of a pack, %", 100 * sidecar.tokens / manifest.seq_len))

@@ -14,6 +14,8 @@ from lmms.cli import ui
 from lmms.cli.demo.story import demo
 from lmms.cli.export import export
 from lmms.cli.inspect import app as inspect_app
+from lmms.cli.inspect_order import order
+from lmms.cli.inspect_step import step
 from lmms.cli.prep import app as prep_app
 from lmms.cli.train import train
 from lmms.configs.errors import LmmsError
@@ -33,6 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(prep_app, name="prep")
+inspect_app.command()(order)
+inspect_app.command()(step)
 app.add_typer(inspect_app, name="inspect")
 app.command()(train)
 app.command()(export)

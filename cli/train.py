@@ -1,10 +1,13 @@
 """lmms train."""
 
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +26,9 @@ from lmms.configs.train import TrainConfig
 if TYPE_CHECKING:
     from lmms.train.metrics import StepLog
     from lmms.train.run import Report
+
+_STOPPED = 128 + signal.SIGTERM
+"""What a shell reports of a process that SIGTERM ended. The run is saved and goes on with the same command."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 32
@@ -48,18 +54,19 @@ def train(
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
     elif nproc == 1:
-        _train_here(settings)
+        if not _train_here(settings):
+            raise typer.Exit(_STOPPED)
     elif "RANK" in os.environ:
         raise ConfigError("--nproc starts ranks, but torchrun has already started this one; leave --nproc out")
     else:
         _launch(settings, nproc)
 
 
-def _train_here(settings: TrainConfig) -> None:
+def _train_here(settings: TrainConfig) -> bool:
     from lmms.train.run import train
 
     with _view(settings) as report:
-        train(settings, report)
+        return train(settings, report)
 
 
 def _rank(settings: TrainConfig) -> None:
@@ -69,10 +76,18 @@ def _rank(settings: TrainConfig) -> None:
     record(_train_here)(settings)
 
 
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """A signal of a scheduler reaches the launcher; it is meant for the ranks."""
+    for rank in multiprocessing.active_children():
+        if rank.pid:
+            os.kill(rank.pid, number)
+
+
 def _launch(settings: TrainConfig, nproc: int) -> None:
     """Start the ranks with torch's own launcher and wait for them; the first error of any rank is raised here."""
     import logging
 
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -90,8 +105,12 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
         run_id=str(os.getpid()),
         max_restarts=0,
     )
+    signal.signal(signal.SIGUSR1, _pass_on)
     try:
         elastic_launch(launch, _rank)(settings)
+    except SignalException as stopped:
+        # The launcher has passed it on, and waited for the ranks to save.
+        raise typer.Exit(128 + stopped.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         # What `record` stored; plain text if the rank was killed.
@@ -171,8 +190,14 @@ def _facts(log: "StepLog") -> list[tuple[str, str]]:
         ("speed", f"{ui.count(log.tokens_per_s)} tokens/s, {log.data_wait:.0%} waiting for data"),
         ("memory", f"{log.memory / 1e9:.2f} GB"),
         ("epoch", f"{log.epoch:.3f} ({log.position:,} packs)"),
+        *([("sets", ", ".join(f"{name} {_loss(one.loss)}" for name, one in log.sets.items()))] if log.sets else []),
+        *([("evaluation", f"{log.eval_loss:.4f}")] if log.eval_loss is not None else []),
         *([("masked", f"{log.masked} conversations with a bad image")] if log.masked else []),
     ]
+
+
+def _loss(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
 
 
 def _curve(losses: Sequence[float]) -> str:

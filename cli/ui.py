@@ -102,6 +102,15 @@ def facts(title: str, rows: list[tuple[str, str]]) -> Table:
     return table
 
 
+def columns(title: str, *names: str) -> Table:
+    """A table under these names: numbers, but the last column may be any text and is folded where it does not fit."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2), pad_edge=False)
+    for name in names[:-1]:
+        table.add_column(name, justify="right", header_style="dim", no_wrap=True)
+    table.add_column(names[-1], header_style="dim", overflow="fold")
+    return table
+
+
 def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
     """Bars of how many values fall into equal ranges, with the median and the extremes."""
     import numpy as np

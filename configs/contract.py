@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from lmms.configs.geometry import grid_patches
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 COLUMNS: Mapping[str, str] = {
     "input_ids": "ndarray:int32",
@@ -47,6 +47,7 @@ PACK_TABLE: Mapping[str, str] = {
     "segments": "int32",
     "sum_squared_lengths": "int64",  # over segments: the cost of attention
     "patches": "int32",
+    "sum_squared_patches": "int64",  # over images (frames, where they move): the cost of attention in the vision tower
     "media": "int32",
     "source_ids": "list<int32>",
     "source_tokens": "list<int32>",  # tokens of each of source_ids
@@ -146,6 +147,11 @@ class Pack:
     def patches(self) -> int:
         """Patches that enter the vision tower."""
         return sum(grid_patches(m.grid_thw) for m in self.media)
+
+    @property
+    def sum_squared_patches(self) -> int:
+        """Over images: the vision tower's attention stays within one (within a frame, where it moves)."""
+        return sum(t * (h * w) ** 2 for t, h, w in (m.grid_thw for m in self.media))
 
 
 def join_packs(packs: Sequence[Pack]) -> Pack:

@@ -28,10 +28,15 @@ def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return values ^ (values >> _SHIFT)
 
 
-def counter_hash(n: int, key: int) -> npt.NDArray[np.uint64]:
-    """uint64 [n]: the hash of 0, 1, ..., n - 1 under a key. Distinct for distinct counters."""
+def keyed_hash(values: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.uint64]:
+    """uint64 [n]: the hash of each of these numbers under a key. Distinct for distinct numbers."""
     keys = np.full(1, key, np.uint64)
-    return mix64(mix64(np.arange(n, dtype=np.uint64) * np.uint64(_STRIDE) + keys) ^ keys)
+    return mix64(mix64(values.astype(np.uint64) * np.uint64(_STRIDE) + keys) ^ keys)
+
+
+def counter_hash(n: int, key: int) -> npt.NDArray[np.uint64]:
+    """uint64 [n]: the hash of 0, 1, ..., n - 1 under a key."""
+    return keyed_hash(np.arange(n), key)
 
 
 def permutation(n: int, key: int) -> npt.NDArray[np.int64]:

@@ -15,9 +15,11 @@ import xxhash
 
 from lmms.configs.check import PackLimits
 from lmms.configs.contract import COLUMNS, CONTRACT_VERSION
-from lmms.configs.errors import DatasetError
+from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.geometry import Vision
 from lmms.configs.mds import INDEX_NAME, ShardFile, read_index
+from lmms.configs.remote import missing
+from lmms.configs.store import Cache, LocalStore, Store, open_store
 
 MANIFEST_NAME = "manifest.json"
 PACKS_NAME, SAMPLES_NAME, REJECTS_NAME = "packs.parquet", "samples.parquet", "rejects.parquet"
@@ -72,14 +74,30 @@ class Manifest:
 class Dataset:
     """A shard folder that was found complete."""
 
-    folder: Path
+    store: Store
     manifest: Manifest
     shards: tuple[ShardFile, ...]
+    cache: Cache | None = None
+    """For its shards, where they are not on this node."""
+
+    @property
+    def where(self) -> str:
+        """The folder or URL, for messages."""
+        return self.store.where
+
+    @property
+    def index_hash(self) -> str:
+        """What a data set is: its index names the hash of every shard."""
+        return str(self.manifest.files[INDEX_NAME]["xxh3"])
 
 
 def file_entry(path: Path) -> dict[str, Any]:
     """{bytes, xxh3} of a file, for Manifest.files."""
-    data = path.read_bytes()
+    return data_entry(path.read_bytes())
+
+
+def data_entry(data: bytes) -> dict[str, Any]:
+    """{bytes, xxh3} of the content of a file."""
     return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
 
 
@@ -95,16 +113,13 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     part.rename(folder / MANIFEST_NAME)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(store: Store) -> Manifest:
     """The manifest of a shard folder; DatasetError when it is missing, damaged or of another contract."""
-    path = folder / MANIFEST_NAME
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; expected one that `lmms prep build-shards` wrote")
+    path = f"{store.where}/{MANIFEST_NAME}"
+    data = store.read(MANIFEST_NAME)
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(data.decode("utf-8"))
         checksum = body.pop("checksum")
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing: the build did not finish; run `lmms prep build-shards` again") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is damaged ({error}); rebuild the shards") from error
     if body.get("contract") != CONTRACT_VERSION:
@@ -118,27 +133,45 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**body)
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """A complete shard folder: manifest, contract, columns, and the size of every file are as stated."""
-    manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        _check_size(folder / name, entry["bytes"])
-    if file_entry(folder / INDEX_NAME) != manifest.files[INDEX_NAME]:
-        raise DatasetError(f"{folder / INDEX_NAME} is damaged: its hash is not the manifest's; rebuild the shards")
-    shards = tuple(read_index(folder))
+def open_dataset(where: str | Path, *, cache: Cache | None = None, retry_s: float = 120.0) -> Dataset:
+    """A complete shard folder: manifest, contract, columns, and the size of every file are as stated.
+
+    where: folder or URL, see configs/store.py. Of a store that has no list of its files only the manifest and the index
+    are checked here.
+    cache: for the shards of a URL. ConfigError if it is too small for one.
+    retry_s: seconds for which a store that fails is asked again.
+    """
+    store = open_store(where, retry_s)
+    manifest = read_manifest(store)
+    sizes = store.sizes()
+    if sizes is not None:
+        for name, entry in manifest.files.items():
+            _check_size(f"{store.where}/{name}", sizes.get(name), entry["bytes"])
+    index = store.read(INDEX_NAME)
+    if data_entry(index) != manifest.files[INDEX_NAME]:
+        raise DatasetError(f"{store.where}/{INDEX_NAME} is damaged: its hash is not the manifest's; rebuild the shards")
+    shards = tuple(read_index(index, f"{store.where}/{INDEX_NAME}"))
     for shard in shards:
+        path = f"{store.where}/{shard.name}"
         if dict(shard.columns) != dict(COLUMNS):
             found = ", ".join(f"{name} {encoding}" for name, encoding in shard.columns)
-            raise DatasetError(f"{folder / shard.name}: columns {found}; expected contract {CONTRACT_VERSION}")
-        _check_size(folder / shard.name, shard.bytes)
-    return Dataset(folder, manifest, shards)
+            raise DatasetError(f"{path}: columns {found}; expected contract {CONTRACT_VERSION}")
+        if sizes is not None:
+            _check_size(path, sizes.get(shard.name), shard.bytes)
+    if isinstance(store, LocalStore):
+        return Dataset(store, manifest, shards)
+    largest = max((shard.bytes for shard in shards), default=0)
+    if cache and cache.limit_bytes < largest:
+        raise ConfigError(
+            f"data.cache_gb allows {cache.limit_bytes:,} bytes, but a shard of {store.where} has {largest:,};"
+            " expected room for several"
+        )
+    return Dataset(store, manifest, shards, cache)
 
 
-def _check_size(path: Path, expected: int) -> None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing; rebuild the shards or copy it again") from None
+def _check_size(path: str, size: int | None, expected: int) -> None:
+    if size is None:
+        raise missing(path)
     if size != expected:
         raise DatasetError(
             f"{path} has {size} bytes, expected {expected}: truncated or changed; copy it again or rebuild"

@@ -1,4 +1,4 @@
-"""MosaicML's MDS format, version 2, to the byte: encode, decode and index. No files are opened here but index.json.
+"""MosaicML's MDS format, version 2, to the byte: encode, decode and index. No files are opened here.
 
     shard file   uint32 n | uint32 offset[n + 1], absolute | JSON of the columns | sample 0 | sample 1 | ...
     sample       uint32 size of every column of variable size | bytes of every column, columns in sorted order
@@ -10,9 +10,11 @@ tests/configs/test_mds.py holds both directions against that library.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,10 @@ INDEX_NAME = "index.json"
 MAX_SHARD_BYTES = 2**32 - 1
 """Offsets are uint32: a larger file would wrap them without a word."""
 
-_SHAPE_DTYPES = tuple(np.dtype(name) for name in ("<u1", "<u2", "<u4", "<u8"))
+_Decode = Callable[[bytes, int, int], Any]
+"""(sample, start, end of a column in it) -> value."""
+_SHAPES = tuple(struct.Struct("<" + (head >> 2) * "BHIQ"[head & 3]) for head in range(256))
+"""How the shape of an array is stored, by the byte before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +72,7 @@ def encode_value(encoding: str, value: Any) -> bytes:
 
 def decode_value(encoding: str, data: bytes) -> Any:
     """Inverse of encode_value. Arrays are read-only views of `data`."""
-    kind, *args = encoding.split(":")
-    if kind == "bytes":
-        return data
-    if kind == "str":
-        return data.decode()
-    if kind == "int":
-        return int(np.frombuffer(data, "<i8")[0])
-    if kind == "json":
-        return json.loads(data)
-    if kind == "ndarray" and args:
-        return _decode_array(data, args)
-    raise TypeError(f"column encoding {encoding!r} is not one of bytes, str, int, json, ndarray:DTYPE[:SHAPE]")
+    return _decoder(encoding)(data, 0, len(data))
 
 
 def encode_sample(columns: Mapping[str, str], values: Mapping[str, Any]) -> bytes:
@@ -89,19 +83,23 @@ def encode_sample(columns: Mapping[str, str], values: Mapping[str, Any]) -> byte
 
 
 def decode_sample(columns: Mapping[str, str], data: bytes) -> dict[str, Any]:
-    """Inverse of encode_sample. Raises ValueError if `data` is not what encode_sample makes for these columns."""
-    names = sorted(columns)
-    fixed = {name: column_size(columns[name]) for name in names}
-    num_variable = sum(size is None for size in fixed.values())
-    stated = iter(np.frombuffer(data, "<u4", num_variable).tolist())
-    sizes = [size if (size := fixed[name]) is not None else next(stated) for name in names]
-    start = 4 * num_variable
-    if start + sum(sizes) != len(data):
-        raise ValueError(f"sample has {len(data)} bytes, its columns state {start + sum(sizes)}")
+    """Inverse of encode_sample. Raises ValueError if `data` is not what encode_sample makes for these columns.
+
+    Arrays are read-only views of `data`.
+    """
+    layout, stated = _layout(tuple(columns.items()))
+    if len(data) < stated.size:
+        raise ValueError(f"sample has {len(data)} bytes, fewer than the sizes of its columns take")
+    sizes = iter(stated.unpack_from(data))
     values = {}
-    for name, size in zip(names, sizes, strict=True):
-        values[name] = decode_value(columns[name], data[start : start + size])
-        start += size
+    start = stated.size
+    for name, decode, size in layout:
+        end = start + (next(sizes) if size is None else size)
+        if end <= len(data):
+            values[name] = decode(data, start, end)
+        start = end
+    if start != len(data):
+        raise ValueError(f"sample has {len(data)} bytes, its columns state {start}")
     return values
 
 
@@ -135,18 +133,15 @@ def index_json(columns: Mapping[str, str], shards: Sequence[ShardFile]) -> bytes
     return json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode()
 
 
-def read_index(folder: Path) -> list[ShardFile]:
-    """The shards of index.json, checked for shape but not against the files."""
-    path = folder / INDEX_NAME
+def read_index(data: bytes, place: str) -> list[ShardFile]:
+    """The shards of an index.json, checked for shape but not against the files. `place` names it in errors."""
     try:
-        index = json.loads(path.read_bytes())
+        index = json.loads(data)
         if index["version"] != 2:
-            raise DatasetError(f"{path}: MDS version {index['version']}, expected 2")
-        return [_shard_file(path, entry) for entry in index["shards"]]
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing: not a shard folder") from None
+            raise DatasetError(f"{place}: MDS version {index['version']}, expected 2")
+        return [_shard_file(place, entry) for entry in index["shards"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
+        raise DatasetError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
 
 
 def _shard_config(columns: Mapping[str, str]) -> dict[str, Any]:
@@ -163,12 +158,15 @@ def _shard_config(columns: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _shard_file(path: Path, entry: Mapping[str, Any]) -> ShardFile:
+def _shard_file(place: str, entry: Mapping[str, Any]) -> ShardFile:
     if entry["compression"] is not None:
-        raise DatasetError(f"{path}: shard compression {entry['compression']!r}; expected uncompressed shards")
+        raise DatasetError(f"{place}: shard compression {entry['compression']!r}; expected uncompressed shards")
     raw = entry["raw_data"]
+    name = str(raw["basename"])
+    if PurePath(name).name != name:
+        raise DatasetError(f"{place}: shard {name!r}, expected the name of a file in the same folder")
     return ShardFile(
-        name=str(raw["basename"]),
+        name=name,
         bytes=int(raw["bytes"]),
         samples=int(entry["samples"]),
         xxh3=str(raw["hashes"].get(HASH, "")),
@@ -185,18 +183,39 @@ def _encode_array(encoding: str, array: npt.NDArray[Any], args: list[str]) -> by
         if array.shape != tuple(int(n) for n in args[1].split(",")):
             raise ValueError(f"column encoding {encoding!r} cannot hold an array of shape {array.shape}")
         return array.tobytes()
-    code = next(i for i, dtype in enumerate(_SHAPE_DTYPES) if max(array.shape) < 256**dtype.itemsize)
-    head = bytes([array.ndim << 2 | code]) + np.array(array.shape, _SHAPE_DTYPES[code]).tobytes()
-    return head + array.tobytes()
+    head = array.ndim << 2 | next(code for code in range(4) if max(array.shape) < 256 ** (1 << code))
+    return bytes([head]) + _SHAPES[head].pack(*array.shape) + array.tobytes()
 
 
-def _decode_array(data: bytes, args: list[str]) -> npt.NDArray[Any]:
-    dtype = np.dtype(args[0])
-    if len(args) == 2:
-        return np.frombuffer(data, dtype).reshape([int(n) for n in args[1].split(",")])
-    ndim, code = divmod(data[0], 4) if data else (0, 0)
-    shape = np.frombuffer(data, _SHAPE_DTYPES[code], ndim, offset=1).tolist() if ndim else []
-    start = 1 + ndim * _SHAPE_DTYPES[code].itemsize
-    if not shape or 0 in shape or start + math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"{len(data)} bytes do not hold an array of {dtype} with shape {shape}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+@lru_cache
+def _layout(columns: tuple[tuple[str, str], ...]) -> tuple[list[tuple[str, _Decode, int | None]], struct.Struct]:
+    """Name, decoder and fixed size of each column in the order stored; the sizes that stand before them."""
+    layout = [(name, _decoder(encoding), column_size(encoding)) for name, encoding in sorted(columns)]
+    return layout, struct.Struct(f"<{sum(size is None for *_, size in layout)}I")
+
+
+def _decoder(encoding: str) -> _Decode:
+    kind, *args = encoding.split(":")
+    if kind == "bytes":
+        return lambda data, start, end: data[start:end]
+    if kind == "str":
+        return lambda data, start, end: data[start:end].decode()
+    if kind == "int":
+        return lambda data, start, end: int.from_bytes(data[start:end], "little", signed=True)
+    if kind == "json":
+        return lambda data, start, end: json.loads(data[start:end].decode())
+    if kind == "ndarray" and args:
+        return _array_decoder(np.dtype(args[0]), tuple(int(n) for n in args[1].split(",")) if args[1:] else None)
+    raise TypeError(f"column encoding {encoding!r} is not one of bytes, str, int, json, ndarray:DTYPE[:SHAPE]")
+
+
+def _array_decoder(dtype: np.dtype[Any], fixed: tuple[int, ...] | None) -> _Decode:
+    def decode(data: bytes, start: int, end: int) -> npt.NDArray[Any]:
+        head = _SHAPES[data[start]] if start < end else _SHAPES[0]
+        begin = start + 1 + head.size
+        shape = head.unpack_from(data, start + 1) if begin <= end else ()
+        if not shape or 0 in shape or begin + math.prod(shape) * dtype.itemsize != end:
+            raise ValueError(f"{end - start} bytes do not hold an array of {dtype} with shape {shape}")
+        return np.ndarray(shape, dtype, data, begin)
+
+    return decode if fixed is None else lambda data, start, end: np.ndarray(fixed, dtype, data, start)

@@ -75,6 +75,7 @@ def _pack_row(shard: int, pack: Pack, data: bytes) -> dict[str, Any]:
         "segments": len(lengths),
         "sum_squared_lengths": int((lengths**2).sum()),
         "patches": pack.patches,
+        "sum_squared_patches": pack.sum_squared_patches,
         "media": len(pack.media),
         "source_ids": sources,
         "source_tokens": [int(lengths[pack.samples[:, 0] == source].sum()) for source in sources],

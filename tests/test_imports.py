@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "train": {"train", "configs"},
     "cli": {"cli", "prep", "train", "configs"},
 }
-CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub"}
-"""All that the ground floor may load besides the standard library."""
+CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
+"""All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
 HEAVY = {"torch", "torchvision", "transformers", "streaming", "liger_kernel", "flash_attn"}
 
 

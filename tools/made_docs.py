@@ -17,6 +17,8 @@ COMMANDS = (
     ("prep", "build-shards"),
     ("inspect", "shard"),
     ("inspect", "verify"),
+    ("inspect", "order"),
+    ("inspect", "step"),
     ("train",),
     ("export",),
     ("demo",),

@@ -9,12 +9,36 @@ import torch
 from safetensors import SafetensorError
 
 from lmms.configs.errors import ModelError, TrainError
-from lmms.train.checkpoint import load_checkpoint, read_state, tensors_of
+from lmms.configs.load import load_config
+from lmms.configs.train import TrainConfig
+from lmms.train.checkpoint import list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.fit import model_of
 from lmms.train.model import materialize
+from lmms.train.retention import BEST_NAME, best_checkpoint
+
+CONFIG_NAME = "config.yaml"
+"""In a run's output folder: its resolved config."""
 
 _COPIED = ("*.json", "*.jinja", "*.txt")
 """Tokenizer, template, processor, generation settings: as they stand in the model folder."""
+
+
+def choose_checkpoint(folder: Path) -> tuple[Path, str]:
+    """(The checkpoint to export, why it is that one): the folder itself, or of a run's output folder one in it.
+
+    That is the best one where the run has load_best_model_at_end, else the newest complete one. TrainError if there is
+    none, or the best one is gone.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        return folder, ""
+    complete, _ = list_checkpoints(folder)
+    if not complete:
+        raise TrainError(f"{folder} is the folder of a run, but holds no complete checkpoint yet")
+    if not load_config(TrainConfig, folder / CONFIG_NAME).load_best_model_at_end:
+        return complete[-1], "the newest complete checkpoint of this run"
+    if (best := best_checkpoint(folder)) is not None:
+        return best, f"the best checkpoint of this run by {BEST_NAME}"
+    return complete[-1], f"the newest complete checkpoint of this run, which has no {BEST_NAME} yet"
 
 
 def export(checkpoint: Path, out: Path, dtype: Literal["fp32", "bf16"] = "fp32") -> Path:

@@ -41,7 +41,7 @@ def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
     ]
     if differences:
         raise ModelError(
-            f"{folder.path} does not fit the shards in {dataset.folder}: {'; '.join(differences)};"
+            f"{folder.path} does not fit the shards in {dataset.where}: {'; '.join(differences)};"
             " train with the model that the shards were built for, or build them again"
         )
     return folder

@@ -11,15 +11,17 @@ Source: PaLM (arXiv 2204.02311) appendix B.
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 from transformers import PretrainedConfig
 
 from lmms.configs.contract import Pack
 from lmms.configs.train import Part
 from lmms.train.model import build_model, part_of
+from lmms.train.stream import Sidecar
 
 PEAK_FLOPS: Mapping[str, float] = {
     r"\bH100 PCIe": 756e12,
@@ -90,9 +92,28 @@ def pack_flops(cost: ModelCost, pack: Pack) -> float:
         + cost.target * int(np.diff(pack.targets).sum())
         + cost.squared_length * int((lengths**2).sum())
         + cost.patch * pack.patches
-        + cost.squared_image * sum(t * (h * w) ** 2 for t, h, w in grids)
+        + cost.squared_image * pack.sum_squared_patches
         + cost.squared_window * sum(_squared_windows(grid, cost.window) for grid in grids)
     )
+
+
+def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
+    """int64 [2, packs]: operations in the language model and in the vision tower, from the sidecar alone.
+
+    Those of pack_flops, but that windows at the edges of images are taken for whole ones. Integers, since the order of
+    a run depends on them.
+    """
+    units = {field.name: round(getattr(cost, field.name)) for field in fields(ModelCost)}
+    tokens, targets, patches = (
+        column.astype(np.int64) for column in (sidecar.tokens, sidecar.target_tokens, sidecar.patches)
+    )
+    language = (
+        units["token"] * tokens + units["target"] * targets + units["squared_length"] * sidecar.sum_squared_lengths
+    )
+    vision = (units["patch"] + units["squared_window"] * units["window"] ** 2) * patches + units[
+        "squared_image"
+    ] * sidecar.sum_squared_patches
+    return np.stack([language, vision])
 
 
 def peak_flops(device_name: str) -> float | None:

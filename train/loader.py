@@ -1,102 +1,171 @@
 """Batches for the trainer, made ahead of it by loader processes.
 
-What a batch holds depends on the pack numbers alone, never on the worker that made it: workers keep no state, and their
+What a batch holds depends on the request alone, never on the process that made it: these keep no state, and their
 number may change at any resume.
 """
 
-import multiprocessing
+import faulthandler
 import os
+import select
+import signal
+import socket
 import threading
+import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections import deque
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, closing, suppress
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.configs.manifest import Dataset
-from lmms.train.batch import Batch, Recipe, make_batch
-from lmms.train.stream import PackReader, Sidecar
+from lmms.train.batch import Batch, make_batch
+from lmms.train.forks import fork
+from lmms.train.recipe import Recipe
+from lmms.train.stream import PackReader, Place
+from lmms.train.wire import receive, send
 
-T = TypeVar("T")
+_DEPTH = 2
+"""Requests that a process has at a time, so that a dear batch holds up no cheap ones."""
+
+_PATIENCE = 0.9
+"""Share of stall_s after which a loader process is given up: before the watchdog ends this rank, or another that waits
+for it."""
+
+_END_S = 5.0
+"""For a loader process that is at work to end by itself."""
+
+
+class Request(NamedTuple):
+    """One forward pass of one rank."""
+
+    places: tuple[Place, ...]
+    """Of its packs."""
+    counts: bool
+    """False for a pass that only keeps the rank in step with the others: its targets weigh 0."""
+    ahead: tuple[tuple[int, int], ...]
+    """(set, shard) of the shards that are needed next, in order of use; empty without a cache."""
 
 
 def batches(
-    dataset: Dataset, sidecar: Sidecar, recipe: Recipe, plan: Iterable[Sequence[int]], workers: int
-) -> Iterator[Batch]:
-    """The batch of each entry of `plan` (pack numbers), in its order; `plan` may be endless.
+    reader: PackReader, recipe: Recipe, requests: Iterable[Request], workers: int, stall_s: float
+) -> Generator[Batch, None, None]:
+    """The batch of each request, in their order; there may be endlessly many.
 
     workers: loader processes, 0 makes the batches in this one. An LmmsError in a worker is raised here as it is; a
-    worker that dies is a TrainError.
+    worker that dies, or that makes nothing for almost stall_s seconds, is a TrainError. Closing the iterator ends them.
     """
-    loader = _BatchLoader(PackReader(dataset, sidecar), recipe)
-    try:
-        yield from map(loader.make, plan) if workers == 0 else _in_workers(loader, plan, workers)
-    finally:
-        loader.reader.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _BatchLoader:
-    """pack numbers -> batch. The map-style data set that torch's loader sends to its workers."""
-
-    reader: PackReader
-    recipe: Recipe
-
-    def make(self, packs: Sequence[int]) -> Batch:
-        return make_batch([self.reader.read(pack) for pack in packs], self.recipe, packs)
-
-    def __getitem__(self, packs: Sequence[int]) -> Batch | LmmsError:
-        """An error is handed over as a value: raised in a worker, it would arrive as a text of that worker's stack."""
-        try:
-            return self.make(packs)
-        except LmmsError as error:
-            error.add_note(traceback.format_exc())
-            return error
-
-
-def _in_workers(loader: _BatchLoader, plan: Iterable[Sequence[int]], workers: int) -> Iterator[Batch]:
-    """Fork server: a worker forked from the trainer itself would inherit its threads' locks and its CUDA state."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload(["lmms.train.loader"])
-    stream: DataLoader[Batch | LmmsError] = DataLoader(
-        loader,  # type: ignore[arg-type]
-        sampler=plan,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_end_with_trainer,
-        multiprocessing_context=context,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own, so that the run's random state is left alone
-    )
-    try:
-        for batch in stream:
-            if isinstance(batch, LmmsError):
-                raise batch
+    if workers == 0:
+        with closing(reader):
+            yield from (_make(reader, recipe, request) for request in requests)
+        return
+    pending = iter(requests)
+    with ExitStack() as held:
+        team = [held.enter_context(closing(_Worker(reader, recipe, stall_s))) for _ in range(workers)]
+        for worker in team:  # all of them, before it is waited for any
+            held.callback(worker.hang_up)
+        turns = deque[_Worker]()
+        for worker, request in zip(team * _DEPTH, pending, strict=False):
+            worker.ask(request)
+            turns.append(worker)
+        while turns:
+            worker = turns.popleft()
+            batch = worker.take()
+            for request in islice(pending, 1):
+                worker.ask(request)
+                turns.append(worker)
             yield batch
-    except (RuntimeError, EOFError, OSError) as error:
-        if str(error).startswith("Caught "):  # code of ours failed in the worker, which is alive
-            raise
-        what = str(error) or type(error).__name__
-        advice = "often memory or /dev/shm ran out: lower data.workers or data.micro_packs"
-        raise TrainError(f"a loader process died ({what}); {advice}") from error
 
 
-def _unchanged(batch: T) -> T:
-    return batch
+class _Worker:
+    """A loader process, and a thread that takes over what it has made, while it makes the next."""
+
+    def __init__(self, reader: PackReader, recipe: Recipe, stall_s: float) -> None:
+        self._patience = _PATIENCE * stall_s
+        self._recipe = recipe
+        self._asked = deque[Request]()
+        self._made = SimpleQueue[Batch | LmmsError | None]()
+        self._fork = fork(self._patience)
+        pin = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._thread = threading.Thread(target=_take_over, args=(self._fork.line, self._made, pin), daemon=True)
+        self._thread.start()
+        self._send((reader, recipe))
+
+    def ask(self, request: Request) -> None:
+        self._asked.append(request)
+        self._send(request)
+
+    def take(self) -> Batch:
+        """The batch of the oldest request that was not taken."""
+        names = ", ".join(map(self._recipe.name, self._asked[0].places))
+        try:
+            made = self._made.get(timeout=self._patience)
+        except Empty:
+            what = f"a loader process has made nothing of {names} for {self._patience:.0f} s"
+            where = self._fork.stack()
+            self._fork.kill()
+            raise TrainError(f"{what}; it is here:\n{where}") from None
+        if made is None:
+            advice = "its own message, if any, is above; often memory ran out: lower data.workers or data.micro_packs"
+            raise TrainError(f"a loader process died at {names} or soon after; {advice}")
+        if isinstance(made, LmmsError):
+            raise made
+        self._asked.popleft()
+        return made
+
+    def hang_up(self) -> None:
+        self._fork.hang_up()
+
+    def close(self) -> None:
+        self._fork.end(2 * _END_S)
+        self._thread.join()
+
+    def _send(self, value: Any) -> None:
+        with suppress(ConnectionError):  # who has died is told when its batch is asked for
+            send(self._fork.line, value)
 
 
-def _end_with_trainer(_worker: int) -> None:
-    """End this worker when the trainer is killed. torch watches the parent, which is the fork server: it lives on."""
-    trainer = multiprocessing.parent_process()
-    assert trainer is not None
+def serve(line: socket.socket, stacks: int) -> None:
+    """What a loader process does: answer requests, until the trainer hangs up."""
+    faulthandler.register(signal.SIGUSR2, stacks, all_threads=True)
+    threading.Thread(target=_end_with_trainer, args=(line,), daemon=True).start()
+    with suppress(EOFError, ConnectionError):
+        reader, recipe = receive(line)
+        with closing(reader):
+            while True:
+                send(line, _answer(reader, recipe, receive(line)))
 
-    def watch() -> None:
-        trainer.join()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with_trainer(line: socket.socket) -> None:
+    """End this process soon after the trainer has hung up, whatever it does: a store may let it wait for long."""
+    hung_up = select.poll()
+    hung_up.register(line, 0)
+    hung_up.poll()
+    time.sleep(_END_S)
+    os._exit(1)
+
+
+def _answer(reader: PackReader, recipe: Recipe, request: Request) -> Batch | LmmsError:
+    try:
+        return _make(reader, recipe, request)
+    except LmmsError as error:
+        error.add_note(traceback.format_exc())
+        return error
+
+
+def _make(reader: PackReader, recipe: Recipe, request: Request) -> Batch:
+    packs = [reader.read(place, request.ahead) for place in request.places]
+    return make_batch(packs, recipe, request.places, request.counts)
+
+
+def _take_over(line: socket.socket, made: SimpleQueue[Batch | LmmsError | None], pin: bool) -> None:
+    try:
+        while True:
+            made.put(receive(line, pin))
+    except (EOFError, ConnectionError):
+        pass
+    finally:
+        made.put(None)

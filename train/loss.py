@@ -17,34 +17,61 @@ LOGITS_PER_CHUNK = 2**28
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, logits_per_chunk: int = LOGITS_PER_CHUNK
-) -> Tensor:
-    """Sum over rows of weights * cross_entropy(hidden @ weight.T, labels), a scalar of at least fp32.
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """Sum over rows of weights * cross_entropy(hidden @ weight.T, labels), a scalar of at least fp32; and by group.
 
-    hidden float [R, H], weight float [V, H], labels int64 [R] in [0, V), weights float [R]. The product is taken in the
-    type of `hidden`, the softmax and the sum over chunks of the weight's gradient in fp32. R may be 0: the loss is 0
-    with gradients 0. Backward once.
+    hidden float [R, H], weight float [V, H], labels int64 [R] in [0, V), weights float [R], groups int64 [R] in
+    [0, num_groups). The second value is float64 [num_groups, 2], without gradient: each group's sum of weights * cross
+    entropy, and of weights. The product is taken in the type of `hidden`, the softmax and the sum over chunks of the
+    weight's gradient in fp32. R may be 0: the loss is 0 with gradients 0. Backward once; under no_grad no gradient is
+    computed.
     """
+    if not torch.is_grad_enabled():
+        # In forward of a Function gradients are always off, so it asks its inputs.
+        hidden, weight = hidden.detach(), weight.detach()
     rows = max(1, logits_per_chunk // weight.shape[0])
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, weights, rows)  # type: ignore[no-untyped-call]
-    return loss
+    loss, by_group = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, labels, weights, groups, num_groups, rows
+    )
+    return loss, by_group
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, rows: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        groups: Tensor,
+        num_groups: int,
+        rows: int,
+    ) -> tuple[Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         head = weight.to(hidden.dtype)
         hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_grad = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=exact, device=hidden.device)
+        by_group = torch.zeros(num_groups, 2, dtype=torch.float64, device=hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             label, scale = labels[part].unsqueeze(1), weights[part].to(exact).unsqueeze(1)
             logits = _matmul(hidden[part], head.T, exact)
             log_norm = logits.logsumexp(dim=1, keepdim=True)
             log_prob = logits.gather(1, label) - log_norm
-            loss -= (scale * log_prob).sum()
+            losses = -scale * log_prob
+            loss += losses.sum()
+            by_group.index_add_(0, groups[part], torch.cat([losses, scale], dim=1).double())
+            if hidden_grad is None and weight_grad is None:
+                continue
             # softmax - one_hot, in place of the logits
             grad = logits.sub_(log_norm).exp_().scatter_(1, label, log_prob.exp() - 1).mul_(scale).to(hidden.dtype)
             if hidden_grad is not None:
@@ -52,20 +79,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if weight_grad is not None:
                 _add_matmul(weight_grad, grad.T, hidden[part])
         ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.mark_non_differentiable(by_group)
         ctx.weight_dtype = weight.dtype
-        return loss
+        return loss, by_group
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (factor,) = grad_outputs
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        factor, _ = grad_outputs
         hidden_grad, weight_grad = ctx.saved_tensors
         if hidden_grad is not None:
             # In fp32: a factor such as 1 / 12289 would lose its digits in bf16.
             hidden_grad = (hidden_grad.to(factor.dtype) * factor).to(hidden_grad.dtype)
         if weight_grad is not None:
             weight_grad = weight_grad.mul_(factor).to(ctx.weight_dtype)
-        return hidden_grad, weight_grad, None, None, None
+        return hidden_grad, weight_grad, None, None, None, None, None
 
 
 def _matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,6 +19,18 @@ ZERO_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SetLog:
+    """One set of a mixture in one step."""
+
+    loss: float | None
+    """As StepLog.loss, of this set's targets alone; None in a step without any."""
+    share: float
+    """Of the step's target weight."""
+    epoch: float
+    """Passes over this set so far."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepLog:
     """One optimizer step: a line of metrics.jsonl and of the log. The gradient norms are those before clipping."""
 
@@ -43,12 +55,19 @@ class StepLog:
     """Passes over the shards so far; 1.5 is in the middle of the second."""
     position: int
     """Packs trained so far, over all epochs."""
+    digest: str
+    """Of the packs of the step, as they were read: see sets.packs_digest. 16 hexadecimal digits."""
     masked: int
     """Conversations of the step that were trained with weight 0 since an image failed (on_bad_media: mask)."""
     time: float
     """Seconds since 1970."""
     alarms: tuple[str, ...] = field(default=())
     """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
+    sets: dict[str, SetLog] = field(default_factory=dict)
+    """Of each set of a mixture, by its place; empty where a run has one set."""
+    eval_loss: float | None = None
+    """After this step, over all of eval.shards, per unit of target weight; None in a step without evaluation."""
+    eval_loss_by_source: dict[str, float] = field(default_factory=dict)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""A transformers model that takes a Batch and returns its summed loss.
+"""A transformers model that takes a Batch and returns its summed loss, whole and by group.
 
 The model is transformers' own, built on the meta device: it gets memory when its parameters are sharded. Only what
 would wait for the device is put aside: its forward (masks, positions and places of images come with the batch), its
@@ -36,21 +36,25 @@ class TrainModel(nn.Module):
         self.hf = hf
         self.tied = hf.lm_head.weight is hf.get_input_embeddings().weight
 
-    def forward(self, batch: Batch, step_has_images: bool) -> Tensor:
-        """Sum over target rows of weight * cross entropy, a scalar in fp32, not divided.
+    def forward(self, batch: Batch, step_has_images: bool) -> tuple[Tensor, Tensor]:
+        """Sum over target rows of weight * cross entropy, a scalar in fp32, not divided; and by the batch's groups,
+        float64 [num_groups, 2] without gradient, see loss.linear_cross_entropy.
 
         step_has_images: whether any rank has images in this forward pass. Then every rank runs the vision tower, those
         without images on a dummy of one patch that adds 0, so that all take part in the same collectives.
         """
         hidden = last_hidden_state(self.hf, batch, step_has_images)
         rows = hidden.squeeze(0).index_select(0, batch.target_rows)
-        return linear_cross_entropy(rows, self.hf.lm_head.weight, batch.labels, batch.weights)
+        return linear_cross_entropy(
+            rows, self.hf.lm_head.weight, batch.labels, batch.weights, batch.groups, batch.num_groups
+        )
 
 
 def last_hidden_state(hf: PreTrainedModel, batch: Batch, step_has_images: bool) -> Tensor:
     """[1, T, hidden]: what the language model's head would read."""
     if batch.images and not step_has_images:
-        raise TrainError(f"packs {batch.packs} hold images, but the step was said to have none; the sidecar is wrong")
+        names = ", ".join(batch.packs)
+        raise TrainError(f"images in {names}, but the step was said to have none; the sidecar is wrong")
     embeddings = hf.get_input_embeddings()(batch.input_ids)
     deep: dict[str, object] = {}
     if step_has_images and batch.vision is not None:

@@ -1,11 +1,20 @@
-"""position -> the packs of a step: pure integers, the same on every rank.
+"""position -> the packs of a step: pure integers, the same on every rank, whatever the ranks, workers or passes.
 
-The sequence of packs is endless: epoch e has positions [e * T, (e + 1) * T) of T packs, in its own hashed permutation.
-Global step t is the packs at [p, p + G), wherever epochs end: nothing is dropped, repeated or padded. Rank r of R takes
-every R-th of them, so the set of a step depends on neither ranks, accumulation nor workers, and the only state of a run
-is p, the number of packs trained. An epoch's order is made when it is first asked for (10 M packs: 2 s).
+The sequence of one set of shards (SetOrder) is endless: epoch e has positions [e * T, (e + 1) * T) of T packs.
+
+    epoch    shards in hashed order, cut at shard boundaries into windows of about 64 k packs: what a remote run has to
+             hold is bounded, and so is the work of resuming anywhere
+    window   packs sorted by cost, each then moved by a hashed number of places; a walk by the golden ratio over them,
+             so that any packs in a row are a sample of all costs, however many a step takes. Sorted by cost alone,
+             neighbours would be neighbours in every epoch
+    group    `group` positions in a row (1 by default) come from one place of the sorted window: as many as train side
+             by side then cost alike
+
+Over several sets a Phase (mixture.py) says whose turn each group is. Global step t is the packs at [p, p + G), wherever
+windows and epochs end: nothing is dropped, repeated or padded, and the only state of a run is p and its phase.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,61 +22,201 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.hashing import key64, permutation
+from lmms.configs.hashing import key64, keyed_hash, permutation
+from lmms.train.mixture import PERIOD, Phase, draws
 
-ORDER_VERSION = "lmms/order/v1"
+ORDER_VERSION = "lmms/order/v2"
 """Part of every key, and of a checkpoint. Any change of the sequence is a new version."""
 
-PackIds = npt.NDArray[np.int64]
+WINDOW_PACKS = 65_536
+
+_GOLDEN = 2_654_435_769
+"""2**32 over the golden ratio."""
+
+Int64s = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """The identity of a sequence of packs. The size of a step may change in the middle of a run."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SetOrder:
+    """The identity of the sequence of one set of shards."""
 
-    num_packs: int
-    """Packs of the data set: an epoch."""
+    shard_packs: Int64s
+    """[shards]: packs of each shard; packs are numbered shard by shard."""
+    costs: Int64s
+    """[packs]: what each costs, see flops.py."""
     seed: int
+    name: str
+    """Part of every key: the hash of the set's index. Sets of one mixture have orders of their own."""
+    group: int = 1
+    """Positions in a row that cost alike, counted from the start of the sequence."""
+
+    def __post_init__(self) -> None:
+        if self.group < 1 or len(self.costs) < 1 or int(self.shard_packs.sum()) != len(self.costs):
+            raise ConfigError(
+                f"an order of {len(self.costs)} packs in shards of {int(self.shard_packs.sum())}, in groups of"
+                f" {self.group}; expected at least one of each and as many packs as the shards hold"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Order:
+    """The identity of a run's sequence from the start of its phase on."""
+
+    sets: tuple[SetOrder, ...]
+    phase: Phase
+    costs: Int64s
+    """[packs of all sets]: the costs of the sets, one after the other."""
     global_packs: int
     """Packs of an optimizer step, over all ranks and micro-steps."""
 
     def __post_init__(self) -> None:
-        if self.num_packs < 1 or self.global_packs < 1:
-            raise ConfigError(
-                f"{self.global_packs} packs a step of {self.num_packs} packs; expected at least 1 of each"
-            )
+        if self.global_packs < 1:
+            raise ConfigError(f"{self.global_packs} packs a step, expected at least 1")
+        groups = {self.phase.group, *(one.group for one in self.sets)}
+        if len(groups) > 1 or len(self.sets) != len(self.phase.turns):
+            raise ConfigError(f"{len(self.sets)} sets in groups of {groups} for turns {self.phase.turns}")
+
+    @property
+    def first_packs(self) -> list[int]:
+        """[sets + 1]: pack i of set k has the number first_packs[k] + i in the run; the last is the number of packs."""
+        return [0, *np.cumsum([len(one.costs) for one in self.sets]).tolist()]
 
 
-def step_packs(order: Order, position: int) -> PackIds:
-    """int64 [global_packs]: the packs of the step that starts after `position` trained packs."""
-    end = position + order.global_packs
-    epochs = range(position // order.num_packs, (end - 1) // order.num_packs + 1)
-    parts = []
-    for epoch in epochs:
-        start = epoch * order.num_packs
-        packs = _epoch_packs(order.num_packs, order.seed, epoch)
-        parts.append(packs[max(position - start, 0) : end - start])
+def step_packs(order: Order, position: int) -> Int64s:
+    """int64 [global_packs]: the packs of the step after `position` trained packs, numbered over all sets."""
+    numbers = np.empty(order.global_packs, np.int64)
+    for k, (at, start) in enumerate(draws(order.phase, position, order.global_packs)):
+        numbers[at] = order.first_packs[k] + set_packs(order.sets[k], start, start + len(at))
+    return numbers
+
+
+def deal(packs: Int64s, rank: int, world: int, micro_packs: int) -> list[tuple[list[int], bool]]:
+    """What one rank trains of a step whose packs come by_cost: of each forward pass the packs, and whether they count.
+
+    Rank r of R takes every R-th pack, so packs that are trained side by side cost alike. All ranks have equal passes:
+    one with nothing left runs the step's cheapest pack with weight 0. The set of a step is therefore the same for any
+    number of ranks, and pass m of all ranks together is packs [m * R * micro_packs, (m + 1) * R * micro_packs).
+    """
+    own, cheapest = packs[rank::world].tolist(), packs[-1:].tolist()
+    passes = range(0, -(-len(packs) // (world * micro_packs)) * micro_packs, micro_packs)
+    return [(own[i : i + micro_packs], True) if i < len(own) else (cheapest, False) for i in passes]
+
+
+def by_cost(order: Order, packs: Int64s) -> Int64s:
+    """The same packs, the dearest first; of equal cost, the lowest number first."""
+    return packs[np.lexsort((packs, -order.costs[packs]))]
+
+
+def set_packs(order: SetOrder, start: int, end: int) -> Int64s:
+    """int64 [end - start]: the packs at positions [start, end) of one set's endless sequence."""
+    num_packs = len(order.costs)
+    parts = [np.empty(0, np.int64)]
+    while start < end:
+        epoch, within = divmod(start, num_packs)
+        window = int(np.searchsorted(_epoch(order, epoch)[1], within, side="right")) - 1
+        packs = window_packs(order, epoch, window)
+        skipped = within - int(_epoch(order, epoch)[1][window])
+        parts.append(packs[skipped : skipped + end - start])
+        start += len(parts[-1])
     return np.concatenate(parts)
 
 
-def rank_share(packs: PackIds, rank: int, world: int) -> PackIds:
-    """int64 [packs / world]: the packs of one rank out of a step's."""
-    return packs[rank::world]
+def next_shards(order: Order, position: int) -> list[tuple[int, int]]:
+    """(set, shard) of all that the current window of each set still needs, and its next one, the next needed first."""
+    uses: dict[tuple[int, int], float] = {}
+    for k, (_, start) in enumerate(draws(order.phase, position, 1)):
+        one = order.sets[k]
+        packs = _rest_of_two_windows(one, start)
+        shards, first = np.unique(shard_of(one, packs), return_index=True)
+        rate = order.phase.turns[k] / PERIOD
+        uses |= {(k, shard): at / rate for shard, at in zip(shards.tolist(), first.tolist(), strict=True)}
+    return sorted(uses, key=lambda one: (uses[one], one))
 
 
-def micro_steps(packs: PackIds, rank: int, world: int, micro_packs: int) -> list[list[int]]:
-    """The packs of each forward pass of one rank in a step. Raises ConfigError unless all ranks have equal passes."""
-    if len(packs) % (world * micro_packs):
-        raise ConfigError(
-            f"data.global_packs is {len(packs)}, not a multiple of {world * micro_packs} "
-            f"({world} ranks x data.micro_packs {micro_packs}); change one of them"
-        )
-    return rank_share(packs, rank, world).reshape(-1, micro_packs).tolist()
+def shard_of(order: SetOrder, packs: Int64s) -> Int64s:
+    """int64, as `packs`: the shard that holds each pack."""
+    return np.searchsorted(np.cumsum(order.shard_packs), packs, side="right")
 
 
-@lru_cache(maxsize=2)
-def _epoch_packs(num_packs: int, seed: int, epoch: int) -> PackIds:
-    """int64 [num_packs], read-only: an epoch's order. Two are kept, for the steps that cross from one to the next."""
-    packs = permutation(num_packs, key64(ORDER_VERSION, "packs", seed, epoch))
+def _rest_of_two_windows(order: SetOrder, start: int) -> Int64s:
+    epoch, within = divmod(start, len(order.costs))
+    starts = _epoch(order, epoch)[1]
+    window = int(np.searchsorted(starts, within, side="right")) - 1
+    after = (epoch, window + 1) if window + 2 < len(starts) else (epoch + 1, 0)
+    rest = window_packs(order, epoch, window)[within - int(starts[window]) :]
+    return np.concatenate([rest, window_packs(order, *after)])
+
+
+@lru_cache(maxsize=128)
+def window_packs(order: SetOrder, epoch: int, window: int) -> Int64s:
+    """int64 [n], read-only: the packs of a window in the order of their positions.
+
+    Windows are kept, half a megabyte each: steps cross from one to the next, in each set of a mixture.
+    """
+    shards, starts = _epoch(order, epoch)
+    begin, end = int(starts[window]), int(starts[window + 1])
+    sizes = order.shard_packs[shards]
+    ends = np.cumsum(sizes)
+    inside = slice(int(np.searchsorted(ends, begin, side="right")), int(np.searchsorted(ends, end)) + 1)
+    first_packs = np.cumsum(order.shard_packs) - order.shard_packs
+    packs = _ranges(first_packs[shards[inside]], sizes[inside])
+    key = key64(ORDER_VERSION, "window", order.name, order.seed, epoch, window)
+    packs = _nearly_sorted(packs, order.costs[packs], _spread(len(packs), order.group), key)
+    packs = packs[_walk(len(packs), (epoch * len(order.costs) + begin) % order.group, order.group, key)]
     packs.flags.writeable = False
     return packs
+
+
+@lru_cache(maxsize=128)
+def _epoch(order: SetOrder, epoch: int) -> tuple[Int64s, Int64s]:
+    """(int64 [shards] in the epoch's order, int64 [windows + 1]: positions in the epoch at which windows start)."""
+    shards = permutation(len(order.shard_packs), key64(ORDER_VERSION, "shards", order.name, order.seed, epoch))
+    ends = np.cumsum(order.shard_packs[shards])
+    starts = ends - order.shard_packs[shards]
+    cuts = np.flatnonzero(np.diff(starts // WINDOW_PACKS)) + 1
+    return shards, np.concatenate([[0], starts[cuts], ends[-1:]])
+
+
+def _nearly_sorted(packs: Int64s, costs: Int64s, spread: int, key: int) -> Int64s:
+    """The packs by cost (of equal cost: hashed), but each moved up by a hashed number of places, less than `spread`."""
+    hashes = keyed_hash(packs, key)
+    sorting = np.lexsort((hashes, costs))
+    # In units of 2**-32 places, so that hardly any two packs end at the same one.
+    moves = (hashes[sorting] >> np.uint64(32)).astype(np.int64) * spread
+    return packs[sorting[np.argsort((np.arange(len(packs)) << 32) + moves, kind="stable")]]
+
+
+def _spread(n: int, group: int) -> int:
+    """How far hashing moves a pack: far, but where groups are wanted, which are to be alike and still not fixed."""
+    return max(n // 16, 256) if group == 1 else max(n // 256, group)
+
+
+def _walk(n: int, offset: int, group: int, key: int) -> Int64s:
+    """int64 [n]: which entry of a window stands at each position, for entries nearly sorted.
+
+    offset: positions of the first group that came before the window. The first and the last group of a window may be
+    cut short; their packs come from the middle, as those of a step that spans two windows should cost alike.
+    """
+    head = min(-offset % group, n)
+    tail = (n - head) % group
+    groups = (n - head) // group
+    cut = (n - head - tail) // 2
+    whole = np.concatenate([np.arange(cut), np.arange(cut + head + tail, n)]).reshape(groups, group)
+    middle = np.arange(cut, cut + head + tail)
+    turns = (np.arange(groups) * _coprime_stride(groups) + key % max(groups, 1)) % max(groups, 1)
+    return np.concatenate([middle[:head], whole[turns].ravel(), middle[head:]])
+
+
+def _coprime_stride(n: int) -> int:
+    """About n over the golden ratio, and without a common divisor with n."""
+    stride = max(n * _GOLDEN >> 32, 1)
+    while math.gcd(stride, n) > 1:
+        stride += 1
+    return stride
+
+
+def _ranges(starts: Int64s, sizes: Int64s) -> Int64s:
+    """The numbers starts[i] ... starts[i] + sizes[i] - 1 of every i, end to end."""
+    ends: Int64s = np.cumsum(sizes)
+    shifts: Int64s = np.repeat(starts - (ends - sizes), sizes)
+    return shifts + np.arange(int(ends[-1]))

@@ -8,6 +8,7 @@ set_gradient_divide_factor holds for one module only, and gloo lacks the reducti
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, TypeVar
 
 import torch
@@ -51,8 +52,11 @@ class World:
         return values[0]
 
 
-def start_world(setting: Literal["auto", "cpu", "cuda"]) -> World:
-    """Join the ranks that a launcher announced in the environment, or be the only one. ConfigError without a GPU."""
+def start_world(setting: Literal["auto", "cpu", "cuda"], stall_s: float = 1800.0) -> World:
+    """Join the ranks that a launcher announced in the environment, or be the only one. ConfigError without a GPU.
+
+    stall_s: of the watchdog, which has more to say than a collective that waited for too long, and so comes first.
+    """
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here; set device to cpu or auto")
     kind = "cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu"
@@ -63,7 +67,8 @@ def start_world(setting: Literal["auto", "cpu", "cuda"]) -> World:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     store = None if "RANK" in os.environ else dist.HashStore()  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    timeout = timedelta(seconds=2 * stall_s)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     return World(rank, size, device, init_device_mesh(kind, (size,)))
 
 

@@ -2,17 +2,21 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.train.checkpoint import TrainerState
+from lmms.train.checkpoint import TrainerState, damaged_of_all, read_state, step_folders
+from lmms.train.complete import COMPLETE_NAME, fault_of, refuse_damaged
 from lmms.train.parallel import World
 
 T = TypeVar("T")
+
+BROKEN_SUFFIX = ".broken"
+"""Of a checkpoint that was set aside."""
 
 
 @contextmanager
@@ -50,22 +54,133 @@ def on_main(world: World, act: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def resumed_state(fresh: TrainerState, stored: TrainerState, checkpoint: Path) -> TrainerState:
-    """This run's state at a checkpoint. TrainError unless seed, order and shards give the same packs."""
-    for name in ("shards", "seed", "order"):
-        found, expected = getattr(stored, name), getattr(fresh, name)
-        if found != expected:
+def resume_from(setting: str, output: Path, world: World, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint that the setting `resume` means. The ranks have read all of it together, and checked its hashes.
+
+    auto sets a newest one that is broken aside (step-00000010.broken), says so, and takes the one before it. TrainError
+    where that leaves none, for a named one that is broken, and where going on would overwrite what is there.
+    """
+    found = on_main(world, lambda: _candidate(setting, output, say))
+    damaged = damaged_of_all(found) if found else []
+    if not found or not damaged:
+        return found
+    if setting != "auto":
+        refuse_damaged(found, damaged)
+    fault = f"the hash of {damaged[0]} is not that of {COMPLETE_NAME}"
+    on_main(world, lambda: _set_aside(found, fault, say))
+    return resume_from(setting, output, world, say)
+
+
+def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint that the setting means, by the sizes of its files."""
+    folders = step_folders(output)
+    if setting == "auto":
+        for path in reversed(folders.values()):
+            if (fault := fault_of(path)) is None:
+                return path
+            _set_aside(path, fault, say)
+        if broken := sorted(output.glob(f"step-*{BROKEN_SUFFIX}*")):
             raise TrainError(
-                f"{checkpoint} was trained with {name} {found}, this run has {expected}: other packs would come next;"
-                " go on with the same shards and seed, or start in another output folder"
+                f"{output} holds none but broken checkpoints, such as {broken[-1].name}: the run would start anew over"
+                " its own log; delete them to want that, or choose another output"
             )
-    before, now = (set(_settings(state.config).get("model.freeze", ())) for state in (stored, fresh))
-    if before != now:
+        return None
+    chosen, step = None, 0
+    if setting != "never":
+        chosen = Path(setting).expanduser()
+        if (fault := fault_of(chosen)) is not None:
+            raise TrainError(f"{chosen} is not a complete checkpoint ({fault}); name another, or use resume: auto")
+        step = read_state(chosen).step
+    later = [path for other, path in folders.items() if other > step or (other == step and not _same(path, chosen))]
+    in_the_way = [path for path in later if fault_of(path) is None]
+    if in_the_way:
         raise TrainError(
-            f"{checkpoint} was trained with model.freeze {sorted(before)}, this run has {sorted(now)}: AdamW's averages"
-            " are those of other parameters; go on with the same freeze, or start in another output folder"
+            f"resume is {setting!r}, but {output} holds later checkpoints, up to {in_the_way[-1].name}; delete them,"
+            " choose another output, or use resume: auto"
         )
-    return replace(fresh, step=stored.step, position=stored.position, zero_steps=stored.zero_steps)
+    return chosen
+
+
+def _same(path: Path, chosen: Path | None) -> bool:
+    return chosen is not None and path.resolve() == chosen.resolve()
+
+
+def _set_aside(checkpoint: Path, fault: str, say: Callable[[str], None]) -> None:
+    aside = checkpoint.with_name(checkpoint.name + BROKEN_SUFFIX)
+    for number in range(2, 1000):
+        if not aside.exists():
+            break
+        aside = checkpoint.with_name(f"{checkpoint.name}{BROKEN_SUFFIX}{number}")
+    try:
+        checkpoint.rename(aside)
+    except OSError as error:
+        raise TrainError(f"{checkpoint} is broken ({fault}) and cannot be renamed: {error}; move it away") from error
+    say(f"{checkpoint} is broken ({fault}): it was set aside as {aside.name}; the one before it is used, if any")
+
+
+def resumed_state(
+    fresh: TrainerState, stored: TrainerState, checkpoint: Path, allowed: Collection[str]
+) -> TrainerState:
+    """This run's state at a checkpoint, with the phases that are stored there.
+
+    TrainError unless what comes next is what would have come: the same packs in the same order in steps of the same
+    size, for the same parameters. `allowed` (resume_changes) may name what may be another: global_packs, mixture.
+    """
+    for name, found, expected, advice in _differences(fresh, stored, allowed):
+        raise TrainError(
+            f"{checkpoint} was trained with {name} {found}, this run has {expected}: {advice}, or start in another"
+            " output folder"
+        )
+    return replace(
+        fresh,
+        step=stored.step,
+        position=stored.position,
+        phases=stored.phases,
+        zero_steps=stored.zero_steps,
+        best=stored.best,
+    )
+
+
+def _differences(
+    fresh: TrainerState, stored: TrainerState, allowed: Collection[str]
+) -> Iterator[tuple[str, object, object, str]]:
+    """(what, in the checkpoint, in this run, what to do) of each difference that is not allowed."""
+    same_packs = "other packs would come next; go on with the same"
+    rows: list[tuple[str, object, object, str]] = [
+        ("seed", stored.seed, fresh.seed, f"{same_packs} seed"),
+        ("order", stored.order, fresh.order, f"{same_packs} version of lmms"),
+        ("data.group_packs", stored.group_packs, fresh.group_packs, f"{same_packs} data.group_packs"),
+    ]
+    if "mixture" not in allowed:
+        else_allow = ", or set resume_changes: [mixture] for the new sets from here on"
+        rows += [
+            ("shards", stored.shards, fresh.shards, f"{same_packs} shards{else_allow}"),
+            ("mixture", _turns(stored), _turns(fresh), f"{same_packs} mixture{else_allow}"),
+        ]
+    if "global_packs" not in allowed:
+        advice = "its steps had another size; go on with the same, or set resume_changes: [global_packs]"
+        rows += [("data.global_packs", stored.global_packs, fresh.global_packs, advice)]
+    # What other sets are packed as is another as a matter of course.
+    of_sets = {"packing", "vision"} if stored.shards != fresh.shards else set[str]()
+    for name in sorted((stored.fingerprints.keys() | fresh.fingerprints.keys()) - of_sets):
+        found, expected = stored.fingerprints.get(name), fresh.fingerprints.get(name)
+        rows += [(name, found, expected, f"the shards are of another {name}; go on with the same shards and model")]
+    averages = "AdamW's averages are those of other parameters; go on with the same freeze"
+    dealt = "its packs would be dealt out otherwise; go on with the same model and version of lmms"
+    rows += [
+        ("model.freeze", _freeze(stored), _freeze(fresh), averages),
+        ("costs", stored.costs, fresh.costs, dealt),
+    ]
+    return (row for row in rows if row[1] != row[2])
+
+
+def _turns(state: TrainerState) -> list[int]:
+    """How often each set has its turn, in the phase that the run is in."""
+    return [share["turns"] for share in state.phases[-1]["sets"]]
+
+
+def _freeze(state: TrainerState) -> list[str]:
+    return sorted(_settings(state.config).get("model.freeze", ()))
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -1,14 +1,14 @@
-"""One optimizer step: which packs, which micro-steps, forward and backward, norms, clipping, update.
+"""One optimizer step: forward and backward over its passes, norms, clipping, update.
 
 The loss of a step is the sum of weighted cross entropies over its targets, divided by their total weight, which the
-sidecar knows before anything is read. So a step is the same sum for any number of ranks and micro-steps.
+sidecar knows before anything is read. So a step is the same sum for any number of ranks and passes.
 """
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain
 from typing import TypeVar, cast
 
 import numpy as np
@@ -22,32 +22,13 @@ from torch.distributed.tensor import DTensor
 from lmms.configs.errors import TrainError
 from lmms.configs.train import Part
 from lmms.train.batch import Batch
-from lmms.train.order import Order, micro_steps, step_packs
 from lmms.train.parallel import World
-from lmms.train.stream import Sidecar
+from lmms.train.passes import StepPlan, pack_names
+from lmms.train.signals import Asked
 
 PARTS: tuple[Part, ...] = ("llm", "vision", "aligner")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class StepPlan:
-    """What one rank does in one step, known from the sidecar alone."""
-
-    step: int
-    position: int
-    """Packs trained before this step."""
-    packs: npt.NDArray[np.int64]
-    """[global_packs]: the packs of all ranks."""
-    micro_steps: list[list[int]]
-    """The packs of each forward pass of this rank."""
-    has_images: list[bool]
-    """Of each forward pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
-    weight: float
-    """Total weight of the step's targets."""
-    tokens: int
-    target_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,28 +43,14 @@ class StepResult:
     """Seconds without data, averaged over the ranks."""
     masked: list[str]
     """A sentence for each conversation that was trained with weight 0 since an image failed."""
-
-
-def plan_steps(
-    order: Order, sidecar: Sidecar, rank: int, world: int, micro_packs: int, step: int, position: int
-) -> Iterator[StepPlan]:
-    """The plans of step + 1, step + 2, ... without end, for a run that stands at `position` after `step`."""
-    for number in count(step + 1):
-        packs = step_packs(order, position)
-        own = micro_steps(packs, rank, world, micro_packs)
-        # Rank r holds packs [r::world], so the ranks' packs of one micro-step stand together.
-        has_images = [bool(images.any()) for images in sidecar.media[packs].reshape(len(own), -1)]
-        yield StepPlan(
-            step=number,
-            position=position,
-            packs=packs,
-            micro_steps=own,
-            has_images=has_images,
-            weight=float(sidecar.target_weight[packs].sum()),
-            tokens=int(sidecar.tokens[packs].sum()),
-            target_tokens=int(sidecar.target_tokens[packs].sum()),
-        )
-        position += len(packs)
+    digest: int
+    """Of the packs that were read and trained, by all ranks: see sets.packs_digest."""
+    groups: npt.NDArray[np.float64]
+    """[groups, 2]: sum of weighted cross entropy and sum of weights of each of the batches' groups."""
+    stop: bool
+    """Whether any rank was told to stop before the step ended, see signals.py."""
+    save: bool
+    """Whether any was told to write a checkpoint."""
 
 
 def take_step(
@@ -95,36 +62,54 @@ def take_step(
     world: World,
     lr: float,
     max_grad_norm: float,
+    asked: Asked,
+    beat: Callable[[str], None],
 ) -> StepResult:
-    """Forward and backward over the micro-steps, then the update. The only synchronisation is at the end, once.
+    """Forward and backward over the passes, then the update. The only synchronisation is at the end, once.
 
     A loss or gradient that is not finite raises TrainError before it can reach the weights.
     Where images failed (on_bad_media: mask), the denominator becomes the weight that was left.
+    beat is told before each pass what comes, for the watchdog.
     """
     losses: list[torch.Tensor] = []
     masked: list[str] = []
-    waited = weight = 0.0
-    for has_images in plan.has_images:
-        asked = time.perf_counter()
+    waited, weight, digest = 0.0, 0.0, 0
+    groups = torch.zeros((), dtype=torch.float64, device=world.device)
+    for request, has_images in zip(plan.passes, plan.has_images, strict=True):
+        beat(f"step {plan.step}, {pack_names(request.places)}")
+        began = time.perf_counter()
         batch = next(batches)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - began
         masked += batch.masked
-        weight += float(batch.weights.sum(dtype=torch.float64))
-        loss = model(batch.to(world.device), has_images)
+        weight += batch.weight
+        digest += batch.digest
+        loss, by_group = model(batch, has_images)
         if loss.requires_grad:
             (loss / plan.weight).backward()
         else:
             # A step without images that trains the vision tower alone: no backward follows to free what was gathered.
             cast(FSDPModule, model).reshard()
         losses.append(loss.detach())
+        groups = groups + by_group
     grads = {part: _local_grads(parameters) for part, parameters in parts.items()}
     squares = [nn.utils.get_total_norm(grads.get(part, [])).to(world.device).double().square() for part in PARTS]
-    on_host = torch.tensor([waited, len(masked), weight], dtype=torch.float64).to(world.device)
-    sums = world.total(torch.cat([torch.stack([torch.stack(losses).double().sum(), *squares]), on_host]))
-    loss_sum, squares_sum, (waited, num_masked, weight) = sums[0], sums[1:4], sums[4:]
+    # In halves, which float64 sums exactly.
+    halves = divmod(digest % 2**64, 2**32)
+    on_host = [waited, len(masked), weight, *halves, asked.stop, asked.save]
+    sums = world.total(
+        torch.cat(
+            [
+                torch.stack([torch.stack(losses).double().sum(), *squares]),
+                torch.tensor(on_host, dtype=torch.float64).to(world.device),
+                groups.flatten(),
+            ]
+        )
+    )
+    loss_sum, squares_sum, (waited, num_masked, weight, high, low, stop, save) = sums[0], sums[1:4], sums[4:11]
     denominator = weight if num_masked else plan.weight
     if denominator == 0:
-        raise TrainError(f"step {plan.step}: every image failed, no target is left; packs {plan.packs.tolist()}")
+        own = [place for request in plan.passes for place in request.places]
+        raise TrainError(f"step {plan.step}: every image failed, no target is left; {pack_names(_of_all_ranks(own))}")
     rescale = plan.weight / denominator
     norms = {
         part: rescale * math.sqrt(square) for part, square in zip(PARTS, squares_sum, strict=True) if part in parts
@@ -145,6 +130,10 @@ def take_step(
         part_norms=norms,
         waited=waited / world.size,
         masked=_of_all_ranks(masked) if num_masked else [],
+        digest=(int(high) * 2**32 + int(low)) % 2**64,
+        groups=np.array(sums[11:]).reshape(-1, 2),
+        stop=stop > 0,
+        save=save > 0,
     )
 
 
@@ -156,11 +145,12 @@ def _local_grads(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
 
 def _not_finite(plan: StepPlan, own_losses: Sequence[float], loss_sum: float, norm: float) -> str:
     """Every rank comes here together, so the packs can be asked for."""
-    bad = [packs for packs, loss in zip(plan.micro_steps, own_losses, strict=True) if not math.isfinite(loss)]
-    own = [pack for packs in bad for pack in packs]
-    suspects = sorted(_of_all_ranks(own)) or plan.packs.tolist()
+    bad = [request for request, loss in zip(plan.passes, own_losses, strict=True) if not math.isfinite(loss)]
+    own = [place for request in bad for place in request.places if request.counts]
+    everyone = _of_all_ranks(own)
+    suspects = pack_names(everyone) if everyone else "no pass alone is to blame"
     return (
-        f"step {plan.step}: loss sum is {loss_sum}, gradient norm {norm}, expected finite numbers; packs {suspects};"
+        f"step {plan.step}: loss sum is {loss_sum}, gradient norm {norm}, expected finite numbers; {suspects};"
         " look at them with `lmms inspect shard DIR --pack I`, or lower optim.lr"
     )
 

@@ -10,19 +10,18 @@ import xxhash
 from lmms.configs.check import check_pack
 from lmms.configs.contract import SAMPLE_TABLE, Pack
 from lmms.configs.errors import DatasetError
-from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Dataset, file_entry, open_dataset
+from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Dataset, data_entry, open_dataset
+from lmms.configs.store import read_blocks
 from lmms.train.stream import PackReader, Sidecar, read_sidecar, read_table
 
-_BLOCK = 16 * 2**20
 
-
-def verify_dataset(folder: Path, report: Callable[[int, int], None] = lambda done, packs: None) -> Iterator[str]:
+def verify_dataset(where: str | Path, report: Callable[[int, int], None] = lambda done, packs: None) -> Iterator[str]:
     """Every fault of a shard folder, as a sentence that names the place; none when it is whole.
 
     `report` is called with the packs read so far and their number. A folder without a readable manifest, index or
     sidecar raises DatasetError, as for any other reader.
     """
-    dataset = open_dataset(folder)
+    dataset = open_dataset(where)
     yield from _file_faults(dataset)
     sidecar = read_sidecar(dataset)
     table = read_table(dataset, SAMPLES_NAME)
@@ -33,15 +32,14 @@ def verify_dataset(folder: Path, report: Callable[[int, int], None] = lambda don
 
 def _file_faults(dataset: Dataset) -> Iterator[str]:
     for name, entry in dataset.manifest.files.items():
-        if file_entry(dataset.folder / name) != entry:
-            yield f"{dataset.folder / name}: its hash is not the manifest's"
+        if data_entry(dataset.store.read(name)) != entry:
+            yield f"{dataset.where}/{name}: its hash is not the manifest's"
     for shard in dataset.shards:
         digest = xxhash.xxh3_64()
-        with (dataset.folder / shard.name).open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        for block in read_blocks(dataset.store, shard.name, shard.bytes):
+            digest.update(block)
         if digest.hexdigest() != shard.xxh3:
-            yield f"{dataset.folder / shard.name}: its hash is not the index's"
+            yield f"{dataset.where}/{shard.name}: its hash is not the index's"
 
 
 def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -> Iterator[str]:
@@ -58,21 +56,21 @@ def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -
     counts = dataset.manifest.counts
     for name, number in found.items():
         if counts[name] != number:
-            yield f"{dataset.folder}: {number} {name} in the tables, {counts[name]} in the manifest"
+            yield f"{dataset.where}: {number} {name} in the tables, {counts[name]} in the manifest"
     if counts["read"] != counts["packed"] + counts["rejected"] + counts["skipped"]:
-        yield f"{dataset.folder}: read is not packed + rejected + skipped in the manifest: {counts}"
+        yield f"{dataset.where}: read is not packed + rejected + skipped in the manifest: {counts}"
 
 
 def _pack_faults(
     dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any], report: Callable[[int, int], None]
 ) -> Iterator[str]:
-    reader = PackReader(dataset, sidecar)
+    reader = PackReader([dataset])
     by_pack = np.argsort(samples["pack"], kind="stable")
     starts = np.searchsorted(samples["pack"][by_pack], np.arange(len(sidecar) + 1))
     for i in range(len(sidecar)):
-        place = f"{dataset.folder / dataset.shards[sidecar.shard[i]].name}, pack {i}"
+        place = f"{dataset.where}/{dataset.shards[sidecar.shard[i]].name}, pack {i}"
         try:
-            pack = reader.read(i)
+            pack = reader.read(sidecar.place(i))
         except DatasetError as error:
             yield str(error)
             continue
@@ -96,6 +94,7 @@ def _row_faults(i: int, pack: Pack, sidecar: Sidecar, samples: dict[str, Any]) -
         "segments": len(lengths),
         "sum_squared_lengths": (lengths**2).sum(),
         "patches": pack.patches,
+        "sum_squared_patches": pack.sum_squared_patches,
         "media": len(pack.media),
     }
     for name, value in expected.items():

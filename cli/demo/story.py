@@ -114,7 +114,7 @@ def _look(screen: Console, folder: Path) -> None:
     from lmms.train.stream import PackReader, read_sidecar
 
     dataset = open_dataset(folder / "shards")
-    pack = PackReader(dataset, read_sidecar(dataset)).read(0)
+    pack = PackReader([dataset]).read(read_sidecar(dataset).place(0))
     segment = next(pack_segments(pack, dataset.manifest))
     screen.print(segment_text(pack, segment, Tokenizer.from_file(str(MODEL / "tokenizer.json"))))
 

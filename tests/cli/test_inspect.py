@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from lmms.cli.main import app
 from lmms.configs.manifest import open_dataset, read_manifest, write_manifest
 from lmms.configs.prep import PrepConfig
+from lmms.configs.store import LocalStore
 from lmms.prep.build import build_shards
 from lmms.train.stream import PackReader, read_sidecar
 from tests.helpers import small_shards, tiny_model_folder
@@ -33,12 +34,12 @@ def test_json_is_one_line_a_pack_with_positions_within_the_pack(shards: Path) ->
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.output.splitlines()]
     dataset = open_dataset(shards)
-    reader = PackReader(dataset, read_sidecar(dataset))
+    reader, sidecar = PackReader([dataset]), read_sidecar(dataset)
     assert [line["pack"] for line in lines] == list(range(dataset.manifest.counts["packs"]))
     seen = set()
     for line in lines:
         assert set(line) == {"pack", "input_ids", "segments"}
-        pack = reader.read(line["pack"])
+        pack = reader.read(sidecar.place(line["pack"]))
         assert line["input_ids"] == pack.input_ids.tolist()
         assert [s["start"] for s in line["segments"]] + [len(pack.input_ids)] == pack.cu_seqlens.tolist()
         for segment in line["segments"]:
@@ -59,7 +60,7 @@ def test_one_pack_can_be_asked_for(shards: Path) -> None:
 
 def test_totals_and_a_pack_are_shown_as_the_model_sees_them(shards: Path) -> None:
     result = lmms("inspect", "shard", shards)
-    counts = read_manifest(shards).counts
+    counts = open_dataset(shards).manifest.counts
     assert f"{counts['packed']:,} packed" in result.output
     assert "tokens a conversation" in result.output
     assert "<|im_start|>user" in result.output
@@ -74,7 +75,7 @@ def test_targets_are_coloured_and_nothing_else(shards: Path) -> None:
     from lmms.cli.inspect import pack_segments, segment_text
 
     dataset = open_dataset(shards)
-    pack = PackReader(dataset, read_sidecar(dataset)).read(0)
+    pack = PackReader([dataset]).read(read_sidecar(dataset).place(0))
     tokenizer = Tokenizer.from_file(str(Path(dataset.manifest.model) / "tokenizer.json"))
     for segment in pack_segments(pack, dataset.manifest):
         text: Text = segment_text(pack, segment, tokenizer)
@@ -85,7 +86,7 @@ def test_targets_are_coloured_and_nothing_else(shards: Path) -> None:
 
 
 def test_a_tokenizer_that_is_not_the_shards_is_refused(shards: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(read_manifest(shards).model, tmp_path / "other")
+    other = shutil.copytree(open_dataset(shards).manifest.model, tmp_path / "other")
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace("<|quad_end|>", "<|quad_fin|>"))
     result = lmms("inspect", "shard", shards, "--model", other)
@@ -114,7 +115,7 @@ def change_table(name: str, column: str) -> Callable[[Path], None]:
         values[0] += 1
         array = pa.array(values, table.schema.field(column).type)
         pq.write_table(table.set_column(table.schema.get_field_index(column), column, array), folder / name)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(LocalStore(folder))
         from dataclasses import replace
 
         from lmms.configs.manifest import file_entry

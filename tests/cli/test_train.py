@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lmms.cli.train import _curve, _line, _panel
 from lmms.configs.load import to_yaml
 from lmms.configs.train import DataConfig, ModelConfig, TrainConfig
 from lmms.train.checkpoint import checkpoint_name
-from lmms.train.metrics import StepLog
+from lmms.train.metrics import SetLog, StepLog
 from tests.train.runs import read_metrics, run_config, write_run
 
 SETTINGS = TrainConfig(model=ModelConfig(path="m"), data=DataConfig(shards="s"), output="o", max_steps=10)
@@ -40,6 +41,7 @@ def step_log(step: int, loss: float) -> StepLog:
         memory=3_000_000_000,
         epoch=1.25,
         position=10 * step,
+        digest="00000000deadbeef",
         masked=1,
         time=100.0 + 60 * step,
     )
@@ -71,10 +73,10 @@ def test_two_launched_ranks_train_and_only_one_speaks_and_the_result_exports(
 
 
 def test_the_error_of_a_launched_rank_is_one_line_and_status_1(run_file: Path) -> None:
-    done = lmms("train", "--config", run_file, "--nproc", "2", "data.micro_packs=3")
+    done = lmms("train", "--config", run_file, "--nproc", "2", "data.shards=/nowhere")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(("error: rank 0: data.global_packs is 4", "error: rank 1: data.global_packs is 4"))
+    assert line.startswith(("error: rank 0: /nowhere", "error: rank 1: /nowhere"))
 
 
 def test_print_config_shows_what_overrides_and_options_made_of_the_file_and_trains_nothing(run_file: Path) -> None:
@@ -101,6 +103,12 @@ def test_a_plain_line_says_all_that_counts() -> None:
     ):
         assert text in line
     assert line.endswith("8:00 left")
+
+
+def test_sets_and_evaluations_are_in_the_line_where_there_are_any() -> None:
+    sets = {"a": SetLog(loss=1.5, share=0.5, epoch=0.1), "s3://b": SetLog(loss=None, share=0.0, epoch=2.0)}
+    line = _line([replace(step_log(1, 2.5), sets=sets, eval_loss=1.25)], SETTINGS)
+    assert "sets a 1.5000, s3://b -  evaluation 1.2500" in line
 
 
 def test_the_panel_fits_a_narrow_terminal_and_shows_the_same_facts() -> None:

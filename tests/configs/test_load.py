@@ -228,7 +228,7 @@ def test_a_wrong_option_is_refused() -> None:
 
 def test_every_missing_key_is_named_at_once(tmp_path: Path) -> None:
     found = refused(TrainConfig, None)
-    assert "required but not set: model.path, data.shards, output, max_steps;" in found
+    assert "required but not set: model.path, output, max_steps;" in found
     file = write(tmp_path, run="others: [{name: a}, {rate: 1}]\nextra: {}")
     assert refused(Outer, file).startswith(
         f"{file}: required but not set: inner.name, count, others[1].name, extra.name;"
@@ -344,7 +344,8 @@ def test_a_preset_needs_only_what_the_user_knows(name: str) -> None:
     preset = PRESETS / f"{name}.yaml"
     assert isinstance(load_config(kind, preset, ONLY_THE_USER_KNOWS[kind]), kind)
     keys = [override.partition("=")[0] for override in ONLY_THE_USER_KNOWS[kind]]
-    assert f"required but not set: {', '.join(keys)};" in refused(kind, preset)
+    required = [key for key in keys if key != "data.shards"]  # or a mixture
+    assert f"required but not set: {', '.join(required)};" in refused(kind, preset)
 
 
 def test_there_are_presets_of_both_kinds() -> None:

@@ -56,11 +56,11 @@ def test_every_record_is_packed_rejected_or_skipped_and_found_again(tmp_path: Pa
     assert (counts["rejected"], counts["skipped"]) == (6, 1)
     assert manifest.rejects == {"invalid_json": 6}
     dataset = open_dataset(tmp_path / "out")
-    reader = PackReader(dataset, read_sidecar(dataset))
+    reader, sidecar = PackReader([dataset]), read_sidecar(dataset)
     samples = pl.read_parquet(tmp_path / "out" / "samples.parquet")
     rows = []
     for i in range(counts["packs"]):
-        pack = reader.read(i)
+        pack = reader.read(sidecar.place(i))
         assert check_pack(pack, manifest.limits) == []
         for segment, (source, row) in enumerate(pack.samples.tolist()):
             rows.append(row)
@@ -138,11 +138,11 @@ def test_the_library_of_the_format_reads_every_column_of_a_build(tmp_path: Path)
 
     build_shards(settings(tmp_path, write_records(tmp_path / "data")))
     dataset = open_dataset(tmp_path / "out")
-    reader = PackReader(dataset, read_sidecar(dataset))
+    reader, sidecar = PackReader([dataset]), read_sidecar(dataset)
     theirs = streaming.LocalDataset(str(tmp_path / "out"))
     assert len(theirs) == dataset.manifest.counts["packs"]
     for i in range(len(theirs)):
-        columns = reader.read(i).to_columns()
+        columns = reader.read(sidecar.place(i)).to_columns()
         assert set(theirs[i]) == set(columns)
         for name, value in columns.items():
             assert np.array_equal(theirs[i][name], value) if isinstance(value, np.ndarray) else theirs[i][name] == value

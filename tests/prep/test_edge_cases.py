@@ -128,10 +128,10 @@ def test_sizes_of_the_image_edge_cases_are_those_after_rotation(
         source, model_folders["qwen2.5-vl"], tmp_path / "out", seq_len=16384, verify_media="decode", max_pixels=10**6
     )
     dataset = open_dataset(tmp_path / "out")
-    reader = PackReader(dataset, read_sidecar(dataset))
+    reader, sidecar = PackReader([dataset]), read_sidecar(dataset)
     found: dict[int, list[tuple[int, int]]] = {}
     for i in range(dataset.manifest.counts["packs"]):
-        pack = reader.read(i)
+        pack = reader.read(sidecar.place(i))
         for media in pack.media:
             row = int(pack.samples[pack.segment_of(media.start), 1])
             found.setdefault(row, []).append(media.size)

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from lmms.configs.manifest import open_dataset
-from lmms.train.batch import make_recipe
 from lmms.train.flops import model_cost
+from lmms.train.recipe import make_recipe
 from tools.gpu.configs import read_config
 from tools.gpu.plan import find_runs
 from tools.gpu.prepare import MODELS, prepare
@@ -116,7 +116,7 @@ def test_real_packs_are_made_for_both_models_and_fit_them(shared: Path, tmp_path
         assert [dataset.manifest.counts["read"] for dataset in datasets] == [7, 14]
         for thin in (True, False):
             config = read_config(Path(run.model), thin)
-            assert make_recipe(datasets[0].manifest, config, "stop").family == config.model_type
+            assert make_recipe([datasets[0].manifest], config, "stop").family == config.model_type
             parameters.append(model_cost(config).token / 6)
     # Linear weights of the language models' blocks: 36 of 11008 x 2048 with 2 key heads, 28 of 6144 x 2048 with 8.
     qwen2_5 = 36 * (2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 11008)

@@ -19,9 +19,11 @@ from transformers import (
 from lmms.configs.check import PackLimits
 from lmms.configs.contract import Media, Pack
 from lmms.configs.geometry import Vision, grid_tokens, image_grid
-from lmms.train.batch import Recipe
+from lmms.train.batch import Batch, make_batch
 from lmms.train.families.vision import Tower
 from lmms.train.model import TrainModel, build_model, init_random, materialize
+from lmms.train.recipe import Recipe, SetRecipe
+from lmms.train.stream import Place
 
 FAMILIES = ("qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 VISION_FAMILIES = FAMILIES[2:]
@@ -86,22 +88,26 @@ TINY_VISION = Vision(
 )
 
 
-def tiny_recipe(family: str, on_bad_media: str = "stop") -> Recipe:
-    """The recipe that make_recipe would give for shards of the tiny config."""
+def tiny_recipe(family: str, on_bad_media: str = "stop", by: str = "set", sets: int = 1) -> Recipe:
+    """The recipe that make_recipe would give for sets of shards of the tiny config, two sources each."""
     has_vision = family in VISION_FAMILIES
     config = tiny_config(family)
     window = {"window_size": 16} if family == "qwen2_5_vl" else {}
     side = {"position_side": 6} if family == "qwen3_vl" else {}
-    return Recipe(
-        family=family,
+    one = SetRecipe(
         vision=TINY_VISION if has_vision else None,
-        tower=Tower(patch_size=4, merge_size=2, **window, **side) if has_vision else None,
         limits=PackLimits(
             seq_len=4096, max_patches=4096, image_token_id=IMAGE_TOKEN if has_vision else None, merge_size=2
         ),
-        vocab_size=config.get_text_config().vocab_size,
         sources=("first.jsonl", "second.jsonl"),
+    )
+    return Recipe(
+        family=family,
+        sets=(one,) * sets,
+        tower=Tower(patch_size=4, merge_size=2, **window, **side) if has_vision else None,
+        vocab_size=config.get_text_config().vocab_size,
         on_bad_media=on_bad_media,
+        by=by,
     )
 
 
@@ -172,3 +178,13 @@ def make_pack(talks: Sequence[Talk]) -> Pack:
         media=tuple(media),
         media_bytes=data,
     )
+
+
+def places(*packs: int, of_set: int = 0) -> list[Place]:
+    """Places of packs of these numbers that are in no file; of each, the hash is its number."""
+    return [Place(set=of_set, pack=pack, shard=0, offset=0, bytes=0, xxh3=pack) for pack in packs]
+
+
+def joined(packs: Sequence[Pack], recipe: Recipe) -> Batch:
+    """The batch of packs that are in no file."""
+    return make_batch(packs, recipe, places(*range(len(packs))))

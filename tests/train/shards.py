@@ -110,6 +110,7 @@ def _pack_row(shard: int, offset: int, sample: bytes, pack: Pack) -> dict[str, o
         "segments": len(pack.lengths),
         "sum_squared_lengths": int((pack.lengths.astype(np.int64) ** 2).sum()),
         "patches": pack.patches,
+        "sum_squared_patches": pack.sum_squared_patches,
         "media": len(pack.media),
         "source_ids": [0],
         "source_tokens": [len(pack.input_ids)],

@@ -1,6 +1,7 @@
 """An exported folder is the checkpoint, for anything that reads Hugging Face folders."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from lmms.configs.errors import ModelError, TrainError
-from lmms.train.batch import make_batch
+from lmms.configs.load import to_yaml
 from lmms.train.checkpoint import checkpoint_name, load_checkpoint, tensors_of
-from lmms.train.export import export
+from lmms.train.export import choose_checkpoint, export
 from lmms.train.model import TrainModel, build_model, last_hidden_state, materialize
+from lmms.train.parallel import World, start_world, stop_world
 from lmms.train.pixels import normalised
+from lmms.train.retention import BEST_NAME
 from lmms.train.run import train
-from tests.train.helpers import FAMILIES, VISION_FAMILIES, make_pack, picture, talk, tiny_config, tiny_recipe
+from tests.train.checkpoints import save
+from tests.train.helpers import FAMILIES, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_config, tiny_recipe
 from tests.train.runs import run_config, silent, write_run
 
 
@@ -53,7 +57,7 @@ def test_the_reloaded_model_has_the_checkpoints_logits_and_generates(tmp_path: P
         assert torch.equal(model.get_parameter(name), parameter), name
 
     images = [picture(1)] if family in VISION_FAMILIES else []
-    batch = make_batch([make_pack([talk(5, 12, images)])], tiny_recipe(family))
+    batch = joined([make_pack([talk(5, 12, images)])], tiny_recipe(family))
     hidden = last_hidden_state(expected.hf, batch, step_has_images=bool(images))
     inputs: dict[str, torch.Tensor] = {"input_ids": batch.input_ids}
     if batch.vision is not None:
@@ -112,3 +116,44 @@ def test_folders_of_a_user_beside_the_export_stay(tmp_path: Path) -> None:
     out = export(checkpoint, tmp_path / "exported")
     assert own.read_text() == "mine"
     assert out.stat().st_mode == own.parent.stat().st_mode
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    yield start_world("cpu")
+    stop_world()
+
+
+def a_run(folder: Path, wants_best: bool) -> Path:
+    """The output folder of a run that has no checkpoint yet."""
+    settings = {"model.path": "m", "data.shards": "s", "output": str(folder), "max_steps": 9}
+    config = run_config(settings, load_best_model_at_end=wants_best, metric_for_best_model="loss")
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return folder
+
+
+def test_of_a_run_the_newest_complete_checkpoint_is_taken(tmp_path: Path, world: World) -> None:
+    run = a_run(tmp_path / "run", wants_best=False)
+    with pytest.raises(TrainError, match="holds no complete checkpoint yet"):
+        choose_checkpoint(run)
+    save(run, world, 1, 2, 3, best=1)
+    (run / checkpoint_name(3) / "complete.json").unlink()
+    assert choose_checkpoint(run) == (run / checkpoint_name(2), "the newest complete checkpoint of this run")
+    assert choose_checkpoint(run / checkpoint_name(1)) == (run / checkpoint_name(1), "")
+
+
+def test_of_a_run_that_asks_for_it_the_best_checkpoint_is_taken(tmp_path: Path, world: World) -> None:
+    run = a_run(tmp_path / "run", wants_best=True)
+    save(run, world, 1, 2)
+    assert choose_checkpoint(run) == (
+        run / checkpoint_name(2),
+        "the newest complete checkpoint of this run, which has no best.json yet",
+    )
+    save(run, world, 3, 4, best=3)
+    assert choose_checkpoint(run) == (run / checkpoint_name(3), "the best checkpoint of this run by best.json")
+    (run / checkpoint_name(3)).rename(run / "elsewhere")
+    with pytest.raises(TrainError, match=r"best\.json names step-00000003, which is not a complete checkpoint"):
+        choose_checkpoint(run)
+    (run / BEST_NAME).unlink()
+    assert choose_checkpoint(run)[0] == run / checkpoint_name(4)

@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from lmms.configs.contract import Media, Pack
 from lmms.configs.geometry import image_grid
 from lmms.configs.model_folder import ModelFolder, read_model_folder
-from lmms.train.batch import Recipe, make_batch, make_recipe
-from tests.train.test_batch import manifest_of
+from lmms.train.recipe import Recipe, make_recipe
+from tests.train.helpers import joined
+from tests.train.test_recipe import manifest_of
 
 MODELS = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
 SETS = {"nlvr_statements": 40, "doc_photo_mix": 12, "emoji_icons": 60}
@@ -96,7 +97,7 @@ def real_recipe(model: ModelFolder, config: Any) -> Recipe:
         image_token_id=model.image_token_id,
         vision=model.vision,
     )
-    return make_recipe(manifest, config, "stop")
+    return make_recipe([manifest], config, "stop")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -122,7 +123,7 @@ def test_real_records_have_the_grids_and_positions_of_the_model(
         pixels.append(0 if grids is None else len(inputs["pixel_values"]))
         counts.add(len(pack.media))
 
-    batch = make_batch(packs, recipe)
+    batch = joined(packs, recipe)
     assert counts >= {0, 1, 2, 3}
     assert torch.equal(batch.position_ids, torch.cat(positions, dim=2))
     assert batch.vision is not None

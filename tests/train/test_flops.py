@@ -1,21 +1,26 @@
 """Strict model FLOPs against torch's own counter, which sees every product that a real step makes."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2Config
+from transformers import Qwen2_5_VLConfig, Qwen2Config
 from transformers.vision_utils import get_vision_window_index
 
 from lmms.configs.contract import Pack
 from lmms.configs.train import Part
-from lmms.train.batch import make_batch
-from lmms.train.flops import ModelCost, _squared_windows, model_cost, pack_flops, peak_flops
+from lmms.train.flops import ModelCost, _squared_windows, model_cost, pack_flops, peak_flops, table_costs
 from lmms.train.optim import freeze
+from lmms.train.stream import Sidecar
 from tests.train.helpers import (
     FAMILIES,
     VISION_FAMILIES,
+    joined,
     make_pack,
     picture,
     talk,
@@ -49,14 +54,14 @@ def counted(family: str, pack: Pack, frozen: tuple[Part, ...] = ()) -> tuple[int
     """Operations that torch saw in a step: of matrix products, and of attention over whole squares."""
     model = tiny_model(family)
     freeze(model, frozen)
-    batch = make_batch([pack], tiny_recipe(family))
+    batch = joined([pack], tiny_recipe(family))
     linear = {aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
     attention = {
         aten._scaled_dot_product_flash_attention_for_cpu: attention_forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }
     with FlopCounterMode(display=False, custom_mapping={**linear, **attention}) as counter:
-        model(batch, batch.images > 0).backward()
+        model(batch, batch.images > 0)[0].backward()
     counts = counter.get_flop_counts()["Global"]
     products = sum(counts.get(op, 0) for op in (aten.mm, aten.addmm, aten.addmm_))
     return products, sum(counts.get(op, 0) for op in attention)
@@ -107,6 +112,90 @@ def test_a_pack_without_images_costs_no_vision(family: str) -> None:
 def test_windows_are_those_of_the_model(grid: tuple[int, int, int]) -> None:
     _, cu_seqlens = get_vision_window_index(torch.tensor([grid]), 2, 112, 14)
     assert _squared_windows(grid, 112 // 14) == int(cu_seqlens.diff().square().sum())
+
+
+def sidecar_of(packs: Sequence[Pack]) -> Sidecar:
+    """The sidecar of packs that are in no file."""
+    empty = {field.name: np.zeros(len(packs), np.int64) for field in fields(Sidecar)}
+    squared_lengths = [int((pack.lengths.astype(np.int64) ** 2).sum()) for pack in packs]
+    columns = {
+        "tokens": [len(pack.input_ids) for pack in packs],
+        "target_tokens": [int(np.diff(pack.targets).sum()) for pack in packs],
+        "sum_squared_lengths": squared_lengths,
+        "patches": [pack.patches for pack in packs],
+        "sum_squared_patches": [pack.sum_squared_patches for pack in packs],
+    }
+    return Sidecar(**{**empty, **{name: np.array(values, np.int64) for name, values in columns.items()}})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sidecar_gives_what_the_packs_cost(family: str) -> None:
+    packs = [tiny_pack(family), make_pack([talk(4, 50)]), make_pack([talk(seed, 5) for seed in range(5)])]
+    cost = model_cost(tiny_config(family))
+    language, vision = table_costs(cost, sidecar_of(packs))
+    in_language = ("token", "target", "squared_length")
+    assert language.tolist() == pytest.approx([part(cost, pack, *in_language) for pack in packs], rel=1e-4)
+    assert vision[1:].tolist() == [0, 0]
+    exact = pack_flops(cost, packs[0]) - part(cost, packs[0], *in_language)
+    # Windows at the edges count as whole ones, see below; half an operation a patch is lost to integers.
+    assert exact * (1 - 1e-4) <= vision[0] <= exact * (1 + 1e-4) + edge_windows(cost, packs[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sidecar_gives_what_torch_counts(family: str) -> None:
+    pack = tiny_pack(family)
+    cost = model_cost(tiny_config(family))
+    products, attention = counted(family, pack)
+    # torch counts causal attention as whole squares.
+    expected = products + attention - part(cost, pack, "squared_length")
+    found = int(table_costs(cost, sidecar_of([pack])).sum())
+    assert expected * (1 - 1e-4) <= found <= expected * (1 + 1e-4) + edge_windows(cost, pack)
+
+
+def edge_windows(cost: ModelCost, pack: Pack) -> float:
+    """How much a pack's images may be overrated."""
+    return cost.squared_window * sum(most_overrated(m.grid_thw, cost.window) for m in pack.media)
+
+
+def most_overrated(grid_thw: tuple[int, int, int], side: int) -> float:
+    """n patches along an edge count as n * side; in truth they are less by (n % side) * (side - n % side), so by
+    side**2 / 4 at most."""
+    t, rows, columns = grid_thw
+    return t * side**2 / 4 * (side * (rows + columns) + side**2 / 4)
+
+
+@given(st.integers(1, 4), st.integers(1, 200), st.integers(1, 200))
+def test_windows_taken_for_whole_overrate_an_image_by_a_quarter_at_each_edge_at_most(t: int, h: int, w: int) -> None:
+    whole = t * h * w * 8**2
+    assert 0 <= whole - _squared_windows((t, h, w), 8) <= most_overrated((t, h, w), 8)
+
+
+def test_windows_of_a_real_tower_are_a_small_part_of_its_cost() -> None:
+    """So an edge taken for a whole window cannot move a pack far in the order: less than 1 % of the tower's cost."""
+    tower = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048}
+    cost = model_cost(Qwen2_5_VLConfig(vision_config={**tower, "fullatt_block_indexes": [7, 15, 23, 31]}))
+    assert cost.window == 8
+    assert 0 < cost.squared_window * cost.window**2 < 0.01 * cost.patch
+
+
+def test_costs_of_long_packs_of_large_models_fit_their_integers() -> None:
+    """A million tokens in one conversation, a model of 70 billion parameters."""
+    cost = ModelCost(
+        token=6 * 70e9,
+        target=6 * 1e9,
+        squared_length=6 * 80 * 8192,
+        patch=4e9,
+        squared_image=3e5,
+        squared_window=0,
+        window=0,
+    )
+    pack = {"tokens": 2**20, "target_tokens": 2**20, "sum_squared_lengths": 2**40, "patches": 2**20}
+    columns = {field.name: np.zeros(1, np.int64) for field in fields(Sidecar)}
+    columns |= {name: np.array([value]) for name, value in pack.items()}
+    language, vision = table_costs(cost, Sidecar(**columns))
+    exact = 2**20 * (cost.token + cost.target) + 2**40 * cost.squared_length
+    assert language.tolist() == [pytest.approx(exact)]
+    assert vision.tolist() == [pytest.approx(2**20 * cost.patch)]
 
 
 def test_a_real_model_costs_six_times_its_weights() -> None:

@@ -4,10 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from lmms.train.loss import linear_cross_entropy
 
 ROWS, HIDDEN, VOCAB = 11, 8, 23
+GROUPS = torch.tensor([0, 3, 3, 1, 0, 0, 3, 1, 0, 3, 1])
+"""Of four groups the third is empty."""
 
 
 def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -19,6 +22,11 @@ def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return hidden, weight, torch.randint(0, VOCAB, (ROWS,)), weights
 
 
+def loss_of(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, logits_per_chunk: int = 10**9) -> Tensor:
+    loss, _ = linear_cross_entropy(hidden, weight, labels, weights, GROUPS[: len(hidden)], 4, logits_per_chunk)
+    return loss
+
+
 def plain(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     losses = F.cross_entropy((hidden @ weight.T).double(), labels, reduction="none")
     return (weights * losses).sum()
@@ -27,7 +35,7 @@ def plain(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Te
 @pytest.mark.parametrize("logits_per_chunk", [1, VOCAB, 4 * VOCAB, ROWS * VOCAB, 10**9])
 def test_loss_and_gradients_in_fp64_for_any_chunk(logits_per_chunk: int) -> None:
     hidden, weight, labels, weights = inputs(torch.float64)
-    found = linear_cross_entropy(hidden, weight, labels, weights, logits_per_chunk)
+    found = loss_of(hidden, weight, labels, weights, logits_per_chunk)
     expected = plain(hidden, weight, labels, weights)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     ours = torch.autograd.grad(found / 3, (hidden, weight))
@@ -38,7 +46,7 @@ def test_loss_and_gradients_in_fp64_for_any_chunk(logits_per_chunk: int) -> None
 
 def test_bf16_keeps_the_softmax_and_the_sum_in_fp32() -> None:
     hidden, weight, labels, weights = inputs(torch.bfloat16)
-    found = linear_cross_entropy(hidden, weight, labels, weights.float(), 2 * VOCAB)
+    found = loss_of(hidden, weight, labels, weights.float(), 2 * VOCAB)
     expected = plain(hidden.double(), weight.double(), labels, weights)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
@@ -53,7 +61,7 @@ def test_a_factor_is_applied_in_fp32() -> None:
     hidden, weight, labels, weights = inputs(torch.bfloat16)
     factor = 1 / 12289
     assert abs(float(torch.tensor(factor, dtype=torch.bfloat16)) / factor - 1) > 2e-3
-    plain_loss, scaled_loss = (linear_cross_entropy(hidden, weight, labels, weights.float()) for _ in range(2))
+    plain_loss, scaled_loss = (loss_of(hidden, weight, labels, weights.float()) for _ in range(2))
     (once,) = torch.autograd.grad(plain_loss, hidden)
     (scaled,) = torch.autograd.grad(scaled_loss * factor, hidden)
     assert torch.equal(scaled, (once.float() * factor).bfloat16())
@@ -63,7 +71,7 @@ def test_a_factor_is_applied_in_fp32() -> None:
 def test_what_needs_no_gradient_gets_none(frozen: int) -> None:
     values = inputs(torch.float64)
     values[frozen].requires_grad_(False)
-    linear_cross_entropy(*values).backward()
+    loss_of(*values).backward()
     assert values[frozen].grad is None
     other = values[1 - frozen].grad
     values[frozen].requires_grad_(True)
@@ -74,7 +82,7 @@ def test_what_needs_no_gradient_gets_none(frozen: int) -> None:
 def test_no_target_is_a_loss_of_0_with_gradients_of_0() -> None:
     hidden, weight, labels, weights = inputs(torch.float32)
     rows = torch.zeros(0, dtype=torch.int64)
-    loss = linear_cross_entropy(hidden[rows], weight, labels[rows], weights[rows].float())
+    loss = loss_of(hidden[rows], weight, labels[rows], weights[rows].float())
     loss.backward()
     assert loss.item() == 0
     assert hidden.grad is not None
@@ -84,7 +92,41 @@ def test_no_target_is_a_loss_of_0_with_gradients_of_0() -> None:
 
 
 def test_a_second_backward_is_an_error_and_not_a_wrong_gradient() -> None:
-    loss = linear_cross_entropy(*inputs(torch.float32))
+    loss = loss_of(*inputs(torch.float32))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError):
         loss.backward()
+
+
+@pytest.mark.parametrize("logits_per_chunk", [1, 4 * VOCAB, 10**9])
+def test_the_loss_and_the_weight_of_each_group(logits_per_chunk: int) -> None:
+    hidden, weight, labels, weights = inputs(torch.float32)
+    loss, by_group = linear_cross_entropy(hidden, weight, labels, weights.float(), GROUPS, 4, logits_per_chunk)
+    assert (by_group.dtype, by_group.shape) == (torch.float64, (4, 2))
+    assert not by_group.requires_grad
+    assert by_group[2].tolist() == [0, 0]
+    for group in (0, 1, 3):
+        rows = GROUPS.eq(group)
+        expected = plain(hidden[rows].double(), weight.double(), labels[rows], weights[rows]).detach()
+        assert float(by_group[group, 0]) == pytest.approx(float(expected), rel=1e-6)
+        assert float(by_group[group, 1]) == pytest.approx(float(weights[rows].sum()), rel=1e-6)
+    assert float(by_group[:, 0].sum()) == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+def test_without_gradients_the_head_costs_one_product() -> None:
+    values = inputs(torch.float32)
+    product = 2 * ROWS * HIDDEN * VOCAB
+    for chunk in (4 * VOCAB, 10**9):
+        with FlopCounterMode(display=False) as counter:
+            loss = loss_of(*values, chunk)
+        assert counter.get_total_flops() > product
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            evaluated = loss_of(*values, chunk)
+        assert counter.get_total_flops() == product
+        assert torch.equal(evaluated, loss)
+        assert not evaluated.requires_grad
+    for value in values[:2]:
+        value.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        loss_of(*values)
+    assert counter.get_total_flops() == product

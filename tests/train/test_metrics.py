@@ -36,6 +36,7 @@ def step_log(step: int) -> StepLog:
         memory=1,
         epoch=0.5,
         position=8,
+        digest="0" * 16,
         masked=0,
         time=0.0,
     )

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, Qwen2Config
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from lmms.configs.errors import ModelError, TrainError
-from lmms.train.batch import Batch, make_batch
+from lmms.train.batch import Batch
 from lmms.train.model import (
     TrainModel,
     blocks,
@@ -28,12 +29,14 @@ from lmms.train.model import (
     part_of,
     reset_buffers,
 )
+from lmms.train.parallel import shard_model, start_world, stop_world
 from tests.train.helpers import (
     FAMILIES,
     IMAGE_TOKEN,
     TINY_VISION,
     VISION_FAMILIES,
     Talk,
+    joined,
     make_pack,
     picture,
     talk,
@@ -53,7 +56,7 @@ def talks_of(family: str) -> list[Talk]:
 
 
 def batch_of(talks: Sequence[Talk], family: str) -> Batch:
-    return make_batch([make_pack(talks)], tiny_recipe(family))
+    return joined([make_pack(talks)], tiny_recipe(family))
 
 
 def unchanged_model(model: TrainModel, family: str) -> PreTrainedModel:
@@ -113,7 +116,7 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor])
 def test_a_pack_has_the_loss_and_gradients_of_its_conversations_alone(family: str) -> None:
     model = tiny_model(family)
     talks = talks_of(family)
-    loss = model(batch_of(talks, family), family in VISION_FAMILIES)
+    loss, by_group = model(batch_of(talks, family), family in VISION_FAMILIES)
     loss.backward()
 
     hf = unchanged_model(model, family)
@@ -122,6 +125,8 @@ def test_a_pack_has_the_loss_and_gradients_of_its_conversations_alone(family: st
 
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     assert loss.dtype == torch.float32
+    weight = sum(w * (end - start) for one in talks for start, end, w in one.targets)
+    torch.testing.assert_close(by_group, torch.tensor([[float(expected.detach()), weight]]).double(), rtol=1e-5, atol=0)
     assert_same_gradients(gradients(model), gradients(hf))
     assert len(gradients(model)) == len(list(model.parameters()))
 
@@ -160,11 +165,11 @@ def test_packs_of_one_forward_pass_add_up(family: str) -> None:
     has_images = family in VISION_FAMILIES
     packs = [make_pack(talks[:1]), make_pack(talks[1:3]), make_pack(talks[3:])]
     recipe = tiny_recipe(family)
-    model(make_batch(packs, recipe), has_images).backward()
+    model(joined(packs, recipe), has_images)[0].backward()
     together = gradients(model)
     model.zero_grad()
     for pack in packs:
-        model(make_batch([pack], recipe), has_images).backward()
+        model(joined([pack], recipe), has_images)[0].backward()
     assert_same_gradients(gradients(model), together)
 
 
@@ -172,15 +177,15 @@ def test_packs_of_one_forward_pass_add_up(family: str) -> None:
 def test_a_rank_without_images_runs_the_tower_on_a_dummy_that_changes_nothing(family: str) -> None:
     model = tiny_model(family)
     batch = batch_of([talk(0, 10), talk(3, 7)], family)
-    alone = model(batch, False)
+    alone, _ = model(batch, False)
     alone.backward()
     without = gradients(model)
     model.zero_grad()
-    joined = model(batch, True)
-    joined.backward()
+    together, _ = model(batch, True)
+    together.backward()
     with_dummy = gradients(model)
 
-    assert torch.equal(alone, joined)
+    assert torch.equal(alone, together)
     assert not any("visual" in name for name in without)
     assert len(with_dummy) == len(list(model.parameters()))
     for name, gradient in with_dummy.items():
@@ -199,7 +204,7 @@ def test_recomputing_blocks_in_backward_changes_no_gradient(family: str) -> None
     for recompute in ("none", "full"):
         model = tiny_model(family, recompute=recompute)
         calls = count_forward_calls(model)
-        loss = model(batch, family in VISION_FAMILIES)
+        loss, _ = model(batch, family in VISION_FAMILIES)
         loss.backward()
         results.append((loss, gradients(model), len(calls)))
     (loss, kept, once), (again, recomputed, twice) = results
@@ -225,8 +230,8 @@ def test_a_forward_pass_never_waits_for_the_device(family: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         device = torch.device("cuda", 0)
         model.to_empty(device=device)
-        loss = model(batch.to(device), family in VISION_FAMILIES)
-    assert loss.device == device
+        loss, by_group = model(batch.to(device), family in VISION_FAMILIES)
+    assert loss.device == by_group.device == device
     assert loss.dtype == torch.float32
 
 
@@ -269,12 +274,12 @@ def test_tied_embeddings_stay_one_parameter(family: str) -> None:
     model = tiny_model(family, tied=True)
     assert model.hf.lm_head.weight is model.hf.get_input_embeddings().weight
     assert not [name for name, _ in model.named_parameters() if "lm_head" in name]
-    model(batch_of(talks_of(family), family), family in VISION_FAMILIES).backward()
+    model(batch_of(talks_of(family), family), family in VISION_FAMILIES)[0].backward()
     tied = model.hf.lm_head.weight.grad
 
     untied = tiny_model(family)
     untied.hf.load_state_dict(model.hf.state_dict())
-    untied(batch_of(talks_of(family), family), family in VISION_FAMILIES).backward()
+    untied(batch_of(talks_of(family), family), family in VISION_FAMILIES)[0].backward()
     expected = untied.hf.lm_head.weight.grad + untied.hf.get_input_embeddings().weight.grad
     torch.testing.assert_close(tied, expected, rtol=1e-5, atol=1e-5)
 
@@ -288,6 +293,26 @@ def test_random_weights_follow_the_seed_and_the_rule_of_transformers() -> None:
     assert float(first[head].std()) == pytest.approx(std, rel=0.1)
     assert all((first[name] == 1).all() for name in first if name.endswith("norm.weight"))
     assert all((first[name] == 0).all() for name in first if name.endswith(".bias"))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2_5_vl"])
+def test_a_sharded_model_gathers_and_frees_around_backward_and_has_the_same_gradients(family: str) -> None:
+    """FSDP2 hooks itself onto what forward returns: into a tuple, of which one tensor has no gradient."""
+    world = start_world("cpu")
+    try:
+        plain, sharded = tiny_model(family), build_model(tiny_config(family), "none")
+        shard_model(sharded, blocks(sharded), world, torch.float32)
+        materialize(sharded, CPU)
+        init_random(sharded, 0)
+        for model in (plain, sharded):
+            for _ in range(2):
+                model(batch_of(talks_of(family), family), family in VISION_FAMILIES)[0].backward()
+        assert_same_gradients(
+            {name: gradient.full_tensor() for name, gradient in gradients(sharded).items()}, gradients(plain)
+        )
+        assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
+    finally:
+        stop_world()
 
 
 @pytest.fixture
@@ -335,6 +360,6 @@ def test_freezing_a_part_leaves_the_gradients_of_the_others(frozen: str) -> None
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) != frozen)
     for some in (whole, model):
-        some(batch, True).backward()
+        some(batch, True)[0].backward()
     expected = {name: gradient for name, gradient in gradients(whole).items() if part_of(name) != frozen}
     assert_same_gradients(gradients(model), expected)

@@ -2,20 +2,20 @@
 
 import shutil
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.manifest import open_dataset
 from lmms.train.checkpoint import checkpoint_name
-from lmms.train.order import Order, step_packs
 from lmms.train.parallel import compute_dtype, start_world
+from lmms.train.passes import plan_steps
+from lmms.train.phases import order_of, read_phases
 from lmms.train.run import train
-from lmms.train.stream import read_sidecar
+from lmms.train.sets import open_sets
 from tests.train.runs import (
     assert_same_steps,
     assert_same_tensors,
@@ -66,13 +66,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
 
 
 def test_one_rank_has_text_alone_beside_images_on_the_other(runs: dict[str, Both]) -> None:
-    sidecar = read_sidecar(open_dataset(Path(runs["images"].settings["data.shards"])))
-    order = Order(num_packs=len(sidecar), seed=0, global_packs=4)
-    packs = np.concatenate([step_packs(order, 4 * step) for step in range(STEPS)])
-    images = (sidecar.media[packs].reshape(-1, 2) > 0).tolist()
-    assert [True, False] in images
-    assert [False, True] in images
-    assert [False, False] in images
+    (phase,) = read_phases(runs["images"].two)
+    sets = open_sets([runs["images"].settings["data.shards"]])
+    plans = [
+        islice(plan_steps(order_of(sets, phase), sets, rank, 2, 1, 0, 0, look_ahead=False), STEPS) for rank in (0, 1)
+    ]
+    passes = [[sets.media[request.places[0].pack] > 0 for plan in one for request in plan.passes] for one in plans]
+    assert {(True, False), (False, False)} <= {(bool(a), bool(b)) for a, b in zip(*passes, strict=True)}
 
 
 @pytest.mark.parametrize("case", CASES)

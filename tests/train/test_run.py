@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from lmms.train import metrics
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints, read_state
 from lmms.train.metrics import METRICS_NAME, StepLog
 from lmms.train.model import part_of
+from lmms.train.phases import read_phases
 from lmms.train.resume import locked
 from lmms.train.run import train
 from tests.train.helpers import tiny_config, tiny_model
 from tests.train.runs import (
+    assert_same_steps,
     read_metrics,
     read_tensors,
     run_config,
@@ -173,11 +176,12 @@ def test_a_trained_part_without_gradient_is_an_alarm_that_names_it(
     config = run_config(settings, model__init="pretrained", model__freeze=["aligner"], max_steps=4, log_steps=100)
     train(config, events.append)
     alarms = [event for event in events if isinstance(event, str) and event.startswith("ALARM")]
-    assert alarms == ["ALARM: vision is trained, but its gradient was 0 for 2 steps that reach it"]
+    # All four steps hold images.
+    assert alarms == [f"ALARM: vision is trained, but its gradient was 0 for {n} steps that reach it" for n in (2, 4)]
     logged = [event for event in events if isinstance(event, StepLog)]
-    assert [log.alarms for log in logged] == [("vision",), ()]
+    assert [(log.step, log.alarms) for log in logged] == [(2, ("vision",)), (4, ("vision",))]
     assert read_metrics(config.output)[0]["alarms"] == ["vision"]
-    assert read_state(Path(config.output) / checkpoint_name(4)).zero_steps == {"llm": 0, "vision": 3}
+    assert read_state(Path(config.output) / checkpoint_name(4)).zero_steps == {"llm": 0, "vision": 4}
 
 
 def test_the_output_holds_the_resolved_config(settings: dict[str, Any]) -> None:
@@ -197,18 +201,17 @@ def test_a_finished_run_has_nothing_left_to_do(settings: dict[str, Any]) -> None
     ]
 
 
-def test_an_unfinished_checkpoint_is_named_and_not_used(settings: dict[str, Any]) -> None:
+def test_a_broken_newest_checkpoint_is_set_aside_and_the_one_before_is_used(settings: dict[str, Any]) -> None:
     config = run_config(settings, max_steps=2, save_steps=1)
     train(config, silent)
     half = Path(config.output) / checkpoint_name(2)
     (half / "complete.json").unlink()
     events: list[StepLog | str] = []
     train(config, events.append)
-    assert events[:2] == [
-        f"not used, since it is not complete: {half}",
-        f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1",
-    ]
+    assert str(events[0]).startswith(f"{half} is broken (it has no complete.json): it was set aside")
+    assert events[1] == f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1"
     assert events[-1] == f"saved {half}"
+    assert half.with_name(half.name + ".broken").is_dir()
 
 
 def test_shards_of_another_tokenizer_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -252,10 +255,20 @@ def test_a_checkpoint_of_other_shards_or_another_seed_is_refused(settings: dict[
         train(run_config(settings), silent)
 
 
-def test_a_run_may_go_on_with_steps_of_another_size(settings: dict[str, Any]) -> None:
+def test_a_run_goes_on_with_steps_of_another_size_only_when_told_so(settings: dict[str, Any]) -> None:
     train(run_config(settings, max_steps=1), silent)
-    train(run_config(settings, max_steps=3, data__global_packs=2), silent)
+    smaller = run_config(settings, max_steps=3, data__global_packs=2)
+    with pytest.raises(TrainError, match=r"data\.global_packs 4, this run has 2: .*resume_changes"):
+        train(smaller, silent)
+    train(replace(smaller, resume_changes=("global_packs",)), silent)
     assert [line["position"] for line in read_metrics(settings["output"])] == [4, 6, 8]
+    assert [(phase.step, phase.position, phase.global_packs) for phase in read_phases(Path(smaller.output))] == [
+        (0, 0, 4),
+        (1, 4, 2),
+    ]
+    # From here on the smaller step is the run's own.
+    train(replace(smaller, max_steps=4), silent)
+    assert read_metrics(settings["output"])[-1]["position"] == 10
 
 
 def test_loader_processes_change_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -265,9 +278,14 @@ def test_loader_processes_change_nothing(settings: dict[str, Any], tmp_path: Pat
     assert read_metrics(configs[0].output) == read_metrics(configs[1].output)
 
 
-def test_packs_that_micro_steps_cannot_share_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="global_packs is 4, not a multiple of 3"):
-        train(run_config(settings, data__micro_packs=3), silent)
+@pytest.mark.parametrize("micro_packs", [3, 7])
+def test_passes_that_do_not_divide_a_step_change_nothing(
+    settings: dict[str, Any], tmp_path: Path, micro_packs: int
+) -> None:
+    configs = [run_config(settings, output=str(tmp_path / str(n)), data__micro_packs=n) for n in (4, micro_packs)]
+    for config in configs:
+        train(config, silent)
+    assert_same_steps(read_metrics(configs[1].output), read_metrics(configs[0].output))
 
 
 def test_settings_that_changed_are_reported(settings: dict[str, Any]) -> None:

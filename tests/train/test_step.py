@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +10,28 @@ import torch
 from torch import nn
 
 from lmms.configs.contract import Pack
-from lmms.configs.errors import ConfigError, TrainError
-from lmms.configs.manifest import Dataset, open_dataset
+from lmms.configs.errors import TrainError
 from lmms.configs.model_folder import ModelFolder
 from lmms.configs.train import OptimConfig, Part
 from lmms.train.batch import Batch
 from lmms.train.checkpoint import tensors_of
-from lmms.train.loader import batches
+from lmms.train.flops import ModelCost
+from lmms.train.loader import Request, batches
+from lmms.train.mixture import Phase, share_turns
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.optim import freeze, make_optimizer, trained_parts
-from lmms.train.order import Order
 from lmms.train.parallel import World, shard_model, start_world, stop_world
-from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
-from lmms.train.stream import read_sidecar
+from lmms.train.passes import StepPlan, pack_names, plan_steps
+from lmms.train.sets import Sets, make_order, open_sets, packs_digest
+from lmms.train.signals import Asked
+from lmms.train.step import StepResult, take_step
+from lmms.train.stream import PackReader
 from tests.train.helpers import FIRST_SPECIAL, tiny_config, tiny_recipe
 from tests.train.runs import write_model_folder
 from tests.train.shards import make_pack, write_shards
 
 FAMILY = "qwen2_5_vl"
+COST = ModelCost(token=1, target=0, squared_length=0, patch=0, squared_image=0, squared_window=0, window=0)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +53,13 @@ def packs(model_folder: ModelFolder) -> list[Pack]:
 
 
 @pytest.fixture(scope="module")
-def dataset(packs: list[Pack], model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return open_dataset(write_shards(tmp_path_factory.mktemp("data") / "shards", packs, model_folder, 512))
+def sets(packs: list[Pack], model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    return open_sets([write_shards(tmp_path_factory.mktemp("data") / "shards", packs, model_folder, 512)])
 
 
-def plans_of(dataset: Dataset, global_packs: int, steps: int = 1, rank: int = 0, ranks: int = 1) -> list[StepPlan]:
-    order = Order(num_packs=6, seed=0, global_packs=global_packs)
-    return list(islice(plan_steps(order, read_sidecar(dataset), rank, ranks, 1, 0, 0), steps))
+def plan_of(shards: Sets, global_packs: int) -> StepPlan:
+    order = make_order(shards, Phase(), COST, 0, global_packs)
+    return next(plan_steps(order, shards, 0, 1, 1, 0, 0, look_ahead=False))
 
 
 def sharded_model(world: World, frozen: Sequence[Part] = ()) -> TrainModel:
@@ -68,61 +71,37 @@ def sharded_model(world: World, frozen: Sequence[Part] = ()) -> TrainModel:
     return model
 
 
-def loaded(dataset: Dataset, plan: StepPlan, on_bad_media: str = "stop") -> Iterator[Batch]:
-    return batches(dataset, read_sidecar(dataset), tiny_recipe(FAMILY, on_bad_media), plan.micro_steps, 0)
+def loaded(sets: Sets, plan: StepPlan, on_bad_media: str = "stop") -> Iterator[Batch]:
+    return batches(PackReader(sets.datasets), tiny_recipe(FAMILY, on_bad_media), plan.passes, 0, 60.0)
 
 
-def one_step(
-    world: World, dataset: Dataset, plan: StepPlan, model: nn.Module, max_grad_norm: float = 1e9, mask: bool = False
+def stepped(
+    world: World,
+    sets: Sets,
+    plan: StepPlan,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float = 1e9,
+    on_bad_media: str = "stop",
 ) -> StepResult:
+    loader = loaded(sets, plan, on_bad_media)
+    parts = trained_parts(model)
+    return take_step(model, optimizer, parts, plan, loader, world, 0.1, max_grad_norm, Asked(), lambda what: None)
+
+
+def one_step(world: World, sets: Sets, plan: StepPlan, model: nn.Module, on_bad_media: str = "stop") -> StepResult:
     optimizer = make_optimizer(model, OptimConfig(lr=0.1, eps=1e-3))
-    loader = loaded(dataset, plan, "mask" if mask else "stop")
-    return take_step(model, optimizer, trained_parts(model), plan, loader, world, 0.1, max_grad_norm)
+    return stepped(world, sets, plan, model, optimizer, on_bad_media=on_bad_media)
 
 
-def test_ranks_share_the_packs_of_a_step_and_agree_on_all_else(dataset: Dataset) -> None:
-    alone = plans_of(dataset, 4, steps=3)
-    ranks = [plans_of(dataset, 4, steps=3, rank=rank, ranks=2) for rank in range(2)]
-    assert [plan.step for plan in alone] == [1, 2, 3]
-    assert [plan.position for plan in alone] == [0, 4, 8]
-    for whole, first, second in zip(alone, *ranks, strict=True):
-        packs = whole.packs.tolist()
-        assert [i for (i,) in first.micro_steps] == packs[0::2]
-        assert [i for (i,) in second.micro_steps] == packs[1::2]
-        assert whole.has_images == [i % 3 == 0 for i in packs]
-        assert first.has_images == second.has_images == [a or b for a, b in np.reshape(whole.has_images, (2, 2))]
-        shared = [(p.weight, p.tokens, p.target_tokens) for p in (whole, first, second)]
-        assert len(set(shared)) == 1
-
-
-def test_the_denominator_is_the_weight_of_all_targets(dataset: Dataset, packs: list[Pack]) -> None:
-    (plan,) = plans_of(dataset, 4)
-    weights = [p.target_weights.astype(float) @ np.diff(p.targets)[:, 0] for p in (packs[i] for i in plan.packs)]
-    assert plan.weight == pytest.approx(sum(weights))
-    assert plan.target_tokens == sum(int(np.diff(packs[i].targets).sum()) for i in plan.packs)
-
-
-def test_a_run_goes_on_from_a_position_with_steps_of_another_size(dataset: Dataset) -> None:
-    order = Order(num_packs=6, seed=0, global_packs=4)
-    before = list(islice(plan_steps(order, read_sidecar(dataset), 0, 1, 1, 0, 0), 3))
-    after = list(islice(plan_steps(replace(order, global_packs=2), read_sidecar(dataset), 0, 1, 1, 1, 4), 4))
-    assert [plan.step for plan in after] == [2, 3, 4, 5]
-    assert np.concatenate([p.packs for p in after]).tolist() == np.concatenate([p.packs for p in before[1:]]).tolist()
-
-
-def test_a_step_that_ranks_cannot_share_evenly_is_refused(dataset: Dataset) -> None:
-    with pytest.raises(ConfigError, match="global_packs is 4, not a multiple of 3"):
-        plans_of(dataset, 4, ranks=3)
-
-
-def test_loss_and_norms_are_those_of_plain_backward(world: World, dataset: Dataset) -> None:
-    (plan,) = plans_of(dataset, 6)
+def test_loss_and_norms_are_those_of_plain_backward(world: World, sets: Sets) -> None:
+    plan = plan_of(sets, 6)
     model = build_model(tiny_config(FAMILY), "none")
     materialize(model, world.device)
     init_random(model, 0)
-    losses = [model(batch, True) for batch in loaded(dataset, plan)]
+    losses = [model(batch, True)[0] for batch in loaded(sets, plan)]
     (sum(losses) / plan.weight).backward()
-    result = one_step(world, dataset, plan, sharded_model(world))
+    result = one_step(world, sets, plan, sharded_model(world))
     assert result.loss == pytest.approx(float(sum(losses).detach()) / plan.weight, rel=1e-5)
     for part, parameters in trained_parts(model).items():
         norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
@@ -130,12 +109,12 @@ def test_loss_and_norms_are_those_of_plain_backward(world: World, dataset: Datas
     assert result.grad_norm == pytest.approx(sum(n**2 for n in result.part_norms.values()) ** 0.5)
 
 
-def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(world: World, dataset: Dataset) -> None:
-    (plan,) = plans_of(dataset, 2)
+def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(world: World, sets: Sets) -> None:
+    plan = plan_of(sets, 2)
     free, clipped = sharded_model(world), sharded_model(world)
     optimizers = [make_optimizer(model, OptimConfig(lr=0.1)) for model in (free, clipped)]
     norms = [
-        take_step(model, optimizer, trained_parts(model), plan, loaded(dataset, plan), world, 0.1, limit).grad_norm
+        stepped(world, sets, plan, model, optimizer, limit).grad_norm
         for model, optimizer, limit in zip((free, clipped), optimizers, (1e9, 0.5), strict=True)
     ]
     assert norms[0] == norms[1] > 0.5
@@ -145,9 +124,10 @@ def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(wo
             torch.testing.assert_close(averages[1][name], average * (0.5 / norms[0]), rtol=1e-4, atol=1e-9)
 
 
-def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World, dataset: Dataset) -> None:
+def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World, sets: Sets) -> None:
     """With the vision tower alone in training, a pass without images has no backward, which else frees weights."""
-    plan = replace(plans_of(dataset, 2)[0], packs=np.array([0, 1]), micro_steps=[[0], [1]], has_images=[True, False])
+    passes = [Request((sets.place(pack),), True, ()) for pack in (0, 1)]
+    plan = replace(plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False])
     plain = build_model(tiny_config(FAMILY), "none")
     materialize(plain, world.device)
     init_random(plain, 0)
@@ -155,32 +135,31 @@ def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World
     freeze(plain, ["llm", "aligner"])
     optimizers = [make_optimizer(model, OptimConfig(lr=0.1, eps=1e-3)) for model in (plain, sharded)]
     for _ in range(3):
-        losses = [plain(batch, has) for batch, has in zip(loaded(dataset, plan), plan.has_images, strict=True)]
+        losses = [plain(batch, has)[0] for batch, has in zip(loaded(sets, plan), plan.has_images, strict=True)]
         (losses[0] / plan.weight).backward()
         optimizers[0].step()
         optimizers[0].zero_grad()
-        result = take_step(sharded, optimizers[1], trained_parts(sharded), plan, loaded(dataset, plan), world, 0.1, 1e9)
+        result = stepped(world, sets, plan, sharded, optimizers[1])
         assert result.loss == pytest.approx(float(sum(losses).detach()) / plan.weight, rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stops_before_the_weights_and_names_step_and_packs(
-    world: World, dataset: Dataset, value: float
+    world: World, sets: Sets, value: float
 ) -> None:
-    (plan,) = plans_of(dataset, 4)
+    plan = plan_of(sets, 4)
     model = sharded_model(world)
     with torch.no_grad():
         # One word's embedding: only the packs that hold it are to blame.
         embeddings = model.hf.get_input_embeddings().weight.to_local()
-        word = int(next(loaded(dataset, plan)).input_ids[0, -1])
+        word = int(next(loaded(sets, plan)).input_ids[0, -1])
         embeddings[word] = value
         before = [parameter.to_local().clone() for parameter in model.parameters()]
-    blamed = [
-        ids for ids, batch in zip(plan.micro_steps, loaded(dataset, plan), strict=True) if word in batch.input_ids
-    ]
-    expected = str(sorted(i for ids in blamed for i in ids))
+    read = zip(plan.passes, loaded(sets, plan), strict=True)
+    blamed = [request.places[0].pack for request, batch in read if word in batch.input_ids]
+    expected = ", ".join(map(str, sorted(blamed)))
     with pytest.raises(TrainError, match=r"step 1: loss sum is nan.*packs ") as raised:
-        one_step(world, dataset, plan, model)
+        one_step(world, sets, plan, model)
     assert f"packs {expected};" in str(raised.value)
     for parameter, kept in zip(model.parameters(), before, strict=True):
         torch.testing.assert_close(parameter.to_local(), kept, rtol=0, atol=0, equal_nan=True)
@@ -208,11 +187,11 @@ def second_alone(pack: Pack) -> Pack:
 def test_a_masked_conversation_leaves_the_step_as_if_it_were_not_there(
     world: World, packs: list[Pack], model_folder: ModelFolder, tmp_path: Path
 ) -> None:
-    bad = open_dataset(write_shards(tmp_path / "bad", [damaged(p) if p.media else p for p in packs], model_folder, 512))
+    bad = open_sets([write_shards(tmp_path / "bad", [damaged(p) if p.media else p for p in packs], model_folder, 512)])
     rest = [second_alone(pack) if pack.media else pack for pack in packs]
-    without = open_dataset(write_shards(tmp_path / "without", rest, model_folder, 512))
-    found = one_step(world, bad, plans_of(bad, 6)[0], sharded_model(world), mask=True)
-    expected = one_step(world, without, plans_of(without, 6)[0], sharded_model(world))
+    without = open_sets([write_shards(tmp_path / "without", rest, model_folder, 512)])
+    found = one_step(world, bad, plan_of(bad, 6), sharded_model(world), "mask")
+    expected = one_step(world, without, plan_of(without, 6), sharded_model(world))
     assert len(found.masked) == 2
     assert all("cannot be decoded" in sentence for sentence in found.masked)
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -221,8 +200,66 @@ def test_a_masked_conversation_leaves_the_step_as_if_it_were_not_there(
 
 def test_a_step_of_which_nothing_is_left_stops(world: World, model_folder: ModelFolder, tmp_path: Path) -> None:
     pack = damaged(make_pack(np.random.default_rng(0), [9], FIRST_SPECIAL, 1, model_folder))
-    bad = open_dataset(write_shards(tmp_path / "bad", [pack], model_folder, 512))
-    order = Order(num_packs=1, seed=0, global_packs=1)
-    plan = next(plan_steps(order, read_sidecar(bad), 0, 1, 1, 0, 0))
-    with pytest.raises(TrainError, match="step 1: every image failed"):
-        one_step(world, bad, plan, sharded_model(world), mask=True)
+    bad = open_sets([write_shards(tmp_path / "bad", [pack], model_folder, 512)])
+    with pytest.raises(TrainError, match="step 1: every image failed, no target is left; packs 0"):
+        one_step(world, bad, plan_of(bad, 1), sharded_model(world), "mask")
+
+
+def test_a_pass_that_does_not_count_changes_nothing(world: World, sets: Sets) -> None:
+    plan = plan_of(sets, 4)
+    padded = replace(
+        plan,
+        passes=[*plan.passes, Request((sets.place(0),), False, ())],
+        has_images=[*plan.has_images, True],
+    )
+    models = [sharded_model(world), sharded_model(world)]
+    plain, other = (one_step(world, sets, p, model) for p, model in zip((plan, padded), models, strict=True))
+    assert (other.loss, other.grad_norm, other.digest) == (plain.loss, plain.grad_norm, plain.digest)
+    for one, two in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one.to_local(), two.to_local())
+
+
+def test_the_digest_is_that_of_the_packs_which_were_read(world: World, sets: Sets) -> None:
+    plan = plan_of(sets, 5)
+    assert one_step(world, sets, plan, sharded_model(world)).digest == packs_digest(sets.sidecars[0].xxh3[plan.packs])
+
+
+def test_the_loss_of_each_set_adds_up_to_the_loss(
+    world: World, packs: list[Pack], model_folder: ModelFolder, tmp_path: Path
+) -> None:
+    places = [write_shards(tmp_path / name, packs[k::2], model_folder, 512) for k, name in enumerate("ab")]
+    both = open_sets(places)
+    order = make_order(both, Phase(turns=share_turns([1, 2]), cursors=(0, 0)), COST, 0, 6)
+    plan = next(plan_steps(order, both, 0, 1, 1, 0, 0, look_ahead=False))
+    one = tiny_recipe(FAMILY)
+    recipe = replace(one, sets=one.sets * 2)
+    model = sharded_model(world)
+    loader = batches(PackReader(both.datasets), recipe, plan.passes, 0, 60.0)
+    optimizer = make_optimizer(model, OptimConfig(lr=0.1))
+    result = take_step(
+        model, optimizer, trained_parts(model), plan, loader, world, 0.1, 1.0, Asked(), lambda what: None
+    )
+    losses, weights = result.groups.T
+    assert (weights > 0).all()
+    assert weights.sum() == pytest.approx(plan.weight, rel=1e-12)
+    assert losses.sum() / plan.weight == pytest.approx(result.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("stop", "save"), [(0, 0), (1, 0), (0, 1)])
+def test_what_a_signal_asked_for_is_known_at_the_end_of_the_step(
+    world: World, sets: Sets, stop: int, save: int
+) -> None:
+    plan, model = plan_of(sets, 2), sharded_model(world)
+    optimizer, asked = make_optimizer(model, OptimConfig(lr=0.1)), Asked()
+    asked.stop, asked.save = stop, save
+    loader = loaded(sets, plan)
+    result = take_step(model, optimizer, trained_parts(model), plan, loader, world, 0.1, 1.0, asked, lambda what: None)
+    assert (result.stop, result.save) == (bool(stop), bool(save))
+
+
+def test_the_watchdog_hears_of_every_pass(world: World, sets: Sets) -> None:
+    plan, model, heard = plan_of(sets, 3), sharded_model(world), list[str]()
+    optimizer = make_optimizer(model, OptimConfig(lr=0.1))
+    loader = loaded(sets, plan)
+    take_step(model, optimizer, trained_parts(model), plan, loader, world, 0.1, 1.0, Asked(), heard.append)
+    assert heard == [f"step 1, {pack_names(request.places)}" for request in plan.passes]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lmms.train.loss import LOGITS_PER_CHUNK, linear_cross_entropy
 from tools.gpu.compare import Check, check, relative_error
 
-TOLERANCES = {"loss": 1e-4, "hidden": 1e-2, "weight": 1e-2}
+TOLERANCES = {"groups": 1e-4, "loss": 1e-4, "hidden": 1e-2, "weight": 1e-2}
 """The sum over the vocabulary is in fp32; the gradient of the logits is rounded to bf16 (2e-3) before its products."""
 
 
@@ -23,10 +23,12 @@ def check_loss() -> Iterator[Check]:
     labels = torch.randint(vocab, (rows,), device=device, generator=generator)
     weights = torch.randint(3, (rows,), device=device, generator=generator) / 2
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    loss = linear_cross_entropy(h, w, labels, weights, chunk) / weights.sum()
-    found = [loss.detach(), *torch.autograd.grad(loss, (h, w))]
+    groups = torch.randint(5, (rows,), device=device, generator=generator)
+    summed, by_group = linear_cross_entropy(h, w, labels, weights, groups, 5, chunk)
+    loss = summed / weights.sum()
+    found = [by_group[:, 0].sum() / by_group[:, 1].sum(), loss.detach(), *torch.autograd.grad(loss, (h, w))]
     h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
     loss = (F.cross_entropy(h @ w.T, labels, reduction="none") * weights).sum() / weights.sum()
-    expected = [loss.detach(), *torch.autograd.grad(loss, (h, w))]
+    expected = [loss.detach(), loss.detach(), *torch.autograd.grad(loss, (h, w))]
     errors = {name: relative_error(a, b) for name, a, b in zip(TOLERANCES, found, expected, strict=True)}
     yield check(f"loss, {rows} rows of {vocab} tokens", errors, TOLERANCES)

@@ -15,21 +15,26 @@ from transformers import PretrainedConfig
 
 from lmms.configs.manifest import open_dataset
 from lmms.configs.train import OptimConfig
-from lmms.train.batch import make_recipe
+from lmms.train.ahead import ahead
 from lmms.train.flops import ModelCost, model_cost, pack_flops, peak_flops
 from lmms.train.loader import batches
 from lmms.train.metrics import peak_memory
+from lmms.train.mixture import Phase
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.optim import make_optimizer, trained_parts
-from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
-from lmms.train.step import StepPlan, StepResult, plan_steps, take_step
-from lmms.train.stream import PackReader, Sidecar, read_sidecar
+from lmms.train.passes import StepPlan, plan_steps
+from lmms.train.recipe import make_recipe
+from lmms.train.sets import Sets, make_order, open_sets
+from lmms.train.signals import Asked
+from lmms.train.step import StepResult, take_step
+from lmms.train.stream import PackReader
 from tools.gpu.configs import read_config
 from tools.gpu.facts import synchronize
 from tools.gpu.plan import Run
 
 WARM_STEPS, TIMED_STEPS = 2, 5
+STALL_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +115,9 @@ def _measure(
     deadline: float,
     matmul_flops: float,
 ) -> Measured:
-    dataset = open_dataset(folder)
-    sidecar = read_sidecar(dataset)
+    sets = open_sets([folder])
+    (dataset,), (sidecar,) = sets.datasets, sets.sidecars
+    cost = model_cost(hf_config)
     began = time.perf_counter()
     init_random(model, seed=0)
     optimizer = make_optimizer(model, OptimConfig(lr=run.lr))
@@ -120,15 +126,19 @@ def _measure(
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(world.device)
 
-    recipe = make_recipe(dataset.manifest, hf_config, "stop")
-    plans = _plans(sidecar)
-    loader = batches(dataset, sidecar, recipe, (packs for plan in plans for packs in plan.micro_steps), run.workers)
+    recipe = make_recipe([dataset.manifest], hf_config, "stop")
+    plans = _plans(sets, cost)
+    requests = [request for plan in plans for request in plan.passes]
+    made = batches(PackReader([dataset]), recipe, requests, run.workers, STALL_S)
+    loader = ahead(made, world.device)
     parts = trained_parts(model)
     results: list[StepResult] = []
     seconds: list[float] = []
     for plan in plans:
         began = time.perf_counter()
-        results.append(take_step(model, optimizer, parts, plan, loader, world, run.lr, max_grad_norm=1.0))
+        results.append(
+            take_step(model, optimizer, parts, plan, loader, world, run.lr, 1.0, Asked(), lambda coming: None)
+        )
         synchronize(world.device)
         seconds.append(time.perf_counter() - began)
         if len(seconds) > WARM_STEPS and time.monotonic() + seconds[-1] > deadline:
@@ -136,7 +146,7 @@ def _measure(
 
     timed, losses = seconds[WARM_STEPS:], [result.loss for result in results]
     mean = sum(timed) / len(timed)
-    flops = _flops(model_cost(hf_config), PackReader(dataset, sidecar), len(sidecar))
+    flops = _flops(cost, PackReader([dataset]), sets)
     peak = peak_flops(torch.cuda.get_device_name(world.device)) if world.device.type == "cuda" else None
     faults = _faults(losses)
     return Measured(
@@ -164,14 +174,14 @@ def _measure(
     )
 
 
-def _plans(sidecar: Sidecar) -> list[StepPlan]:
+def _plans(sets: Sets, cost: ModelCost) -> list[StepPlan]:
     """The same packs in every step, one in a forward pass, in the order that the trainer would take."""
-    order = Order(num_packs=len(sidecar), seed=0, global_packs=len(sidecar))
-    return list(islice(plan_steps(order, sidecar, 0, 1, 1, 0, 0), WARM_STEPS + TIMED_STEPS))
+    order = make_order(sets, Phase(), cost, seed=0, global_packs=len(sets.tokens))
+    return list(islice(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False), WARM_STEPS + TIMED_STEPS))
 
 
-def _flops(cost: ModelCost, reader: PackReader, packs: int) -> float:
-    total = sum(pack_flops(cost, reader.read(pack)) for pack in range(packs))
+def _flops(cost: ModelCost, reader: PackReader, sets: Sets) -> float:
+    total = sum(pack_flops(cost, reader.read(sets.place(pack))) for pack in range(len(sets.tokens)))
     reader.close()
     return total
 

@@ -1,0 +1,106 @@
+"""A data set of very many packs that takes little room.
+
+Every pack that the tables name can be read, and has the hash that they say. But packs are a few tokens long, and only
+DISTINCT_SHARDS of the shard files differ: the others are hard links to them. So the tables, which opening and ordering
+work on, are of full size, and compress as badly as those of a real data set.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from lmms.configs.contract import COLUMNS, PACK_TABLE, Pack
+from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, file_entry, read_manifest, write_manifest
+from lmms.configs.mds import INDEX_NAME, ShardFile, encode_sample, index_json, shard_header, shard_offsets
+from lmms.configs.store import LocalStore
+
+DISTINCT_SHARDS = 256
+
+Int64s = npt.NDArray[np.int64]
+
+
+def write_many_packs(folder: Path, like: Path, num_packs: int, num_shards: int) -> None:
+    """A shard folder of so many packs, as many in each shard, for the model of the shard folder `like`.
+
+    Its tables of samples and of rejected records are those of `like`.
+    """
+    packs_a_shard, rest = divmod(num_packs, num_shards)
+    if rest or not packs_a_shard:
+        raise ValueError(f"{num_packs} packs in {num_shards} shards, expected as many in each")
+    folder.mkdir(parents=True)
+    distinct = min(num_shards, DISTINCT_SHARDS)
+    lengths = np.random.default_rng(0).integers(8, 64, (distinct, packs_a_shard))
+    written = [_write_shard(folder, shard, lengths[shard]) for shard in range(distinct)]
+    for shard in range(distinct, num_shards):
+        (folder / _name(shard)).hardlink_to(folder / _name(shard % distinct))
+    shards = [replace(written[shard % distinct][0], name=_name(shard)) for shard in range(num_shards)]
+    (folder / INDEX_NAME).write_bytes(index_json(COLUMNS, shards))
+    places, hashes = (np.concatenate([each[i] for each in written]) for i in (1, 2))
+    rows = np.arange(num_packs) % (distinct * packs_a_shard)
+    _write_packs(folder, like, np.arange(num_packs) // packs_a_shard, places[rows], hashes[rows], lengths.ravel()[rows])
+    _write_manifest(folder, like, num_packs)
+
+
+def _name(shard: int) -> str:
+    return f"shard.{shard:05d}.mds"
+
+
+def _write_shard(folder: Path, shard: int, lengths: Int64s) -> tuple[ShardFile, Int64s, npt.NDArray[np.uint64]]:
+    """A shard of packs of these lengths; int64 [packs, 2]: where each starts and ends; uint64 [packs]: its hash."""
+    samples = [encode_sample(COLUMNS, _pack(shard, row, n).to_columns()) for row, n in enumerate(lengths.tolist())]
+    data = shard_header(COLUMNS, [len(sample) for sample in samples]) + b"".join(samples)
+    (folder / _name(shard)).write_bytes(data)
+    offsets = shard_offsets(data)
+    file = ShardFile(_name(shard), len(data), len(samples), xxhash.xxh3_64_hexdigest(data), tuple(COLUMNS.items()))
+    hashes = np.array([xxhash.xxh3_64_intdigest(sample) for sample in samples], np.uint64)
+    return file, np.stack([offsets[:-1], offsets[1:]], axis=1), hashes
+
+
+def _pack(shard: int, row: int, tokens: int) -> Pack:
+    """One conversation, of which all but the first token is predicted; the numbers make it one of its kind."""
+    return Pack(
+        input_ids=np.arange(row, row + tokens, dtype=np.int32) % 1000,
+        cu_seqlens=np.array([0, tokens], np.int32),
+        targets=np.array([[1, tokens]], np.int32),
+        target_weights=np.ones(1, np.float32),
+        samples=np.array([[0, shard << 32 | row]]),
+        media=(),
+        media_bytes=b"",
+    )
+
+
+def _write_packs(
+    folder: Path, like: Path, shard: Int64s, places: Int64s, hashes: npt.NDArray[np.uint64], tokens: Int64s
+) -> None:
+    schema = pq.read_schema(like / PACKS_NAME)
+    starts = pa.array(np.arange(len(shard) + 1), pa.int32())
+    columns = {
+        "shard": shard,
+        "offset": places[:, 0],
+        "bytes": places[:, 1] - places[:, 0],
+        "xxh3": hashes,
+        "tokens": tokens,
+        "target_tokens": tokens - 1,
+        "target_weight": tokens - 1.0,
+        "segments": np.ones_like(shard),
+        "sum_squared_lengths": tokens**2,
+        **dict.fromkeys(("patches", "sum_squared_patches", "media"), np.zeros_like(shard)),
+        "source_ids": pa.ListArray.from_arrays(starts, pa.array(np.zeros_like(shard), pa.int32())),
+        "source_tokens": pa.ListArray.from_arrays(starts, pa.array(tokens, pa.int32())),
+    }
+    arrays = [pa.array(columns[name], None if "source" in name else schema.field(name).type) for name in PACK_TABLE]
+    pq.write_table(pa.table(arrays, list(PACK_TABLE)).cast(schema), folder / PACKS_NAME, compression="zstd")
+
+
+def _write_manifest(folder: Path, like: Path, num_packs: int) -> None:
+    for name in (SAMPLES_NAME, REJECTS_NAME):
+        shutil.copyfile(like / name, folder / name)
+    manifest = read_manifest(LocalStore(like))
+    files = {name: file_entry(folder / name) for name in (INDEX_NAME, PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)}
+    write_manifest(replace(manifest, files=files, counts={**manifest.counts, "packs": num_packs}), folder)

@@ -1,0 +1,66 @@
+"""Where two runs part: tools/compare_runs.py A B, of two output folders of `lmms train`.
+
+Compares metrics.jsonl step by step: the digest of what each step consumed, exactly, and the losses to --rel. Prints the
+first step at which they differ and exits 1; exits 0 where the runs agree on all the steps that both have.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lmms.configs.errors import LmmsError, TrainError
+from lmms.train.metrics import METRICS_NAME
+
+Steps = Mapping[int, Mapping[str, Any]]
+
+
+def read_steps(run: Path) -> dict[int, dict[str, Any]]:
+    """Step -> its line of metrics.jsonl. TrainError for a folder without one."""
+    path = run / METRICS_NAME
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["step"]: line for line in lines}
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainError(f"{path} cannot be read ({type(error).__name__}: {error}); expected a run's folder") from error
+
+
+def differences(one: Steps, other: Steps, rel: float) -> Iterator[str]:
+    """A sentence for each step of both runs that consumed other packs, or whose losses are further apart than `rel`."""
+    for step in sorted(one.keys() & other.keys()):
+        a, b = one[step], other[step]
+        if a["digest"] != b["digest"]:
+            yield f"step {step} consumed {a['digest']} at {a['position']} packs, and {b['digest']} at {b['position']}"
+        for name in ("loss", "eval_loss"):
+            x, y = a[name], b[name]
+            if (x is None) != (y is None) or (x is not None and not math.isclose(x, y, rel_tol=rel, abs_tol=0.0)):
+                yield f"step {step} has {name} {x!r}, and {y!r}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 where the runs agree, 1 where they part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", type=Path)
+    parser.add_argument("b", type=Path)
+    parser.add_argument("--rel", type=float, default=0.0, help="losses may differ by this share (default: not at all)")
+    given = parser.parse_args(arguments)
+    one, other = read_steps(given.a), read_steps(given.b)
+    both = one.keys() & other.keys()
+    if not both:
+        raise TrainError(f"{given.a} and {given.b} have no step in common")
+    found = list(differences(one, other, given.rel))
+    print(found[0] + f" ({len(found)} differences in all)" if found else f"the same in all {len(both)} steps of both")
+    for name, own, others in ((given.a, one, other), (given.b, other, one)):
+        if alone := own.keys() - others.keys():
+            print(f"{name} alone has {len(alone)} steps, {min(alone)} to {max(alone)}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LmmsError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,103 @@
+"""The loss on shards that are not trained on: every pack once, the same numbers on any number of ranks.
+
+The training does not notice: no random number is drawn, nothing is left gathered, and the loader is one of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from lmms.configs.errors import TrainError
+from lmms.configs.manifest import Dataset
+from lmms.train.ahead import ahead
+from lmms.train.loader import Request, batches
+from lmms.train.parallel import World
+from lmms.train.recipe import Recipe
+from lmms.train.stream import PackReader, Sidecar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What an evaluation found. A loss is the sum of weighted cross entropy (natural log) per unit of target weight."""
+
+    loss: float
+    by_source: dict[str, float]
+    """Loss of each source that has targets."""
+    target_weight: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    sidecar: Sidecar,
+    recipe: Recipe,
+    world: World,
+    *,
+    micro_packs: int,
+    workers: int,
+    stall_s: float,
+    beat: Callable[[str], None],
+) -> Evaluation:
+    """The loss of a sharded model over all packs of a data set; every rank calls it and gets the same numbers.
+
+    recipe: of this data set, with groups by source. beat is told before each pass what comes, for the watchdog.
+    Raises what reading and making batches raise, and TrainError where no target has weight.
+    """
+    requests, has_images = plan_passes(sidecar, world.rank, world.size, micro_packs)
+    sums = torch.zeros(recipe.num_groups, 2, dtype=torch.float64, device=world.device)
+    loader = batches(PackReader([dataset]), recipe, requests, workers, stall_s)
+    with closing(loader), closing(ahead(loader, world.device)) as arriving, _evaluating(model):
+        for number, (request, images) in enumerate(zip(requests, has_images, strict=True), 1):
+            packs = [place.pack for place in request.places]
+            beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
+            _, by_group = model(next(arriving), images)
+            sums += by_group
+    totals = world.total(sums.flatten())
+    losses, weights = totals[::2], totals[1::2]
+    if sum(weights) == 0:
+        raise TrainError(f"{dataset.where}: every image failed, no target is left to evaluate on")
+    return Evaluation(
+        loss=sum(losses) / sum(weights),
+        by_source={
+            name: loss / weight
+            for name, loss, weight in zip(recipe.group_names, losses, weights, strict=True)
+            if weight
+        },
+        target_weight=sum(weights),
+    )
+
+
+def plan_passes(sidecar: Sidecar, rank: int, ranks: int, micro_packs: int) -> tuple[list[Request], list[bool]]:
+    """The forward passes of one rank, and for each whether any rank's packs hold images. Every rank has as many.
+
+    Packs in their own order are dealt [rank::ranks]. A rank that gets none of a pass runs its first one, not counted.
+    """
+    requests, has_images = [], []
+    for start in range(0, len(sidecar), ranks * micro_packs):
+        packs = range(start, min(start + ranks * micro_packs, len(sidecar)))
+        own = packs[rank::ranks]
+        requests.append(Request(tuple(map(sidecar.place, own or packs[:1])), counts=bool(own), ahead=()))
+        has_images.append(bool(sidecar.media[packs.start : packs.stop].any()))
+    return requests, has_images
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module's own mode again, and what forward passes gathered given back.
+
+    FSDP2 leaves the root gathered until a backward pass: the next step would use its old weights.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        cast(FSDPModule, model).reshard()

@@ -1,0 +1,72 @@
+"""What there is to say of a step that was taken."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.train import Part
+from lmms.train.evaluate import Evaluation
+from lmms.train.metrics import SetLog, StepLog
+from lmms.train.mixture import cursors_at
+from lmms.train.order import Order
+from lmms.train.passes import StepPlan
+from lmms.train.phases import RunPhase
+from lmms.train.step import StepResult
+
+
+def step_log(
+    plan: StepPlan,
+    result: StepResult,
+    order: Order,
+    phase: RunPhase,
+    evaluation: Evaluation | None,
+    *,
+    lr: float,
+    seconds: float,
+    memory: int,
+    alarms: Sequence[Part],
+) -> StepLog:
+    """The line of a step that took so many seconds, without its evaluation."""
+    position = plan.position + len(plan.packs)
+    sets = _set_logs(result.groups, order, phase, position)
+    return StepLog(
+        step=plan.step,
+        loss=result.loss,
+        lr=lr,
+        grad_norm=result.grad_norm,
+        grad_norm_llm=result.part_norms.get("llm"),
+        grad_norm_vision=result.part_norms.get("vision"),
+        grad_norm_aligner=result.part_norms.get("aligner"),
+        tokens=plan.tokens,
+        target_tokens=plan.target_tokens,
+        tokens_per_s=plan.tokens / seconds,
+        data_wait=result.waited / seconds,
+        memory=memory,
+        epoch=sum(log.epoch * len(one.costs) for log, one in zip(sets.values(), order.sets, strict=True))
+        / len(order.costs),
+        position=position,
+        digest=f"{result.digest:016x}",
+        masked=len(result.masked),
+        time=time.time(),
+        alarms=tuple(alarms),
+        sets=sets if len(sets) > 1 else {},
+        eval_loss=evaluation.loss if evaluation else None,
+        eval_loss_by_source=evaluation.by_source if evaluation else {},
+    )
+
+
+def _set_logs(groups: npt.NDArray[np.float64], order: Order, phase: RunPhase, position: int) -> dict[str, SetLog]:
+    """Place of each set -> what it had in the step, and how far it is. A place that stands twice has its number too."""
+    cursors = cursors_at(order.phase, position)
+    total = groups[:, 1].sum()
+    places = [share.shards for share in phase.sets]
+    return {
+        places[k] if places.count(places[k]) == 1 else f"{places[k]} ({k})": SetLog(
+            loss=float(loss / weight) if weight else None,
+            share=float(weight / total),
+            epoch=cursors[k] / len(order.sets[k].costs),
+        )
+        for k, (loss, weight) in enumerate(groups)
+    }

@@ -1,0 +1,141 @@
+"""What ranks read for a step, and which records a step of a run trained on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.errors import DatasetError, TrainError
+from lmms.configs.manifest import SAMPLES_NAME
+from lmms.train.metrics import METRICS_NAME
+from lmms.train.order import by_cost, deal, step_packs
+from lmms.train.phases import order_of, phase_of_step, read_phases
+from lmms.train.sets import Sets, open_sets, packs_digest
+from lmms.train.stream import read_table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankReads:
+    """What one rank reads in one step; a pack that only keeps it in step with the others is read too."""
+
+    packs: int
+    shards: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One conversation that a step trained on."""
+
+    set: int
+    pack: int
+    """Of its set."""
+    segment: int
+    """Of its pack."""
+    source: str
+    row: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecords:
+    """What a step of a run trained on."""
+
+    position: int
+    """Packs trained before it."""
+    packs: int
+    digest: str
+    """Of the packs in the shards, see sets.packs_digest. 16 hexadecimal digits."""
+    is_logged: bool
+    """Whether metrics.jsonl has a line of this step; its digest is then the same."""
+    shards: tuple[str, ...]
+    """Where each set is."""
+    records: tuple[Record, ...]
+    """Pack by pack, the dearest first."""
+
+
+def rank_reads(sets: Sets, packs: npt.NDArray[np.int64], rank: int, world: int, micro_packs: int) -> RankReads:
+    """What a rank reads of a step whose packs come by_cost."""
+    passes = deal(packs, rank, world, micro_packs)
+    places = [sets.place(pack) for own, _ in passes for pack in own]
+    return RankReads(
+        packs=len(places),
+        shards=len({(place.set, place.shard) for place in places}),
+        bytes=sum(place.bytes for place in places),
+    )
+
+
+def hashes(sets: Sets) -> npt.NDArray[np.uint64]:
+    """uint64 [packs of all sets]: the xxh3 of each pack's bytes."""
+    return np.concatenate([sidecar.xxh3 for sidecar in sets.sidecars])
+
+
+def trained_records(run: Path, step: int) -> StepRecords:
+    """The records that a step trained on, from the output folder of a run and its shards. Steps count from 1.
+
+    TrainError for a folder without a run, or a step that there cannot be. DatasetError where the shards are not those
+    of the run, by their index or by the digest that the step logged.
+    """
+    phases = read_phases(run)
+    if step < 1:
+        raise TrainError(f"there is no step {step}; expected 1 or more")
+    phase, position = phase_of_step(phases, step)
+    sets = open_sets([share.shards for share in phase.sets])
+    for share, dataset in zip(phase.sets, sets.datasets, strict=True):
+        if share.index != dataset.index_hash:
+            raise DatasetError(
+                f"{dataset.where} is not what {run} trained on: the hash of its index is {dataset.index_hash},"
+                f" expected {share.index}; put the shards of the run back"
+            )
+    order = order_of(sets, phase)
+    packs = by_cost(order, step_packs(order, position))
+    digest, logged = f"{packs_digest(hashes(sets)[packs]):016x}", _logged_digest(run, step)
+    if logged not in (None, digest):
+        raise DatasetError(
+            f"step {step} of {run} logged the digest {logged}, these shards give {digest}: they are not those it"
+            " trained on, or another order was; put the shards and the lmms of the run back"
+        )
+    return StepRecords(
+        position=position,
+        packs=len(packs),
+        digest=digest,
+        is_logged=logged is not None,
+        shards=tuple(dataset.where for dataset in sets.datasets),
+        records=tuple(_records(sets, packs.tolist())),
+    )
+
+
+def _logged_digest(run: Path, step: int) -> str | None:
+    path = run / METRICS_NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        logs = [json.loads(line) for line in lines]
+        return next((str(log["digest"]) for log in logs if log["step"] == step), None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+
+
+def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:
+    """The conversations of these packs, as often as a pack is among them."""
+    found: dict[int, list[Record]] = {pack: [] for pack in packs}
+    for k, dataset in enumerate(sets.datasets):
+        first, end = sets.first_packs[k : k + 2].tolist()
+        own = [pack - first for pack in found if first <= pack < end]
+        table = read_table(dataset, SAMPLES_NAME)
+        kept = table.filter(np.isin(table["pack"].to_numpy(), own))
+        names = [source["name"] for source in dataset.manifest.sources]
+        for entry in kept.to_pylist():
+            found[first + entry["pack"]].append(
+                Record(
+                    set=k,
+                    pack=entry["pack"],
+                    segment=entry["segment"],
+                    source=names[entry["source"]],
+                    row=entry["row"],
+                    tokens=entry["tokens"],
+                )
+            )
+    return [record for pack in packs for record in sorted(found[pack], key=lambda one: one.segment)]

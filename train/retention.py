@@ -1,0 +1,99 @@
+"""Which checkpoints of a run are kept, and which is the best: best.json in its output folder.
+
+{"checkpoint": "step-00000100", "metric": "eval_loss", "value": 1.25, "step": 100}
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms.configs.errors import TrainError
+from lmms.train.checkpoint import PART_SUFFIX, checkpoint_name, list_checkpoints, step_folders
+from lmms.train.complete import fault_of, write_synced
+
+BEST_NAME = "best.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keep:
+    """Which checkpoints stay besides the best one."""
+
+    limit: int | None = None
+    """The newest so many; None: all."""
+    every: int | None = None
+    """Those of steps that are a multiple of this."""
+
+
+def to_delete(steps: Iterable[int], keep: Keep, best: int | None) -> list[int]:
+    """The steps, ascending, whose checkpoints go: all but the newest `limit`, the multiples and the best."""
+    older = sorted(steps)[: -keep.limit if keep.limit else 0]
+    return [step for step in older if step != best and (keep.every is None or step % keep.every != 0)]
+
+
+def delete_old(output: Path, keep: Keep, best: int | None) -> None:
+    """Delete what `to_delete` names of the complete checkpoints in this folder."""
+    folders = step_folders(output)
+    complete = set(list_checkpoints(output)[0])
+    for step in to_delete((step for step, path in folders.items() if path in complete), keep, best):
+        # Renamed first: a deletion that is cut off must not leave what looks like a checkpoint.
+        shutil.rmtree(folders[step].rename(folders[step].with_name(folders[step].name + PART_SUFFIX)))
+
+
+def better(
+    best: dict[str, Any] | None, step: int, metric: str, value: float | None, *, greater: bool
+) -> dict[str, Any] | None:
+    """TrainerState.best when a checkpoint is written at `step`, where the metric has this value (None: was not taken).
+
+    A value that is only as good as the best, or not a number, changes nothing.
+    """
+    if value is None or not math.isfinite(value):
+        return best
+    if best is None or best["metric"] != metric or (value > best["value"] if greater else value < best["value"]):
+        return {"step": step, "metric": metric, "value": value}
+    return best
+
+
+def write_best(output: Path, best: dict[str, Any]) -> None:
+    """Write best.json, whole or not at all, of what TrainerState.best holds."""
+    part = output / (BEST_NAME + PART_SUFFIX)
+    write_synced(part, {"checkpoint": checkpoint_name(best["step"]), **best})
+    part.rename(output / BEST_NAME)
+
+
+def best_checkpoint(output: Path) -> Path | None:
+    """The checkpoint that best.json names, if there is one. TrainError if best.json or the checkpoint is damaged."""
+    path = output / BEST_NAME
+    try:
+        step = json.loads(path.read_text(encoding="utf-8"))["step"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, LookupError) as error:
+        raise TrainError(f"{path} is damaged ({type(error).__name__}: {error}); name a checkpoint") from error
+    folder = step_folders(output).get(step, output / checkpoint_name(step))
+    if (fault := fault_of(folder)) is not None:
+        raise TrainError(f"{path} names {folder.name}, which is not a complete checkpoint: {fault}; name another")
+    return folder
+
+
+def resumed_best(
+    output: Path, best: dict[str, Any] | None, metric: str | None, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """TrainerState.best of a run that goes on in this folder, or starts (best is None); best.json is made to agree.
+
+    A best checkpoint that is gone, damaged or of another metric is forgotten, and said.
+    """
+    if best is not None:
+        folder = output / checkpoint_name(best["step"])
+        fault = f"this run measures {metric}" if best["metric"] != metric else fault_of(folder)
+        if fault is not None:
+            say(f"{folder.name} was the best by {best['metric']}, but is not any more: {fault}; the next one is")
+            best = None
+    if best is not None:
+        write_best(output, best)
+    else:
+        (output / BEST_NAME).unlink(missing_ok=True)
+    return best
