@@ -103,17 +103,15 @@ def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
     Those of pack_flops, but that windows at the edges of images are taken for whole ones. Integers, since the order of
     a run depends on them.
     """
-    units = {field.name: round(getattr(cost, field.name)) for field in fields(ModelCost)}
-    tokens, targets, patches = (
-        column.astype(np.int64) for column in (sidecar.tokens, sidecar.target_tokens, sidecar.patches)
-    )
-    language = (
-        units["token"] * tokens + units["target"] * targets + units["squared_length"] * sidecar.sum_squared_lengths
-    )
-    vision = (units["patch"] + units["squared_window"] * units["window"] ** 2) * patches + units[
-        "squared_image"
-    ] * sidecar.sum_squared_patches
-    return np.stack([language, vision])
+    units = {field.name: np.int64(round(getattr(cost, field.name))) for field in fields(ModelCost)}
+    patch = units["patch"] + units["squared_window"] * units["window"] ** 2
+    costs = np.empty((2, len(sidecar)), np.int64)
+    costs[0] = units["token"] * sidecar.tokens
+    costs[0] += units["target"] * sidecar.target_tokens
+    costs[0] += units["squared_length"] * sidecar.sum_squared_lengths
+    costs[1] = patch * sidecar.patches
+    costs[1] += units["squared_image"] * sidecar.sum_squared_patches
+    return costs
 
 
 def peak_flops(device_name: str) -> float | None:

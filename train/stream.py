@@ -77,18 +77,14 @@ class Sidecar:
 
 def read_table(dataset: Dataset, name: str) -> pa.Table:
     """One of the Parquet tables of a data set. DatasetError unless it is the manifest's."""
-    data = dataset.store.read(name)
-    if xxh3_64_hexdigest(data) != dataset.manifest.files[name]["xxh3"]:
-        raise DatasetError(
-            f"{dataset.where}/{name} is damaged: its hash is not the manifest's; copy it again or rebuild the shards"
-        )
-    return pq.read_table(pa.BufferReader(data))
+    return _open_table(dataset, name).read()
 
 
 def read_sidecar(dataset: Dataset) -> Sidecar:
     """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
-    table = read_table(dataset, PACKS_NAME)
-    columns = {name: table[name].combine_chunks() for name in PACK_TABLE}
+    table = _open_table(dataset, PACKS_NAME)
+    # One by one: a column comes in pieces, and joining all of them at once would take the room of two tables.
+    columns = {name: table.read([name])[name].combine_chunks() for name in PACK_TABLE}
     source_starts = columns["source_ids"].offsets.to_numpy().astype(np.int64)
     for name in ("source_ids", "source_tokens"):
         columns[name] = columns[name].values
@@ -177,16 +173,24 @@ class PackReader:
         return f"{dataset.where}/{dataset.shards[place.shard].name}: pack {place.pack} at byte {place.offset}"
 
 
+def _open_table(dataset: Dataset, name: str) -> pq.ParquetFile:
+    data = dataset.store.read(name)
+    if xxh3_64_hexdigest(data) != dataset.manifest.files[name]["xxh3"]:
+        raise DatasetError(
+            f"{dataset.where}/{name} is damaged: its hash is not the manifest's; copy it again or rebuild the shards"
+        )
+    return pq.ParquetFile(pa.BufferReader(data))
+
+
 def _check_places(path: str, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:
     """Packs stand in the shards in order and end to end, the last one up to the end of the file."""
-    shard = np.repeat(np.arange(len(shards)), [s.samples for s in shards])
-    if not np.array_equal(sidecar.shard, shard):
+    if not np.array_equal(sidecar.shard, np.repeat(np.arange(len(shards), dtype=np.int32), [s.samples for s in shards])):
         raise DatasetError(f"{path} does not have the packs of index.json, shard by shard; rebuild the shards")
-    sizes = np.array([s.bytes for s in shards], np.int64)[shard]
-    is_last = np.diff(shard, append=len(shards)) > 0
-    expected = np.where(is_last, sizes, np.append(sidecar.offset[1:], 0))
-    wrong = np.flatnonzero(sidecar.offset + sidecar.bytes != expected)
+    last = np.flatnonzero(np.diff(sidecar.shard, append=np.int32(len(shards))))
+    expected = np.append(sidecar.offset[1:], 0)
+    expected[last] = np.array([s.bytes for s in shards], np.int64)[sidecar.shard[last]]
+    ends = sidecar.offset + sidecar.bytes
+    wrong = np.flatnonzero(ends != expected)
     if len(wrong):
         i = int(wrong[0])
-        end = sidecar.offset[i] + sidecar.bytes[i]
-        raise DatasetError(f"{path}: pack {i} ends at byte {end}, expected {expected[i]}; rebuild the shards")
+        raise DatasetError(f"{path}: pack {i} ends at byte {ends[i]}, expected {expected[i]}; rebuild the shards")

@@ -79,7 +79,7 @@ def campaign(
         number = found.runs
         _disturbed_run(replace(config, output=str(folder / f"run{number}")), rng, found, folder / f"run{number}.log")
         found.runs += 1
-        found.wrong += [f"run {number}: {fault}" for fault in _compare(folder / "undisturbed", folder / f"run{number}")]
+        found.wrong += [f"run {number}: {fault}" for fault in compared(folder / "undisturbed", folder / f"run{number}")]
         found.wrong += [f"run {number} left {name}" for name in sorted(leftovers() - before)]
         before |= leftovers()
         found.seconds = time.monotonic() - began
@@ -118,7 +118,8 @@ def _disturbed_run(config: TrainConfig, rng: random.Random, found: Findings, log
     found.wrong.append(f"{config.output} did not come to its end in 100 lives")
 
 
-def _compare(undisturbed: Path, run: Path) -> list[str]:
+def compared(undisturbed: Path, run: Path) -> list[str]:
+    """What differs between the logs of two runs to the last step."""
     steps = [json.loads(line)["step"] for line in (run / METRICS_NAME).read_text().splitlines()]
     faults = [] if steps == list(range(1, STEPS + 1)) else [f"its steps are {steps}"]
     return faults + list(differences(read_steps(undisturbed), read_steps(run), rel=1e-5))

@@ -12,6 +12,8 @@ from pathlib import Path
 from tools.faults.campaign import GLOBAL_PACKS, STEPS, Findings, campaign
 from tools.faults.hits import HITS
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def leftovers(temporary: Path) -> set[str]:
     """Names in shared memory and in the temporary folder that all processes of the campaign use."""

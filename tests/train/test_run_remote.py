@@ -1,0 +1,92 @@
+"""Whole runs on shards behind a server: through a cache, through its death, and after it."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms.configs.errors import DatasetError
+from lmms.configs.train import EvalConfig, TrainConfig
+from lmms.train.checkpoint import checkpoint_name, list_checkpoints
+from lmms.train.metrics import StepLog
+from lmms.train.run import train
+from tests.servers import web_server
+from tests.train.runs import read_metrics, run_config, silent, write_run
+
+STEPS = 6
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    return write_run(tmp_path, "qwen3_vl") | {"max_steps": STEPS, "save_steps": 2, "data.retry_s": 30.0}
+
+
+@pytest.fixture
+def expected(settings: dict[str, Any], tmp_path: Path) -> list[dict[str, Any]]:
+    """The log of a run on the same shards as files."""
+    train(run_config(settings, output=str(tmp_path / "local")), silent)
+    return read_metrics(tmp_path / "local")
+
+
+def remote(settings: dict[str, Any], url: str, output: Path, **changes: Any) -> TrainConfig:
+    return run_config(settings, data__shards=f"{url}/shards", output=str(output), **changes)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_on_a_url_is_the_run_on_a_folder_with_and_without_a_cache(
+    settings: dict[str, Any], expected: list[dict[str, Any]], tmp_path: Path, workers: int
+) -> None:
+    with web_server(tmp_path) as (_, url):
+        plain = remote(settings, url, tmp_path / "plain", data__workers=workers)
+        cached = remote(settings, url, tmp_path / "cached", data__workers=workers, data__cache=str(tmp_path / "cache"))
+        for config in (plain, cached):
+            train(config, silent)
+            assert read_metrics(config.output) == expected
+    assert any((tmp_path / "cache").glob("*.lmms-cache"))
+
+
+def test_training_and_evaluation_of_two_runs_share_a_cache(
+    settings: dict[str, Any], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with web_server(tmp_path) as (_, url):
+        for name in ("first", "second"):
+            config = remote(settings, url, tmp_path / name, data__cache=str(tmp_path / "cache"))
+            train(replace(config, eval=EvalConfig(shards=f"{url}/shards", every_steps=3)), silent)
+    first, second = read_metrics(tmp_path / "first"), read_metrics(tmp_path / "second")
+    assert first == second
+    assert [line["digest"] for line in first] == [line["digest"] for line in expected]
+    assert [line["eval_loss"] is not None for line in first] == [False, False, True, False, False, True]
+
+
+def test_a_server_that_dies_in_the_middle_of_a_run_and_comes_back_is_only_waited_for(
+    settings: dict[str, Any], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with web_server(tmp_path) as (server, url):
+        (tmp_path / "faults").write_text("break kill")
+        config = remote(settings, url, tmp_path / "run")
+        back = threading.Thread(target=lambda: (server.wait(), server.start()))
+        back.start()
+        train(config, silent)
+        back.join()
+    assert not (tmp_path / "faults").exists()
+    assert read_metrics(config.output) == expected
+
+
+def test_a_server_that_stays_away_is_one_error_and_the_run_goes_on_when_it_is_back(
+    settings: dict[str, Any], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with web_server(tmp_path) as (server, url):
+
+        def kill_after(event: StepLog | str) -> None:
+            if isinstance(event, StepLog) and event.step == 4:
+                server.kill()
+
+        config = remote(settings, url, tmp_path / "run", data__retry_s=1.0, save_async=False)
+        with pytest.raises(DatasetError, match=rf"{url}/shards/shard\.0000\d\.mds cannot be read: .*resumed when it is back"):
+            train(config, kill_after)
+        assert list_checkpoints(tmp_path / "run")[0][-1].name == checkpoint_name(4)
+        server.start()
+        train(config, silent)
+    assert read_metrics(config.output) == expected
