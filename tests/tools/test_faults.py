@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,15 @@ def test_the_page_says_what_went_wrong() -> None:
     page = report(Findings(wrong=["run 3: its steps are [1, 1]"]), seed=5)
     assert "**1 of them lost" in page
     assert "- run 3: its steps are [1, 1]" in page
+
+
+def test_shared_memory_counts_once_its_last_process_has_ended(tmp_path: Path) -> None:
+    made = SharedMemory(create=True, size=16)
+    name = f"/dev/shm/{made.name}"
+    try:
+        assert name not in leftovers(tmp_path)
+        made.close()
+        assert name in leftovers(tmp_path)
+    finally:
+        made.unlink()
+    assert name not in leftovers(tmp_path)

@@ -23,6 +23,18 @@ from lmms.train.run import train
 from tests.train.helpers import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VISION_FAMILIES, tiny_config
 from tests.train.shards import make_pack, write_shards
 
+SMALL_RUN: dict[str, Any] = {
+    "model.init": "random",
+    "data.global_packs": 4,
+    "data.workers": 0,
+    "optim.lr": 1e-2,
+    # Some gradients are 0 but for rounding (of key biases); AdamW would blow them up without this.
+    "optim.eps": 1e-3,
+    "max_steps": 3,
+    "save_steps": 100,
+    "device": "cpu",
+}
+
 
 def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: str = "a") -> ModelFolder:
     """A tiny config with a tokenizer, template and processor settings, but no weights. `word` makes it another."""
@@ -46,20 +58,8 @@ def write_run(folder: Path, family: str, *, packs: int = 11, tied: bool = False)
         make_pack(rng, rng.integers(6, 20, 1 + i % 3).tolist(), FIRST_SPECIAL, n, model) for i, n in enumerate(images)
     ]
     write_shards(folder / "shards", made, model, seq_len=512)
-    return {
-        "model.path": str(folder / "model"),
-        "model.init": "random",
-        "data.shards": str(folder / "shards"),
-        "data.global_packs": 4,
-        "data.workers": 0,
-        "optim.lr": 1e-2,
-        # Some gradients are 0 but for rounding (of key biases); AdamW would blow them up without this.
-        "optim.eps": 1e-3,
-        "max_steps": 3,
-        "save_steps": 100,
-        "device": "cpu",
-        "output": str(folder / "out"),
-    }
+    places = {"model.path": "model", "data.shards": "shards", "output": "out"}
+    return {**{key: str(folder / name) for key, name in places.items()}, **SMALL_RUN}
 
 
 def run_config(settings: dict[str, Any], **changes: Any) -> TrainConfig:

@@ -20,7 +20,7 @@ from lmms.train.metrics import METRICS_NAME
 from lmms.train.phases import read_phases
 from lmms.train.run import train
 from lmms.train.sets import open_sets
-from tests.train.runs import read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run
+from tests.train.runs import SMALL_RUN, read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +34,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def mixed(places: dict[str, Path], output: Path, **weights: float) -> TrainConfig:
     """A run of three steps over these sets by weight."""
-    config = run_config(write_settings(places), output=str(output))
+    config = run_config(settings_of(places), output=str(output))
     shares = tuple(ShareConfig(shards=str(places[name] / "shards"), weight=w) for name, w in weights.items())
     return replace(config, data=replace(config.data, shards="", mixture=shares))
 
 
-def write_settings(places: dict[str, Path]) -> dict[str, Any]:
-    return {
-        "model.path": str(places["a"] / "model"),
-        "model.init": "random",
-        "data.shards": str(places["a"] / "shards"),
-        "data.global_packs": 4,
-        "data.workers": 0,
-        "optim.lr": 1e-2,
-        "optim.eps": 1e-3,
-        "max_steps": 3,
-        "save_steps": 100,
-        "device": "cpu",
-    }
+def settings_of(places: dict[str, Path]) -> dict[str, Any]:
+    """The settings of a run of three steps on the first set."""
+    return {"model.path": str(places["a"] / "model"), "data.shards": str(places["a"] / "shards"), **SMALL_RUN}
 
 
 def test_each_set_of_a_mixture_is_logged_and_their_losses_make_the_loss(
@@ -99,7 +89,7 @@ def test_another_mixture_goes_on_from_where_each_set_was_when_told_so(places: di
 
 
 def evaluated(places: dict[str, Path], output: Path, **changes: Any) -> TrainConfig:
-    config = run_config(write_settings(places), output=str(output), **changes)
+    config = run_config(settings_of(places), output=str(output), **changes)
     return replace(config, eval=EvalConfig(shards=str(places["b"] / "shards"), every_steps=2))
 
 
@@ -151,7 +141,7 @@ def running(config: TrainConfig, file: Path) -> subprocess.Popen[str]:
 
 
 def test_sigterm_saves_and_stops_and_the_same_command_goes_on(places: dict[str, Path], tmp_path: Path) -> None:
-    config = run_config(write_settings(places), output=str(tmp_path / "run"), max_steps=2000, save_steps=5000)
+    config = run_config(settings_of(places), output=str(tmp_path / "run"), max_steps=2000, save_steps=5000)
     process = running(config, tmp_path / "run.yaml")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
@@ -167,7 +157,7 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(places: dict[str, 
 
 
 def test_sigusr1_saves_and_the_run_goes_on(places: dict[str, Path], tmp_path: Path) -> None:
-    config = run_config(write_settings(places), output=str(tmp_path / "run"), max_steps=2000, save_steps=5000)
+    config = run_config(settings_of(places), output=str(tmp_path / "run"), max_steps=2000, save_steps=5000)
     process = running(config, tmp_path / "run.yaml")
     process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + 60
@@ -193,7 +183,7 @@ def test_a_set_stands_in_a_mixture_once(places: dict[str, Path], tmp_path: Path)
 
 
 def test_what_may_surprise_is_said_before_the_first_step(places: dict[str, Path], tmp_path: Path) -> None:
-    config = run_config(write_settings(places), output=str(tmp_path), data__global_packs=6, data__micro_packs=4)
+    config = run_config(settings_of(places), output=str(tmp_path), data__global_packs=6, data__micro_packs=4)
     config = replace(config, max_steps=1, data=replace(config.data, group_packs=4))
     events: list[Any] = []
     train(config, events.append)

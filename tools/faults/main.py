@@ -7,6 +7,8 @@ import argparse
 import os
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from tools.faults.campaign import GLOBAL_PACKS, STEPS, Findings, campaign
@@ -16,8 +18,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def leftovers(temporary: Path) -> set[str]:
-    """Names in shared memory and in the temporary folder that all processes of the campaign use."""
-    return {str(path) for folder in (Path("/dev/shm"), temporary) for path in folder.glob("*")}
+    """Names in the campaign's temporary folder, and in shared memory those that no living process has mapped.
+
+    Others may run beside the campaign: what a process has just made may not be mapped yet, so it is looked at again.
+    """
+    found = _unmapped()
+    if found:
+        time.sleep(1.0)
+        found &= _unmapped()
+    return found | {str(path) for path in temporary.glob("*")}
+
+
+def _unmapped() -> set[str]:
+    names = {str(path) for path in Path("/dev/shm").glob("*")}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended, or is somebody else's
+            text = maps.read_text()
+            names = {name for name in names if name not in text}
+    return names
 
 
 def report(found: Findings, seed: int) -> str:
