@@ -184,7 +184,9 @@ def _open_table(dataset: Dataset, name: str) -> pq.ParquetFile:
 
 def _check_places(path: str, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:
     """Packs stand in the shards in order and end to end, the last one up to the end of the file."""
-    if not np.array_equal(sidecar.shard, np.repeat(np.arange(len(shards), dtype=np.int32), [s.samples for s in shards])):
+    if not np.array_equal(
+        sidecar.shard, np.repeat(np.arange(len(shards), dtype=np.int32), [s.samples for s in shards])
+    ):
         raise DatasetError(f"{path} does not have the packs of index.json, shard by shard; rebuild the shards")
     last = np.flatnonzero(np.diff(sidecar.shard, append=np.int32(len(shards))))
     expected = np.append(sidecar.offset[1:], 0)

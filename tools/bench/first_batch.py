@@ -1,43 +1,85 @@
 """The time from nothing to the first batch of a run, in a process of its own each time.
 
-    python -m tools.bench.first_batch SHARDS MODEL POSITION
+    python -m tools.bench.first_batch SHARDS POSITION
 
-prints one JSON line: seconds after the imports, by part, and memory.
+prints a line of JSON.
 """
 
 import json
+import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lmms.train.loader import batches
 from lmms.train.passes import plan_steps
+from lmms.train.sets import open_sets
 from lmms.train.stream import PackReader
 from tools.bench.reading import open_run
 
-_GLOBAL_PACKS = 256
+GLOBAL_PACKS = 256
 
 
-def first_batch(shards: Path, model: str | None, position: int) -> dict[str, float]:
-    """Open everything, find the step after `position` trained packs, and read its first pass."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstBatch:
+    """What one process took, from the end of its imports to the first batch in its hands."""
+
+    position: int
+    """Packs that were trained before."""
+    pack: int
+    """The pack that was read, checked and made into a batch."""
+    seconds: float
+    opening_s: float
+    """Of these, for the manifest, the index and the table of packs."""
+    cpu_s: float
+    """Seconds of processor time: what other work on the machine hardly changes."""
+    peak_bytes: int
+    imported_bytes: int
+    """Of these, after the imports."""
+
+
+def first_batches(shards: Path, positions: Sequence[int], rounds: int) -> list[list[FirstBatch]]:
+    """For each position, that many processes; the positions take turns."""
+    found: list[list[FirstBatch]] = [[] for _ in positions]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    for _ in range(rounds):
+        for position, of_position in zip(positions, found, strict=True):
+            command = [sys.executable, "-m", "tools.bench.first_batch", str(shards), str(position)]
+            line = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+            of_position.append(FirstBatch(**json.loads(line)))
+    return found
+
+
+def first_batch(shards: Path, position: int) -> FirstBatch:
+    """What `lmms train` does with a data set until it has the first batch after this position."""
     imported = _peak_bytes()
-    start = time.perf_counter()
-    opened = open_run(shards, model, _GLOBAL_PACKS)
-    ready = time.perf_counter()
-    plan = next(plan_steps(opened.order, opened.sets, 0, 1, 1, 0, position, look_ahead=False))
-    with closing(batches(PackReader(opened.sets.datasets), opened.recipe, plan.passes, 0, 60.0)) as made:
-        batch = next(made)
-    end = time.perf_counter()
-    return {
-        "seconds": end - start,
-        "opening_s": ready - start,
-        "tokens": batch.input_ids.shape[1],
-        "pack": plan.passes[0].places[0].pack,
-        "peak_bytes": _peak_bytes(),
-        "imported_bytes": imported,
-    }
+    start, cpu_start = time.perf_counter(), time.process_time()
+    sets = open_sets([shards])
+    opening_s = time.perf_counter() - start
+    opened = open_run(sets, GLOBAL_PACKS)
+    plan = next(plan_steps(opened.order, sets, 0, 1, 1, 0, position, look_ahead=False))
+    with closing(batches(PackReader(sets.datasets), opened.recipe, plan.passes, 0, 60.0)) as made:
+        next(made)
+    return FirstBatch(
+        position=position,
+        pack=plan.passes[0].places[0].pack,
+        seconds=time.perf_counter() - start,
+        opening_s=opening_s,
+        cpu_s=time.process_time() - cpu_start,
+        peak_bytes=_peak_bytes(),
+        imported_bytes=imported,
+    )
+
+
+def _peak_bytes() -> int:
+    """Resident at the peak so far (Linux)."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(first_batch(Path(sys.argv[1]), int(sys.argv[2])))))

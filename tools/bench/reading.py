@@ -22,8 +22,9 @@ from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.sets import Sets, make_order, open_sets
 from lmms.train.stream import PackReader, Place
 
-_MEASURED_S = 0.25
+_MEASURED_S = 0.1
 """What a measurement takes at least: a way reads the data set as often as that needs."""
+_LEAST_ROUNDS = 3
 _STALL_S = 60.0
 
 
@@ -52,46 +53,57 @@ class Speed:
     """What was measured of a way."""
 
     way: str
+    rounds: int
+    """Measurements, each right after one of the plain read."""
     packs_per_s: float
     """The median of the rounds."""
     tokens_per_s: float
     share: float
-    """packs_per_s, of that of the plain read just before: the median of the rounds."""
+    """packs_per_s over that of the plain read: the median of the rounds."""
     best_share: float
-    """The best round, of the best of the plain read."""
+    """The same of the best measurement of each."""
 
 
-def open_run(sets: Sets, model: str | None, global_packs: int = 8) -> Opened:
-    """A data set with its order and recipe for a model; without one, for that which it was built for."""
+def open_run(sets: Sets, global_packs: int) -> Opened:
+    """A data set with its order and recipe, for the model that it was built for."""
     (dataset,) = sets.datasets
-    hf_config = model_of(fitting_model(model or dataset.manifest.model, dataset).path, "none").hf.config
+    hf_config = model_of(fitting_model(dataset.manifest.model, dataset).path, "none").hf.config
     order = make_order(sets, Phase(), model_cost(hf_config), 0, global_packs)
     return Opened(sets=sets, order=order, recipe=make_recipe([dataset.manifest], hf_config, "stop"))
 
 
-def speeds(shards: Path, model: str | None, rounds: int, workers: Sequence[int]) -> list[Speed]:
-    """Each way to read, the plain one first; out of memory, since each reads the data set before it is measured."""
-    opened = open_run(open_sets([shards]), model)
-    packs, tokens = len(opened.order.costs), int(opened.sets.tokens.sum())
+def speeds(shards: Path, seconds: float, workers: Sequence[int]) -> list[Speed]:
+    """Each way to read, the plain one first; out of memory, since each reads the data set before it is measured.
+
+    seconds: for which each is measured, at least.
+    """
+    opened = open_run(open_sets([shards]), 1)
     with ExitStack() as held:
         ways = _ways(opened, workers, held)
-        passes = {way.name: math.ceil(_MEASURED_S / _seconds(way, 1)) for way in ways}
-        found: dict[str, list[tuple[float, float]]] = {way.name: [] for way in ways}
-        for _ in range(rounds):
-            for way in ways:
-                beside = _seconds(ways[0], passes[ways[0].name])
-                found[way.name].append((beside, _seconds(way, passes[way.name])))
-    best_plain = min(seconds for pairs in found.values() for seconds, _ in pairs)
+        passes = [math.ceil(_MEASURED_S / _seconds(way, 1)) for way in ways]
+        found = [_rounds(way, often, ways[0], passes[0], seconds) for way, often in zip(ways, passes, strict=True)]
+    packs, tokens = len(opened.order.costs), int(opened.sets.tokens.sum())
     return [
         Speed(
-            way=name,
-            packs_per_s=packs / statistics.median(seconds for _, seconds in pairs),
-            tokens_per_s=tokens / statistics.median(seconds for _, seconds in pairs),
-            share=statistics.median(beside / seconds for beside, seconds in pairs),
-            best_share=best_plain / min(seconds for _, seconds in pairs),
+            way=way.name,
+            rounds=len(own),
+            packs_per_s=packs / statistics.median(own),
+            tokens_per_s=tokens / statistics.median(own),
+            share=statistics.median(before / after for before, after in zip(plain, own, strict=True)),
+            best_share=min(plain) / min(own),
         )
-        for name, pairs in found.items()
+        for way, (plain, own) in zip(ways, found, strict=True)
     ]
+
+
+def _rounds(way: Way, passes: int, plain: Way, plain_passes: int, seconds: float) -> tuple[list[float], list[float]]:
+    """Seconds to read the data set once: by the plain way and by another, in turn."""
+    before, after = list[float](), list[float]()
+    end = time.perf_counter() + seconds
+    while len(after) < _LEAST_ROUNDS or time.perf_counter() < end:
+        before.append(_seconds(plain, plain_passes))
+        after.append(_seconds(way, passes))
+    return before, after
 
 
 def _seconds(way: Way, passes: int) -> float:
@@ -140,9 +152,7 @@ def _ways(opened: Opened, workers: Sequence[int], held: ExitStack) -> list[Way]:
             _timed(lambda: (len(sample["input_ids"]) for sample in streamed)),
             num_tokens,
         ),
-        *(
-            Way(f"batches, {n} loader processes", _batches(opened, places, n), num_tokens) for n in workers
-        ),
+        *(Way(f"batches, {n} loader processes", _batches(opened, places, n), num_tokens) for n in workers),
     ]
 
 
