@@ -65,7 +65,7 @@ def _write_shard(folder: Path, shard: int, lengths: Int64s) -> tuple[ShardFile, 
 def _pack(shard: int, row: int, tokens: int) -> Pack:
     """One conversation, of which all but the first token is predicted; the numbers make it one of its kind."""
     return Pack(
-        input_ids=np.arange(row, row + tokens, dtype=np.int32) % 1000,
+        input_ids=np.arange(row, row + tokens, dtype=np.int32) % 32,  # any vocabulary has these
         cu_seqlens=np.array([0, tokens], np.int32),
         targets=np.array([[1, tokens]], np.int32),
         target_weights=np.ones(1, np.float32),
