@@ -14,8 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
+
+from lmms.train.ulysses import to_heads, to_tokens
 
 ATTENTION_NAME = "lmms_flash_varlen"
 
@@ -66,12 +69,18 @@ def _attention(
     cu_seq_lens_q: Tensor,
     max_length_q: int,
     is_causal: bool | None = None,
+    sequence_group: ProcessGroup | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: [1, heads, T, D] in, [1, T, heads, D] out."""
+    """transformers' attention interface: [1, heads, T, D] in, [1, T, heads, D] out, where T are this rank's tokens."""
     q, k, v = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     causal = bool(module.is_causal) if is_causal is None else is_causal
-    return varlen_attention(q, k, v, cu_seq_lens_q, max_length_q, scaling, causal).unsqueeze(0), None
+    if sequence_group is not None:
+        q, k, v = to_heads(q, k, v, sequence_group)
+    output = varlen_attention(q, k, v, cu_seq_lens_q, max_length_q, scaling, causal)
+    if sequence_group is not None:
+        output = to_tokens(output, sequence_group)
+    return output.unsqueeze(0), None
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)

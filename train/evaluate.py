@@ -49,14 +49,14 @@ def evaluate(
     recipe: of this data set, with groups by source. beat is told before each pass what comes, for the watchdog.
     Raises what reading and making batches raise, and TrainError where no target has weight.
     """
-    requests, has_images = plan_passes(sidecar, world.rank, world.size, micro_packs)
+    requests, has_images = plan_passes(sidecar, world.data_rank, world.data_size, micro_packs)
     sums = torch.zeros(recipe.num_groups, 2, dtype=torch.float64, device=world.device)
     loader = batches(PackReader([dataset]), recipe, requests, workers, stall_s)
     with closing(loader), closing(ahead(loader, world.device)) as arriving, _evaluating(model):
         for number, (request, images) in enumerate(zip(requests, has_images, strict=True), 1):
             packs = [place.pack for place in request.places]
             beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
-            _, by_group = model(next(arriving), images)
+            _, by_group = model(next(arriving), images, world.sequence_group)
             sums += by_group
     totals = world.total(sums.flatten())
     losses, weights = totals[::2], totals[1::2]

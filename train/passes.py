@@ -59,6 +59,6 @@ def plan_steps(
 
 
 def pack_names(places: Iterable[Place]) -> str:
-    """How to name packs to a person: by number, and by set where that is not the first."""
-    numbers = sorted((place.set, place.pack) for place in places)
+    """How to name packs to a person: by number, and by set where that is not the first; each once."""
+    numbers = sorted({(place.set, place.pack) for place in places})
     return "packs " + ", ".join(str(pack) if k == 0 else f"{pack} of set {k}" for k, pack in numbers)

@@ -42,7 +42,7 @@ def train(config: TrainConfig, report: Report) -> bool:
     Returns False where SIGTERM stopped the run before its last step. Raises the classes of configs/errors.py. Writes
     checkpoints, metrics.jsonl, phases.json and config.yaml into config.output.
     """
-    world = start_world(config.device, config.stall_s)
+    world = start_world(config.device, config.stall_s, config.parallel.sequence)
     output = Path(config.output).expanduser()
     tell = report if world.is_main else lambda event: None
     try:
@@ -70,8 +70,8 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
     every = plan_steps(
         run.order,
         run.sets,
-        world.rank,
-        world.size,
+        world.data_rank,
+        world.data_size,
         data.micro_packs,
         state.step,
         state.position,

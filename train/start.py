@@ -9,6 +9,7 @@ from torch import nn
 
 from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset
+from lmms.configs.parallel import check_sequence_heads
 from lmms.configs.store import Cache
 from lmms.configs.train import Part, TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
@@ -67,11 +68,13 @@ def start(
     beat("building the model")
     model = model_of(folder.path, config.model.recompute)
     hf_config = model.hf.config
-    recipe = make_recipe([dataset.manifest for dataset in sets.datasets], hf_config, data.on_bad_media)
+    check_sequence_heads(config.parallel.sequence, hf_config.get_text_config().num_attention_heads)
+    manifests = [dataset.manifest for dataset in sets.datasets]
+    recipe = make_recipe(manifests, hf_config, data.on_bad_media, share=world.share)
     eval_recipe = None
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
-        eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source")
+        eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source", share=world.share)
     cost = model_cost(hf_config, config.model.freeze)
     now = start_phase(config, sets, cost)
     fresh = _fresh_state(config, sets.datasets, folder.path, now, cost)
@@ -157,7 +160,9 @@ def _open_output(
 
 def _remarks(run: Run, state: TrainerState) -> list[str]:
     """What is no fault, but may surprise."""
-    config, packs, ranks = run.config, run.order.global_packs, run.world.size
+    config, packs, ranks = run.config, run.order.global_packs, run.world.data_size
+    shared = run.world.share.ranks
+    sharers = f"{ranks} ranks" if shared == 1 else f"{ranks} groups of {shared} ranks"
     lines = []
     if packs > len(run.order.costs):
         lines.append(
@@ -166,7 +171,7 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
         )
     if rest := packs % (ranks * config.data.micro_packs):
         lines.append(
-            f"data.global_packs ({packs}) is no multiple of {ranks} ranks x {config.data.micro_packs} packs a pass:"
+            f"data.global_packs ({packs}) is no multiple of {sharers} x {config.data.micro_packs} packs a pass:"
             f" in the last pass of each step {rest} packs count, and some ranks have nothing to add"
         )
     if packs % config.data.group_packs:
