@@ -29,7 +29,7 @@ class _Part(StrEnum):
 def order(
     shards: Annotated[list[str], typer.Argument(metavar="DIR...", help="Shard folders or URLs; several are mixed.")],
     global_batch: Annotated[int, typer.Option(metavar="G", min=1, help="Packs of a step, data.global_packs.")],
-    world: Annotated[int, typer.Option(metavar="W", min=1, help="Ranks.")] = 1,
+    world: Annotated[int, typer.Option(metavar="W", min=1, help="Ranks, divided by parallel.sequence.")] = 1,
     micro: Annotated[int, typer.Option(metavar="M", min=1, help="Packs of a pass, data.micro_packs.")] = 1,
     workers: Annotated[int, typer.Option(metavar="K", min=0, help="Loader processes a rank, data.workers.")] = 2,
     epochs: Annotated[int, typer.Option(metavar="E", min=1, help="Passes over the shards to look at.")] = 1,

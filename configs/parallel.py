@@ -10,7 +10,7 @@ class ParallelConfig:
     """How ranks share the work. Whatever is set, a run computes the same."""
 
     sequence: int = 1
-    """Ranks that train on the same packs, each on a run of the tokens: for packs of 64k tokens and more."""
+    """Ranks, best of one node, that train on the same packs, each on a run of the tokens: for packs of 64k and more."""
 
     def __post_init__(self) -> None:
         if self.sequence < 1:

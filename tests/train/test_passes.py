@@ -118,6 +118,6 @@ def test_packs_of_a_mixture_are_read_from_their_own_sets(packs: list[Pack], mode
     assert {k for request in plan.passes for k, _ in request.ahead} == {0, 1}
 
 
-def test_packs_are_named_by_their_set_where_that_is_not_the_first() -> None:
-    places = [Place(set=k, pack=pack, shard=0, offset=0, bytes=0, xxh3=0) for k, pack in ((1, 7), (0, 3))]
+def test_packs_are_named_once_and_by_their_set_where_that_is_not_the_first() -> None:
+    places = [Place(set=k, pack=pack, shard=0, offset=0, bytes=0, xxh3=0) for k, pack in ((1, 7), (0, 3), (1, 7))]
     assert pack_names(places) == "packs 3, 7 of set 1"
