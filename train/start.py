@@ -1,5 +1,6 @@
 """A run up to its first step: shards, order, model, optimizer, and where it goes on from."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -196,6 +197,12 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
         lines.append(
             f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
             " parts of groups, and are not balanced as well as they could be"
+        )
+    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and patience < config.grace_s:
+        lines.append(
+            f"the launcher kills ranks {patience:g} s after SIGTERM, before grace_s ({config.grace_s:g} s) is over; set"
+            " TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more than that"
         )
     group, phase = config.data.group_packs, run.phase
     if cut := [share.shards for share in phase.sets if share.cursor % group]:
