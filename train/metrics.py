@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
-from lmms.configs.train import Part
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -35,9 +35,12 @@ class StepLog:
     """One optimizer step: a line of metrics.jsonl and of the log. The gradient norms are those before clipping."""
 
     step: int
+    steps: int
+    """Of the whole run."""
     loss: float
     """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
     lr: float
+    """The default one: of what optim.lr does not name."""
     grad_norm: float
     grad_norm_llm: float | None
     """None where the part is frozen or not in the model; 0 for vision and aligner in a step without images."""
@@ -114,5 +117,11 @@ def open_metrics(folder: Path, step: int) -> None:
 
 def append_metrics(folder: Path, log: StepLog) -> None:
     """Add the line of one step. Written in one piece, so that a kill of this process leaves it whole."""
-    with (folder / METRICS_NAME).open("ab", buffering=0) as file:
-        file.write(json.dumps(asdict(log)).encode() + b"\n")
+    path, line = folder / METRICS_NAME, json.dumps(asdict(log)).encode() + b"\n"
+    try:
+        with path.open("ab", buffering=0) as file:
+            written = file.write(line)
+    except OSError as error:
+        raise TrainError(f"{path} cannot be written: {error.strerror}") from error
+    if written != len(line):
+        raise TrainError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")

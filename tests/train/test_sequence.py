@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "deep features": {"family": "qwen3_vl", "data.micro_packs": 2},
     "vision alone": {
         "family": "qwen3_vl",
-        "model.freeze": ["llm", "aligner"],
+        "train": {"llm": "frozen", "aligner": "frozen"},
         "model.recompute": "none",
         "data.workers": 1,
     },
@@ -68,7 +68,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
     for name, case in CASES.items():
         folder = tmp_path_factory.mktemp("run")
         settings = write_run(folder, case["family"], tied=case.get("tied", False))
-        settings |= {"max_steps": STEPS, "save_steps": 2} | {key: case[key] for key in case if "." in key}
+        settings |= {"max_steps": STEPS, "save_steps": 2} | {
+            key: case[key] for key in case if key not in ("family", "tied")
+        }
         if "eval.every_steps" in case:
             settings["eval.shards"] = settings["data.shards"]
         cases[name] = Runs(settings, folder)
