@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.log import LogConfig
 
 Part = Literal["vision", "aligner", "llm"]
 
@@ -135,6 +136,8 @@ class TrainConfig:
     """Seconds without progress after which a rank or a loader that hangs becomes an error with its stack."""
     log_steps: int = 1
     """Steps between lines of the log and of metrics.jsonl."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Boards that show the run: TensorBoard, wandb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
 

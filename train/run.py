@@ -11,6 +11,7 @@ from pathlib import Path
 from lmms.configs.train import TrainConfig
 from lmms.train.ahead import ahead
 from lmms.train.batch import Batch
+from lmms.train.boards import boards, check_boards
 from lmms.train.checkpoint import TrainerState, tensors_of
 from lmms.train.evaluate import Evaluation, evaluate
 from lmms.train.loader import batches
@@ -50,7 +51,9 @@ def train(config: TrainConfig, report: Report) -> bool:
             asked = held.enter_context(signals(config.grace_s))
             beat = held.enter_context(watchdog(config.stall_s, world.rank))
             on_main(world, lambda: held.enter_context(locked(output)))
+            on_main(world, lambda: check_boards(config.log))
             run, state = start(config, output, world, tell, beat)
+            tell = held.enter_context(boards(config, output, world, state.step, tell))
             last = _take_steps(run, state, tell, asked, beat)
     except BaseException:
         # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
@@ -140,6 +143,8 @@ def _take_step(
         lr=lr,
         seconds=seconds,
         memory=peak_memory(run.world.device),
+        peak=run.peak,
+        resumed_from=run.resumed_from,
         alarms=alarms,
     )
     if run.world.is_main and (plan.step % config.log_steps == 0 or is_last or alarms or evaluation):
