@@ -1,13 +1,13 @@
 """Which numbers of a run are drawn, under which heading, and how they read: for the terminal and for the page."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lmms.cli import ui
 from lmms.train.history import History
 
-Unit = Literal["", "s", "share", "bytes", "count"]
+Unit = Literal["", "share", "bytes", "count"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ CHARTS = (
     Chart(title="waiting for data", unit="share", series=(("data_wait", "wait"),)),
     Chart(title="memory", unit="bytes", series=(("memory", "peak"),)),
 )
-_FAMILIES = (
+_FAMILIES: tuple[tuple[str, Unit, str, str], ...] = (
     ("loss by set", "", "sets/", "/loss"),
     ("share by set", "share", "sets/", "/share"),
     ("evaluation loss by source", "", "eval_loss_by_source/", ""),
@@ -57,25 +57,35 @@ _FAMILIES = (
 """Title, unit, and what stands before and after the name in the keys of charts with a curve for each name."""
 
 
-def charts_of(runs: Sequence[History]) -> Iterator[Chart]:
+def charts_of(runs: Sequence[History]) -> list[Chart]:
     """The charts for which any of these runs has a number, with the curves that have."""
-    names = sorted({name for run in runs for name in run.columns if run.has(name)})
+    return _with_numbers(CHARTS, runs)
+
+
+def all_charts(runs: Sequence[History]) -> list[Chart]:
+    """These, and those with a curve for each set or source."""
+    names = sorted({name for run in runs for name in run.columns})
     families = [
         Chart(
             title=title,
-            unit=unit,  # type: ignore[arg-type]
+            unit=unit,
             series=tuple(
-                (name, name[len(start) : len(name) - len(end)])
+                (name, name.removeprefix(start).removesuffix(end))
                 for name in names
                 if name.startswith(start) and name.endswith(end)
             ),
         )
         for title, unit, start, end in _FAMILIES
     ]
-    for chart in (*CHARTS, *families):
-        series = tuple((key, label) for key, label in chart.series if key in names)
-        if series:
-            yield Chart(title=chart.title, unit=chart.unit, series=series)
+    return _with_numbers([*CHARTS, *families], runs)
+
+
+def _with_numbers(charts: Sequence[Chart], runs: Sequence[History]) -> list[Chart]:
+    found = (
+        replace(chart, series=tuple(one for one in chart.series if any(run.has(one[0]) for run in runs)))
+        for chart in charts
+    )
+    return [chart for chart in found if chart.series]
 
 
 def number(value: float, unit: Unit = "") -> str:

@@ -81,9 +81,7 @@ def _colour(runs: Sequence["History"], run: "History") -> str:
     return _COLOURS[next(i for i, one in enumerate(runs) if one is run) % len(_COLOURS)]
 
 
-def _drawn(
-    chart: "Chart", group: Sequence["History"], runs: Sequence["History"], width: int, coloured: bool
-) -> Text:
+def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"], width: int, coloured: bool) -> Text:
     """The first curve of a chart: every step faint, and over that a smoothed curve; in plain text that alone."""
     import numpy as np
 
@@ -134,7 +132,7 @@ def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
     """Name and value of what there is to say of a run."""
     from lmms.cli.charts import number
 
-    of_all = f" of {one.steps:,} ({one.step / one.steps:.0%})" if one.steps else ""
+    of_all = f" of {one.steps:,}, {one.step / one.steps:.0%}" if one.steps else ""
     yield "step", f"{one.step:,}{of_all}, epoch {one.epoch:.3g}"
     yield "loss", f"{number(one.loss)} last, {number(one.best_loss)} lowest at step {one.best_loss_step:,}"
     if one.eval_loss is not None and one.best_eval_loss is not None:
@@ -143,7 +141,7 @@ def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
             f"{number(one.eval_loss)} last, {number(one.best_eval_loss)} lowest at step {one.best_eval_step:,}",
         )
     yield "tokens", f"{'' if one.every_step else 'about '}{ui.count(one.tokens)}"
-    shares = [("target", one.target_share), ("visual", one.visual_share), ("padding beside", one.padding_share)]
+    shares = [("target", one.target_share), ("visual", one.visual_share), ("padding on top", one.padding_share)]
     if known := [f"{share:.1%} {name}" for name, share in shares if share is not None]:
         yield "of these", ", ".join(known)
     yield "time", f"{ui.duration(3600 * one.hours)}, {ui.count(one.tokens_per_s)} tokens/s over all of it"
@@ -154,9 +152,9 @@ def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
     if one.resumes is not None:
         yield "resumed", f"{one.resumes} times"
     yield "alarms", str(one.alarms)
-    yield "masked", f"{one.masked:,} conversations"
+    yield "masked conversations", f"{one.masked:,}"
     for name, share in one.shares.items():
-        yield f"set {name}", f"{share:.1%} of the target weight"
+        yield f"share of {name}", f"{share:.1%}"
 
 
 def parting_sentences(first: str, one: "Parting") -> Iterator[str]:
@@ -167,7 +165,7 @@ def parting_sentences(first: str, one: "Parting") -> Iterator[str]:
     packs = "the same packs" if one.packs is None else f"other packs from step {one.packs:,} on"
     until = "" if one.packs is None else " before that"
     loss = "and the same losses" if one.loss is None else f"other losses from step {one.loss:,} on"
-    most = "" if one.loss is None or one.most == 0 else f", by {one.most:.1g} of them at most{until}"
+    most = "" if one.loss is None or one.most == 0 else f", {one.most:.2g} apart at most{until} (relative)"
     yield f"{one.folder} against {first}, {one.common:,} steps of both: {packs}, {loss}{most}"
     for key, (before, after) in one.settings.items():
         yield f"  {key}: {before} there, {after} here"

@@ -26,7 +26,9 @@ class Curve:
     band: bool = False
 
 
-def plot(curves: Sequence[Curve], x_range: tuple[float, float], width: int, height: int) -> tuple[list[Text], float, float]:
+def plot(
+    curves: Sequence[Curve], x_range: tuple[float, float], width: int, height: int
+) -> tuple[list[Text], float, float]:
     """`height` rows of `width` cells, later curves over earlier ones; and the values at the lower and upper edge."""
     low, high = _frame(np.concatenate([curve.y for curve in curves]))
     cells = np.zeros((height, width), np.uint8)
@@ -84,4 +86,6 @@ def _dots(
         )
     rows = np.arange(height)[:, None]
     upper, lower = (np.clip(np.round((high - y) / (high - low) * (height - 1)), 0, height - 1) for y in (top, bottom))
-    return (rows >= upper) & (rows <= lower) & inside
+    dots: npt.NDArray[np.bool_] = (rows >= upper) & (rows <= lower) & inside
+    # Every other dot: a band stands behind the lines.
+    return dots & ((rows + np.arange(width)) % 2 == 0) if curve.band else dots

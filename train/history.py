@@ -72,7 +72,9 @@ def read_history(folder: Path) -> History:
             alarms += [(entry["step"], str(part)) for part in entry.get("alarms", ())]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise TrainError(f"{path} is damaged in line {number} ({what}); without it the rest can be shown") from error
+            raise TrainError(
+                f"{path} is damaged in line {number} ({what}); without it the rest can be shown"
+            ) from error
         rows.append(dict(_numbers(entry)))
         steps.append(entry["step"])
         digests.append(str(entry.get("digest", "")))
@@ -103,7 +105,7 @@ class Summary:
     best_eval_loss: float | None
     best_eval_step: int | None
     tokens: float
-    """Of all steps: a sum where every step was logged, else by the mean of those that were."""
+    """Of all steps: exact where every step was logged, else see total_tokens."""
     every_step: bool
     """Whether every step up to the last was logged."""
     target_share: float | None
@@ -133,9 +135,8 @@ class Summary:
 def summarize(run: History) -> Summary:
     """The sum of a run."""
     seconds = step_seconds(run)
-    tokens, evals = run.column("tokens"), run.column("eval_loss")
-    every_step = len(run.steps) == int(run.steps[-1] - run.steps[0]) + 1
-    total = float(np.nansum(tokens)) * (1.0 if every_step else float(run.steps[-1]) / len(run.steps))
+    evals = run.column("eval_loss")
+    total = float(total_tokens(run)[-1])
     hours = float(elapsed(run)[-1])
     best, best_eval = _lowest(run.column("loss")), _lowest(evals)
     return Summary(
@@ -149,7 +150,7 @@ def summarize(run: History) -> Summary:
         best_eval_loss=float(evals[best_eval]) if best_eval is not None else None,
         best_eval_step=int(run.steps[best_eval]) if best_eval is not None else None,
         tokens=total,
-        every_step=every_step,
+        every_step=len(run.steps) == int(run.steps[-1]),
         target_share=_share(run, "target_tokens"),
         visual_share=_share(run, "visual_tokens"),
         padding_share=_share(run, "padding_tokens"),
@@ -252,6 +253,11 @@ def bucketed(values: Column, most: int) -> Buckets:
         low=np.minimum.reduceat(kept, starts) if count else empty,
         high=np.maximum.reduceat(kept, starts) if count else empty,
     )
+
+
+def total_tokens(run: History) -> Column:
+    """float64 [lines]: tokens up to each step; a step that was not logged counts as the logged one after it."""
+    return np.cumsum(run.column("tokens") * np.diff(run.steps, prepend=0))
 
 
 def step_seconds(run: History) -> Column:

@@ -23,6 +23,7 @@ def step_log(
     phase: RunPhase,
     evaluation: Evaluation | None,
     *,
+    steps: int,
     lr: float,
     seconds: float,
     memory: int,
@@ -40,6 +41,7 @@ def step_log(
     sets = _set_logs(result.groups, order, phase, position)
     return StepLog(
         step=plan.step,
+        steps=steps,
         loss=result.loss,
         lr=lr,
         grad_norm=result.grad_norm,

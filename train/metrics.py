@@ -38,6 +38,8 @@ class StepLog:
 
     step: int
     """Counted from 1."""
+    steps: int
+    """Of the whole run."""
     loss: float
     """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
     lr: float

@@ -140,6 +140,7 @@ def _take_step(
         run.order,
         run.phase,
         evaluation,
+        steps=config.max_steps,
         lr=lr,
         seconds=seconds,
         memory=peak_memory(run.world.device),
