@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
@@ -160,7 +160,18 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
     import wandb
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-    broken = (wandb.Error, HandleAbandonedError, MailboxClosedError)
+    broken = (wandb.Error, HandleAbandonedError, MailboxClosedError, OSError)
+
+    @contextmanager
+    def failing() -> Iterator[None]:
+        try:
+            yield
+        except broken as error:
+            # Else its hook at the exit of Python fails once more, with a traceback.
+            with suppress(*broken):
+                wandb.teardown()
+            raise OSError(str(error)) from error
+
     known = _read_wandb(output / WANDB_NAME) if step else {}
     run_id, given = known.get("id", secrets.token_hex(4)), known.get("step", 0)
     settings = wandb.Settings(console="off", silent=True, finish_timeout=_UPLOAD_SECONDS, finish_timeout_raises=True)
@@ -176,7 +187,7 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
             settings=settings,
         )
         _write_wandb(output / WANDB_NAME, run_id, given)
-    except (*broken, OSError) as error:
+    except broken as error:
         raise TrainError(
             f"log.wandb: the run cannot be opened ({' '.join(str(error).split())});"
             " `wandb login`, or set log.wandb_mode to offline"
@@ -188,18 +199,14 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
         nonlocal given
         if number <= given:
             return
-        try:
+        with failing():
             run.log({**values, "time": seconds}, step=number)
-        except broken as error:
-            raise OSError(str(error)) from error
         given = number
         _write_wandb(output / WANDB_NAME, run_id, given)
 
     def close(well: bool) -> None:
-        try:
+        with failing():
             run.finish(exit_code=0 if well else 1)
-        except broken as error:
-            raise OSError(str(error)) from error
 
     return Board("wandb", write, close)
 
