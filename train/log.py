@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.train import Part
+from lmms.configs.by_part import Part
 from lmms.train.evaluate import Evaluation
 from lmms.train.metrics import SetLog, StepLog
 from lmms.train.mixture import cursors_at

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
-from lmms.configs.train import Part
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class StepLog:
     loss: float
     """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
     lr: float
-    """Learning rate."""
+    """The default one: of what optim.lr does not name."""
     grad_norm: float
     """L2 norm of all gradients."""
     grad_norm_llm: float | None

@@ -7,20 +7,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lmms.configs.by_part import Part
 from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset
 from lmms.configs.store import Cache
-from lmms.configs.train import Part, TrainConfig
+from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import ModelCost, model_cost, ranks_peak
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
-from lmms.train.optim import freeze, make_optimizer, trained_parts
+from lmms.train.optim import make_optimizer, set_trained, trained_parts
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.parallel import World, compute_dtype, shard_model
-from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, start_phase, write_phases
+from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, start_phase, write_phases
 from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import resumed_best
@@ -40,6 +41,8 @@ class Run:
     world: World
     sets: Sets
     phase: RunPhase
+    steps: int
+    """Of the whole run."""
     order: Order
     recipe: Recipe
     model: TrainModel
@@ -76,7 +79,7 @@ def start(
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source")
-    cost = model_cost(hf_config, config.model.freeze)
+    cost = model_cost(hf_config, config.train)
     now = start_phase(config, sets, cost)
     fresh = _fresh_state(config, sets.datasets, folder.path, now, cost)
 
@@ -87,7 +90,7 @@ def start(
     best = on_main(world, lambda: resumed_best(output, state.best, config.metric_for_best_model, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
-    freeze(model, config.model.freeze)
+    set_trained(model, config.train)
     shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)
@@ -109,6 +112,7 @@ def start(
         world=world,
         sets=sets,
         phase=phases[-1],
+        steps=run_steps(config, phases),
         order=order_of(sets, phases[-1]),
         recipe=recipe,
         model=model,
@@ -190,6 +194,6 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
     if run.world.device.type == "cuda" and run.peak is None:
         name = torch.cuda.get_device_name(run.world.device)
         lines.append(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
-    if state.step >= config.max_steps:
-        lines.append(f"nothing left to do: the run is at step {state.step} of max_steps {config.max_steps}")
+    if state.step >= run.steps:
+        lines.append(f"nothing left to do: the run is at step {state.step} of {run.steps}")
     return lines

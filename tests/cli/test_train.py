@@ -55,6 +55,6 @@ def test_print_config_shows_what_overrides_and_options_made_of_the_file_and_trai
         "train", "--config", run_file, "--print-config", "--resume", "never", "optim.lr=1e-6", "output=/nowhere"
     )
     assert done.returncode == 0, done.stderr
-    assert "  lr: 1.0e-06\n" in done.stdout or "  lr: 1e-06\n" in done.stdout
+    assert "  lr:\n    default: 1.0e-06\n" in done.stdout
     assert "resume: never\n" in done.stdout
     assert "output: /nowhere\n" in done.stdout
