@@ -19,6 +19,7 @@ from typing import Any
 
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.log import LogConfig
+from lmms.configs.store import shown_setting
 from lmms.configs.train import TrainConfig
 from lmms.train.metrics import StepLog
 from lmms.train.parallel import World
@@ -183,7 +184,7 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
             resume="allow",
             mode=config.log.wandb_mode,
             dir=output,
-            config=asdict(config),
+            config=shown_setting(asdict(config)),
             settings=settings,
         )
         _write_wandb(output / WANDB_NAME, run_id, given)
@@ -207,6 +208,8 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
     def close(well: bool) -> None:
         with failing():
             run.finish(exit_code=0 if well else 1)
+            # Only the end of its process says that all is on disk.
+            wandb.teardown(exit_code=0 if well else 1)
 
     return Board("wandb", write, close)
 

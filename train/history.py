@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.errors import TrainError
+from lmms.configs.store import shown_setting
 from lmms.configs.yaml12 import parse_yaml
 from lmms.train.metrics import METRICS_NAME
 
@@ -35,7 +36,7 @@ class History:
     alarms: tuple[tuple[int, str], ...]
     """Step and part."""
     settings: Mapping[str, Any]
-    """Dotted key -> value of config.yaml; empty where the folder has none."""
+    """Dotted key -> value of config.yaml, without credentials; empty where the folder has none."""
 
     def column(self, name: str) -> Column:
         """float64 [lines]; all NaN where no line has this key, as in files of before it."""
@@ -293,7 +294,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{name}.")
         else:
-            yield prefix + name, inner
+            yield prefix + name, shown_setting(inner)
 
 
 def _lowest(values: Column) -> int | None:

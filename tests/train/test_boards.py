@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lmms.configs.errors import ConfigError, TrainError
-from lmms.train.boards import TENSORBOARD_NAME, WANDB_NAME, numbers, open_tensorboard
+from lmms.train.boards import TENSORBOARD_NAME, WANDB_NAME, numbers, open_tensorboard, open_wandb
 from lmms.train.metrics import SetLog, StepLog
 from lmms.train.run import train
 from tests.train.logs import step_log
@@ -112,6 +113,21 @@ def test_a_run_that_starts_anew_forgets_what_the_boards_had(settings: dict[str, 
     train(run_config(settings, max_steps=2, save_steps=100), silent)
     assert [step for step, _ in tensorboard_steps(output)] == [1, 2]
     assert json.loads((output / WANDB_NAME).read_text())["id"] != first
+
+
+def test_wandb_is_not_told_what_may_be_a_credential(settings: dict[str, Any]) -> None:
+    secret = "https://user:hunter2@host/shards?token=hunter2"
+    config = run_config(settings)
+    config = replace(config, data=replace(config.data, shards=secret))
+    output = Path(settings["output"])
+    output.mkdir()
+    board = open_wandb(
+        replace(config, data=replace(config.data, shards=secret)), "project", output, 0, lambda event: None
+    )
+    board.close(True)
+    (file,) = output.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"https://host/shards" in file.read_bytes()
+    assert b"hunter2" not in file.read_bytes()
 
 
 def test_every_number_of_a_line_is_shown_under_its_key() -> None:
