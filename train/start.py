@@ -18,7 +18,7 @@ from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.fit import fitting_model, model_of
-from lmms.train.flops import ModelCost, model_cost
+from lmms.train.flops import ModelCost, model_cost, ranks_peak
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
 from lmms.train.optim import make_optimizer, set_trained, trained_parts
@@ -51,6 +51,10 @@ class Run:
     model: TrainModel
     optimizer: torch.optim.Optimizer
     parts: Mapping[Part, Sequence[nn.Parameter]]
+    resumed_from: int
+    """Step of the checkpoint that it goes on from; 0 without one."""
+    peak: float | None
+    """Operations a second of all ranks together, see flops.ranks_peak."""
     evaluated: Sets | None
     """The shards of `eval`; with them goes eval_recipe."""
     eval_recipe: Recipe | None
@@ -122,6 +126,8 @@ def start(
         model=model,
         optimizer=optimizer,
         parts=trained_parts(model),
+        resumed_from=state.step,
+        peak=ranks_peak(world.device, world.size),
         evaluated=evaluated,
         eval_recipe=eval_recipe,
         measure=measure,
@@ -223,6 +229,9 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
             f"ranks will wait {lost:.0%} longer than if all packs cost alike; `lmms inspect order` shows what another"
             " data.group_packs would change"
         )
+    if run.world.device.type == "cuda" and run.peak is None:
+        name = torch.cuda.get_device_name(run.world.device)
+        lines.append(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
     if state.step >= run.steps:
         lines.append(f"nothing left to do: the run is at step {state.step} of {run.steps}")
     return lines
