@@ -54,7 +54,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
     for name, case in CASES.items():
         folder = tmp_path_factory.mktemp("run")
         settings = write_run(folder, case["family"], tied=case.get("tied", False))
-        settings |= {"max_steps": STEPS, "save_steps": 2} | {key: case[key] for key in case if key not in ("family", "tied")}
+        settings |= {"max_steps": STEPS, "save_steps": 2} | {
+            key: case[key] for key in case if key not in ("family", "tied")
+        }
         both[name] = Both(settings, folder / "one", folder / "two")
         train(run_config(settings, output=str(folder / "one")), silent)
         on_two.append(run_config(settings, output=str(folder / "two")))
