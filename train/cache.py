@@ -65,6 +65,11 @@ def read_cached(dataset: Dataset, shard: int, offset: int, size: int) -> bytes |
         os.close(file)
 
 
+def is_missing(dataset: Dataset, shard: int) -> bool:
+    """Whether a shard could be in the cache, but is not."""
+    return dataset.cache is not None and not (dataset.cache.folder / cached_name(dataset, shard)).exists()
+
+
 def forget(dataset: Dataset, shard: int) -> None:
     """Take a shard that is damaged out of the cache."""
     assert dataset.cache
@@ -76,17 +81,18 @@ def fetch(
 ) -> bool:
     """Bring a shard into the cache, and say whether it is there.
 
-    wait: for another process that fetches it, and for room that others' fetches take. go_on: asked after each few MB,
-    False gives up. DatasetError where the store does not give what the index names, or the disk does not take it.
+    wait: for another process that fetches it, and for room that others' fetches take. Without, one that another process
+    fetches counts as there, and False means that there is no room for it. go_on: asked after each few MB, False gives
+    up. DatasetError where the store does not give what the index names, or the disk does not take it.
     """
     assert dataset.cache
     folder, name, file = dataset.cache.folder, cached_name(dataset, shard), dataset.shards[shard]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         while not (folder / name).exists():
-            with _claimed(dataset.cache, name, file.bytes, need) as part:
+            with _claimed(dataset.cache, name, file.bytes, need) as (part, has_room):
                 if part is None and not wait:
-                    return False
+                    return has_room
                 if part is not None:
                     if not _download(dataset, file, part / "data", go_on):
                         return False
@@ -104,21 +110,25 @@ def fetch(
 
 
 @contextmanager
-def _claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Path | None]:
-    """An empty folder to fetch a shard into, with room made for it; None where another has it, or there is no room."""
+def _claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[tuple[Path | None, bool]]:
+    """An empty folder to fetch a shard into, with room made for it; None where another has it, or there is no room.
+
+    And whether there is room: True where another has it.
+    """
     part = cache.folder / f"{name.removesuffix(_ENDING)}.{size}{_PART_ENDING}"
     with ExitStack() as held:
         with _locked(cache.folder):
             reserved, files = _reserved(cache.folder), _files(cache.folder)
             over = reserved + sum(size for size, _ in files.values()) + size - cache.limit_bytes
-            gone = None if part.exists() or name in files else to_evict(files, over, need)
+            is_others = part.exists() or name in files
+            gone = None if is_others else to_evict(files, over, need)
             if gone is not None:
                 for evicted in gone:
                     (cache.folder / evicted).unlink(missing_ok=True)
                 part.mkdir()
                 _try_lock(held.enter_context(_opened(part)))
                 held.callback(shutil.rmtree, part, ignore_errors=True)  # after success it is not there
-        yield None if gone is None else part
+        yield None if gone is None else part, is_others or gone is not None
 
 
 def _download(dataset: Dataset, file: ShardFile, path: Path, go_on: Callable[[], bool]) -> bool:

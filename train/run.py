@@ -8,10 +8,12 @@ from dataclasses import replace
 from itertools import islice, tee
 from pathlib import Path
 
+from lmms.configs.remote import FileStore
 from lmms.configs.train import TrainConfig
 from lmms.train.ahead import ahead
 from lmms.train.batch import Batch
 from lmms.train.checkpoint import TrainerState, tensors_of
+from lmms.train.due import all_datasets, evaluated_shards, next_evaluation
 from lmms.train.evaluate import Evaluation, evaluate
 from lmms.train.loader import batches
 from lmms.train.log import step_log
@@ -65,8 +67,9 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
     """Train to the end, or until a signal asks to stop. Returns the state there, which is saved."""
     config, world, data = run.config, run.world, run.config.data
     keep = Keep(limit=config.save_total_limit, every=config.save_keep_every)
+    datasets = all_datasets(run)
     # One process of a node fills its cache.
-    fills_cache = data.cache is not None and os.environ.get("LOCAL_RANK", "0") == "0"
+    fills_cache = os.environ.get("LOCAL_RANK", "0") == "0" and any(dataset.cache for dataset in datasets)
     every = plan_steps(
         run.order,
         run.sets,
@@ -75,7 +78,8 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
         data.micro_packs,
         state.step,
         state.position,
-        look_ahead=data.cache is not None,
+        look_ahead=fills_cache or any(isinstance(dataset.store, FileStore) for dataset in datasets),
+        evaluated=evaluated_shards(run),
     )
     plans, coming = tee(islice(every, max(run.steps - state.step, 0)))
     requests = (request for plan in coming for request in plan.passes)
@@ -91,12 +95,12 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
                 report=report,
             )
         )
-        want = held.enter_context(look_ahead(run.sets.datasets)) if fills_cache else None
+        want = held.enter_context(look_ahead(datasets)) if fills_cache else None
         made = batches(PackReader(run.sets.datasets), run.recipe, requests, data.workers, config.stall_s)
         arriving = held.enter_context(closing(ahead(held.enter_context(closing(made)), world.device)))
         for plan in plans:
             if want:
-                want(plan.passes[0].ahead)
+                want(plan.ahead)
             state, stop = _take_step(run, state, plan, arriving, saver, report, asked, beat)
             if stop and plan.step < run.steps:
                 report(f"stopped by SIGTERM after step {plan.step}; the same command goes on from there")
@@ -130,7 +134,7 @@ def _take_step(
     for part in alarms:
         report(f"ALARM: {part} is trained, but its gradient was 0 for {state.zero_steps[part]} steps that reach it")
     saves = is_last or result.stop or result.save or plan.step % config.save_steps == 0
-    evaluation = _evaluation(run, plan.step, saves, beat) if not result.stop else None
+    evaluation = _evaluation(run, plan, saves, beat) if not result.stop else None
     log = step_log(
         plan,
         result,
@@ -159,13 +163,13 @@ def _take_step(
     return state, result.stop
 
 
-def _evaluation(run: Run, step: int, saves: bool, beat: Beat) -> Evaluation | None:
-    """An evaluation where one is due: every so many steps, at the end, and before a checkpoint that is judged by it."""
+def _evaluation(run: Run, plan: StepPlan, saves: bool, beat: Beat) -> Evaluation | None:
+    """An evaluation where one is due: see next_evaluation, and before any other checkpoint that is judged by it."""
     config = run.config
     if config.eval is None or run.evaluated is None or run.eval_recipe is None:
         return None
     judged = saves and config.metric_for_best_model == "eval_loss"
-    if not (judged or step % config.eval.every_steps == 0 or step == run.steps):
+    if not judged and next_evaluation(config, plan.step, run.steps) != plan.step:
         return None
     return evaluate(
         run.model,
@@ -177,6 +181,8 @@ def _evaluation(run: Run, step: int, saves: bool, beat: Beat) -> Evaluation | No
         workers=config.data.workers,
         stall_s=config.stall_s,
         beat=beat,
+        trained=run.sets.datasets,
+        ahead=plan.ahead,
     )
 
 
