@@ -1,6 +1,7 @@
 """Who may go on with an output folder, from which checkpoint, and what a person should know of it."""
 
 import fcntl
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.train.checkpoint import TrainerState, damaged_of_all, read_state, step_folders
+from lmms.configs.store import shown
+from lmms.train.checkpoint import TrainerState, checkpoint_name, damaged_of_all, read_state, step_folders
 from lmms.train.complete import COMPLETE_NAME, fault_of, refuse_damaged
+from lmms.train.metrics import METRICS_NAME
 from lmms.train.parallel import World
 
 T = TypeVar("T")
@@ -89,7 +92,10 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
     if setting != "never":
         chosen = Path(setting).expanduser()
         if (fault := fault_of(chosen)) is not None:
-            raise TrainError(f"{chosen} is not a complete checkpoint ({fault}); name another, or use resume: auto")
+            raise TrainError(
+                f"resume is {setting!r}: {chosen} is not a complete checkpoint ({fault}); expected auto, never or the"
+                " folder of a checkpoint"
+            )
         step = read_state(chosen).step
     later = [path for other, path in folders.items() if other > step or (other == step and not _same(path, chosen))]
     in_the_way = [path for path in later if fault_of(path) is None]
@@ -116,6 +122,16 @@ def _set_aside(checkpoint: Path, fault: str, say: Callable[[str], None]) -> None
     except OSError as error:
         raise TrainError(f"{checkpoint} is broken ({fault}) and cannot be renamed: {error}; move it away") from error
     say(f"{checkpoint} is broken ({fault}): it was set aside as {aside.name}; the one before it is used, if any")
+
+
+def is_saved(output: Path) -> bool:
+    """Whether the newest complete checkpoint of a run that has ended holds the last step of its log."""
+    log = output / METRICS_NAME
+    whole, newline, _ = log.read_bytes().rpartition(b"\n") if log.exists() else (b"", b"", b"")
+    if not newline:
+        return False
+    step = json.loads(whole.rpartition(b"\n")[2])["step"]
+    return fault_of(output / checkpoint_name(step)) is None
 
 
 def resumed_state(
@@ -184,7 +200,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     old, new = _settings(before), _settings(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            yield f"changed since the checkpoint: {key} was {old.get(key)}, is {new.get(key)}"
+            yield f"changed since the checkpoint: {key} was {_shown(old.get(key))}, is {_shown(new.get(key))}"
+
+
+def _shown(value: Any) -> Any:
+    """A setting for people to read: without what may be a credential in a URL."""
+    if isinstance(value, Mapping):
+        return {name: _shown(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

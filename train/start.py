@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from lmms.configs.by_part import Part
+from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset
-from lmms.configs.store import Cache
+from lmms.configs.store import Cache, shown
 from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
@@ -24,7 +25,7 @@ from lmms.train.parallel import World, compute_dtype, shard_model
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, start_phase, write_phases
 from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
-from lmms.train.retention import resumed_best
+from lmms.train.retention import Measure, resumed_best
 from lmms.train.sets import Sets, costs_digest, open_sets, shares
 from lmms.train.weights import load_pretrained
 
@@ -51,6 +52,8 @@ class Run:
     evaluated: Sets | None
     """The shards of `eval`; with them goes eval_recipe."""
     eval_recipe: Recipe | None
+    measure: Measure | None
+    """Of the best checkpoint."""
 
 
 def start(
@@ -83,7 +86,8 @@ def start(
     stored = read_state(found) if found else None
     state = resumed_state(fresh, stored, found, config.resume_changes) if found and stored else fresh
     phases = go_on([phase_from_json(phase) for phase in state.phases], now, state.step, state.position)
-    best = on_main(world, lambda: resumed_best(output, state.best, config.metric_for_best_model, say))
+    measure = _measure(config, evaluated)
+    best = on_main(world, lambda: resumed_best(output, state.best, measure, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
     set_trained(model, config.train)
@@ -116,10 +120,19 @@ def start(
         parts=trained_parts(model),
         evaluated=evaluated,
         eval_recipe=eval_recipe,
+        measure=measure,
     )
     for line in _remarks(run, state):
         say(line)
     return run, state
+
+
+def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
+    metric = config.metric_for_best_model
+    if metric is None:
+        return None
+    shards = evaluated.datasets[0].index_hash if evaluated and metric == "eval_loss" else ""
+    return Measure(metric=metric, greater=config.greater_is_better, shards=shards)
 
 
 def _fresh_state(
@@ -151,10 +164,16 @@ def _open_output(
     output: Path, config: TrainConfig, state: TrainerState, phases: Sequence[RunPhase], say: Callable[[str], None]
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    write_phases(output, phases)
-    open_metrics(output, state.step)
+    try:
+        part = output / "config.yaml.part"
+        part.write_text(to_yaml(config), encoding="utf-8")
+        part.rename(output / "config.yaml")
+        write_phases(output, phases)
+        open_metrics(output, state.step)
+    except OSError as error:
+        raise TrainError(
+            f"{output} cannot be written: {error.strerror}; make room, or choose another output"
+        ) from error
     for unfinished in list_checkpoints(output)[1]:
         say(f"not used, since it is not complete: {unfinished}")
 
@@ -177,6 +196,13 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
         lines.append(
             f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
             " parts of groups, and are not balanced as well as they could be"
+        )
+    group, phase = config.data.group_packs, run.phase
+    if cut := [share.shards for share in phase.sets if share.cursor % group]:
+        lines.append(
+            f"this phase of the run began at pack {phase.position:,}, within a group of {group} packs of"
+            f" {', '.join(map(shown, cut))}: its steps hold parts of groups from there on, and ranks wait longer; a"
+            f" checkpoint at a multiple of {group} packs has no such groups"
         )
     steps = take_steps(run.order, state.position, _STEPS_LOOKED_AT)
     lost = straggler_loss(run.order.costs[None], steps, ranks, config.data.micro_packs)

@@ -136,9 +136,7 @@ def _measure(
     seconds: list[float] = []
     for plan in plans:
         began = time.perf_counter()
-        results.append(
-            take_step(model, optimizer, parts, plan, loader, world, 1.0, 1.0, Asked(), lambda coming: None)
-        )
+        results.append(take_step(model, optimizer, parts, plan, loader, world, 1.0, 1.0, Asked(), lambda coming: None))
         synchronize(world.device)
         seconds.append(time.perf_counter() - began)
         if len(seconds) > WARM_STEPS and time.monotonic() + seconds[-1] > deadline:
