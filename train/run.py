@@ -98,7 +98,7 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
             )
         )
         want = held.enter_context(look_ahead(datasets)) if fills_cache else None
-        made = batches(PackReader(run.sets.datasets), run.recipe, requests, data.workers, config.stall_s)
+        made = batches(PackReader(datasets), run.recipe, requests, data.workers, config.stall_s)
         arriving = held.enter_context(closing(ahead(held.enter_context(closing(made)), world.device)))
         for plan in plans:
             if want:
