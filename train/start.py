@@ -82,7 +82,7 @@ def start(
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source")
     cost = model_cost(hf_config, config.train)
     now = start_phase(config, sets, cost)
-    fresh = _fresh_state(config, sets.datasets, folder.path, now, cost)
+    fresh = fresh_state(config, sets.datasets, folder.path, now, cost)
 
     found = resume_from(config.resume, output, world, say)
     stored = read_state(found) if found else None
@@ -137,9 +137,10 @@ def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
     return Measure(metric=metric, greater=config.greater_is_better, shards=shards)
 
 
-def _fresh_state(
+def fresh_state(
     config: TrainConfig, datasets: Sequence[Dataset], model: Path, phase: RunPhase, cost: ModelCost
 ) -> TrainerState:
+    """The state of a run with these settings before its first step."""
     manifest = datasets[0].manifest
     return TrainerState(
         step=0,

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from lmms.configs.contract import Pack
 from lmms.configs.errors import ConfigError, DatasetError
-from lmms.configs.manifest import Dataset, open_dataset
+from lmms.configs.manifest import PACKS_NAME, Dataset, data_entry, open_dataset
 from lmms.configs.store import Cache
 from lmms.train import prefetch
 from lmms.train.cache import cached_name, fetch, need_of
@@ -70,7 +71,7 @@ def test_a_shard_that_is_not_there_yet_is_read_where_it_is(dataset: Dataset, pac
     assert all_same(all_packs(dataset), packs)
     assert requests(root).count("shard.00001.mds") == 4
     assert dataset.cache
-    assert not dataset.cache.folder.exists()
+    assert [path.name for path in dataset.cache.folder.iterdir()] == [f"{dataset.index_hash}-{PACKS_NAME}.lmms-cache"]
 
 
 def test_the_shards_ahead_are_fetched_once_and_outlive_the_server(
@@ -85,6 +86,24 @@ def test_the_shards_ahead_are_fetched_once_and_outlive_the_server(
     assert requests(root) == ["shard.00001.mds", "shard.00000.mds"]
     web[0].kill()
     assert all(same(reader.read(sidecar.place(i)), packs[i]) for i in range(8))
+
+
+def test_a_sidecar_is_fetched_once_for_all_readers_of_a_node(
+    dataset: Dataset, root: Path, packs: list[Pack], web: tuple[Server, str]
+) -> None:
+    requests(root)
+    tokens = [read_sidecar(dataset).tokens.tolist() for _ in range(3)]
+    assert tokens == [[len(pack.input_ids) for pack in packs]] * 3
+    assert requests(root) == [PACKS_NAME]
+    assert dataset.cache
+    (kept,) = dataset.cache.folder.iterdir()
+    flip(kept)
+    read_sidecar(dataset)
+    assert requests(root) == [PACKS_NAME]
+    assert data_entry(kept.read_bytes()) == dataset.manifest.files[PACKS_NAME]
+    small = replace(dataset, cache=Cache(dataset.cache.folder, dataset.manifest.files[PACKS_NAME]["bytes"] - 1))
+    read_sidecar(small)
+    assert PACKS_NAME in requests(root)
 
 
 def test_a_newer_list_takes_the_place_of_the_older(dataset: Dataset, root: Path) -> None:
