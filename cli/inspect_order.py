@@ -32,7 +32,7 @@ def order(
     places: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DIR...]",
+            metavar="DIR...",
             help="Shard folders or URLs; several are mixed. Or a run's output folder, to go on from.",
         ),
     ] = None,
