@@ -1,7 +1,7 @@
 """manifest.json: written last, so its presence means that the build is complete; read first, so nothing is guessed.
 
 The manifest names the hash of every table and of index.json, index.json the hash of every shard, and the sidecar the
-hash of every pack. `open_dataset` compares sizes (cheap, on every start, once a run); `lmms inspect verify` compares everything.
+hash of every pack. `open_dataset` compares sizes (cheap, on every start); `lmms inspect verify` compares everything.
 """
 
 import json

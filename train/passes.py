@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lmms.configs.remote import FileStore
 from lmms.train.loader import Request
 from lmms.train.needed import Ahead, Uses, marks, next_shards
-from lmms.train.order import Order, by_cost, deal, step_packs
+from lmms.train.order import Order, by_cost, deal, idle_passes, step_packs
 from lmms.train.sets import Sets
 from lmms.train.stream import Place
 
@@ -32,6 +32,10 @@ class StepPlan:
     """Total weight of the step's targets."""
     tokens: int
     target_tokens: int
+    visual_tokens: int
+    """Placeholders of images."""
+    padding_tokens: int
+    """Computed for nothing, over all ranks: those of passes that do not count. Not in `tokens`."""
     ahead: Ahead
     """What the cache is to hold; the same object until it changes, empty where nobody looks ahead."""
 
@@ -80,6 +84,8 @@ def plan_steps(
             weight=float(sets.target_weight[packs].sum()),
             tokens=int(sets.tokens[packs].sum()),
             target_tokens=int(sets.target_tokens[packs].sum()),
+            visual_tokens=int(sets.visual_tokens[packs].sum()),
+            padding_tokens=idle_passes(len(packs), world, micro_packs) * int(sets.tokens[packs[-1]]),
             ahead=ahead,
         )
         position += len(packs)

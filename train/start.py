@@ -1,5 +1,6 @@
 """A run up to its first step: shards, order, model, optimizer, and where it goes on from."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.fit import fitting_model, model_of
-from lmms.train.flops import ModelCost, model_cost
+from lmms.train.flops import ModelCost, model_cost, ranks_peak
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
 from lmms.train.optim import make_optimizer, set_trained, trained_parts
@@ -49,6 +50,10 @@ class Run:
     model: TrainModel
     optimizer: torch.optim.Optimizer
     parts: Mapping[Part, Sequence[nn.Parameter]]
+    resumed_from: int
+    """Step of the checkpoint that it goes on from; 0 without one."""
+    peak: float | None
+    """Operations a second of all ranks together, see flops.ranks_peak."""
     evaluated: Sets | None
     """The shards of `eval`; with them goes eval_recipe."""
     eval_recipe: Recipe | None
@@ -120,6 +125,8 @@ def start(
         model=model,
         optimizer=optimizer,
         parts=trained_parts(model),
+        resumed_from=state.step,
+        peak=ranks_peak(world.device, world.size),
         evaluated=evaluated,
         eval_recipe=eval_recipe,
         measure=measure,
@@ -200,6 +207,12 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
             f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
             " parts of groups, and are not balanced as well as they could be"
         )
+    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and patience < config.grace_s:
+        lines.append(
+            f"the launcher kills ranks {patience:g} s after SIGTERM, before grace_s ({config.grace_s:g} s) is over; set"
+            " TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more than that"
+        )
     group, phase = config.data.group_packs, run.phase
     if cut := [share.shards for share in phase.sets if share.cursor % group]:
         lines.append(
@@ -214,6 +227,9 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
             f"ranks will wait {lost:.0%} longer than if all packs cost alike; `lmms inspect order` shows what another"
             " data.group_packs would change"
         )
+    if run.world.device.type == "cuda" and run.peak is None:
+        name = torch.cuda.get_device_name(run.world.device)
+        lines.append(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
     if state.step >= run.steps:
         lines.append(f"nothing left to do: the run is at step {state.step} of {run.steps}")
     return lines
