@@ -52,11 +52,21 @@ def shares(data: DataConfig) -> tuple[ShareConfig, ...]:
 
 def open_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s: float = 120.0) -> Sets:
     """The sets of a run, each found complete."""
+    return read_sets(find_sets(places, cache, retry_s))
+
+
+def find_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s: float = 120.0) -> list[Dataset]:
+    """The data sets in these places, each found complete, without their sidecars."""
     datasets = [open_dataset(place, cache=cache, retry_s=retry_s) for place in places]
     hashes = [dataset.index_hash for dataset in datasets]
     for place, index in zip(places, hashes, strict=True):
         if hashes.count(index) > 1:
             raise ConfigError(f"the shards {shown(str(place))} are named twice; give them one larger share")
+    return datasets
+
+
+def read_sets(datasets: Sequence[Dataset]) -> Sets:
+    """The data sets of a run with what their sidecars say."""
     return join_sets(datasets, [read_sidecar(dataset) for dataset in datasets])
 
 

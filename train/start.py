@@ -28,7 +28,7 @@ from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_st
 from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
-from lmms.train.sets import Sets, costs_digest, open_sets, shares
+from lmms.train.sets import Sets, costs_digest, find_sets, read_sets, shares
 from lmms.train.weights import load_pretrained
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
@@ -72,8 +72,10 @@ def start(
     beat("opening the shards")
     data = config.data
     cache = Cache(Path(data.cache).expanduser(), int(data.cache_gb * 1e9)) if data.cache else None
-    sets = open_sets([share.shards for share in shares(data)], cache, data.retry_s)
-    evaluated = open_sets([config.eval.shards], cache, data.retry_s) if config.eval else None
+    places = [[share.shards for share in shares(data)], *([[config.eval.shards]] if config.eval else [])]
+    # Rank 0 asks for all files and their sizes: of thousands of ranks each, that would be a burden to a file server.
+    opened = on_main(world, lambda: [find_sets(own, cache, data.retry_s) for own in places])
+    sets, evaluated = read_sets(opened[0]), read_sets(opened[1]) if config.eval else None
     datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
     (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
     beat("building the model")
@@ -88,7 +90,7 @@ def start(
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source", share=world.share)
     cost = model_cost(hf_config, config.train)
     now = start_phase(config, sets, cost)
-    fresh = _fresh_state(config, sets.datasets, folder.path, now, cost)
+    fresh = fresh_state(config, sets.datasets, folder.path, now, cost)
 
     found = resume_from(config.resume, output, world, say)
     stored = read_state(found) if found else None
@@ -145,9 +147,10 @@ def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
     return Measure(metric=metric, greater=config.greater_is_better, shards=shards)
 
 
-def _fresh_state(
+def fresh_state(
     config: TrainConfig, datasets: Sequence[Dataset], model: Path, phase: RunPhase, cost: ModelCost
 ) -> TrainerState:
+    """The state of a run with these settings before its first step."""
     manifest = datasets[0].manifest
     return TrainerState(
         step=0,
