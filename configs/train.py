@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.kernels import KernelsConfig
 
 Part = Literal["vision", "aligner", "llm"]
 
@@ -107,6 +108,7 @@ class TrainConfig:
     max_steps: int
     """Optimizer steps of the whole run, counted from its very start."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     eval: EvalConfig | None = None
     """Evaluation during training; the order and the random numbers of the training do not notice it."""
     seed: int = 0

@@ -22,7 +22,7 @@ from lmms.configs.model_folder import VISION_FAMILIES
 from lmms.configs.train import Part
 from lmms.train.attention import ATTENTION_NAME
 from lmms.train.batch import Batch
-from lmms.train.families import qwen3_vl
+from lmms.train.families import qwen2_5_vl, qwen3_vl
 from lmms.train.loss import linear_cross_entropy
 from lmms.train.pictures import Pictures
 from lmms.train.pixels import normalised
@@ -80,6 +80,8 @@ def _with_images(visual: nn.Module, embeddings: Tensor, pictures: Pictures) -> t
     features, deep = output.pooler_output, getattr(output, "deepstack_features", None) or []
     if len(pictures.rows) == 0:
         return embeddings + 0.0 * sum(f.sum() for f in (features, *deep)), {}
+    # What follows are features of padding.
+    features, *deep = (part[: len(pictures.rows)] for part in (features, *deep))
     embeddings = embeddings.index_copy(1, pictures.rows, features.to(embeddings.dtype).unsqueeze(0))
     return embeddings, {"visual_pos_masks": pictures.rows, "deepstack_visual_embeds": deep} if deep else {}
 
@@ -102,6 +104,8 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
     if config.model_type in VISION_FAMILIES:
         patch_embed: Any = hf.model.visual.patch_embed
         patch_embed.forward = partial(_embed_patches, patch_embed.proj)
+    if config.model_type == "qwen2_5_vl":
+        qwen2_5_vl.attend_by_image(hf.model.visual)
     if config.model_type == "qwen3_vl":
         qwen3_vl.add_by_rows(hf.model.language_model)
     layers: list[Any] = blocks(model) if recompute == "full" else []

@@ -14,6 +14,7 @@ from lmms.configs.errors import ModelError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import Manifest
 from lmms.train.families.vision import Tower
+from lmms.train.shapes import Shapes
 from lmms.train.stream import Place
 
 
@@ -37,6 +38,8 @@ class Recipe:
     on_bad_media: Literal["stop", "mask"]
     by: Literal["set", "source"] = "set"
     """What the loss is told apart by: sets of shards, or the sources of all sets, one set after the other."""
+    shapes: Shapes | None = None
+    """What batches are padded to; None where blocks are not compiled."""
 
     @property
     def num_groups(self) -> int:
