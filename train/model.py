@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from lmms.configs.errors import ModelError, TrainError
@@ -26,6 +25,7 @@ from lmms.train.families import qwen2_5_vl, qwen3_vl
 from lmms.train.loss import linear_cross_entropy
 from lmms.train.pictures import Pictures
 from lmms.train.pixels import normalised
+from lmms.train.recompute import recomputed
 
 
 class TrainModel(nn.Module):
@@ -111,7 +111,7 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
     layers: list[Any] = blocks(model) if recompute == "full" else []
     for block in layers:
         block.gradient_checkpointing = True
-        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        block._gradient_checkpointing_func = partial(recomputed, block)
     return model.train()
 
 
