@@ -111,10 +111,10 @@ def start(
     if world.is_main:
         _open_output(output, config, state, phases, say)
         write_kernels(output, kernels, machine)
-    say(f"kernels: {kernels}")
     say(f"resumed from {found} at step {state.step}" if found else "started at step 0")
     for line in changes(stored.config, state.config) if stored else ():
         say(line)
+    say(f"kernels: {kernels}")
     run = Run(
         config=config,
         output=output,
