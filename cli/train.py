@@ -1,37 +1,26 @@
 """lmms train."""
 
+import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+import threading
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.markup import escape
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
-from lmms.cli import ui
+from lmms.cli.live import view
 from lmms.configs import errors
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.train import TrainConfig
 
-if TYPE_CHECKING:
-    from lmms.train.metrics import StepLog
-    from lmms.train.run import Report
-
 _STOPPED = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM ended. The run is saved and goes on with the same command."""
 
-_BARS = "▁▂▃▄▅▆▇█"
-_CURVE_WIDTH = 32
+_END_S = 10
+"""For a rank to end once its last checkpoint is written, or the time for that is over."""
 
 
 def train(
@@ -49,6 +38,8 @@ def train(
 
     Example: lmms train --config run.yaml optim.lr=2e-5 max_steps=100
     """
+    # It would end a process that does not listen yet. Ranks inherit this, and take it when they do.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     values = {} if resume is None else {"resume": resume}
     settings = load_config(TrainConfig, config, overrides or (), values)
     if print_config:
@@ -65,7 +56,7 @@ def train(
 def _train_here(settings: TrainConfig) -> bool:
     from lmms.train.run import train
 
-    with _view(settings) as report:
+    with view(Path(settings.output).expanduser()) as report:
         return train(settings, report)
 
 
@@ -76,11 +67,13 @@ def _rank(settings: TrainConfig) -> None:
     record(_train_here)(settings)
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """A signal of a scheduler reaches the launcher; it is meant for the ranks."""
-    for rank in multiprocessing.active_children():
-        if rank.pid:
-            os.kill(rank.pid, number)
+def _pass_on() -> None:
+    """SIGUSR1 of a scheduler reaches the launcher; it is meant for the ranks. Never returns."""
+    while True:
+        signal.sigwait({signal.SIGUSR1})
+        for rank in multiprocessing.active_children():
+            if rank.pid:
+                os.kill(rank.pid, signal.SIGUSR1)
 
 
 def _launch(settings: TrainConfig, nproc: int) -> None:
@@ -91,11 +84,15 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from lmms.train.resume import is_saved
+
     # Each rank would take every core for itself.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or nproc) // nproc, 1)))
     # They repeat at length what is raised below.
     for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # The launcher would kill ranks that are still writing their last checkpoint.
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(settings.grace_s) + _END_S)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -105,12 +102,13 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
         run_id=str(os.getpid()),
         max_restarts=0,
     )
-    signal.signal(signal.SIGUSR1, _pass_on)
+    threading.Thread(target=_pass_on, name="signals", daemon=True).start()
     try:
         elastic_launch(launch, _rank)(settings)
     except SignalException as stopped:
         # The launcher has passed it on, and waited for the ranks to save.
-        raise typer.Exit(128 + stopped.sigval) from None
+        saved = stopped.sigval != signal.SIGTERM or is_saved(Path(settings.output).expanduser())
+        raise typer.Exit(128 + (stopped.sigval if saved else signal.SIGKILL)) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         # What `record` stored; plain text if the rank was killed.
@@ -120,91 +118,3 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
         if hasattr(errors, kind):
             raise getattr(errors, kind)(f"rank {rank}: {text}") from error
         raise TrainError(f"rank {rank} failed: {found}; --debug shows where") from error
-
-
-@contextmanager
-def _view(settings: TrainConfig) -> Iterator["Report"]:
-    """A live view of the run on a terminal, plain lines elsewhere."""
-    out = ui.console()
-    logs: list[StepLog] = []
-    if not out.is_terminal:
-
-        def write(event: "StepLog | str") -> None:
-            if not isinstance(event, str):
-                logs.append(event)
-            print(event if isinstance(event, str) else _line(logs, settings), flush=True)
-
-        yield write
-        return
-    with Live(console=out, refresh_per_second=4) as live:
-
-        def show(event: "StepLog | str") -> None:
-            if isinstance(event, str):
-                live.console.print(escape(event), style="bold red" if event.startswith("ALARM") else "dim")
-            else:
-                logs.append(event)
-                live.update(_panel(logs, settings))
-
-        yield show
-
-
-def _line(logs: Sequence["StepLog"], settings: TrainConfig) -> str:
-    facts = "  ".join(f"{name} {text}" for name, text in _facts(logs[-1]))
-    return f"step {logs[-1].step}/{settings.max_steps}  {facts}  {_left(logs, settings)}".rstrip()
-
-
-def _left(logs: Sequence["StepLog"], settings: TrainConfig) -> str:
-    """The time that the steps to come will take, if they take what those so far took."""
-    first, last = logs[0], logs[-1]
-    if first is last:
-        return ""
-    return f"{ui.duration((last.time - first.time) / (last.step - first.step) * (settings.max_steps - last.step))} left"
-
-
-def _panel(logs: Sequence["StepLog"], settings: TrainConfig) -> Group:
-    """Progress with the time left, the curve of the loss, and the facts of the newest step."""
-    last = logs[-1]
-    head = Table.grid(padding=(0, 2))
-    head.add_row(
-        f"[bold]step {last.step:,}[/] of {settings.max_steps:,}",
-        ProgressBar(settings.max_steps, last.step, width=_CURVE_WIDTH),
-        f"{last.step / settings.max_steps:.0%}",
-        f"[dim]{_left(logs, settings)}[/]",
-    )
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("[dim]curve[/]", f"[cyan]{_curve([log.loss for log in logs])}[/]")
-    for name, text in _facts(last):
-        facts.add_row(f"[dim]{name}[/]", text)
-    return Group(head, facts)
-
-
-def _facts(log: "StepLog") -> list[tuple[str, str]]:
-    """Name and value of all that is worth a line, in reading order."""
-    parts = {"llm": log.grad_norm_llm, "vision": log.grad_norm_vision, "aligner": log.grad_norm_aligner}
-    by_part = ", ".join(f"{part} {norm:.3g}" for part, norm in parts.items() if norm is not None)
-    return [
-        ("loss", f"{log.loss:.4f}"),
-        ("lr", f"{log.lr:.3g}"),
-        ("gradient", f"{log.grad_norm:.3g} ({by_part})"),
-        ("tokens", f"{ui.count(log.tokens)}, {log.target_tokens / log.tokens:.0%} targets"),
-        ("speed", f"{ui.count(log.tokens_per_s)} tokens/s, {log.data_wait:.0%} waiting for data"),
-        ("memory", f"{log.memory / 1e9:.2f} GB"),
-        ("epoch", f"{log.epoch:.3f} ({log.position:,} packs)"),
-        *([("sets", ", ".join(f"{name} {_loss(one.loss)}" for name, one in log.sets.items()))] if log.sets else []),
-        *([("evaluation", f"{log.eval_loss:.4f}")] if log.eval_loss is not None else []),
-        *([("masked", f"{log.masked} conversations with a bad image")] if log.masked else []),
-    ]
-
-
-def _loss(loss: float | None) -> str:
-    return "-" if loss is None else f"{loss:.4f}"
-
-
-def _curve(losses: Sequence[float]) -> str:
-    """The whole run so far in one line of bars, each the mean of an equal share of the steps."""
-    width = min(len(losses), _CURVE_WIDTH)
-    cuts = [round(i * len(losses) / width) for i in range(width + 1)]
-    means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(cuts)]
-    low, high = min(means), max(means)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((mean - low) * scale)] for mean in means)

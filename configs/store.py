@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from lmms.configs.errors import ConfigError, DatasetError, nearest
@@ -102,10 +102,21 @@ def open_store(where: str | Path, retry_s: float) -> Store:
 
 
 def shown(url: str) -> str:
-    """A URL for people to read: without the user, password and query, which may be credentials."""
+    """A URL for people to read: without the user, password and query, which may be credentials. A path stays."""
+    if "://" not in url:
+        return url
     scheme, host, path, *_ = urlsplit(url)
     # oci has its namespace there: oci://bucket@namespace/path
     return urlunsplit((scheme, host if scheme == "oci" else host.rpartition("@")[2], path.rstrip("/"), "", ""))
+
+
+def shown_setting(value: Any) -> Any:
+    """A setting for people to read, with all that is in it: see shown."""
+    if isinstance(value, Mapping):
+        return {name: shown_setting(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown_setting(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def read_blocks(store: Store, name: str, size: int) -> Iterator[bytes]:

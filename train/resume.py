@@ -1,6 +1,7 @@
 """Who may go on with an output folder, from which checkpoint, and what a person should know of it."""
 
 import fcntl
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.train.checkpoint import TrainerState, damaged_of_all, read_state, step_folders
+from lmms.configs.store import shown_setting
+from lmms.train.checkpoint import TrainerState, checkpoint_name, damaged_of_all, read_state, step_folders
 from lmms.train.complete import COMPLETE_NAME, fault_of, refuse_damaged
+from lmms.train.metrics import METRICS_NAME
 from lmms.train.parallel import World
 
 T = TypeVar("T")
@@ -89,7 +92,10 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
     if setting != "never":
         chosen = Path(setting).expanduser()
         if (fault := fault_of(chosen)) is not None:
-            raise TrainError(f"{chosen} is not a complete checkpoint ({fault}); name another, or use resume: auto")
+            raise TrainError(
+                f"resume is {setting!r}: {chosen} is not a complete checkpoint ({fault}); expected auto, never or the"
+                " folder of a checkpoint"
+            )
         step = read_state(chosen).step
     later = [path for other, path in folders.items() if other > step or (other == step and not _same(path, chosen))]
     in_the_way = [path for path in later if fault_of(path) is None]
@@ -116,6 +122,16 @@ def _set_aside(checkpoint: Path, fault: str, say: Callable[[str], None]) -> None
     except OSError as error:
         raise TrainError(f"{checkpoint} is broken ({fault}) and cannot be renamed: {error}; move it away") from error
     say(f"{checkpoint} is broken ({fault}): it was set aside as {aside.name}; the one before it is used, if any")
+
+
+def is_saved(output: Path) -> bool:
+    """Whether the newest complete checkpoint of a run that has ended holds the last step of its log."""
+    log = output / METRICS_NAME
+    whole, newline, _ = log.read_bytes().rpartition(b"\n") if log.exists() else (b"", b"", b"")
+    if not newline:
+        return False
+    step = json.loads(whole.rpartition(b"\n")[2])["step"]
+    return fault_of(output / checkpoint_name(step)) is None
 
 
 def resumed_state(
@@ -165,10 +181,10 @@ def _differences(
     for name in sorted((stored.fingerprints.keys() | fresh.fingerprints.keys()) - of_sets):
         found, expected = stored.fingerprints.get(name), fresh.fingerprints.get(name)
         rows += [(name, found, expected, f"the shards are of another {name}; go on with the same shards and model")]
-    averages = "AdamW's averages are those of other parameters; go on with the same freeze"
+    averages = "AdamW's averages are those of other parameters; go on with the same train"
     dealt = "its packs would be dealt out otherwise; go on with the same model and version of lmms"
     rows += [
-        ("model.freeze", _freeze(stored), _freeze(fresh), averages),
+        ("train", stored.config.get("train"), fresh.config["train"], averages),
         ("costs", stored.costs, fresh.costs, dealt),
     ]
     return (row for row in rows if row[1] != row[2])
@@ -179,16 +195,13 @@ def _turns(state: TrainerState) -> list[int]:
     return [share["turns"] for share in state.phases[-1]["sets"]]
 
 
-def _freeze(state: TrainerState) -> list[str]:
-    return sorted(_settings(state.config).get("model.freeze", ()))
-
-
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """A line for each setting of a checkpoint's run that is another in this run."""
     old, new = _settings(before), _settings(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            yield f"changed since the checkpoint: {key} was {old.get(key)}, is {new.get(key)}"
+            was, now_is = (shown_setting(settings.get(key)) for settings in (old, new))
+            yield f"changed since the checkpoint: {key} was {was}, is {now_is}"
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

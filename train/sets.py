@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from lmms.configs.data import DataConfig, ShareConfig
 from lmms.configs.errors import ConfigError
 from lmms.configs.hashing import mix64
 from lmms.configs.manifest import Dataset, open_dataset
-from lmms.configs.store import Cache
-from lmms.configs.train import DataConfig, ShareConfig
+from lmms.configs.store import Cache, shown
 from lmms.train.flops import ModelCost, table_costs
 from lmms.train.mixture import Phase, share_turns
 from lmms.train.order import Order, SetOrder
@@ -31,6 +31,8 @@ class Sets:
     tokens: npt.NDArray[np.int32]
     target_tokens: npt.NDArray[np.int32]
     target_weight: npt.NDArray[np.float64]
+    visual_tokens: npt.NDArray[np.int32]
+    """Image placeholders: a token for every merge_size x merge_size patches."""
     media: npt.NDArray[np.int32]
 
     def set_of(self, pack: int) -> int:
@@ -54,7 +56,7 @@ def open_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s:
     hashes = [dataset.index_hash for dataset in datasets]
     for place, index in zip(places, hashes, strict=True):
         if hashes.count(index) > 1:
-            raise ConfigError(f"data.mixture names the shards of {place} twice; give them one larger share")
+            raise ConfigError(f"the shards {shown(str(place))} are named twice; give them one larger share")
     return join_sets(datasets, [read_sidecar(dataset) for dataset in datasets])
 
 
@@ -67,6 +69,9 @@ def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar]) -> Sets:
         tokens=_joined([sidecar.tokens for sidecar in sidecars]),
         target_tokens=_joined([sidecar.target_tokens for sidecar in sidecars]),
         target_weight=_joined([sidecar.target_weight for sidecar in sidecars]),
+        visual_tokens=_joined(
+            [sidecar.patches // _patches_a_token(one) for one, sidecar in zip(datasets, sidecars, strict=True)]
+        ),
         media=_joined([sidecar.media for sidecar in sidecars]),
     )
 
@@ -108,9 +113,32 @@ def mixture_turns(sets: Sets, given: Sequence[ShareConfig]) -> tuple[int, ...]:
     )
 
 
+def pass_packs(sets: Sets, given: Sequence[ShareConfig]) -> float:
+    """Packs of one pass over the shards; over a mixture by tokens or epochs, those that it asks for."""
+    return sum(
+        share.epochs * len(sidecar)
+        if share.epochs
+        else share.tokens / float(sidecar.tokens.mean(dtype=np.float64))
+        if share.tokens
+        else len(sidecar)
+        for share, sidecar in zip(given, sets.sidecars, strict=True)
+    )
+
+
+def pack_tokens(sets: Sets, turns: Sequence[int]) -> float:
+    """Tokens of a pack, in the mean over a run with these turns."""
+    means = [float(sidecar.tokens.mean(dtype=np.float64)) for sidecar in sets.sidecars]
+    return sum(mean * turn for mean, turn in zip(means, turns, strict=True)) / sum(turns)
+
+
 def costs_digest(cost: ModelCost) -> str:
     """Of the cost model: with the same sets, the same costs."""
     return xxhash.xxh3_64_hexdigest(repr(sorted(asdict(cost).items())).encode())
+
+
+def _patches_a_token(dataset: Dataset) -> int:
+    vision = dataset.manifest.vision
+    return vision.merge_size**2 if vision else 1
 
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -1,5 +1,6 @@
 """A run up to its first step: shards, order, model, optimizer, and where it goes on from."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,25 +8,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lmms.configs.by_part import Part
+from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
 from lmms.configs.manifest import Dataset
-from lmms.configs.store import Cache
-from lmms.configs.train import Part, TrainConfig
+from lmms.configs.store import Cache, shown
+from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.compiled import compile_blocks
 from lmms.train.fit import fitting_model, model_of
-from lmms.train.flops import ModelCost, model_cost
+from lmms.train.flops import ModelCost, model_cost, ranks_peak
 from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
-from lmms.train.optim import freeze, make_optimizer, trained_parts
+from lmms.train.optim import make_optimizer, set_trained, trained_parts
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.parallel import World, compute_dtype, shard_model
-from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, start_phase, write_phases
+from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, start_phase, write_phases
 from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
-from lmms.train.retention import resumed_best
+from lmms.train.retention import Measure, resumed_best
 from lmms.train.sets import Sets, costs_digest, open_sets, shares
 from lmms.train.shapes import shapes_of
 from lmms.train.weights import load_pretrained
@@ -43,14 +46,22 @@ class Run:
     world: World
     sets: Sets
     phase: RunPhase
+    steps: int
+    """Of the whole run."""
     order: Order
     recipe: Recipe
     model: TrainModel
     optimizer: torch.optim.Optimizer
     parts: Mapping[Part, Sequence[nn.Parameter]]
+    resumed_from: int
+    """Step of the checkpoint that it goes on from; 0 without one."""
+    peak: float | None
+    """Operations a second of all ranks together, see flops.ranks_peak."""
     evaluated: Sets | None
     """The shards of `eval`; with them goes eval_recipe."""
     eval_recipe: Recipe | None
+    measure: Measure | None
+    """Of the best checkpoint."""
 
 
 def start(
@@ -84,7 +95,7 @@ def start(
         seq_len = max(dataset.manifest.seq_len for dataset in datasets)
         recipe = replace(recipe, shapes=shapes_of(sidecars, seq_len, data.micro_packs, recipe.tower))
         eval_recipe = replace(eval_recipe, shapes=recipe.shapes) if eval_recipe else None
-    cost = model_cost(hf_config, config.model.freeze)
+    cost = model_cost(hf_config, config.train)
     now = start_phase(config, sets, cost)
     fresh = _fresh_state(config, sets.datasets, folder.path, now, cost)
 
@@ -92,10 +103,11 @@ def start(
     stored = read_state(found) if found else None
     state = resumed_state(fresh, stored, found, config.resume_changes) if found and stored else fresh
     phases = go_on([phase_from_json(phase) for phase in state.phases], now, state.step, state.position)
-    best = on_main(world, lambda: resumed_best(output, state.best, config.metric_for_best_model, say))
+    measure = _measure(config, evaluated)
+    best = on_main(world, lambda: resumed_best(output, state.best, measure, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
-    freeze(model, config.model.freeze)
+    set_trained(model, config.train)
     if kernels.compile:
         compile_blocks(blocks(model))
     shard_model(model, blocks(model), world, dtype)
@@ -121,17 +133,29 @@ def start(
         world=world,
         sets=sets,
         phase=phases[-1],
+        steps=run_steps(config, phases),
         order=order_of(sets, phases[-1]),
         recipe=recipe,
         model=model,
         optimizer=optimizer,
         parts=trained_parts(model),
+        resumed_from=state.step,
+        peak=ranks_peak(world.device, world.size),
         evaluated=evaluated,
         eval_recipe=eval_recipe,
+        measure=measure,
     )
     for line in _remarks(run, state):
         say(line)
     return run, state
+
+
+def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
+    metric = config.metric_for_best_model
+    if metric is None:
+        return None
+    shards = evaluated.datasets[0].index_hash if evaluated and metric == "eval_loss" else ""
+    return Measure(metric=metric, greater=config.greater_is_better, shards=shards)
 
 
 def _fresh_state(
@@ -163,10 +187,16 @@ def _open_output(
     output: Path, config: TrainConfig, state: TrainerState, phases: Sequence[RunPhase], say: Callable[[str], None]
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    write_phases(output, phases)
-    open_metrics(output, state.step)
+    try:
+        part = output / "config.yaml.part"
+        part.write_text(to_yaml(config), encoding="utf-8")
+        part.rename(output / "config.yaml")
+        write_phases(output, phases)
+        open_metrics(output, state.step)
+    except OSError as error:
+        raise TrainError(
+            f"{output} cannot be written: {error.strerror}; make room, or choose another output"
+        ) from error
     for unfinished in list_checkpoints(output)[1]:
         say(f"not used, since it is not complete: {unfinished}")
 
@@ -190,6 +220,19 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
             f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
             " parts of groups, and are not balanced as well as they could be"
         )
+    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and patience < config.grace_s:
+        lines.append(
+            f"the launcher kills ranks {patience:g} s after SIGTERM, before grace_s ({config.grace_s:g} s) is over; set"
+            " TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more than that"
+        )
+    group, phase = config.data.group_packs, run.phase
+    if cut := [share.shards for share in phase.sets if share.cursor % group]:
+        lines.append(
+            f"this phase of the run began at pack {phase.position:,}, within a group of {group} packs of"
+            f" {', '.join(map(shown, cut))}: its steps hold parts of groups from there on, and ranks wait longer; a"
+            f" checkpoint at a multiple of {group} packs has no such groups"
+        )
     steps = take_steps(run.order, state.position, _STEPS_LOOKED_AT)
     lost = straggler_loss(run.order.costs[None], steps, ranks, config.data.micro_packs)
     if lost > _MUCH_LOST:
@@ -197,6 +240,9 @@ def _remarks(run: Run, state: TrainerState) -> list[str]:
             f"ranks will wait {lost:.0%} longer than if all packs cost alike; `lmms inspect order` shows what another"
             " data.group_packs would change"
         )
-    if state.step >= config.max_steps:
-        lines.append(f"nothing left to do: the run is at step {state.step} of max_steps {config.max_steps}")
+    if run.world.device.type == "cuda" and run.peak is None:
+        name = torch.cuda.get_device_name(run.world.device)
+        lines.append(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
+    if state.step >= run.steps:
+        lines.append(f"nothing left to do: the run is at step {state.step} of {run.steps}")
     return lines

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
-from lmms.configs.train import OptimConfig, Part
+from lmms.configs.by_part import Part
+from lmms.configs.optim import OptimConfig
 from lmms.train.batch import Batch
 from lmms.train.loader import Request
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize, part_of
@@ -147,6 +148,8 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         weight=sum(batch.weight for batch in batches),
         tokens=60,
         target_tokens=30,
+        visual_tokens=0,
+        padding_tokens=0,
     )
     with waits() as found:
         take_step(
