@@ -8,6 +8,7 @@ from typing import Literal
 from lmms.configs.by_part import check_patterns
 from lmms.configs.data import DataConfig, EvalConfig
 from lmms.configs.errors import ConfigError
+from lmms.configs.kernels import KernelsConfig
 from lmms.configs.log import LogConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig
@@ -50,6 +51,7 @@ class TrainConfig:
     """What is trained: {default, llm, vision, aligner, <regex of parameter names>}, each full or frozen."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     eval: EvalConfig | None = None
     """Evaluation during training; the order and the random numbers of the training do not notice it."""
     seed: int = 0
@@ -114,4 +116,9 @@ class TrainConfig:
             raise ConfigError("metric_for_best_model is eval_loss, but eval is not set; name shards to evaluate on")
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             raise ConfigError("load_best_model_at_end needs metric_for_best_model: loss or eval_loss")
+        if self.kernels.compile and self.parallel.sequence > 1:
+            raise ConfigError(
+                f"kernels.compile is true and parallel.sequence {self.parallel.sequence}: attention over ranks is not"
+                " compiled; set one of them back"
+            )
         check_patterns("train", self.train)

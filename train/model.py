@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from lmms.configs.by_part import Part
@@ -23,10 +22,11 @@ from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.model_folder import VISION_FAMILIES
 from lmms.train.attention import ATTENTION_NAME
 from lmms.train.batch import Batch
-from lmms.train.families import qwen3_vl
+from lmms.train.families import qwen2_5_vl, qwen3_vl
 from lmms.train.loss import linear_cross_entropy
 from lmms.train.pictures import Pictures
 from lmms.train.pixels import normalised
+from lmms.train.recompute import recomputed
 from lmms.train.ulysses import exchange_features
 
 
@@ -95,6 +95,8 @@ def _with_images(
         features, *deep = (exchange_features(part, pictures.exchange, sequence_group) for part in (features, *deep))
     elif len(pictures.rows) == 0:
         return embeddings + 0.0 * sum(f.sum() for f in (features, *deep)), {}
+    # What follows are features of padding.
+    features, *deep = (part[: len(pictures.rows)] for part in (features, *deep))
     embeddings = embeddings.index_copy(1, pictures.rows, features.to(embeddings.dtype).unsqueeze(0))
     return embeddings, {"visual_pos_masks": pictures.rows, "deepstack_visual_embeds": deep} if deep else {}
 
@@ -117,12 +119,14 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
     if config.model_type in VISION_FAMILIES:
         patch_embed: Any = hf.model.visual.patch_embed
         patch_embed.forward = partial(_embed_patches, patch_embed.proj)
+    if config.model_type == "qwen2_5_vl":
+        qwen2_5_vl.attend_by_image(hf.model.visual)
     if config.model_type == "qwen3_vl":
         qwen3_vl.add_by_rows(hf.model.language_model)
     layers: list[Any] = blocks(model) if recompute == "full" else []
     for block in layers:
         block.gradient_checkpointing = True
-        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        block._gradient_checkpointing_func = partial(recomputed, block)
     return model.train()
 
 

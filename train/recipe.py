@@ -14,6 +14,7 @@ from lmms.configs.errors import ModelError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import Manifest
 from lmms.train.families.vision import Tower
+from lmms.train.shapes import Shapes
 from lmms.train.share import WHOLE, Share
 from lmms.train.stream import Place
 
@@ -40,6 +41,8 @@ class Recipe:
     """What the loss is told apart by: sets of shards, or the sources of all sets, one set after the other."""
     share: Share = WHOLE
     """The part of every batch that this rank trains on."""
+    shapes: Shapes | None = None
+    """What batches are padded to; None where blocks are not compiled."""
 
     @property
     def num_groups(self) -> int:

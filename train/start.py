@@ -17,8 +17,10 @@ from lmms.configs.store import Cache, shown
 from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
+from lmms.train.compiled import compile_blocks
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import ModelCost, model_cost, ranks_peak
+from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
 from lmms.train.optim import make_optimizer, set_trained, trained_parts
@@ -29,6 +31,7 @@ from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
 from lmms.train.sets import Sets, costs_digest, find_sets, read_sets, shares
+from lmms.train.shapes import shapes_of
 from lmms.train.weights import load_pretrained
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
@@ -69,6 +72,9 @@ def start(
 
     say is called with what a person should know, on rank 0; beat with what comes next, for the watchdog.
     """
+    dtype = compute_dtype(config.model.precision, world.device)
+    machine = this_machine(world.device, dtype)
+    kernels = choose_kernels(config.kernels, machine)
     beat("opening the shards")
     data = config.data
     cache = Cache(Path(data.cache).expanduser(), int(data.cache_gb * 1e9)) if data.cache else None
@@ -80,6 +86,7 @@ def start(
     (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
     beat("building the model")
     model = model_of(folder.path, config.model.recompute)
+    use_kernels(model, kernels)
     hf_config = model.hf.config
     check_sequence_heads(config.parallel.sequence, hf_config.get_text_config().num_attention_heads)
     manifests = [dataset.manifest for dataset in sets.datasets]
@@ -88,6 +95,11 @@ def start(
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source", share=world.share)
+    if kernels.compile:
+        sidecars = [*sets.sidecars, *(evaluated.sidecars if evaluated else ())]
+        seq_len = max(dataset.manifest.seq_len for dataset in datasets)
+        recipe = replace(recipe, shapes=shapes_of(sidecars, seq_len, data.micro_packs, recipe.tower))
+        eval_recipe = replace(eval_recipe, shapes=recipe.shapes) if eval_recipe else None
     cost = model_cost(hf_config, config.train)
     now = start_phase(config, sets, cost)
     fresh = fresh_state(config, sets.datasets, folder.path, now, cost)
@@ -101,7 +113,9 @@ def start(
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
     set_trained(model, config.train)
-    shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
+    if kernels.compile:
+        compile_blocks(blocks(model))
+    shard_model(model, blocks(model), world, dtype)
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)
     beat("reading the weights")
@@ -113,9 +127,11 @@ def start(
         load_pretrained(model.hf, folder.path)
     if world.is_main:
         _open_output(output, config, state, phases, say)
+        write_kernels(output, kernels, machine)
     say(f"resumed from {found} at step {state.step}" if found else "started at step 0")
     for line in changes(stored.config, state.config) if stored else ():
         say(line)
+    say(f"kernels: {kernels}")
     run = Run(
         config=config,
         output=output,

@@ -200,6 +200,7 @@ def test_a_finished_run_has_nothing_left_to_do(settings: dict[str, Any]) -> None
     train(config, events.append)
     assert events == [
         f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1",
+        "kernels: attention sdpa; norms, MLPs and rotations torch",
         "nothing left to do: the run is at step 1 of 1",
     ]
 
@@ -310,7 +311,8 @@ def test_settings_that_changed_are_reported(settings: dict[str, Any]) -> None:
         "changed since the checkpoint: max_steps was 1, is 2",
         "changed since the checkpoint: optim.lr.default was 0.01, is 0.02",
     ]
-    assert isinstance(events[3], StepLog)
+    assert str(events[3]).startswith("kernels:")
+    assert isinstance(events[4], StepLog)
 
 
 @pytest.mark.parametrize(("before", "after"), [([], ["vision"]), (["vision"], []), (["vision"], ["aligner"])])
