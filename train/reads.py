@@ -115,12 +115,16 @@ def trained_records(run: Path, step: int) -> StepRecords:
 
 def _logged_digest(run: Path, step: int) -> str | None:
     path = run / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
     try:
-        logs = [json.loads(line) for line in lines]
-        return next((str(log["digest"]) for log in logs if log["step"] == step), None)
+        digests = {log["step"]: str(log["digest"]) for log in map(json.loads, whole.splitlines())}
     except (ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    if digests and step > max(digests):
+        raise TrainError(
+            f"step {step} was not taken: {path} ends with step {max(digests)}; for what comes see `lmms inspect order`"
+        )
+    return digests.get(step)
 
 
 def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:

@@ -147,6 +147,9 @@ def test_what_is_no_step_or_no_run_is_refused(run: Path, tmp_path: Path) -> None
         trained_records(run, 0)
     with pytest.raises(TrainError, match=r"phases\.json is missing"):
         trained_records(tmp_path / "none", 1)
+    (run / METRICS_NAME).write_text('{"step": 1, "digest": "ab"}\n{"step": 2, "dig')
+    with pytest.raises(TrainError, match=r"step 2 was not taken: .*metrics\.jsonl ends with step 1;"):
+        trained_records(run, 2)
     (run / METRICS_NAME).write_text('{"step": 1}\n')
     with pytest.raises(TrainError, match=r"metrics\.jsonl is damaged"):
         trained_records(run, 1)
