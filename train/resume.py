@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.train.checkpoint import TrainerState, damaged_of_all, read_state, step_folders
+from lmms.train.checkpoint import TrainerState, damaged_of_all, list_checkpoints, read_state, step_folders
 from lmms.train.complete import COMPLETE_NAME, fault_of, refuse_damaged
 from lmms.train.parallel import World
 
@@ -69,6 +69,14 @@ def resume_from(setting: str, output: Path, world: World, say: Callable[[str], N
     fault = f"the hash of {damaged[0]} is not that of {COMPLETE_NAME}"
     on_main(world, lambda: _set_aside(found, fault, say))
     return resume_from(setting, output, world, say)
+
+
+def would_resume(setting: str, output: Path) -> Path | None:
+    """The checkpoint that resume_from would choose, by the sizes of its files; nothing is renamed or hashed."""
+    if setting != "auto":
+        return _candidate(setting, output, lambda line: None)
+    complete, _ = list_checkpoints(output)
+    return complete[-1] if complete else None
 
 
 def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path | None:

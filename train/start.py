@@ -8,27 +8,20 @@ import torch
 from torch import nn
 
 from lmms.configs.load import to_yaml
-from lmms.configs.manifest import Dataset
-from lmms.configs.store import Cache
 from lmms.configs.train import Part, TrainConfig
-from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
-from lmms.train.fit import fitting_model, model_of
-from lmms.train.flops import ModelCost, model_cost
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
-from lmms.train.optim import freeze, make_optimizer, trained_parts
-from lmms.train.order import ORDER_VERSION, Order
+from lmms.train.opened import open_run, remarks
+from lmms.train.optim import make_optimizer, trained_parts
+from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model
-from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, start_phase, write_phases
-from lmms.train.recipe import Recipe, make_recipe
+from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, write_phases
+from lmms.train.recipe import Recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import resumed_best
-from lmms.train.sets import Sets, costs_digest, open_sets, shares
+from lmms.train.sets import Sets
 from lmms.train.weights import load_pretrained
-
-_STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
-"""The steps whose balance is looked at, and the share of time lost by waiting from which a person should know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,24 +50,8 @@ def start(
 
     say is called with what a person should know, on rank 0; beat with what comes next, for the watchdog.
     """
-    beat("opening the shards")
-    data = config.data
-    cache = Cache(Path(data.cache).expanduser(), int(data.cache_gb * 1e9)) if data.cache else None
-    sets = open_sets([share.shards for share in shares(data)], cache, data.retry_s)
-    evaluated = open_sets([config.eval.shards], cache, data.retry_s) if config.eval else None
-    datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
-    (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
-    beat("building the model")
-    model = model_of(folder.path, config.model.recompute)
-    hf_config = model.hf.config
-    recipe = make_recipe([dataset.manifest for dataset in sets.datasets], hf_config, data.on_bad_media)
-    eval_recipe = None
-    if evaluated:
-        manifests = [dataset.manifest for dataset in evaluated.datasets]
-        eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source")
-    cost = model_cost(hf_config, config.model.freeze)
-    now = start_phase(config, sets, cost)
-    fresh = _fresh_state(config, sets.datasets, folder.path, now, cost)
+    opened = open_run(config, beat)
+    sets, model, now, fresh = opened.sets, opened.model, opened.phase, opened.fresh
 
     found = resume_from(config.resume, output, world, say)
     stored = read_state(found) if found else None
@@ -83,7 +60,6 @@ def start(
     best = on_main(world, lambda: resumed_best(output, state.best, config.metric_for_best_model, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
-    freeze(model, config.model.freeze)
     shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)
@@ -93,7 +69,7 @@ def start(
     elif config.model.init == "random":
         init_random(model, config.seed)
     else:
-        load_pretrained(model.hf, folder.path)
+        load_pretrained(model.hf, opened.folder.path)
     if world.is_main:
         _open_output(output, config, state, phases, say)
     say(f"resumed from {found} at step {state.step}" if found else "started at step 0")
@@ -106,41 +82,16 @@ def start(
         sets=sets,
         phase=phases[-1],
         order=order_of(sets, phases[-1]),
-        recipe=recipe,
+        recipe=opened.recipe,
         model=model,
         optimizer=optimizer,
         parts=trained_parts(model),
-        evaluated=evaluated,
-        eval_recipe=eval_recipe,
+        evaluated=opened.evaluated,
+        eval_recipe=opened.eval_recipe,
     )
-    for line in _remarks(run, state):
+    for line in remarks(config, run.order, world.size, state.step, state.position):
         say(line)
     return run, state
-
-
-def _fresh_state(
-    config: TrainConfig, datasets: Sequence[Dataset], model: Path, phase: RunPhase, cost: ModelCost
-) -> TrainerState:
-    manifest = datasets[0].manifest
-    return TrainerState(
-        step=0,
-        position=0,
-        seed=config.seed,
-        order=ORDER_VERSION,
-        shards=[dataset.index_hash for dataset in datasets],
-        group_packs=config.data.group_packs,
-        costs=costs_digest(cost),
-        fingerprints={
-            **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
-            "packing": manifest.packing,
-        },
-        phases=[asdict(phase)],
-        global_packs=config.data.global_packs,
-        model=str(model.resolve()),
-        zero_steps={},
-        best=None,
-        config=asdict(config),
-    )
 
 
 def _open_output(
@@ -153,34 +104,3 @@ def _open_output(
     open_metrics(output, state.step)
     for unfinished in list_checkpoints(output)[1]:
         say(f"not used, since it is not complete: {unfinished}")
-
-
-def _remarks(run: Run, state: TrainerState) -> list[str]:
-    """What is no fault, but may surprise."""
-    config, packs, ranks = run.config, run.order.global_packs, run.world.size
-    lines = []
-    if packs > len(run.order.costs):
-        lines.append(
-            f"an epoch has {len(run.order.costs)} packs, fewer than data.global_packs ({packs}):"
-            " a step takes some packs more than once"
-        )
-    if rest := packs % (ranks * config.data.micro_packs):
-        lines.append(
-            f"data.global_packs ({packs}) is no multiple of {ranks} ranks x {config.data.micro_packs} packs a pass:"
-            f" in the last pass of each step {rest} packs count, and some ranks have nothing to add"
-        )
-    if packs % config.data.group_packs:
-        lines.append(
-            f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
-            " parts of groups, and are not balanced as well as they could be"
-        )
-    steps = take_steps(run.order, state.position, _STEPS_LOOKED_AT)
-    lost = straggler_loss(run.order.costs[None], steps, ranks, config.data.micro_packs)
-    if lost > _MUCH_LOST:
-        lines.append(
-            f"ranks will wait {lost:.0%} longer than if all packs cost alike; `lmms inspect order` shows what another"
-            " data.group_packs would change"
-        )
-    if state.step >= config.max_steps:
-        lines.append(f"nothing left to do: the run is at step {state.step} of max_steps {config.max_steps}")
-    return lines

@@ -96,7 +96,7 @@ def silent(event: StepLog | str) -> None:
 
 def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:
     """Train these runs one after the other, on that many gloo ranks in processes of their own."""
-    torch.multiprocessing.spawn(_rank, (ranks, configs, [_free_port() for _ in configs]), nprocs=ranks)
+    torch.multiprocessing.spawn(_rank, (ranks, configs, [free_port() for _ in configs]), nprocs=ranks)
 
 
 def _rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
@@ -111,7 +111,8 @@ def _rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence
         train(config, silent)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,0 +1,137 @@
+"""What is known of a run before its weights are read: shards, model, order. It writes nothing and needs no ranks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lmms.configs.manifest import Dataset
+from lmms.configs.model_folder import ModelFolder
+from lmms.configs.store import Cache
+from lmms.configs.train import TrainConfig
+from lmms.train.balance import straggler_loss, take_steps
+from lmms.train.checkpoint import TrainerState
+from lmms.train.fit import fitting_model, model_of
+from lmms.train.flops import ModelCost, model_cost
+from lmms.train.model import TrainModel
+from lmms.train.optim import freeze
+from lmms.train.order import ORDER_VERSION, Order
+from lmms.train.phases import RunPhase, start_phase
+from lmms.train.recipe import Recipe, make_recipe
+from lmms.train.sets import Sets, costs_digest, open_sets, shares
+
+_STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
+"""The steps whose balance is looked at, and the share of time lost by waiting from which a person should know."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Opened:
+    """A run whose settings, shards and model were found to fit one another."""
+
+    sets: Sets
+    evaluated: Sets | None
+    """The shards of `eval`; with them goes eval_recipe."""
+    folder: ModelFolder
+    model: TrainModel
+    """On the meta device, its parts frozen as the settings say."""
+    recipe: Recipe
+    eval_recipe: Recipe | None
+    phase: RunPhase
+    """Of a run that starts."""
+    fresh: TrainerState
+    """Before step 1."""
+
+
+def open_run(config: TrainConfig, beat: Callable[[str], None]) -> Opened:
+    """Find the shards complete, the model one that can be built, and both fitting. beat is told what comes next.
+
+    Raises the classes of configs/errors.py.
+    """
+    beat("opening the shards")
+    data = config.data
+    cache = Cache(Path(data.cache).expanduser(), int(data.cache_gb * 1e9)) if data.cache else None
+    sets = open_sets([share.shards for share in shares(data)], cache, data.retry_s)
+    evaluated = open_sets([config.eval.shards], cache, data.retry_s) if config.eval else None
+    datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
+    (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
+    beat("building the model")
+    model = model_of(folder.path, config.model.recompute)
+    hf_config = model.hf.config
+    recipe = make_recipe([dataset.manifest for dataset in sets.datasets], hf_config, data.on_bad_media)
+    eval_recipe = None
+    if evaluated:
+        manifests = [dataset.manifest for dataset in evaluated.datasets]
+        eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source")
+    freeze(model, config.model.freeze)
+    cost = model_cost(hf_config, config.model.freeze)
+    phase = start_phase(config, sets, cost)
+    return Opened(
+        sets=sets,
+        evaluated=evaluated,
+        folder=folder,
+        model=model,
+        recipe=recipe,
+        eval_recipe=eval_recipe,
+        phase=phase,
+        fresh=_fresh_state(config, sets.datasets, folder.path, phase, cost),
+    )
+
+
+def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: int) -> float:
+    """Time that ranks lose by waiting for one another in the steps to come, see balance.straggler_loss."""
+    steps = take_steps(order, position, _STEPS_LOOKED_AT)
+    return straggler_loss(order.costs[None], steps, ranks, config.data.micro_packs)
+
+
+def remarks(config: TrainConfig, order: Order, ranks: int, step: int, position: int) -> list[str]:
+    """What is no fault, but may surprise, in a run on so many ranks that stands at this step and position."""
+    packs = order.global_packs
+    lines = []
+    if packs > len(order.costs):
+        lines.append(
+            f"an epoch has {len(order.costs)} packs, fewer than data.global_packs ({packs}):"
+            " a step takes some packs more than once"
+        )
+    if rest := packs % (ranks * config.data.micro_packs):
+        lines.append(
+            f"data.global_packs ({packs}) is no multiple of {ranks} ranks x {config.data.micro_packs} packs a pass:"
+            f" in the last pass of each step {rest} packs count, and some ranks have nothing to add"
+        )
+    if packs % config.data.group_packs:
+        lines.append(
+            f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
+            " parts of groups, and are not balanced as well as they could be"
+        )
+    lost = expected_waiting(config, order, ranks, position)
+    if lost > _MUCH_LOST:
+        lines.append(
+            f"ranks will wait {lost:.0%} longer than if all packs cost alike; `lmms inspect order` shows what another"
+            " data.group_packs would change"
+        )
+    if step >= config.max_steps:
+        lines.append(f"nothing left to do: the run is at step {step} of max_steps {config.max_steps}")
+    return lines
+
+
+def _fresh_state(
+    config: TrainConfig, datasets: Sequence[Dataset], model: Path, phase: RunPhase, cost: ModelCost
+) -> TrainerState:
+    manifest = datasets[0].manifest
+    return TrainerState(
+        step=0,
+        position=0,
+        seed=config.seed,
+        order=ORDER_VERSION,
+        shards=[dataset.index_hash for dataset in datasets],
+        group_packs=config.data.group_packs,
+        costs=costs_digest(cost),
+        fingerprints={
+            **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
+            "packing": manifest.packing,
+        },
+        phases=[asdict(phase)],
+        global_packs=config.data.global_packs,
+        model=str(model.resolve()),
+        zero_steps={},
+        best=None,
+        config=asdict(config),
+    )
