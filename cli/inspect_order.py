@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from lmms.cli import ui
+from lmms.configs.train import EVERYTHING
 
 if TYPE_CHECKING:
     from lmms.train.preview import Preview
@@ -39,7 +40,7 @@ def order(
         str | None, typer.Option(metavar="DIR_OR_ID", help="What is trained, if not what the shards were built for.")
     ] = None,
     freeze: Annotated[
-        list[_Part] | None, typer.Option(help="A part that is not trained, model.freeze; may be repeated.")
+        list[_Part] | None, typer.Option(help="A part that is not trained, as in the setting `train`; may be repeated.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a step, nothing else.")] = False,
 ) -> None:
@@ -59,7 +60,7 @@ def order(
         group=group,
         seed=seed,
         model=model,
-        freeze=[part.value for part in freeze or ()],
+        train={**EVERYTHING, **{part.value: "frozen" for part in freeze or ()}},
     )
     if as_json:
         for one in step_previews(seen):

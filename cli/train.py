@@ -84,7 +84,7 @@ def train(
 def _train_here(settings: TrainConfig) -> bool:
     from lmms.train.run import train
 
-    with _view(settings) as report:
+    with _view() as report:
         return train(settings, report)
 
 
@@ -142,7 +142,7 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
 
 
 @contextmanager
-def _view(settings: TrainConfig) -> Iterator["Report"]:
+def _view() -> Iterator["Report"]:
     """A live view of the run on a terminal, plain lines elsewhere."""
     out = ui.console()
     logs: list[StepLog] = []
@@ -151,7 +151,7 @@ def _view(settings: TrainConfig) -> Iterator["Report"]:
         def write(event: "StepLog | str") -> None:
             if not isinstance(event, str):
                 logs.append(event)
-            print(event if isinstance(event, str) else _line(logs, settings), flush=True)
+            print(event if isinstance(event, str) else _line(logs), flush=True)
 
         yield write
         return
@@ -162,33 +162,33 @@ def _view(settings: TrainConfig) -> Iterator["Report"]:
                 live.console.print(escape(event), style="bold red" if event.startswith("ALARM") else "dim")
             else:
                 logs.append(event)
-                live.update(_panel(logs, settings))
+                live.update(_panel(logs))
 
         yield show
 
 
-def _line(logs: Sequence["StepLog"], settings: TrainConfig) -> str:
+def _line(logs: Sequence["StepLog"]) -> str:
     facts = "  ".join(f"{name} {text}" for name, text in _facts(logs[-1]))
-    return f"step {logs[-1].step}/{settings.max_steps}  {facts}  {_left(logs, settings)}".rstrip()
+    return f"step {logs[-1].step}/{logs[-1].steps}  {facts}  {_left(logs)}".rstrip()
 
 
-def _left(logs: Sequence["StepLog"], settings: TrainConfig) -> str:
+def _left(logs: Sequence["StepLog"]) -> str:
     """The time that the steps to come will take, if they take what those so far took."""
     first, last = logs[0], logs[-1]
     if first is last:
         return ""
-    return f"{ui.duration((last.time - first.time) / (last.step - first.step) * (settings.max_steps - last.step))} left"
+    return f"{ui.duration((last.time - first.time) / (last.step - first.step) * (last.steps - last.step))} left"
 
 
-def _panel(logs: Sequence["StepLog"], settings: TrainConfig) -> Group:
+def _panel(logs: Sequence["StepLog"]) -> Group:
     """Progress with the time left, the curve of the loss, and the facts of the newest step."""
     last = logs[-1]
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        f"[bold]step {last.step:,}[/] of {settings.max_steps:,}",
-        ProgressBar(settings.max_steps, last.step, width=_CURVE_WIDTH),
-        f"{last.step / settings.max_steps:.0%}",
-        f"[dim]{_left(logs, settings)}[/]",
+        f"[bold]step {last.step:,}[/] of {last.steps:,}",
+        ProgressBar(last.steps, last.step, width=_CURVE_WIDTH),
+        f"{last.step / last.steps:.0%}",
+        f"[dim]{_left(logs)}[/]",
     )
     facts = Table.grid(padding=(0, 2))
     facts.add_row("[dim]curve[/]", f"[cyan]{_curve([log.loss for log in logs])}[/]")

@@ -1,8 +1,9 @@
 """Plain values (dict, list, str, int, float, bool, None) against the types of a dataclass, and into it.
 
 Three steps, so that several sources can be laid over each other in between: check each, then missing_keys, then build.
-A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B] or one of these `| None`. An int is
-taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is a list.
+A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
+`| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is a
+list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set keep those of the field's default.
 """
 
 import sys
@@ -24,6 +25,9 @@ def check(hint: Any, value: Any, key: str, origin: str) -> Any:
         return None
     if is_dataclass(inner) and isinstance(value, dict):
         return _check_keys(inner, value, key, origin)
+    if get_origin(inner) is dict:
+        items = value if isinstance(value, dict) else {"default": value}
+        return {name: check(get_args(inner)[1], item, f"{key}.{name}", origin) for name, item in items.items()}
     if get_origin(inner) is tuple and isinstance(value, list | tuple):
         hints = _item_hints(inner, len(value))
         if len(hints) == len(value):
@@ -43,7 +47,7 @@ def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             yield from missing_keys(_item_hints(inner, len(value))[i], item, f"{key}[{i}]")
-    if isinstance(value, dict):
+    if is_dataclass(inner) and isinstance(value, dict):
         for name, (field_hint, required) in _fields(inner).items():
             path = f"{key}.{name}" if key else name
             if name in value or (required and is_dataclass(field_hint)):
@@ -57,12 +61,17 @@ def build(hint: Any, value: Any) -> Any:
     inner = _without_none(hint)
     if isinstance(value, tuple):
         return tuple(build(_item_hints(inner, len(value))[i], item) for i, item in enumerate(value))
-    if isinstance(value, dict):
+    if isinstance(value, dict) and get_origin(inner) is not dict:
         known = _fields(inner)
-        return inner(
-            **{name: build(known[name][0], value.get(name, {})) for name in known if name in value or known[name][1]}
-        )
+        values = {name: build(known[name][0], value.get(name, {})) for name in known if name in value or known[name][1]}
+        return inner(**_over_defaults(inner, values))
     return value
+
+
+def _over_defaults(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's fields, each dict laid over the one that is the field's default."""
+    defaults = {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
+    return {name: {**defaults[name], **value} if isinstance(value, dict) else value for name, value in values.items()}
 
 
 def _check_keys(kind: Any, body: dict[str, Any], key: str, origin: str) -> dict[str, Any]:
@@ -116,6 +125,8 @@ def _expected(hint: Any) -> str:
         return f"a list, each item {_expected(args[0])}"
     if get_origin(hint) is tuple:
         return f"a list of {len(args)}: {', '.join(map(_expected, args))}"
+    if get_origin(hint) is dict:
+        return f"{_expected(args[1])}, or a mapping to such"
     if is_dataclass(hint):
         return "a mapping of " + ", ".join(_fields(hint))
     return {str: "a string", bool: "true or false", int: "an integer", float: "a finite number"}[hint]

@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from lmms.configs.by_part import Part
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.configs.train import Part
 from lmms.train.complete import METADATA_NAME, STATE_NAME, damaged_files, fault_of, read_complete, refuse_damaged
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -18,11 +19,13 @@ from lmms.train.fit import model_of
 from lmms.train.memory import gathered_bytes, rank_memory, state_bytes
 from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
 from lmms.train.metrics import METRICS_NAME
+from lmms.train.mixture import PERIOD
 from lmms.train.model import TrainModel, part_of
 from lmms.train.opened import Opened, expected_waiting, open_run, remarks
-from lmms.train.optim import freeze
+from lmms.train.optim import set_trained
+from lmms.train.order import Order
 from lmms.train.parallel import compute_dtype
-from lmms.train.phases import go_on, order_of, phase_from_json
+from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.resume import resumed_state, would_resume
 from lmms.train.stream import PackReader
 from lmms.train.weights import check_pretrained
@@ -63,7 +66,8 @@ class Length:
     """Still to be taken."""
     tokens_a_step: float
     steps_an_epoch: float
-    tokens_an_epoch: int
+    """An epoch is one pass over the shards, or over the mixture."""
+    tokens_an_epoch: float
     flops_a_step: float
     flops_an_epoch: float
     tokens_per_s: float | None
@@ -137,7 +141,6 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         check_pretrained(opened.model.hf, opened.folder.path)
     phases = go_on([phase_from_json(phase) for phase in state.phases], opened.phase, state.step, state.position)
     order = order_of(opened.sets, phases[-1])
-    packs, tokens = len(order.costs), int(opened.sets.tokens.sum(dtype=np.int64))
     batches = _heaviest(opened, config.data.micro_packs)
     traced = _trace(config, opened, batches)
     memory = _memory(traced, ranks)
@@ -154,7 +157,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         micro_packs=config.data.micro_packs,
         passes=_passes(config, ranks),
         shards=sum(len(dataset.shards) for dataset in opened.sets.datasets),
-        packs=packs,
+        packs=len(order.costs),
         resumes=str(found) if found else None,
         heaviest=Heaviest(
             tokens=max(batch.input_ids.shape[1] for batch in batches),
@@ -165,17 +168,25 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         memory=memory,
         cards=list(cards),
         proposals=_proposals(traced, opened, ranks, batches, min(short)) if short else [],
-        length=Length(
-            steps=max(config.max_steps - state.step, 0),
-            tokens_a_step=tokens / packs * order.global_packs,
-            steps_an_epoch=packs / order.global_packs,
-            tokens_an_epoch=tokens,
-            flops_a_step=float(order.costs.mean(dtype=np.float64)) * order.global_packs,
-            flops_an_epoch=float(order.costs.sum(dtype=np.float64)),
-            tokens_per_s=_measured_rate(output),
-        ),
+        length=_length(config, order, phases, state.step, output),
         waiting=expected_waiting(config, order, ranks, state.position),
-        remarks=remarks(config, order, ranks, state.step, state.position),
+        remarks=remarks(config, order, ranks, run_steps(config, phases), state),
+    )
+
+
+def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step: int, output: Path) -> Length:
+    phase = phases[-1]
+    of_sets = [order.costs[start:end].mean(dtype=np.float64) for start, end in pairwise(order.first_packs)]
+    # Of a mixture's packs, each set has its share of the turns.
+    of_pack = sum(float(cost) * share.turns / PERIOD for cost, share in zip(of_sets, phase.sets, strict=True))
+    return Length(
+        steps=max(run_steps(config, phases) - step, 0),
+        tokens_a_step=phase.pack_tokens * phase.global_packs,
+        steps_an_epoch=phase.pass_packs / phase.global_packs,
+        tokens_an_epoch=phase.pack_tokens * phase.pass_packs,
+        flops_a_step=of_pack * phase.global_packs,
+        flops_an_epoch=of_pack * phase.pass_packs,
+        tokens_per_s=_measured_rate(output),
     )
 
 
@@ -239,7 +250,7 @@ def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
 def _model(config: TrainConfig, opened: Opened) -> TrainModel:
     """A model on the meta device as the settings want it: to trace a pass spoils one."""
     model = model_of(opened.folder.path, config.model.recompute)
-    freeze(model, config.model.freeze)
+    set_trained(model, config.train)
     return model
 
 
@@ -276,10 +287,8 @@ def _proposals(traced: _Traced, opened: Opened, ranks: int, batches: Sequence[Ba
             break
         found.append(Proposal(change=f"{so_far}{ranks * times} ranks", total=needed(last, ranks * times)))
     if {"vision", "llm"} <= _by_part(traced.model, trained=True).keys():
-        frozen = (*config.model.freeze, "vision")
-        changed = replace(config, model=replace(config.model, freeze=frozen))
-        one = needed(_trace(changed, opened, batches), ranks)
-        found.append(Proposal(change=f"model.freeze: [{', '.join(frozen)}]", total=one))
+        changed = replace(config, train={**config.train, "vision": "frozen"})
+        found.append(Proposal(change="train.vision: frozen", total=needed(_trace(changed, opened, batches), ranks)))
     return [proposal for proposal in found if proposal.total < total]
 
 

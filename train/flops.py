@@ -10,7 +10,7 @@ Source: PaLM (arXiv 2204.02311) appendix B.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -18,9 +18,10 @@ import numpy.typing as npt
 from torch import nn
 from transformers import PretrainedConfig
 
+from lmms.configs.by_part import PARTS, setting_of
 from lmms.configs.contract import Pack
-from lmms.configs.train import Part
-from lmms.train.model import build_model, part_of
+from lmms.configs.train import EVERYTHING, How
+from lmms.train.model import build_model, parameter_name, part_of
 from lmms.train.stream import Sidecar
 
 PEAK_FLOPS: Mapping[str, float] = {
@@ -57,13 +58,22 @@ class ModelCost:
     """Patches along a window's side; 0 without windows."""
 
 
-def model_cost(hf_config: PretrainedConfig, freeze: Collection[Part] = ()) -> ModelCost:
-    """The cost of a model with these parts frozen, from the layers that transformers builds (on the meta device)."""
+def model_cost(hf_config: PretrainedConfig, train: Mapping[str, How] = EVERYTHING) -> ModelCost:
+    """The cost of a model of which this is trained, from the layers that transformers builds (on the meta device)."""
     layers = {name: m for name, m in build_model(hf_config, "none").named_modules() if isinstance(m, _Layer)}
-    weights: Counter[str] = Counter()
+    trained = {name: _setting(train, name) != "frozen" for name in layers}
+    reached = {part: any(is_trained for name, is_trained in trained.items() if part_of(name) == part) for part in PARTS}
+    passes_back = {
+        "llm": True,
+        "head": True,
+        "pixels": False,
+        "vision": reached["vision"],
+        "aligner": reached["aligner"] or reached["vision"],
+    }
+    linear: Counter[str] = Counter()
     for name, layer in layers.items():
-        weights[_group(name)] += layer.weight.numel()
-    llm, vision, aligner = (part not in freeze for part in ("llm", "vision", "aligner"))
+        group = _group(name)
+        linear[group] += _linear(trained[name], passes_back[group]) * layer.weight.numel()
     tower = getattr(hf_config, "vision_config", None)
     # What leaves an attention enters its output layer: as wide are its two products, which have no weights.
     llm_width = sum(_widths(layers, "self_attn.o_proj"))
@@ -71,14 +81,12 @@ def model_cost(hf_config: PretrainedConfig, freeze: Collection[Part] = ()) -> Mo
     whole = getattr(tower, "fullatt_block_indexes", range(len(tower_widths)))
     whole_width = sum(width for block, width in enumerate(tower_widths) if block in whole)
     return ModelCost(
-        token=_linear(llm, True) * weights["llm"],
-        target=_linear(llm, True) * weights["head"],
+        token=linear["llm"],
+        target=linear["head"],
         squared_length=_attention(True) * llm_width / 2,
-        patch=_linear(vision, False) * weights["pixels"]
-        + _linear(vision, vision) * weights["vision"]
-        + _linear(aligner, aligner or vision) * weights["aligner"] / getattr(tower, "spatial_merge_size", 1) ** 2,
-        squared_image=_attention(vision) * whole_width,
-        squared_window=_attention(vision) * (sum(tower_widths) - whole_width),
+        patch=linear["pixels"] + linear["vision"] + linear["aligner"] / getattr(tower, "spatial_merge_size", 1) ** 2,
+        squared_image=_attention(reached["vision"]) * whole_width,
+        squared_window=_attention(reached["vision"]) * (sum(tower_widths) - whole_width),
         window=getattr(tower, "window_size", 0) // tower.patch_size if tower else 0,
     )
 
@@ -117,6 +125,10 @@ def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
 def peak_flops(device_name: str) -> float | None:
     """Dense bf16 operations a second of a device by its data sheet; None for one that is not in the table."""
     return next((peak for pattern, peak in PEAK_FLOPS.items() if re.search(pattern, device_name)), None)
+
+
+def _setting(train: Mapping[str, How], layer: str) -> How:
+    return setting_of(train, part_of(layer), parameter_name(f"{layer}.weight"))
 
 
 def _group(layer: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.train import Part
+from lmms.configs.by_part import Part
 from lmms.train.evaluate import Evaluation
 from lmms.train.metrics import SetLog, StepLog
 from lmms.train.mixture import cursors_at
@@ -23,6 +23,7 @@ def step_log(
     phase: RunPhase,
     evaluation: Evaluation | None,
     *,
+    steps: int,
     lr: float,
     seconds: float,
     memory: int,
@@ -33,6 +34,7 @@ def step_log(
     sets = _set_logs(result.groups, order, phase, position)
     return StepLog(
         step=plan.step,
+        steps=steps,
         loss=result.loss,
         lr=lr,
         grad_norm=result.grad_norm,

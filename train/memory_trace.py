@@ -74,15 +74,20 @@ def units(model: TrainModel) -> list[list[nn.Parameter]]:
 def tensors_in(batch: Batch) -> list[Tensor]:
     """All tensors of a batch."""
     found: list[Tensor] = []
-    map_tensors(batch, lambda tensor: found.append(tensor) or tensor)
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(batch, keep)
     return found
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that exist, by kind, and their peak since the last moment was taken."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind: Kind = "llm"
         self.moments: list[Moment] = []
         self.reduced = 0
@@ -145,12 +150,12 @@ def _tell_parts(model: TrainModel, live: _Live) -> None:
 
 def _take_gradients(parameters: Sequence[nn.Parameter], live: _Live) -> None:
     """Have the gradients of a unit reduced as soon as the last of them is there."""
-    waiting = set(parameters)
+    waiting: set[Tensor] = set(parameters)
 
     def arrived(parameter: Tensor) -> None:
-        waiting.discard(parameter)  # type: ignore[arg-type]
+        waiting.discard(parameter)
         if not waiting:
             live.reduce(parameters)
 
     for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(arrived)
+        parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]

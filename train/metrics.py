@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
-from lmms.configs.train import Part
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -35,9 +35,12 @@ class StepLog:
     """One optimizer step: a line of metrics.jsonl and of the log. The gradient norms are those before clipping."""
 
     step: int
+    steps: int
+    """Of the whole run."""
     loss: float
     """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
     lr: float
+    """The default one: of what optim.lr does not name."""
     grad_norm: float
     grad_norm_llm: float | None
     """None where the part is frozen or not in the model; 0 for vision and aligner in a step without images."""

@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
+from lmms.configs.by_part import Part
 from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.model_folder import VISION_FAMILIES
-from lmms.configs.train import Part
 from lmms.train.attention import ATTENTION_NAME
 from lmms.train.batch import Batch
 from lmms.train.families import qwen3_vl
@@ -142,6 +142,11 @@ def init_random(model: TrainModel, seed: int) -> None:
         torch.manual_seed(seed)
         for owner, module in _owned_modules(model.hf, model.hf):
             _draw(owner, module)
+
+
+def parameter_name(name: str) -> str:
+    """A name in TrainModel as it is in the transformers model, and so in a folder's safetensors."""
+    return name.removeprefix("hf.")
 
 
 def part_of(parameter_name: str) -> Part:

@@ -13,7 +13,7 @@ from lmms.train.checkpoint import TrainerState
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import ModelCost, model_cost
 from lmms.train.model import TrainModel
-from lmms.train.optim import freeze
+from lmms.train.optim import check_rates, set_trained
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.phases import RunPhase, start_phase
 from lmms.train.recipe import Recipe, make_recipe
@@ -32,7 +32,7 @@ class Opened:
     """The shards of `eval`; with them goes eval_recipe."""
     folder: ModelFolder
     model: TrainModel
-    """On the meta device, its parts frozen as the settings say."""
+    """On the meta device, its parts trained as the settings say."""
     recipe: Recipe
     eval_recipe: Recipe | None
     phase: RunPhase
@@ -61,8 +61,9 @@ def open_run(config: TrainConfig, beat: Callable[[str], None]) -> Opened:
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source")
-    freeze(model, config.model.freeze)
-    cost = model_cost(hf_config, config.model.freeze)
+    set_trained(model, config.train)
+    check_rates(model, config.optim)
+    cost = model_cost(hf_config, config.train)
     phase = start_phase(config, sets, cost)
     return Opened(
         sets=sets,
@@ -82,8 +83,8 @@ def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: in
     return straggler_loss(order.costs[None], steps, ranks, config.data.micro_packs)
 
 
-def remarks(config: TrainConfig, order: Order, ranks: int, step: int, position: int) -> list[str]:
-    """What is no fault, but may surprise, in a run on so many ranks that stands at this step and position."""
+def remarks(config: TrainConfig, order: Order, ranks: int, steps: int, state: TrainerState) -> list[str]:
+    """What is no fault, but may surprise, in a run of so many steps on so many ranks that stands at this state."""
     packs = order.global_packs
     lines = []
     if packs > len(order.costs):
@@ -101,14 +102,14 @@ def remarks(config: TrainConfig, order: Order, ranks: int, step: int, position: 
             f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
             " parts of groups, and are not balanced as well as they could be"
         )
-    lost = expected_waiting(config, order, ranks, position)
+    lost = expected_waiting(config, order, ranks, state.position)
     if lost > _MUCH_LOST:
         lines.append(
             f"ranks will wait {lost:.0%} longer than if all packs cost alike; `lmms inspect order` shows what another"
             " data.group_packs would change"
         )
-    if step >= config.max_steps:
-        lines.append(f"nothing left to do: the run is at step {step} of max_steps {config.max_steps}")
+    if state.step >= steps:
+        lines.append(f"nothing left to do: the run is at step {state.step} of {steps}")
     return lines
 
 

@@ -1,25 +1,30 @@
 """Which parameters are trained, by AdamW with what decay, at what learning rate."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from itertools import groupby
 
 import torch
 from torch import nn
 
+from lmms.configs.by_part import Part, check_matches, setting_of
 from lmms.configs.errors import ConfigError
-from lmms.configs.train import OptimConfig, Part
-from lmms.train.model import part_of
+from lmms.configs.optim import OptimConfig
+from lmms.configs.train import How
+from lmms.train.model import parameter_name, part_of
 
 
-def freeze(model: nn.Module, parts: Sequence[Part]) -> None:
-    """Take these parts out of training. A part that the model does not have is a ConfigError: nothing is silent."""
-    for part in parts:
-        matched = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
-        if not matched:
-            found = ", ".join(sorted({part_of(name) for name, _ in model.named_parameters()}))
-            raise ConfigError(f"model.freeze names {part!r}, which this model does not have; it has {found}")
-        for parameter in matched:
-            parameter.requires_grad_(False)
+def set_trained(model: nn.Module, train: Mapping[str, How]) -> None:
+    """Take the frozen parameters out of training.
+
+    ConfigError for a part that the model does not have, for a pattern without a match, and if nothing is trained.
+    """
+    names = {parameter_name(name): parameter for name, parameter in model.named_parameters()}
+    check_matches("train", train, {name: part_of(name) for name in names})
+    for name, parameter in names.items():
+        parameter.requires_grad_(setting_of(train, part_of(name), name) == "full")
+    if not any(parameter.requires_grad for parameter in names.values()):
+        raise ConfigError(f"train is {dict(train)}: nothing of this model would be trained")
 
 
 def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:
@@ -31,21 +36,32 @@ def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:
     return parts
 
 
+def check_rates(model: nn.Module, config: OptimConfig) -> None:
+    """Raise ConfigError for learning rates that match nothing of the model."""
+    check_matches("optim.lr", config.lr, {parameter_name(name): part_of(name) for name, _ in model.named_parameters()})
+
+
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trained parameters, with weight decay on those of two or more dimensions.
 
-    The averages exist from the start and not from a parameter's first gradient: so every checkpoint holds the same
-    tensors, also when no step so far has reached the vision tower.
+    A group has one peak learning rate, which stands in it as `peak`, and one decay. The averages exist from the start
+    and not from a parameter's first gradient: so every checkpoint holds the same tensors, also when no step so far has
+    reached the vision tower. ConfigError for learning rates that match nothing.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    check_rates(model, config)
+    names = {parameter_name(name): parameter for name, parameter in model.named_parameters()}
+    trained = {name: parameter for name, parameter in names.items() if parameter.requires_grad}
+
+    def group_of(name: str) -> tuple[float, float]:
+        decay = config.weight_decay if trained[name].ndim >= 2 else 0.0
+        return setting_of(config.lr, part_of(name), name), decay
+
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [trained[name] for name in members], "lr": peak, "peak": peak, "weight_decay": decay}
+        for (peak, decay), members in groupby(sorted(trained, key=group_of), group_of)
     ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-    )
-    for parameter in trained:
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
+    for parameter in trained.values():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
@@ -54,20 +70,23 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     return optimizer
 
 
-def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
-    """The learning rate of step 1, 2, ..., max_steps.
+def lr_share(step: int, config: OptimConfig, steps: int) -> float:
+    """What each peak learning rate is multiplied with at step 1, 2, ..., steps.
 
-    Warm-up rises linearly from 0 at step 0 to lr at step warmup_steps. The decay starts at lr with the next step and
-    would reach the floor one step after the last, so that no step is spent at 0.
+    Warm-up rises linearly from 0 at step 0 to 1 at its last step. The decay starts at 1 with the next step (of wsd:
+    when decay_ratio of the steps is left) and would reach the floor one step after the last, so that no step is
+    spent at 0.
     """
-    if step <= config.warmup_steps:
-        return config.lr * step / config.warmup_steps
-    done = (step - 1 - config.warmup_steps) / (max_steps - config.warmup_steps)
+    warmup = math.ceil(config.warmup_ratio * steps) if config.warmup_steps is None else config.warmup_steps
+    if step <= warmup:
+        return step / warmup
+    stable = max(warmup, steps - math.ceil(config.decay_ratio * steps)) if config.schedule == "wsd" else warmup
+    done = max(step - 1 - stable, 0) / max(steps - stable, 1)
     match config.schedule:
         case "constant":
             share = 1.0
-        case "linear":
+        case "linear" | "wsd":
             share = 1.0 - done
         case "cosine":
             share = 0.5 * (1.0 + math.cos(math.pi * done))
-    return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * share)
+    return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * share

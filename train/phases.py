@@ -5,8 +5,10 @@ that its order is made of, so that `lmms inspect step` finds the records of any 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from lmms.configs.train import TrainConfig
 from lmms.train.flops import ModelCost
 from lmms.train.mixture import Phase, cursors_at
 from lmms.train.order import Order
-from lmms.train.sets import Sets, make_order, mixture_turns, shares
+from lmms.train.sets import Sets, make_order, mixture_turns, pack_tokens, pass_packs, shares
 
 PHASES_NAME = "phases.json"
 
@@ -44,6 +46,10 @@ class RunPhase:
     group_packs: int
     seed: int
     cost: ModelCost
+    pass_packs: float
+    """Packs of one pass over the shards, or over the mixture."""
+    pack_tokens: float
+    """Of a pack, in the mean."""
     sets: tuple[SetShare, ...]
 
     @property
@@ -68,6 +74,8 @@ def start_phase(config: TrainConfig, sets: Sets, cost: ModelCost) -> RunPhase:
         group_packs=config.data.group_packs,
         seed=config.seed,
         cost=cost,
+        pass_packs=pass_packs(sets, given),
+        pack_tokens=pack_tokens(sets, mixture_turns(sets, given)),
         sets=tuple(
             SetShare(shards=share.shards, index=dataset.index_hash, turns=turns, cursor=0)
             for share, dataset, turns in places
@@ -80,6 +88,26 @@ def order_of(sets: Sets, phase: RunPhase) -> Order:
     return make_order(sets, phase.phase, phase.cost, phase.seed, phase.global_packs)
 
 
+def run_steps(config: TrainConfig, phases: Sequence[RunPhase]) -> int:
+    """Steps of the whole run, of which the last may go past max_epochs or max_tokens.
+
+    It depends on nothing but the settings in each phase: a run that is resumed finds the same number.
+    """
+    if config.max_steps is not None:
+        return config.max_steps
+    done, last = 0.0, phases[-1]
+    for phase, later in pairwise(phases):
+        done += (later.position - phase.position) * _amount(config, phase)
+    left = ((config.max_epochs or config.max_tokens or 0.0) - done) / (_amount(config, last) * last.global_packs)
+    # A whole number of epochs has to give the same after float64's rounding.
+    return last.step + max(math.ceil(round(left, 6)), 0)
+
+
+def _amount(config: TrainConfig, phase: RunPhase) -> float:
+    """Epochs or tokens of a pack, whichever the run is measured in."""
+    return 1 / phase.pass_packs if config.max_epochs else phase.pack_tokens
+
+
 def go_on(phases: Sequence[RunPhase], now: RunPhase, step: int, position: int) -> list[RunPhase]:
     """The phases of a run that goes on as `now` says after `step`: one more if that differs from the last one.
 
@@ -89,7 +117,8 @@ def go_on(phases: Sequence[RunPhase], now: RunPhase, step: int, position: int) -
     moved = [replace(share, shards="", cursor=0) for share in last.sets]
     same_sets = moved == [replace(share, shards="", cursor=0) for share in now.sets]
     if same_sets and (last.global_packs, last.group_packs) == (now.global_packs, now.group_packs):
-        return list(phases)
+        # As many packs in another amount of the same mixture: the length of the run may change, its order does not.
+        return [*phases[:-1], replace(last, pass_packs=now.pass_packs, pack_tokens=now.pack_tokens)]
     reached: dict[str, int] = {}
     for phase, end in zip(phases, [*(later.position for later in phases[1:]), position], strict=True):
         cursors = cursors_at(phase.phase, end)

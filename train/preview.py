@@ -1,13 +1,14 @@
 """A run's order before it is trained: what each step takes, how well it is balanced, what a rank reads."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.data import ShareConfig
 from lmms.configs.model_folder import PREP_FILES, resolve_model
-from lmms.configs.train import Part, ShareConfig
+from lmms.configs.train import EVERYTHING, How
 from lmms.train.balance import in_random_order, step_costs, take_steps
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import model_cost, table_costs
@@ -67,7 +68,7 @@ def preview(
     group: int = 1,
     seed: int = 0,
     model: str | None = None,
-    freeze: Collection[Part] = (),
+    train: Mapping[str, How] = EVERYTHING,
 ) -> Preview:
     """The order over the shards in these places; of several, each takes its packs' share of the turns.
 
@@ -78,7 +79,7 @@ def preview(
     folder = resolve_model(model or sets.datasets[0].manifest.model, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
-    cost = model_cost(model_of(folder, "none").hf.config, freeze)
+    cost = model_cost(model_of(folder, "none").hf.config, train)
     turns = mixture_turns(sets, [ShareConfig(shards=place, epochs=1.0) for place in places])
     order = make_order(sets, Phase(turns=turns, cursors=(0,) * len(turns), group=group), cost, seed, global_packs)
     steps = take_steps(order, 0, -(-epochs * len(order.costs) // global_packs))

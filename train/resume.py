@@ -173,10 +173,10 @@ def _differences(
     for name in sorted((stored.fingerprints.keys() | fresh.fingerprints.keys()) - of_sets):
         found, expected = stored.fingerprints.get(name), fresh.fingerprints.get(name)
         rows += [(name, found, expected, f"the shards are of another {name}; go on with the same shards and model")]
-    averages = "AdamW's averages are those of other parameters; go on with the same freeze"
+    averages = "AdamW's averages are those of other parameters; go on with the same train"
     dealt = "its packs would be dealt out otherwise; go on with the same model and version of lmms"
     rows += [
-        ("model.freeze", _freeze(stored), _freeze(fresh), averages),
+        ("train", stored.config.get("train"), fresh.config["train"], averages),
         ("costs", stored.costs, fresh.costs, dealt),
     ]
     return (row for row in rows if row[1] != row[2])
@@ -185,10 +185,6 @@ def _differences(
 def _turns(state: TrainerState) -> list[int]:
     """How often each set has its turn, in the phase that the run is in."""
     return [share["turns"] for share in state.phases[-1]["sets"]]
-
-
-def _freeze(state: TrainerState) -> list[str]:
-    return sorted(_settings(state.config).get("model.freeze", ()))
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from lmms.train.evaluate import Evaluation, evaluate
 from lmms.train.loader import batches
 from lmms.train.log import step_log
 from lmms.train.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
-from lmms.train.optim import learning_rate
+from lmms.train.optim import lr_share
 from lmms.train.parallel import start_world, stop_world
 from lmms.train.passes import StepPlan, plan_steps
 from lmms.train.prefetch import look_ahead
@@ -58,7 +58,7 @@ def train(config: TrainConfig, report: Report) -> bool:
             stop_world()
         raise
     stop_world()
-    return last.step >= config.max_steps
+    return last.step >= run.steps
 
 
 def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, beat: Beat) -> TrainerState:
@@ -77,7 +77,7 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
         state.position,
         look_ahead=data.cache is not None,
     )
-    plans, coming = tee(islice(every, max(config.max_steps - state.step, 0)))
+    plans, coming = tee(islice(every, max(run.steps - state.step, 0)))
     requests = (request for plan in coming for request in plan.passes)
     with ExitStack() as held:
         saver = held.enter_context(
@@ -98,7 +98,7 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
             if want:
                 want(plan.passes[0].ahead)
             state, stop = _take_step(run, state, plan, arriving, saver, report, asked, beat)
-            if stop and plan.step < config.max_steps:
+            if stop and plan.step < run.steps:
                 report(f"stopped by SIGTERM after step {plan.step}; the same command goes on from there")
                 break
     return state
@@ -115,12 +115,12 @@ def _take_step(
     beat: Beat,
 ) -> tuple[TrainerState, bool]:
     """One step with all that is due after it: alarms, evaluation, the log, a checkpoint. Whether to stop then, too."""
-    config, is_last = run.config, plan.step == run.config.max_steps
+    config, is_last = run.config, plan.step == run.steps
     began = time.perf_counter()
     seed_step(config.seed, plan.step, run.world.rank)
-    lr = learning_rate(plan.step, config.optim, config.max_steps)
+    share = lr_share(plan.step, config.optim, run.steps)
     result = take_step(
-        run.model, run.optimizer, run.parts, plan, arriving, run.world, lr, config.optim.max_grad_norm, asked, beat
+        run.model, run.optimizer, run.parts, plan, arriving, run.world, share, config.optim.max_grad_norm, asked, beat
     )
     seconds = time.perf_counter() - began
     last, state = state, _next_state(state, plan, result)
@@ -137,7 +137,8 @@ def _take_step(
         run.order,
         run.phase,
         evaluation,
-        lr=lr,
+        steps=run.steps,
+        lr=share * config.optim.lr["default"],
         seconds=seconds,
         memory=peak_memory(run.world.device),
         alarms=alarms,
@@ -164,7 +165,7 @@ def _evaluation(run: Run, step: int, saves: bool, beat: Beat) -> Evaluation | No
     if config.eval is None or run.evaluated is None or run.eval_recipe is None:
         return None
     judged = saves and config.metric_for_best_model == "eval_loss"
-    if not (judged or step % config.eval.every_steps == 0 or step == config.max_steps):
+    if not (judged or step % config.eval.every_steps == 0 or step == run.steps):
         return None
     return evaluate(
         run.model,

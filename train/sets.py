@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from lmms.configs.data import DataConfig, ShareConfig
 from lmms.configs.errors import ConfigError
 from lmms.configs.hashing import mix64
 from lmms.configs.manifest import Dataset, open_dataset
 from lmms.configs.store import Cache
-from lmms.configs.train import DataConfig, ShareConfig
 from lmms.train.flops import ModelCost, table_costs
 from lmms.train.mixture import Phase, share_turns
 from lmms.train.order import Order, SetOrder
@@ -106,6 +106,24 @@ def mixture_turns(sets: Sets, given: Sequence[ShareConfig]) -> tuple[int, ...]:
             for k, share in enumerate(given)
         ]
     )
+
+
+def pass_packs(sets: Sets, given: Sequence[ShareConfig]) -> float:
+    """Packs of one pass over the shards; over a mixture by tokens or epochs, those that it asks for."""
+    return sum(
+        share.epochs * len(sidecar)
+        if share.epochs
+        else share.tokens / float(sidecar.tokens.mean(dtype=np.float64))
+        if share.tokens
+        else len(sidecar)
+        for share, sidecar in zip(given, sets.sidecars, strict=True)
+    )
+
+
+def pack_tokens(sets: Sets, turns: Sequence[int]) -> float:
+    """Tokens of a pack, in the mean over a run with these turns."""
+    means = [float(sidecar.tokens.mean(dtype=np.float64)) for sidecar in sets.sidecars]
+    return sum(mean * turn for mean, turn in zip(means, turns, strict=True)) / sum(turns)
 
 
 def costs_digest(cost: ModelCost) -> str:

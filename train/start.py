@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lmms.configs.by_part import Part
 from lmms.configs.load import to_yaml
-from lmms.configs.train import Part, TrainConfig
+from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
@@ -16,7 +17,7 @@ from lmms.train.opened import open_run, remarks
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model
-from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, write_phases
+from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, write_phases
 from lmms.train.recipe import Recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import resumed_best
@@ -33,6 +34,8 @@ class Run:
     world: World
     sets: Sets
     phase: RunPhase
+    steps: int
+    """Of the whole run."""
     order: Order
     recipe: Recipe
     model: TrainModel
@@ -81,6 +84,7 @@ def start(
         world=world,
         sets=sets,
         phase=phases[-1],
+        steps=run_steps(config, phases),
         order=order_of(sets, phases[-1]),
         recipe=opened.recipe,
         model=model,
@@ -89,7 +93,7 @@ def start(
         evaluated=opened.evaluated,
         eval_recipe=opened.eval_recipe,
     )
-    for line in remarks(config, run.order, world.size, state.step, state.position):
+    for line in remarks(config, run.order, world.size, run.steps, state):
         say(line)
     return run, state
 

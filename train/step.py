@@ -19,14 +19,12 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from lmms.configs.by_part import PARTS, Part
 from lmms.configs.errors import TrainError
-from lmms.configs.train import Part
 from lmms.train.batch import Batch
 from lmms.train.parallel import World
 from lmms.train.passes import StepPlan, pack_names
 from lmms.train.signals import Asked
-
-PARTS: tuple[Part, ...] = ("llm", "vision", "aligner")
 
 T = TypeVar("T")
 
@@ -60,7 +58,7 @@ def take_step(
     plan: StepPlan,
     batches: Iterator[Batch],
     world: World,
-    lr: float,
+    lr_share: float,
     max_grad_norm: float,
     asked: Asked,
     beat: Callable[[str], None],
@@ -121,7 +119,7 @@ def take_step(
     if factor != 1.0:
         torch._foreach_mul_([grad for part in grads.values() for grad in part], factor)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr_share * group["peak"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(

@@ -19,10 +19,12 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.cli.demo.draw import QUESTIONS, Picture, draw_pictures
+from lmms.configs.data import DataConfig
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
+from lmms.configs.optim import OptimConfig
 from lmms.configs.prep import PrepConfig
-from lmms.configs.train import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from lmms.configs.train import ModelConfig, TrainConfig
 
 MODEL = Path(__file__).parent / "model"
 TRAIN_PICTURES, TEST_PICTURES = 3000, 100
@@ -123,7 +125,7 @@ def _run_config(folder: Path, seed: int) -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(path=str(MODEL), init="random", recompute="none"),
         data=DataConfig(shards=str(folder / "shards"), global_packs=1, workers=1),
-        optim=OptimConfig(lr=3e-3, warmup_steps=30, weight_decay=0.01),
+        optim=OptimConfig(lr={"default": 3e-3}, warmup_steps=30, weight_decay=0.01),
         output=str(folder / "run"),
         max_steps=STEPS,
         save_steps=SAVE_STEPS,

@@ -116,7 +116,17 @@ def test_the_screen_says_what_a_person_decides_by(shards: Path, sets: Sets) -> N
 @pytest.fixture
 def run(shards: Path, sets: Sets, cost: ModelCost, tmp_path: Path) -> Path:
     share = SetShare(shards=str(shards), index=sets.datasets[0].index_hash, turns=PERIOD, cursor=0)
-    phase = RunPhase(step=0, position=0, global_packs=4, group_packs=1, seed=3, cost=cost, sets=(share,))
+    phase = RunPhase(
+        step=0,
+        position=0,
+        global_packs=4,
+        group_packs=1,
+        seed=3,
+        cost=cost,
+        pass_packs=9,
+        pack_tokens=9.0,
+        sets=(share,),
+    )
     write_phases(tmp_path, [phase])
     return tmp_path
 

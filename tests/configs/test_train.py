@@ -1,5 +1,7 @@
 """Settings of a run that cannot work are refused when they are read."""
 
+from pathlib import Path
+
 import pytest
 
 from lmms.configs.errors import ConfigError
@@ -62,3 +64,48 @@ def test_the_best_model_needs_a_measure_that_is_taken() -> None:
         load_config(TrainConfig, None, values={**NEEDED, "load_best_model_at_end": True})
     settings = {"metric_for_best_model": "eval_loss", "load_best_model_at_end": True, "eval.shards": "e"}
     assert load_config(TrainConfig, None, values={**NEEDED, **settings}).eval is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"max_steps": None},
+            "the length of the run is set by nothing, expected one of max_steps, max_epochs, max_tokens",
+        ),
+        ({"max_epochs": 2}, r"set by max_steps \(1\) and max_epochs \(2.0\)"),
+        ({"max_steps": None, "max_epochs": -1}, "max_epochs is -1.0, expected above 0"),
+        ({"max_steps": None, "max_tokens": 0}, "max_tokens is 0.0, expected above 0"),
+    ],
+)
+def test_a_run_has_one_length(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, None, values={**NEEDED, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optim.lr": {"vision": 0}}, "optim.lr of vision is 0.0, expected above 0"),
+        ({"optim.lr": {"layers.(": 1.0}}, "optim.lr: 'layers.\\(' is no regular expression"),
+        ({"train": {"*": "frozen"}}, r"train: '\*' is no regular expression"),
+        ({"optim.warmup_steps": 3, "optim.warmup_ratio": 0.1}, "warmup_steps and optim.warmup_ratio are both set"),
+        ({"optim.warmup_ratio": 1.5}, "optim.warmup_ratio is 1.5, expected a share"),
+        ({"optim.decay_ratio": -0.5}, "optim.decay_ratio is -0.5, expected a share"),
+    ],
+)
+def test_rates_and_patterns_that_cannot_be_meant_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, None, values={**NEEDED, **settings})
+
+
+def test_a_rate_alone_is_the_default_and_leaves_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("optim: {lr: {vision: 1e-6, 'layers\\.0\\.': 1e-7}}\ntrain: {vision: frozen}\n")
+    needed = [f"{key}={value}" for key, value in NEEDED.items()]
+    assert load_config(TrainConfig, file, needed).optim.lr == {"default": 1e-5, "vision": 1e-6, r"layers\.0\.": 1e-7}
+    found = load_config(TrainConfig, file, [*needed, "optim.lr=3e-5", "optim.lr.aligner=2e-6"])
+    assert found.optim.lr == {"default": 3e-5, "vision": 1e-6, r"layers\.0\.": 1e-7, "aligner": 2e-6}
+    assert found.train == {"default": "full", "vision": "frozen"}
+    with pytest.raises(ConfigError, match=r"train\.vision is 'lost' .*expected one of full, frozen"):
+        load_config(TrainConfig, file, [*needed, "train.vision=lost"])

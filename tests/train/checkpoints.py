@@ -27,7 +27,7 @@ STATE = TrainerState(
     model="/model",
     zero_steps={"llm": 3},
     best=None,
-    config={"max_steps": 5, "model": {"freeze": ("vision",)}},
+    config={"max_steps": 5, "train": {"vision": "frozen"}, "optim": {"betas": (0.9, 0.95)}},
 )
 
 

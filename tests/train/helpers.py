@@ -16,9 +16,11 @@ from transformers import (
     Qwen3VLConfig,
 )
 
+from lmms.configs.by_part import Part
 from lmms.configs.check import PackLimits
 from lmms.configs.contract import Media, Pack
 from lmms.configs.geometry import Vision, grid_tokens, image_grid
+from lmms.configs.train import How
 from lmms.train.batch import Batch, make_batch
 from lmms.train.families.vision import Tower
 from lmms.train.model import TrainModel, build_model, init_random, materialize
@@ -127,6 +129,11 @@ class Talk:
     targets: tuple[tuple[int, int, float], ...]
     images: tuple[bytes, ...] = ()
     sample: tuple[int, int] = (0, 0)
+
+
+def frozen(*parts: Part) -> dict[str, How]:
+    """The setting `train` of a run that freezes these parts."""
+    return {"default": "full", **dict.fromkeys(parts, "frozen")}
 
 
 def picture(seed: int, width: int = 24, height: int = 16) -> bytes:

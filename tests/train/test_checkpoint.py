@@ -35,7 +35,7 @@ def world() -> Iterator[World]:
 def test_state_and_tensors_come_back(tmp_path: Path, world: World) -> None:
     assert save(tmp_path, world, 7) == ["step-00000007"]
     checkpoint = tmp_path / checkpoint_name(7)
-    as_json = {"max_steps": 5, "model": {"freeze": ["vision"]}}
+    as_json = {"max_steps": 5, "train": {"vision": "frozen"}, "optim": {"betas": [0.9, 0.95]}}
     assert read_state(checkpoint) == replace(STATE, step=7, position=56, config=as_json)
     found = numbers(0)
     load_checkpoint(checkpoint, found)

@@ -12,14 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2_5_VLConfig, Qwen2Config
 from transformers.vision_utils import get_vision_window_index
 
+from lmms.configs.by_part import Part
 from lmms.configs.contract import Pack
-from lmms.configs.train import Part
 from lmms.train.flops import ModelCost, _squared_windows, model_cost, pack_flops, peak_flops, table_costs
-from lmms.train.optim import freeze
+from lmms.train.optim import set_trained
 from lmms.train.stream import Sidecar
 from tests.train.helpers import (
     FAMILIES,
     VISION_FAMILIES,
+    frozen,
     joined,
     make_pack,
     picture,
@@ -50,10 +51,10 @@ def attention_backward(grad: list[int], *inputs: list[int], **_: object) -> int:
     return 2 * attention_forward(*inputs[:3])
 
 
-def counted(family: str, pack: Pack, frozen: tuple[Part, ...] = ()) -> tuple[int, int]:
+def counted(family: str, pack: Pack, parts: tuple[Part, ...] = ()) -> tuple[int, int]:
     """Operations that torch saw in a step: of matrix products, and of attention over whole squares."""
     model = tiny_model(family)
-    freeze(model, frozen)
+    set_trained(model, frozen(*parts))
     batch = joined([pack], tiny_recipe(family))
     linear = {aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
     attention = {
@@ -90,12 +91,12 @@ def test_attention_costs_what_torch_counts_and_half_where_it_is_causal(family: s
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 @pytest.mark.parametrize(
-    "frozen", [("vision",), ("vision", "aligner"), ("llm",), ("llm", "vision"), ("aligner",), ("llm", "aligner")]
+    "parts", [("vision",), ("vision", "aligner"), ("llm",), ("llm", "vision"), ("aligner",), ("llm", "aligner")]
 )
-def test_frozen_parts_cost_what_torch_counts(family: str, frozen: tuple[Part, ...]) -> None:
+def test_frozen_parts_cost_what_torch_counts(family: str, parts: tuple[Part, ...]) -> None:
     pack = tiny_pack(family)
-    cost = model_cost(tiny_config(family), frozen)
-    products, attention = counted(family, pack, frozen)
+    cost = model_cost(tiny_config(family), frozen(*parts))
+    products, attention = counted(family, pack, parts)
     assert part(cost, pack, "token", "target", "patch") == products
     whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
     assert whole == attention

@@ -13,15 +13,16 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lmms.configs.train import OptimConfig, Part
+from lmms.configs.by_part import Part
+from lmms.configs.optim import OptimConfig
 from lmms.train import attention
 from lmms.train.batch import Batch
 from lmms.train.memory import States, gathered_bytes, local_elements, rank_memory, state_bytes
 from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.optim import freeze, make_optimizer
+from lmms.train.optim import make_optimizer, set_trained
 from lmms.train.parallel import shard_model, start_world, stop_world
-from tests.train.helpers import joined, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
+from tests.train.helpers import frozen, joined, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
 from tests.train.live import LiveStorages, kernel_attention
 from tests.train.runs import free_port
 
@@ -37,9 +38,9 @@ TOLERANCE = 0.03
 """Of the peak: FSDP2's own buffers come and go with its order of work."""
 
 
-def meta_model(family: str, recompute: str, frozen: Sequence[Part] = ()) -> TrainModel:
+def meta_model(family: str, recompute: str, parts: Sequence[Part] = ()) -> TrainModel:
     model = build_model(tiny_config(family), recompute)
-    freeze(model, frozen)
+    set_trained(model, frozen(*parts))
     return model
 
 
@@ -57,8 +58,8 @@ def measure(rank: int, ranks: int, port: int, folder: Path) -> None:
     attention.varlen_attention = kernel_attention
     world = start_world("cpu")
     found = []
-    for family, recompute, frozen in CASES:
-        model, batch = meta_model(family, recompute, frozen), some_batch(family)
+    for family, recompute, parts in CASES:
+        model, batch = meta_model(family, recompute, parts), some_batch(family)
         shard_model(model, blocks(model), world, torch.float32)
         materialize(model, world.device)
         init_random(model, 0)
@@ -165,11 +166,11 @@ def test_full_recompute_keeps_far_less() -> None:
 
 def test_a_frozen_tower_keeps_nothing_of_its_blocks() -> None:
     batch = some_batch("qwen3_vl")
-    trained, frozen = (
+    trained, fixed = (
         trace_pass(meta_model("qwen3_vl", "none", parts), batch, torch.float32)[0].held
         for parts in ((), ("vision", "aligner"))
     )
-    assert 10 * frozen["vision"] < trained["vision"]
+    assert 10 * fixed["vision"] < trained["vision"]
 
 
 def test_rows_are_cut_as_fsdp_cuts_them() -> None:

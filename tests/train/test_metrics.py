@@ -23,6 +23,7 @@ from lmms.train.metrics import (
 def step_log(step: int) -> StepLog:
     return StepLog(
         step=step,
+        steps=9,
         loss=1.5,
         lr=1e-5,
         grad_norm=2.0,

@@ -33,8 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
     "text": {"family": "qwen3", "tied": True},
     "images": {"family": "qwen3_vl"},
     "tied, windows": {"family": "qwen2_5_vl", "tied": True},
-    "vision frozen": {"family": "qwen2_vl", "model.freeze": ["vision"]},
-    "vision alone": {"family": "qwen3_vl", "model.freeze": ["llm", "aligner"], "model.recompute": "none"},
+    "vision frozen": {"family": "qwen2_vl", "train": {"vision": "frozen"}},
+    "vision alone": {"family": "qwen3_vl", "train": {"llm": "frozen", "aligner": "frozen"}, "model.recompute": "none"},
 }
 
 

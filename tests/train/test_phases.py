@@ -6,9 +6,20 @@ from pathlib import Path
 import pytest
 
 from lmms.configs.errors import TrainError
+from lmms.configs.load import load_config
+from lmms.configs.train import TrainConfig
 from lmms.train.flops import ModelCost
 from lmms.train.mixture import PERIOD, draws
-from lmms.train.phases import PHASES_NAME, RunPhase, SetShare, go_on, phase_of_step, read_phases, write_phases
+from lmms.train.phases import (
+    PHASES_NAME,
+    RunPhase,
+    SetShare,
+    go_on,
+    phase_of_step,
+    read_phases,
+    run_steps,
+    write_phases,
+)
 
 COST = ModelCost(token=1.0, target=2.0, squared_length=3.0, patch=4.0, squared_image=5.0, squared_window=6.0, window=8)
 
@@ -16,7 +27,22 @@ COST = ModelCost(token=1.0, target=2.0, squared_length=3.0, patch=4.0, squared_i
 def run_phase(global_packs: int = 8, **turns: int) -> RunPhase:
     """A phase from the start of a run; its sets are named by their index."""
     sets = tuple(SetShare(shards=f"/data/{name}", index=name, turns=n, cursor=0) for name, n in turns.items())
-    return RunPhase(step=0, position=0, global_packs=global_packs, group_packs=1, seed=0, cost=COST, sets=sets)
+    return RunPhase(
+        step=0,
+        position=0,
+        global_packs=global_packs,
+        group_packs=1,
+        seed=0,
+        cost=COST,
+        pass_packs=100,
+        pack_tokens=50.0,
+        sets=sets,
+    )
+
+
+def config(**length: float) -> TrainConfig:
+    values = {"model.path": "m", "data.shards": "s", "output": "o", **length}
+    return load_config(TrainConfig, None, values=values)
 
 
 def taken(phases: list[RunPhase], end: int) -> dict[str, list[int]]:
@@ -48,6 +74,35 @@ def test_every_set_goes_on_without_a_gap_through_any_changes() -> None:
     assert sum(map(len, found.values())) == 1000
     assert all(positions == list(range(len(positions))) for positions in found.values())
     assert {name: len(positions) > 0 for name, positions in found.items()} == {"a": True, "b": True, "c": True}
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [
+        ({"max_steps": 7}, 7),
+        ({"max_epochs": 2.0}, 25),
+        ({"max_epochs": 0.1}, 2),
+        ({"max_epochs": 3.0}, 38),
+        ({"max_tokens": 4000.0}, 10),
+        ({"max_tokens": 4001.0}, 11),
+    ],
+)
+def test_epochs_and_tokens_are_whole_steps_that_reach_them(length: dict[str, float], steps: int) -> None:
+    assert run_steps(config(**length), [run_phase(a=PERIOD)]) == steps
+
+
+def test_what_earlier_phases_trained_counts_by_their_own_measure() -> None:
+    phases = go_on([run_phase(a=PERIOD)], replace(run_phase(5, b=PERIOD), pass_packs=50, pack_tokens=20.0), 10, 80)
+    assert run_steps(config(max_epochs=1.0), phases) == 10 + 2
+    assert run_steps(config(max_tokens=5000.0), phases) == 10 + 10
+    assert run_steps(config(max_tokens=3000.0), phases) == 10
+
+
+def test_a_larger_amount_of_the_same_mixture_makes_the_run_longer_and_changes_no_order() -> None:
+    phases = [run_phase(a=PERIOD)]
+    more = go_on(phases, replace(phases[0], pass_packs=200), 10, 80)
+    assert [phase.phase for phase in more] == [phase.phase for phase in phases]
+    assert run_steps(config(max_epochs=2.0), more) == 50
 
 
 def test_the_start_of_any_step_is_known_from_the_phases() -> None:

@@ -41,7 +41,9 @@ def run(places: list[str], sets: Sets, tmp_path: Path) -> Path:
         SetShare(shards=place, index=dataset.index_hash, turns=PERIOD // 2, cursor=0)
         for place, dataset in zip(places, sets.datasets, strict=True)
     )
-    first = RunPhase(step=0, position=0, global_packs=3, group_packs=1, seed=4, cost=COST, sets=shares)
+    first = RunPhase(
+        step=0, position=0, global_packs=3, group_packs=1, seed=4, cost=COST, pass_packs=9, pack_tokens=9.0, sets=shares
+    )
     cursors = (3, 3)
     moved = tuple(replace(share, cursor=cursor) for share, cursor in zip(shares, cursors, strict=True))
     write_phases(tmp_path, [first, replace(first, step=2, position=6, global_packs=5, sets=moved)])
@@ -133,6 +135,8 @@ def test_a_rank_reads_its_packs_and_those_that_keep_it_in_step(run: Path, sets: 
         group_packs=1,
         seed=0,
         cost=COST,
+        pass_packs=9,
+        pack_tokens=9.0,
         sets=tuple(SetShare(shards="", index=d.index_hash, turns=PERIOD // 2, cursor=0) for d in sets.datasets),
     )
     order = order_of(sets, phase)

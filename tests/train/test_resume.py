@@ -120,7 +120,7 @@ def mixture(*turns: int, sets: str = "abcd") -> dict[str, Any]:
 def test_a_resumed_run_stands_where_the_checkpoint_does() -> None:
     fresh = replace(STATE, model="/moved", config={**STATE.config, "max_steps": 9})
     state = resumed_state(fresh, STORED, AT, ())
-    assert state == replace(STORED, model="/moved", config={"max_steps": 9, "model": {"freeze": ("vision",)}})
+    assert state == replace(STORED, model="/moved", config={**STATE.config, "max_steps": 9})
 
 
 def prints(name: str, value: str) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def prints(name: str, value: str) -> dict[str, Any]:
         ({"costs": "c2"}, "costs c1", "c2", "go on with the same model"),
         # The cost of a pack depends on what is frozen.
         (
-            {"config": {"model": {"freeze": ()}}, "costs": "c2"},
-            "model.freeze ['vision']",
-            "[]",
-            "go on with the same freeze",
+            {"config": {"train": {"llm": "frozen"}}, "costs": "c2"},
+            "train {'vision': 'frozen'}",
+            "{'llm': 'frozen'}",
+            "go on with the same train",
         ),
     ],
 )
@@ -193,8 +193,8 @@ def test_the_mixture_is_that_of_the_last_phase() -> None:
 
 
 def test_settings_that_changed_are_listed() -> None:
-    before = {"max_steps": 1, "model": {"freeze": ["vision"]}, "eval": None}
-    now = {"max_steps": 2, "model": {"freeze": ("vision",)}, "eval": {"every_steps": 3}}
+    before = {"max_steps": 1, "optim": {"betas": [0.9, 0.95]}, "eval": None}
+    now = {"max_steps": 2, "optim": {"betas": (0.9, 0.95)}, "eval": {"every_steps": 3}}
     assert list(changes(before, now)) == [
         "changed since the checkpoint: eval.every_steps was None, is 3",
         "changed since the checkpoint: max_steps was 1, is 2",

@@ -17,9 +17,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lmms.configs.by_part import Part
 from lmms.configs.errors import ConfigError, ModelError, TrainError
 from lmms.configs.load import load_config, to_yaml
-from lmms.configs.train import Part, TrainConfig
+from lmms.configs.train import TrainConfig
 from lmms.train import metrics
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints, read_state
 from lmms.train.metrics import METRICS_NAME, StepLog
@@ -27,7 +28,7 @@ from lmms.train.model import part_of
 from lmms.train.phases import read_phases
 from lmms.train.resume import locked
 from lmms.train.run import train
-from tests.train.helpers import tiny_config, tiny_model
+from tests.train.helpers import frozen, tiny_config, tiny_model
 from tests.train.runs import (
     assert_same_steps,
     read_metrics,
@@ -124,7 +125,7 @@ def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, An
 
 @pytest.mark.parametrize("part", ["llm", "vision", "aligner"])
 def test_a_frozen_part_does_not_change_by_a_bit_and_the_others_do(settings: dict[str, Any], part: Part) -> None:
-    config = run_config(settings, model__freeze=[part])
+    config = run_config(settings, train={part: "frozen"})
     train(config, silent)
     start = tiny_model("qwen3_vl", seed=config.seed)
     end = read_tensors(Path(config.output) / checkpoint_name(3), "model.")
@@ -139,8 +140,8 @@ def test_a_frozen_part_does_not_change_by_a_bit_and_the_others_do(settings: dict
 
 
 def test_freezing_vision_in_a_text_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="freeze names 'vision'"):
-        train(run_config(write_run(tmp_path, "qwen2"), model__freeze=["vision"]), silent)
+    with pytest.raises(ConfigError, match="train names 'vision'"):
+        train(run_config(write_run(tmp_path, "qwen2"), train={"vision": "frozen"}), silent)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen2_vl"])
@@ -173,7 +174,7 @@ def test_a_trained_part_without_gradient_is_an_alarm_that_names_it(
         torch.nn.init.zeros_(merger.linear_fc2.weight)
     model.hf.save_pretrained(tmp_path / "model")
     events: list[StepLog | str] = []
-    config = run_config(settings, model__init="pretrained", model__freeze=["aligner"], max_steps=4, log_steps=100)
+    config = run_config(settings, model__init="pretrained", train={"aligner": "frozen"}, max_steps=4, log_steps=100)
     train(config, events.append)
     alarms = [event for event in events if isinstance(event, str) and event.startswith("ALARM")]
     # All four steps hold images.
@@ -197,7 +198,7 @@ def test_a_finished_run_has_nothing_left_to_do(settings: dict[str, Any]) -> None
     train(config, events.append)
     assert events == [
         f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1",
-        "nothing left to do: the run is at step 1 of max_steps 1",
+        "nothing left to do: the run is at step 1 of 1",
     ]
 
 
@@ -288,22 +289,34 @@ def test_passes_that_do_not_divide_a_step_change_nothing(
     assert_same_steps(read_metrics(configs[1].output), read_metrics(configs[0].output))
 
 
+@pytest.mark.parametrize(("length", "steps"), [({"max_epochs": 1.5}, 5), ({"max_tokens": 300.0}, 3)])
+def test_epochs_or_tokens_are_the_length_of_a_run(settings: dict[str, Any], length: dict[str, Any], steps: int) -> None:
+    config = run_config(settings, max_steps=None, **length)
+    train(config, silent)
+    found = read_metrics(config.output)
+    assert [line["step"] for line in found] == list(range(1, steps + 1))
+    assert {line["steps"] for line in found} == {steps}
+    if wanted := length.get("max_epochs"):
+        assert found[-2]["epoch"] < wanted <= found[-1]["epoch"]
+
+
 def test_settings_that_changed_are_reported(settings: dict[str, Any]) -> None:
     train(run_config(settings, max_steps=1), silent)
     events: list[StepLog | str] = []
     train(run_config(settings, max_steps=2, optim__lr=2e-2), events.append)
     assert events[1:3] == [
         "changed since the checkpoint: max_steps was 1, is 2",
-        "changed since the checkpoint: optim.lr was 0.01, is 0.02",
+        "changed since the checkpoint: optim.lr.default was 0.01, is 0.02",
     ]
     assert isinstance(events[3], StepLog)
 
 
 @pytest.mark.parametrize(("before", "after"), [([], ["vision"]), (["vision"], []), (["vision"], ["aligner"])])
-def test_another_freeze_is_refused_on_resume(settings: dict[str, Any], before: list[str], after: list[str]) -> None:
-    train(run_config(settings, max_steps=1, model__freeze=before), silent)
-    with pytest.raises(TrainError, match=re.escape(f"trained with model.freeze {before}, this run has {after}")):
-        train(run_config(settings, max_steps=2, model__freeze=after), silent)
+def test_another_freeze_is_refused_on_resume(settings: dict[str, Any], before: list[Part], after: list[Part]) -> None:
+    train(run_config(settings, max_steps=1, train=dict.fromkeys(before, "frozen")), silent)
+    refused = f"trained with train {frozen(*before)}, this run has {frozen(*after)}"
+    with pytest.raises(TrainError, match=re.escape(refused)):
+        train(run_config(settings, max_steps=2, train=dict.fromkeys(after, "frozen")), silent)
 
 
 def test_an_output_that_another_run_writes_is_refused_and_free_afterwards(settings: dict[str, Any]) -> None:

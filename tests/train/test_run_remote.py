@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from lmms.configs.data import EvalConfig
 from lmms.configs.errors import DatasetError
-from lmms.configs.train import EvalConfig, TrainConfig
+from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints
 from lmms.train.metrics import StepLog
 from lmms.train.run import train

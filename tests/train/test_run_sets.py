@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from lmms.configs.data import EvalConfig, ShareConfig
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import to_yaml
-from lmms.configs.train import EvalConfig, ShareConfig, TrainConfig
+from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.phases import read_phases

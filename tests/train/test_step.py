@@ -9,24 +9,25 @@ import pytest
 import torch
 from torch import nn
 
+from lmms.configs.by_part import Part
 from lmms.configs.contract import Pack
 from lmms.configs.errors import TrainError
 from lmms.configs.model_folder import ModelFolder
-from lmms.configs.train import OptimConfig, Part
+from lmms.configs.optim import OptimConfig
 from lmms.train.batch import Batch
 from lmms.train.checkpoint import tensors_of
 from lmms.train.flops import ModelCost
 from lmms.train.loader import Request, batches
 from lmms.train.mixture import Phase, share_turns
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.optim import freeze, make_optimizer, trained_parts
+from lmms.train.optim import make_optimizer, set_trained, trained_parts
 from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.passes import StepPlan, pack_names, plan_steps
 from lmms.train.sets import Sets, make_order, open_sets, packs_digest
 from lmms.train.signals import Asked
 from lmms.train.step import StepResult, take_step
 from lmms.train.stream import PackReader
-from tests.train.helpers import FIRST_SPECIAL, tiny_config, tiny_recipe
+from tests.train.helpers import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
 from tests.train.runs import write_model_folder
 from tests.train.shards import make_pack, write_shards
 
@@ -62,9 +63,9 @@ def plan_of(shards: Sets, global_packs: int) -> StepPlan:
     return next(plan_steps(order, shards, 0, 1, 1, 0, 0, look_ahead=False))
 
 
-def sharded_model(world: World, frozen: Sequence[Part] = ()) -> TrainModel:
+def sharded_model(world: World, parts: Sequence[Part] = ()) -> TrainModel:
     model = build_model(tiny_config(FAMILY), "full")
-    freeze(model, frozen)
+    set_trained(model, frozen(*parts))
     shard_model(model, blocks(model), world, torch.float32)
     materialize(model, world.device)
     init_random(model, 0)
@@ -86,11 +87,11 @@ def stepped(
 ) -> StepResult:
     loader = loaded(sets, plan, on_bad_media)
     parts = trained_parts(model)
-    return take_step(model, optimizer, parts, plan, loader, world, 0.1, max_grad_norm, Asked(), lambda what: None)
+    return take_step(model, optimizer, parts, plan, loader, world, 1.0, max_grad_norm, Asked(), lambda what: None)
 
 
 def one_step(world: World, sets: Sets, plan: StepPlan, model: nn.Module, on_bad_media: str = "stop") -> StepResult:
-    optimizer = make_optimizer(model, OptimConfig(lr=0.1, eps=1e-3))
+    optimizer = make_optimizer(model, OptimConfig(lr={"default": 0.1}, eps=1e-3))
     return stepped(world, sets, plan, model, optimizer, on_bad_media=on_bad_media)
 
 
@@ -112,7 +113,7 @@ def test_loss_and_norms_are_those_of_plain_backward(world: World, sets: Sets) ->
 def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(world: World, sets: Sets) -> None:
     plan = plan_of(sets, 2)
     free, clipped = sharded_model(world), sharded_model(world)
-    optimizers = [make_optimizer(model, OptimConfig(lr=0.1)) for model in (free, clipped)]
+    optimizers = [make_optimizer(model, OptimConfig(lr={"default": 0.1})) for model in (free, clipped)]
     norms = [
         stepped(world, sets, plan, model, optimizer, limit).grad_norm
         for model, optimizer, limit in zip((free, clipped), optimizers, (1e9, 0.5), strict=True)
@@ -132,8 +133,8 @@ def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World
     materialize(plain, world.device)
     init_random(plain, 0)
     sharded = sharded_model(world, ["llm", "aligner"])
-    freeze(plain, ["llm", "aligner"])
-    optimizers = [make_optimizer(model, OptimConfig(lr=0.1, eps=1e-3)) for model in (plain, sharded)]
+    set_trained(plain, frozen("llm", "aligner"))
+    optimizers = [make_optimizer(model, OptimConfig(lr={"default": 0.1}, eps=1e-3)) for model in (plain, sharded)]
     for _ in range(3):
         losses = [plain(batch, has)[0] for batch, has in zip(loaded(sets, plan), plan.has_images, strict=True)]
         (losses[0] / plan.weight).backward()
@@ -235,9 +236,9 @@ def test_the_loss_of_each_set_adds_up_to_the_loss(
     recipe = replace(one, sets=one.sets * 2)
     model = sharded_model(world)
     loader = batches(PackReader(both.datasets), recipe, plan.passes, 0, 60.0)
-    optimizer = make_optimizer(model, OptimConfig(lr=0.1))
+    optimizer = make_optimizer(model, OptimConfig(lr={"default": 0.1}))
     result = take_step(
-        model, optimizer, trained_parts(model), plan, loader, world, 0.1, 1.0, Asked(), lambda what: None
+        model, optimizer, trained_parts(model), plan, loader, world, 1.0, 1.0, Asked(), lambda what: None
     )
     losses, weights = result.groups.T
     assert (weights > 0).all()
@@ -250,16 +251,16 @@ def test_what_a_signal_asked_for_is_known_at_the_end_of_the_step(
     world: World, sets: Sets, stop: int, save: int
 ) -> None:
     plan, model = plan_of(sets, 2), sharded_model(world)
-    optimizer, asked = make_optimizer(model, OptimConfig(lr=0.1)), Asked()
+    optimizer, asked = make_optimizer(model, OptimConfig(lr={"default": 0.1})), Asked()
     asked.stop, asked.save = stop, save
     loader = loaded(sets, plan)
-    result = take_step(model, optimizer, trained_parts(model), plan, loader, world, 0.1, 1.0, asked, lambda what: None)
+    result = take_step(model, optimizer, trained_parts(model), plan, loader, world, 1.0, 1.0, asked, lambda what: None)
     assert (result.stop, result.save) == (bool(stop), bool(save))
 
 
 def test_the_watchdog_hears_of_every_pass(world: World, sets: Sets) -> None:
     plan, model, heard = plan_of(sets, 3), sharded_model(world), list[str]()
-    optimizer = make_optimizer(model, OptimConfig(lr=0.1))
+    optimizer = make_optimizer(model, OptimConfig(lr={"default": 0.1}))
     loader = loaded(sets, plan)
-    take_step(model, optimizer, trained_parts(model), plan, loader, world, 0.1, 1.0, Asked(), heard.append)
+    take_step(model, optimizer, trained_parts(model), plan, loader, world, 1.0, 1.0, Asked(), heard.append)
     assert heard == [f"step 1, {pack_names(request.places)}" for request in plan.passes]

@@ -23,8 +23,10 @@ import torch
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import MODEL
+from lmms.configs.data import DataConfig, EvalConfig
+from lmms.configs.optim import OptimConfig
 from lmms.configs.prep import PrepConfig
-from lmms.configs.train import DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from lmms.configs.train import ModelConfig, TrainConfig
 from lmms.prep.build import build_shards
 from lmms.train import sets
 from lmms.train.metrics import METRICS_NAME
@@ -76,7 +78,7 @@ def _losses(folder: Path, name: str, group: int | None, seed: int, steps: int) -
             shards=str(folder / "train shards"), global_packs=GLOBAL_PACKS, group_packs=group or 1, workers=0
         ),
         eval=EvalConfig(shards=str(folder / "held out shards"), every_steps=steps),
-        optim=OptimConfig(lr=3e-3, warmup_steps=20, weight_decay=0.01),
+        optim=OptimConfig(lr={"default": 3e-3}, warmup_steps=20, weight_decay=0.01),
         output=str(output),
         max_steps=steps,
         seed=seed,

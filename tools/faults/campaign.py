@@ -16,8 +16,10 @@ from pathlib import Path
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import MODEL
+from lmms.configs.data import DataConfig
+from lmms.configs.optim import OptimConfig
 from lmms.configs.prep import PrepConfig
-from lmms.configs.train import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from lmms.configs.train import ModelConfig, TrainConfig
 from lmms.prep.build import build_shards
 from lmms.train.metrics import METRICS_NAME
 from tools.compare_runs import differences, read_steps
@@ -56,7 +58,7 @@ def prepare(folder: Path, seed: int) -> TrainConfig:
         model=ModelConfig(path=str(MODEL), init="random", recompute="none"),
         data=DataConfig(shards=str(folder / "shards"), global_packs=GLOBAL_PACKS, workers=0),
         # Gradients that are 0 but for rounding (of key biases) would become whole updates with a smaller eps.
-        optim=OptimConfig(lr=1e-3, eps=1e-3),
+        optim=OptimConfig(lr={"default": 1e-3}, eps=1e-3),
         output=str(folder / "undisturbed"),
         max_steps=STEPS,
         save_steps=5,

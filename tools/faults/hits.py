@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,14 @@ class Running:
         path = self.output / METRICS_NAME
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    def until(self, moment: Callable[[], bool]) -> Codes:
-        """Wait for a moment, or until every rank has ended: the codes of those that have."""
-        return wait_for(self.pids, _MOMENT_S, moment)
+    def until(self, moment: Callable[[], bool], ended: Collection[int] = ()) -> Codes:
+        """Wait for a moment, or until every rank has ended, of which some had before: the codes of the others."""
+        return wait_for([pid for pid in self.pids if pid not in ended], _MOMENT_S, moment)
 
-    def until_some_step(self) -> Codes:
+    def until_some_step(self, ended: Collection[int] = ()) -> Codes:
         """Wait for a random one of the next steps, and a random part of the one after."""
         goal = self.logged() + self.rng.randint(0, 6)
-        codes = self.until(lambda: self.logged() > goal)
+        codes = self.until(lambda: self.logged() > goal, ended)
         time.sleep(self.rng.random() * 0.2)
         return codes
 
@@ -87,7 +87,7 @@ def sigusr1(run: Running) -> tuple[Codes, int]:
     """SIGUSR1 to all ranks, which save and go on; then the whole group is killed."""
     codes = run.until_some_step()
     _signal_all(run, codes, signal.SIGUSR1)
-    codes |= run.until_some_step()
+    codes |= run.until_some_step(codes)
     return codes, _kill_all(run, codes)
 
 

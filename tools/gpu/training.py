@@ -14,7 +14,7 @@ import torch
 from transformers import PretrainedConfig
 
 from lmms.configs.manifest import open_dataset
-from lmms.configs.train import OptimConfig
+from lmms.configs.optim import OptimConfig
 from lmms.train.ahead import ahead
 from lmms.train.flops import ModelCost, model_cost, pack_flops, peak_flops
 from lmms.train.loader import batches
@@ -120,7 +120,7 @@ def _measure(
     cost = model_cost(hf_config)
     began = time.perf_counter()
     init_random(model, seed=0)
-    optimizer = make_optimizer(model, OptimConfig(lr=run.lr))
+    optimizer = make_optimizer(model, OptimConfig(lr={"default": run.lr}))
     synchronize(world.device)
     init_seconds = time.perf_counter() - began
     if world.device.type == "cuda":
@@ -136,9 +136,7 @@ def _measure(
     seconds: list[float] = []
     for plan in plans:
         began = time.perf_counter()
-        results.append(
-            take_step(model, optimizer, parts, plan, loader, world, run.lr, 1.0, Asked(), lambda coming: None)
-        )
+        results.append(take_step(model, optimizer, parts, plan, loader, world, 1.0, 1.0, Asked(), lambda coming: None))
         synchronize(world.device)
         seconds.append(time.perf_counter() - began)
         if len(seconds) > WARM_STEPS and time.monotonic() + seconds[-1] > deadline:

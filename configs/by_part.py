@@ -1,0 +1,60 @@
+"""Settings that may differ from part to part of a model: {default, llm, vision, aligner, <pattern>}.
+
+A pattern is a regular expression that is searched for in the names of parameters, as they stand in the model's
+safetensors. It wins over the part, the part over the default, a later pattern over an earlier one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeVar
+
+from lmms.configs.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+Part = Literal["vision", "aligner", "llm"]
+PARTS: tuple[Part, ...] = ("llm", "vision", "aligner")
+
+
+def patterns(settings: Mapping[str, object]) -> list[str]:
+    """The keys that are regular expressions, in their order."""
+    return [key for key in settings if key != "default" and key not in PARTS]
+
+
+def setting_of(settings: Mapping[str, T], part: Part, name: str) -> T:
+    """The setting of a parameter by its part and name."""
+    matching = [pattern for pattern in patterns(settings) if re.search(pattern, name)]
+    return settings[matching[-1] if matching else part if part in settings else "default"]
+
+
+def check_patterns(key: str, settings: Mapping[str, object]) -> None:
+    """ConfigError for a pattern that is no regular expression. key: of the settings, for the message."""
+    for pattern in patterns(settings):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{key}: {pattern!r} is no regular expression ({error}), expected {', '.join(('default', *PARTS))} or a"
+                " pattern of parameter names"
+            ) from None
+
+
+def check_matches(key: str, settings: Mapping[str, object], parameters: Mapping[str, Part]) -> None:
+    """ConfigError for a part that a model does not have, or a pattern that is in none of its parameters' names.
+
+    parameters: name -> part.
+    """
+    for name in settings:
+        if name in PARTS and name not in parameters.values():
+            found = ", ".join(part for part in PARTS if part in parameters.values())
+            raise ConfigError(f"{key} names {name!r}, which this model does not have; it has {found}")
+    for pattern in patterns(settings):
+        if not any(re.search(pattern, name) for name in parameters):
+            raise ConfigError(
+                f"{key}: pattern {pattern!r} is in no parameter's name{nearest(pattern, _words(parameters))}"
+            )
+
+
+def _words(names: Iterable[str]) -> set[str]:
+    """What somebody may have meant: the parts, and the names of modules without the numbers of layers."""
+    return {*PARTS, *(word for name in names for word in name.split(".") if not word.isdigit())}
