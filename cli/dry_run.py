@@ -104,7 +104,9 @@ def _memory(found: "DryRun") -> Table:
         if size or name not in ("vision", "loss"):
             row = [f"{found.memory[rank][name] / 1e9:.2f}" for rank in shown]
             style = "yellow" if name == found.largest else "cyan"
-            table.add_row(meaning, *row, Text("█" * round(_BAR_WIDTH * size / totals[most]), style=style))
+            table.add_row(
+                meaning, *row, Text("█" * round(_BAR_WIDTH * size / found.memory[most][found.largest]), style=style)
+            )
     table.add_row("[bold]total[/]", *(f"[bold]{totals[rank] / 1e9:.2f}[/]" for rank in shown))
     return table
 
