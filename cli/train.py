@@ -1,13 +1,14 @@
 """lmms train."""
 
+import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _STOPPED = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM ended. The run is saved and goes on with the same command."""
+
+_END_S = 10
+"""For a rank to end once its last checkpoint is written, or the time for that is over."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 32
@@ -60,6 +64,8 @@ def train(
 
     Example: lmms train --config run.yaml optim.lr=2e-5 max_steps=100
     """
+    # It would end a process that does not listen yet. Ranks inherit this, and take it when they do.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     values = {} if resume is None else {"resume": resume}
     settings = load_config(TrainConfig, config, overrides or (), values)
     if print_config:
@@ -95,11 +101,13 @@ def _rank(settings: TrainConfig) -> None:
     record(_train_here)(settings)
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """A signal of a scheduler reaches the launcher; it is meant for the ranks."""
-    for rank in multiprocessing.active_children():
-        if rank.pid:
-            os.kill(rank.pid, number)
+def _pass_on() -> None:
+    """SIGUSR1 of a scheduler reaches the launcher; it is meant for the ranks. Never returns."""
+    while True:
+        signal.sigwait({signal.SIGUSR1})
+        for rank in multiprocessing.active_children():
+            if rank.pid:
+                os.kill(rank.pid, signal.SIGUSR1)
 
 
 def _launch(settings: TrainConfig, nproc: int) -> None:
@@ -110,11 +118,15 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from lmms.train.resume import is_saved
+
     # Each rank would take every core for itself.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or nproc) // nproc, 1)))
     # They repeat at length what is raised below.
     for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # The launcher would kill ranks that are still writing their last checkpoint.
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(settings.grace_s) + _END_S)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -124,12 +136,13 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
         run_id=str(os.getpid()),
         max_restarts=0,
     )
-    signal.signal(signal.SIGUSR1, _pass_on)
+    threading.Thread(target=_pass_on, name="signals", daemon=True).start()
     try:
         elastic_launch(launch, _rank)(settings)
     except SignalException as stopped:
         # The launcher has passed it on, and waited for the ranks to save.
-        raise typer.Exit(128 + stopped.sigval) from None
+        saved = stopped.sigval != signal.SIGTERM or is_saved(Path(settings.output).expanduser())
+        raise typer.Exit(128 + (stopped.sigval if saved else signal.SIGKILL)) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         # What `record` stored; plain text if the rank was killed.

@@ -78,6 +78,8 @@ def _check_shares(data: DataConfig) -> None:
         raise ConfigError("set one of data.shards (one set) and data.mixture (several)")
     kinds = set()
     for i, share in enumerate(data.mixture):
+        if not share.shards:
+            raise ConfigError(f"data.mixture[{i}].shards is empty, expected a folder or URL")
         amounts = {kind: getattr(share, kind) for kind in ("weight", "tokens", "epochs")}
         given = [kind for kind, amount in amounts.items() if amount is not None]
         if len(given) != 1 or amounts[given[0]] <= 0:

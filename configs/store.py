@@ -102,7 +102,9 @@ def open_store(where: str | Path, retry_s: float) -> Store:
 
 
 def shown(url: str) -> str:
-    """A URL for people to read: without the user, password and query, which may be credentials."""
+    """A URL for people to read: without the user, password and query, which may be credentials. A path stays."""
+    if "://" not in url:
+        return url
     scheme, host, path, *_ = urlsplit(url)
     # oci has its namespace there: oci://bucket@namespace/path
     return urlunsplit((scheme, host if scheme == "oci" else host.rpartition("@")[2], path.rstrip("/"), "", ""))

@@ -74,7 +74,7 @@ class TrainConfig:
     stall_s: float = 1800.0
     """Seconds without progress after which a rank or a loader that hangs becomes an error with its stack."""
     log_steps: int = 1
-    """Steps between lines of the log and of metrics.jsonl."""
+    """Steps between lines of the log; metrics.jsonl has every step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
 
@@ -100,6 +100,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"{name} is {value}, expected at least {low}")
+        if self.data.retry_s > 0.9 * self.stall_s:
+            raise ConfigError(
+                f"data.retry_s is {self.data.retry_s:g}, expected at most 0.9 x stall_s ({self.stall_s:g}): the run"
+                " would be ended as hanging before a store that fails is named"
+            )
         if self.metric_for_best_model == "eval_loss" and self.eval is None:
             raise ConfigError("metric_for_best_model is eval_loss, but eval is not set; name shards to evaluate on")
         if self.load_best_model_at_end and self.metric_for_best_model is None:

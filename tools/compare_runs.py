@@ -19,10 +19,11 @@ Steps = Mapping[int, Mapping[str, Any]]
 
 
 def read_steps(run: Path) -> dict[int, dict[str, Any]]:
-    """Step -> its line of metrics.jsonl. TrainError for a folder without one."""
+    """Step -> its line of metrics.jsonl, but for one that is still being written. TrainError for no run's folder."""
     path = run / METRICS_NAME
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        lines = [json.loads(line) for line in whole.splitlines()]
         return {line["step"]: line for line in lines}
     except (OSError, ValueError, KeyError) as error:
         raise TrainError(f"{path} cannot be read ({type(error).__name__}: {error}); expected a run's folder") from error

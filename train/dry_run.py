@@ -170,7 +170,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         proposals=_proposals(traced, opened, ranks, batches, min(short)) if short else [],
         length=_length(config, order, phases, state.step, output),
         waiting=expected_waiting(config, order, ranks, state.position),
-        remarks=remarks(config, order, ranks, run_steps(config, phases), state),
+        remarks=remarks(config, order, phases[-1], ranks, run_steps(config, phases), state),
     )
 
 

@@ -18,6 +18,7 @@ from lmms.train.ahead import ahead
 from lmms.train.loader import Request, batches
 from lmms.train.parallel import World
 from lmms.train.recipe import Recipe
+from lmms.train.signals import Asked
 from lmms.train.stream import PackReader, Sidecar
 
 
@@ -42,9 +43,12 @@ def evaluate(
     micro_packs: int,
     workers: int,
     stall_s: float,
+    asked: Asked,
     beat: Callable[[str], None],
-) -> Evaluation:
+) -> Evaluation | None:
     """The loss of a sharded model over all packs of a data set; every rank calls it and gets the same numbers.
+
+    None as soon as any rank was asked to stop.
 
     recipe: of this data set, with groups by source. beat is told before each pass what comes, for the watchdog.
     Raises what reading and making batches raise, and TrainError where no target has weight.
@@ -58,6 +62,9 @@ def evaluate(
             beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
             _, by_group = model(next(arriving), images)
             sums += by_group
+            (stop,) = world.total(torch.tensor([asked.stop], dtype=torch.float64, device=world.device))
+            if stop:
+                return None
     totals = world.total(sums.flatten())
     losses, weights = totals[::2], totals[1::2]
     if sum(weights) == 0:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.by_part import Part
+from lmms.configs.store import shown
 from lmms.train.evaluate import Evaluation
 from lmms.train.metrics import SetLog, StepLog
 from lmms.train.mixture import cursors_at
@@ -63,7 +64,7 @@ def _set_logs(groups: npt.NDArray[np.float64], order: Order, phase: RunPhase, po
     """Place of each set -> what it had in the step, and how far it is. A place that stands twice has its number too."""
     cursors = cursors_at(order.phase, position)
     total = groups[:, 1].sum()
-    places = [share.shards for share in phase.sets]
+    places = [shown(share.shards) for share in phase.sets]
     return {
         places[k] if places.count(places[k]) == 1 else f"{places[k]} ({k})": SetLog(
             loss=float(loss / weight) if weight else None,

@@ -117,5 +117,11 @@ def open_metrics(folder: Path, step: int) -> None:
 
 def append_metrics(folder: Path, log: StepLog) -> None:
     """Add the line of one step. Written in one piece, so that a kill of this process leaves it whole."""
-    with (folder / METRICS_NAME).open("ab", buffering=0) as file:
-        file.write(json.dumps(asdict(log)).encode() + b"\n")
+    path, line = folder / METRICS_NAME, json.dumps(asdict(log)).encode() + b"\n"
+    try:
+        with path.open("ab", buffering=0) as file:
+            written = file.write(line)
+    except OSError as error:
+        raise TrainError(f"{path} cannot be written: {error.strerror}") from error
+    if written != len(line):
+        raise TrainError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")

@@ -1,12 +1,13 @@
 """What is known of a run before its weights are read: shards, model, order. It writes nothing and needs no ranks."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lmms.configs.manifest import Dataset
 from lmms.configs.model_folder import ModelFolder
-from lmms.configs.store import Cache
+from lmms.configs.store import Cache, shown
 from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState
@@ -83,7 +84,9 @@ def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: in
     return straggler_loss(order.costs[None], steps, ranks, config.data.micro_packs)
 
 
-def remarks(config: TrainConfig, order: Order, ranks: int, steps: int, state: TrainerState) -> list[str]:
+def remarks(
+    config: TrainConfig, order: Order, phase: RunPhase, ranks: int, steps: int, state: TrainerState
+) -> list[str]:
     """What is no fault, but may surprise, in a run of so many steps on so many ranks that stands at this state."""
     packs = order.global_packs
     lines = []
@@ -101,6 +104,19 @@ def remarks(config: TrainConfig, order: Order, ranks: int, steps: int, state: Tr
         lines.append(
             f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
             " parts of groups, and are not balanced as well as they could be"
+        )
+    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and patience < config.grace_s:
+        lines.append(
+            f"the launcher kills ranks {patience:g} s after SIGTERM, before grace_s ({config.grace_s:g} s) is over; set"
+            " TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more than that"
+        )
+    group = config.data.group_packs
+    if cut := [share.shards for share in phase.sets if share.cursor % group]:
+        lines.append(
+            f"this phase of the run began at pack {phase.position:,}, within a group of {group} packs of"
+            f" {', '.join(map(shown, cut))}: its steps hold parts of groups from there on, and ranks wait longer; a"
+            f" checkpoint at a multiple of {group} packs has no such groups"
         )
     lost = expected_waiting(config, order, ranks, state.position)
     if lost > _MUCH_LOST:

@@ -1,16 +1,26 @@
 """Who may go on with an output folder, from which checkpoint, and what a person should know of it."""
 
 import fcntl
+import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.train.checkpoint import TrainerState, damaged_of_all, list_checkpoints, read_state, step_folders
+from lmms.configs.store import shown
+from lmms.train.checkpoint import (
+    TrainerState,
+    checkpoint_name,
+    damaged_of_all,
+    list_checkpoints,
+    read_state,
+    step_folders,
+)
 from lmms.train.complete import COMPLETE_NAME, fault_of, refuse_damaged
+from lmms.train.metrics import METRICS_NAME
 from lmms.train.parallel import World
 
 T = TypeVar("T")
@@ -76,7 +86,11 @@ def would_resume(setting: str, output: Path) -> Path | None:
     if setting != "auto":
         return _candidate(setting, output, lambda line: None)
     complete, _ = list_checkpoints(output)
-    return complete[-1] if complete else None
+    if complete:
+        return complete[-1]
+    aside = output.glob(f"step-*{BROKEN_SUFFIX}*")
+    _refuse_to_start_over(output, sorted([*step_folders(output).values(), *aside]))
+    return None
 
 
 def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path | None:
@@ -87,17 +101,16 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
             if (fault := fault_of(path)) is None:
                 return path
             _set_aside(path, fault, say)
-        if broken := sorted(output.glob(f"step-*{BROKEN_SUFFIX}*")):
-            raise TrainError(
-                f"{output} holds none but broken checkpoints, such as {broken[-1].name}: the run would start anew over"
-                " its own log; delete them to want that, or choose another output"
-            )
+        _refuse_to_start_over(output, sorted(output.glob(f"step-*{BROKEN_SUFFIX}*")))
         return None
     chosen, step = None, 0
     if setting != "never":
         chosen = Path(setting).expanduser()
         if (fault := fault_of(chosen)) is not None:
-            raise TrainError(f"{chosen} is not a complete checkpoint ({fault}); name another, or use resume: auto")
+            raise TrainError(
+                f"resume is {setting!r}: {chosen} is not a complete checkpoint ({fault}); expected auto, never or the"
+                " folder of a checkpoint"
+            )
         step = read_state(chosen).step
     later = [path for other, path in folders.items() if other > step or (other == step and not _same(path, chosen))]
     in_the_way = [path for path in later if fault_of(path) is None]
@@ -107,6 +120,14 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
             " choose another output, or use resume: auto"
         )
     return chosen
+
+
+def _refuse_to_start_over(output: Path, broken: Sequence[Path]) -> None:
+    if broken:
+        raise TrainError(
+            f"{output} holds none but broken checkpoints, such as {broken[-1].name}: the run would start anew over"
+            " its own log; delete them to want that, or choose another output"
+        )
 
 
 def _same(path: Path, chosen: Path | None) -> bool:
@@ -124,6 +145,16 @@ def _set_aside(checkpoint: Path, fault: str, say: Callable[[str], None]) -> None
     except OSError as error:
         raise TrainError(f"{checkpoint} is broken ({fault}) and cannot be renamed: {error}; move it away") from error
     say(f"{checkpoint} is broken ({fault}): it was set aside as {aside.name}; the one before it is used, if any")
+
+
+def is_saved(output: Path) -> bool:
+    """Whether the newest complete checkpoint of a run that has ended holds the last step of its log."""
+    log = output / METRICS_NAME
+    whole, newline, _ = log.read_bytes().rpartition(b"\n") if log.exists() else (b"", b"", b"")
+    if not newline:
+        return False
+    step = json.loads(whole.rpartition(b"\n")[2])["step"]
+    return fault_of(output / checkpoint_name(step)) is None
 
 
 def resumed_state(
@@ -192,7 +223,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     old, new = _settings(before), _settings(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            yield f"changed since the checkpoint: {key} was {old.get(key)}, is {new.get(key)}"
+            yield f"changed since the checkpoint: {key} was {_shown(old.get(key))}, is {_shown(new.get(key))}"
+
+
+def _shown(value: Any) -> Any:
+    """A setting for people to read: without what may be a credential in a URL."""
+    if isinstance(value, Mapping):
+        return {name: _shown(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

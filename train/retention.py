@@ -1,13 +1,13 @@
 """Which checkpoints of a run are kept, and which is the best: best.json in its output folder.
 
-{"checkpoint": "step-00000100", "metric": "eval_loss", "value": 1.25, "step": 100}
+{"checkpoint": "step-00000100", "step": 100, "value": 1.25, "metric": "eval_loss", "greater": false, "shards": "..."}
 """
 
 import json
 import math
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,26 @@ def delete_old(output: Path, keep: Keep, best: int | None) -> None:
         shutil.rmtree(folders[step].rename(folders[step].with_name(folders[step].name + PART_SUFFIX)))
 
 
-def better(
-    best: dict[str, Any] | None, step: int, metric: str, value: float | None, *, greater: bool
-) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """What the best checkpoint is the best by: values of two measures cannot be compared."""
+
+    metric: str
+    greater: bool
+    """Whether a greater value is better."""
+    shards: str
+    """What eval_loss is taken on: the hash of an index.json; empty for the training loss."""
+
+
+def better(best: dict[str, Any] | None, step: int, measure: Measure, value: float | None) -> dict[str, Any] | None:
     """TrainerState.best when a checkpoint is written at `step`, where the metric has this value (None: was not taken).
 
-    A value that is only as good as the best, or not a number, changes nothing.
+    best: by the same measure. A value that is only as good as the best, or not a number, changes nothing.
     """
     if value is None or not math.isfinite(value):
         return best
-    if best is None or best["metric"] != metric or (value > best["value"] if greater else value < best["value"]):
-        return {"step": step, "metric": metric, "value": value}
+    if best is None or (value > best["value"] if measure.greater else value < best["value"]):
+        return {"step": step, "value": value, **asdict(measure)}
     return best
 
 
@@ -80,15 +89,19 @@ def best_checkpoint(output: Path) -> Path | None:
 
 
 def resumed_best(
-    output: Path, best: dict[str, Any] | None, metric: str | None, say: Callable[[str], None]
+    output: Path, best: dict[str, Any] | None, measure: Measure | None, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """TrainerState.best of a run that goes on in this folder, or starts (best is None); best.json is made to agree.
 
-    A best checkpoint that is gone, damaged or of another metric is forgotten, and said.
+    A best checkpoint that is gone, damaged or the best by another measure is forgotten, and said.
     """
     if best is not None:
         folder = output / checkpoint_name(best["step"])
-        fault = f"this run measures {metric}" if best["metric"] != metric else fault_of(folder)
+        now = asdict(measure) if measure else {}
+        before = {name: best[name] for name in best if name not in ("step", "value")}
+        fault = fault_of(folder)
+        if before != now:
+            fault = f"it was measured by {before}, this run measures {now or 'nothing'}"
         if fault is not None:
             say(f"{folder.name} was the best by {best['metric']}, but is not any more: {fault}; the next one is")
             best = None

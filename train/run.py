@@ -42,22 +42,24 @@ def train(config: TrainConfig, report: Report) -> bool:
     Returns False where SIGTERM stopped the run before its last step. Raises the classes of configs/errors.py. Writes
     checkpoints, metrics.jsonl, phases.json and config.yaml into config.output.
     """
-    world = start_world(config.device, config.stall_s)
     output = Path(config.output).expanduser()
-    tell = report if world.is_main else lambda event: None
-    try:
-        with ExitStack() as held:
-            asked = held.enter_context(signals(config.grace_s))
-            beat = held.enter_context(watchdog(config.stall_s, world.rank))
-            on_main(world, lambda: held.enter_context(locked(output)))
-            run, state = start(config, output, world, tell, beat)
-            last = _take_steps(run, state, tell, asked, beat)
-    except BaseException:
-        # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
-        if world.size == 1:
-            stop_world()
-        raise
-    stop_world()
+    with ExitStack() as first:
+        # Before the other ranks are waited for, who may never come.
+        asked = first.enter_context(signals(config.grace_s))
+        beat = first.enter_context(watchdog(config.stall_s, int(os.environ.get("RANK", "0"))))
+        world = start_world(config.device, config.stall_s)
+        tell = report if world.is_main else lambda event: None
+        try:
+            with ExitStack() as held:
+                on_main(world, lambda: held.enter_context(locked(output)))
+                run, state = start(config, output, world, tell, beat)
+                last = _take_steps(run, state, tell, asked, beat)
+        except BaseException:
+            # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
+            if world.size == 1:
+                stop_world()
+            raise
+        stop_world()
     return last.step >= run.steps
 
 
@@ -130,7 +132,11 @@ def _take_step(
     for part in alarms:
         report(f"ALARM: {part} is trained, but its gradient was 0 for {state.zero_steps[part]} steps that reach it")
     saves = is_last or result.stop or result.save or plan.step % config.save_steps == 0
-    evaluation = _evaluation(run, plan.step, saves, beat) if not result.stop else None
+    due = run.evaluated is not None and not result.stop and _evaluates(run, plan.step, saves)
+    evaluation = _evaluation(run, asked, beat) if due else None
+    # SIGTERM ends an evaluation too: what was trained before it has to be saved in time.
+    stop = result.stop or (due and evaluation is None)
+    saves |= stop
     log = step_log(
         plan,
         result,
@@ -143,30 +149,34 @@ def _take_step(
         memory=peak_memory(run.world.device),
         alarms=alarms,
     )
-    if run.world.is_main and (plan.step % config.log_steps == 0 or is_last or alarms or evaluation):
+    if run.world.is_main:
         append_metrics(run.output, log)
+    if plan.step % config.log_steps == 0 or is_last or alarms or evaluation:
         report(log)
     saver.check()
     if saves:
         beat(f"step {plan.step}, its checkpoint")
         if result.save:
             asked.save = 0
-        metric = config.metric_for_best_model
-        if metric:
-            value = log.loss if metric == "loss" else log.eval_loss
-            state = replace(state, best=better(state.best, plan.step, metric, value, greater=config.greater_is_better))
+        if run.measure:
+            value = log.loss if run.measure.metric == "loss" else log.eval_loss
+            state = replace(state, best=better(state.best, plan.step, run.measure, value))
         saver.save(state, tensors_of(run.model, run.optimizer))
-    return state, result.stop
+    return state, stop
 
 
-def _evaluation(run: Run, step: int, saves: bool, beat: Beat) -> Evaluation | None:
-    """An evaluation where one is due: every so many steps, at the end, and before a checkpoint that is judged by it."""
+def _evaluates(run: Run, step: int, saves: bool) -> bool:
+    """Whether an evaluation is due: every so many steps, at the end, and before a checkpoint that is judged by it."""
+    judged = saves and run.measure is not None and run.measure.metric == "eval_loss"
+    assert run.config.eval is not None
+    return judged or step % run.config.eval.every_steps == 0 or step == run.steps
+
+
+def _evaluation(run: Run, asked: Asked, beat: Beat) -> Evaluation | None:
+    """An evaluation; None if SIGTERM came before its end."""
     config = run.config
-    if config.eval is None or run.evaluated is None or run.eval_recipe is None:
-        return None
-    judged = saves and config.metric_for_best_model == "eval_loss"
-    if not (judged or step % config.eval.every_steps == 0 or step == run.steps):
-        return None
+    assert run.evaluated is not None
+    assert run.eval_recipe is not None
     return evaluate(
         run.model,
         run.evaluated.datasets[0],
@@ -176,6 +186,7 @@ def _evaluation(run: Run, step: int, saves: bool, beat: Beat) -> Evaluation | No
         micro_packs=config.data.micro_packs,
         workers=config.data.workers,
         stall_s=config.stall_s,
+        asked=asked,
         beat=beat,
     )
 

@@ -13,7 +13,7 @@ from lmms.configs.data import DataConfig, ShareConfig
 from lmms.configs.errors import ConfigError
 from lmms.configs.hashing import mix64
 from lmms.configs.manifest import Dataset, open_dataset
-from lmms.configs.store import Cache
+from lmms.configs.store import Cache, shown
 from lmms.train.flops import ModelCost, table_costs
 from lmms.train.mixture import Phase, share_turns
 from lmms.train.order import Order, SetOrder
@@ -54,7 +54,7 @@ def open_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s:
     hashes = [dataset.index_hash for dataset in datasets]
     for place, index in zip(places, hashes, strict=True):
         if hashes.count(index) > 1:
-            raise ConfigError(f"data.mixture names the shards of {place} twice; give them one larger share")
+            raise ConfigError(f"the shards {shown(str(place))} are named twice; give them one larger share")
     return join_sets(datasets, [read_sidecar(dataset) for dataset in datasets])
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-EXIT_CODE = 128 + signal.SIGTERM
-"""143, as a shell says that SIGTERM ended a process."""
+EXIT_CODE = 128 + signal.SIGKILL
+"""137, as after the SIGKILL that would have come: unlike after SIGTERM, nothing was saved."""
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Asked:
 def signals(grace_s: float) -> Iterator[Asked]:
     """Listen to SIGTERM and SIGUSR1 as long as the block runs; in any other thread than the main one, to nothing.
 
-    grace_s seconds after SIGTERM the process ends with a line on stderr and the exit code 143. A second SIGTERM changes
+    grace_s seconds after SIGTERM the process ends with a line on stderr and the exit code 137. A second SIGTERM changes
     nothing: under a scheduler that signals every process, a rank gets the launcher's too.
     """
     asked = Asked()
@@ -54,6 +54,8 @@ def signals(grace_s: float) -> Iterator[Asked]:
     watcher.start()
     wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    # The command line holds it back until here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     try:
         yield asked
     finally:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lmms.configs.by_part import Part
+from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
 from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
@@ -20,7 +21,7 @@ from lmms.train.parallel import World, compute_dtype, shard_model
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, write_phases
 from lmms.train.recipe import Recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
-from lmms.train.retention import resumed_best
+from lmms.train.retention import Measure, resumed_best
 from lmms.train.sets import Sets
 from lmms.train.weights import load_pretrained
 
@@ -44,6 +45,8 @@ class Run:
     evaluated: Sets | None
     """The shards of `eval`; with them goes eval_recipe."""
     eval_recipe: Recipe | None
+    measure: Measure | None
+    """Of the best checkpoint."""
 
 
 def start(
@@ -60,7 +63,8 @@ def start(
     stored = read_state(found) if found else None
     state = resumed_state(fresh, stored, found, config.resume_changes) if found and stored else fresh
     phases = go_on([phase_from_json(phase) for phase in state.phases], now, state.step, state.position)
-    best = on_main(world, lambda: resumed_best(output, state.best, config.metric_for_best_model, say))
+    measure = _measure(config, opened.evaluated)
+    best = on_main(world, lambda: resumed_best(output, state.best, measure, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
     shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
@@ -92,19 +96,34 @@ def start(
         parts=trained_parts(model),
         evaluated=opened.evaluated,
         eval_recipe=opened.eval_recipe,
+        measure=measure,
     )
-    for line in remarks(config, run.order, world.size, run.steps, state):
+    for line in remarks(config, run.order, run.phase, world.size, run.steps, state):
         say(line)
     return run, state
+
+
+def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
+    metric = config.metric_for_best_model
+    if metric is None:
+        return None
+    shards = evaluated.datasets[0].index_hash if evaluated and metric == "eval_loss" else ""
+    return Measure(metric=metric, greater=config.greater_is_better, shards=shards)
 
 
 def _open_output(
     output: Path, config: TrainConfig, state: TrainerState, phases: Sequence[RunPhase], say: Callable[[str], None]
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    write_phases(output, phases)
-    open_metrics(output, state.step)
+    try:
+        part = output / "config.yaml.part"
+        part.write_text(to_yaml(config), encoding="utf-8")
+        part.rename(output / "config.yaml")
+        write_phases(output, phases)
+        open_metrics(output, state.step)
+    except OSError as error:
+        raise TrainError(
+            f"{output} cannot be written: {error.strerror}; make room, or choose another output"
+        ) from error
     for unfinished in list_checkpoints(output)[1]:
         say(f"not used, since it is not complete: {unfinished}")

@@ -41,6 +41,7 @@ def test_a_mixture_measures_its_sets_by_one_kind(kind: str) -> None:
         ([share("a", weight=1), share("b", tokens=1)], r"measures by \['tokens', 'weight'\]"),
         ([share("a", weight=1, epochs=1)], r"mixture\[0\] has \['weight', 'epochs'\]"),
         ([share("a", weight=1), share("b")], r"mixture\[1\] has no amount"),
+        ([share("a", weight=1), share("", weight=1)], r"mixture\[1\]\.shards is empty"),
         ([share("a", weight=0.0)], r"mixture\[0\] has \['weight'\], expected one of .* above 0"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lmms.configs.errors import TrainError
+from lmms.train.metrics import METRICS_NAME
 from tools.compare_runs import main
 
 
@@ -53,6 +54,14 @@ def test_an_evaluation_that_one_run_lacks_is_a_difference(tmp_path: Path) -> Non
     other = steps()
     other[3]["eval_loss"] = 1.0
     assert main([write_run(tmp_path / "a", steps()), write_run(tmp_path / "b", other), "--rel", "1"]) == 1
+
+
+def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(tmp_path / "a", steps(4)), write_run(tmp_path / "b", steps(4))]
+    with (tmp_path / "b" / METRICS_NAME).open("a") as file:
+        file.write('{"step": 5, "dig')
+    assert main(runs) == 0
+    assert "the same in all 4 steps of both" in capsys.readouterr().out
 
 
 def test_folders_that_are_no_runs_or_share_no_step_are_refused(tmp_path: Path) -> None:

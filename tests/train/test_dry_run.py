@@ -165,6 +165,17 @@ def test_a_checkpoint_of_other_settings_is_an_error(trained: TrainConfig) -> Non
         dry_run(replace(trained, resume="never"), 1, BIG)
 
 
+def test_an_output_of_broken_checkpoints_alone_is_an_error_and_stays_as_it_is(
+    trained: TrainConfig, tmp_path: Path
+) -> None:
+    broken = tmp_path / checkpoint_name(2)
+    shutil.copytree(Path(trained.output) / broken.name, broken)
+    next(broken.glob("*.distcp")).unlink()
+    with pytest.raises(TrainError, match="holds none but broken checkpoints"):
+        dry_run(replace(trained, output=str(tmp_path)), 1, BIG)
+    assert broken.exists()
+
+
 def test_cards_are_found_by_name_in_any_case_and_others_are_refused_with_the_names() -> None:
     assert find_card(" h100 80gb") == Card(name="H100 80GB", memory=MEMORY["H100 80GB"], peak_flops=989e12)
     with pytest.raises(ConfigError, match=r"--card is 'TPU', expected one of: RTX 4090 24GB, .*H100 80GB") as error:

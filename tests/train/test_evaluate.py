@@ -24,6 +24,7 @@ from lmms.train.evaluate import Evaluation, evaluate, plan_passes
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.recipe import Recipe, make_recipe
+from lmms.train.signals import Asked
 from lmms.train.stream import PackReader, read_sidecar
 from tests.train.helpers import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
 from tests.train.runs import write_model_folder
@@ -89,6 +90,21 @@ def evaluated(
     on_bad_media: str = "stop",
     beat: Callable[[str], None] = lambda doing: None,
 ) -> Evaluation:
+    found = evaluation(model, folder, world, Asked(), micro_packs, workers, on_bad_media, beat)
+    assert found is not None
+    return found
+
+
+def evaluation(
+    model: TrainModel,
+    folder: Path,
+    world: World,
+    asked: Asked,
+    micro_packs: int = 1,
+    workers: int = 0,
+    on_bad_media: str = "stop",
+    beat: Callable[[str], None] = lambda doing: None,
+) -> Evaluation | None:
     dataset = opened(folder)
     return evaluate(
         model,
@@ -99,6 +115,7 @@ def evaluated(
         micro_packs=micro_packs,
         workers=workers,
         stall_s=60,
+        asked=asked,
         beat=beat,
     )
 
@@ -212,6 +229,19 @@ def test_training_does_not_notice_an_evaluation(folders: dict[str, Path], world:
         assert [module.training for module in model.modules()] == modes
         grads.append({name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()})
     assert all(torch.equal(grads[1][name], gradient) for name, gradient in grads[0].items())
+
+
+def test_an_evaluation_ends_as_soon_as_a_rank_is_to_stop(folders: dict[str, Path], world: World) -> None:
+    asked, passes = Asked(), list[str]()
+
+    def stop_in_the_second(doing: str) -> None:
+        passes.append(doing)
+        asked.stop = int(len(passes) == 2)
+
+    model = sharded_model(world, "qwen3")
+    assert evaluation(model, folders["qwen3"], world, asked, beat=stop_in_the_second) is None
+    assert len(passes) == 2
+    assert model.training
 
 
 def test_each_pass_is_announced_and_none_prepares_a_backward(folders: dict[str, Path], world: World) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from lmms.configs.errors import TrainError
 from lmms.train.checkpoint import checkpoint_name
 from lmms.train.parallel import World, start_world, stop_world
-from lmms.train.retention import BEST_NAME, Keep, best_checkpoint, better, resumed_best, to_delete, write_best
+from lmms.train.retention import BEST_NAME, Keep, Measure, best_checkpoint, better, resumed_best, to_delete, write_best
 from tests.train.checkpoints import save
 
+LOSS = Measure(metric="loss", greater=False, shards="")
 STEPS = st.sets(st.integers(0, 60), max_size=20)
 
 
@@ -77,7 +79,7 @@ def test_multiples_and_the_best_outlive_the_limit(tmp_path: Path, world: World) 
 def test_the_best_is_the_first_of_the_best_values(greater: bool, steps: list[int]) -> None:
     best, found = None, []
     for step, value in enumerate([0.5, 0.25, 0.25, None, 0.125, 0.75], 1):
-        best = better(best, step, "loss", value, greater=greater)
+        best = better(best, step, Measure(metric="loss", greater=greater, shards=""), value)
         assert best is not None
         found.append(best["step"])
     assert found == steps
@@ -85,39 +87,36 @@ def test_the_best_is_the_first_of_the_best_values(greater: bool, steps: list[int
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_number_is_never_the_best(value: float | None) -> None:
-    assert better(None, 1, "loss", value, greater=True) is None
-
-
-def test_the_best_of_another_metric_is_replaced() -> None:
-    best = better(None, 1, "loss", 0.1, greater=False)
-    assert better(best, 2, "eval_loss", 0.9, greater=False) == {"step": 2, "metric": "eval_loss", "value": 0.9}
+    assert better(None, 1, LOSS, value) is None
 
 
 def test_a_resumed_run_keeps_its_best(tmp_path: Path, world: World) -> None:
     save(tmp_path, world, 1, 2)
-    best = {"step": 1, "metric": "loss", "value": 0.5}
+    best = better(None, 1, LOSS, 0.5)
     lines: list[str] = []
-    assert resumed_best(tmp_path, best, "loss", lines.append) == best
+    assert resumed_best(tmp_path, best, LOSS, lines.append) == best
     assert lines == []
     assert best_checkpoint(tmp_path) == tmp_path / checkpoint_name(1)
 
 
 @pytest.mark.parametrize(
-    ("lost", "metric", "reason"),
+    ("lost", "measure", "reason"),
     [
-        ("step-00000002/trainer.json", "loss", "trainer.json is missing"),
-        (None, "eval_loss", "this run measures eval_loss"),
-        (None, None, "this run measures None"),
+        ("step-00000002/trainer.json", LOSS, "trainer.json is missing"),
+        (None, replace(LOSS, metric="eval_loss", shards="ab"), "this run measures {'metric': 'eval_loss'"),
+        (None, replace(LOSS, greater=True), "this run measures {'metric': 'loss', 'greater': True"),
+        (None, replace(LOSS, shards="cd"), "'shards': 'cd'}"),
+        (None, None, "this run measures nothing"),
     ],
 )
-def test_a_best_that_is_gone_or_of_another_metric_is_forgotten_and_said(
-    tmp_path: Path, world: World, lost: str | None, metric: str | None, reason: str
+def test_a_best_that_is_gone_or_by_another_measure_is_forgotten_and_said(
+    tmp_path: Path, world: World, lost: str | None, measure: Measure | None, reason: str
 ) -> None:
     save(tmp_path, world, 1, 2, best=2)
     if lost:
         (tmp_path / lost).unlink()
     lines: list[str] = []
-    assert resumed_best(tmp_path, {"step": 2, "metric": "loss", "value": 0.5}, metric, lines.append) is None
+    assert resumed_best(tmp_path, better(None, 2, LOSS, 0.5), measure, lines.append) is None
     (line,) = lines
     assert line.startswith("step-00000002 was the best by loss, but is not any more: ")
     assert reason in line
@@ -126,7 +125,7 @@ def test_a_best_that_is_gone_or_of_another_metric_is_forgotten_and_said(
 
 def test_a_run_without_a_best_leaves_no_best_json_of_another(tmp_path: Path, world: World) -> None:
     save(tmp_path, world, 1, best=1)
-    assert resumed_best(tmp_path, None, "loss", print) is None
+    assert resumed_best(tmp_path, None, LOSS, print) is None
     assert best_checkpoint(tmp_path) is None
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from lmms.configs.data import EvalConfig
-from lmms.configs.errors import DatasetError
+from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints
-from lmms.train.metrics import StepLog
+from lmms.train.metrics import METRICS_NAME, StepLog
 from lmms.train.run import train
 from tests.servers import web_server
 from tests.train.runs import read_metrics, run_config, silent, write_run
@@ -46,6 +46,27 @@ def test_a_run_on_a_url_is_the_run_on_a_folder_with_and_without_a_cache(
             train(config, silent)
             assert read_metrics(config.output) == expected
     assert any((tmp_path / "cache").glob("*.lmms-cache"))
+
+
+def test_what_a_url_holds_besides_the_place_is_in_no_log(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    more = write_run(tmp_path / "more", "qwen3_vl", packs=5)["data.shards"]
+    with web_server(tmp_path) as (_, url):
+        events: list[StepLog | str] = []
+        for steps, token in ((1, "SECRET1"), (2, "SECRET2")):
+            places = [f"{url}/shards?token={token}", f"{url}/more/shards?token={token}"]
+            mixture = [{"shards": place, "weight": 1.0} for place in places]
+            mixed = run_config(
+                settings, output=str(tmp_path / "run"), data__shards="", data__mixture=mixture, max_steps=steps
+            )
+            train(mixed, events.append)
+        with pytest.raises(ConfigError) as twice:
+            train(replace(mixed, data=replace(mixed.data, mixture=mixed.data.mixture[:1] * 2)), silent)
+    assert Path(more).is_dir()
+    assert f"{url}/more/shards" in read_metrics(tmp_path / "run")[0]["sets"]
+    assert any("data.mixture was" in str(event) for event in events)
+    logged = [*map(str, events), (tmp_path / "run" / METRICS_NAME).read_text(), str(twice.value)]
+    assert not any("SECRET" in text for text in logged)
 
 
 def test_training_and_evaluation_of_two_runs_share_a_cache(

@@ -17,10 +17,12 @@ from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import to_yaml
 from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints
+from lmms.train.evaluate import Evaluation, evaluate
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.phases import read_phases
 from lmms.train.run import train
 from lmms.train.sets import open_sets
+from lmms.train.signals import Asked
 from tests.train.runs import SMALL_RUN, read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run
 
 
@@ -126,6 +128,24 @@ def test_the_best_checkpoint_outlives_the_limit(places: dict[str, Path], tmp_pat
     assert [path.name for path in list_checkpoints(tmp_path / "run")[0]] == [checkpoint_name(best), checkpoint_name(4)]
 
 
+def test_sigterm_during_an_evaluation_saves_what_was_trained(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*arguments: Any, asked: Asked, **options: Any) -> Evaluation | None:
+        asked.stop = 1
+        return evaluate(*arguments, asked=asked, **options)
+
+    monkeypatch.setattr("lmms.train.run.evaluate", ended)
+    config = evaluated(places, tmp_path / "run", max_steps=9, save_steps=100)
+    config = replace(config, metric_for_best_model="eval_loss")
+    events: list[Any] = []
+    assert train(config, events.append) is False
+    step = config.eval.every_steps if config.eval else 0
+    assert [path.name for path in list_checkpoints(tmp_path / "run")[0]] == [checkpoint_name(step)]
+    assert f"stopped by SIGTERM after step {step}; the same command goes on from there" in events
+    assert read_metrics(tmp_path / "run")[-1]["eval_loss"] is None
+
+
 def running(config: TrainConfig, file: Path) -> subprocess.Popen[str]:
     """`lmms train` in a process of its own that has logged its first step."""
     file.write_text(to_yaml(config))
@@ -157,6 +177,41 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(places: dict[str, 
     assert f"resumed from {saved} at step {step}" in events
 
 
+def test_sigusr1_before_the_first_step_waits_for_the_run_to_listen(places: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(settings_of(places), output=str(tmp_path / "run"), max_steps=3, save_steps=5000)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml", "--nproc", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while "torch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    while process.poll() is None and not list_checkpoints(tmp_path / "run")[0]:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.05)
+    process.communicate(timeout=100)
+    assert process.returncode == 0
+    assert list_checkpoints(tmp_path / "run")[0][0].name == checkpoint_name(1)
+
+
+def test_ranks_have_their_grace_time_under_the_launcher(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that takes longer than the launcher's own patience, which is set to a second."""
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    config = run_config(settings_of(places), output=str(tmp_path / "run"), max_steps=9, data__global_packs=100)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml", "--nproc", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / METRICS_NAME).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=100)
+    assert time.monotonic() - began > 1.5, out
+    assert process.returncode == 143, out
+    assert [path.name for path in list_checkpoints(tmp_path / "run")[0]] == [checkpoint_name(1)]
+
+
 def test_sigusr1_saves_and_the_run_goes_on(places: dict[str, Path], tmp_path: Path) -> None:
     config = run_config(settings_of(places), output=str(tmp_path / "run"), max_steps=2000, save_steps=5000)
     process = running(config, tmp_path / "run.yaml")
@@ -179,7 +234,7 @@ def test_sigusr1_saves_and_the_run_goes_on(places: dict[str, Path], tmp_path: Pa
 def test_a_set_stands_in_a_mixture_once(places: dict[str, Path], tmp_path: Path) -> None:
     config = mixed(places, tmp_path / "run", a=1.0)
     twice = replace(config, data=replace(config.data, mixture=config.data.mixture * 2))
-    with pytest.raises(ConfigError, match=r"names the shards of .*/a/shards twice"):
+    with pytest.raises(ConfigError, match=r"the shards .*/a/shards are named twice"):
         train(twice, silent)
 
 

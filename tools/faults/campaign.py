@@ -78,7 +78,7 @@ def campaign(
         raise SystemExit(f"the undisturbed run failed: {(folder / 'undisturbed.log').read_text()}")
     before = leftovers()
     while found.faults.total() < faults and time.monotonic() - began < 60 * minutes:
-        number = found.runs
+        number, known = found.runs, len(found.wrong)
         _disturbed_run(replace(config, output=str(folder / f"run{number}")), rng, found, folder / f"run{number}.log")
         found.runs += 1
         found.wrong += [f"run {number}: {fault}" for fault in compared(folder / "undisturbed", folder / f"run{number}")]
@@ -86,6 +86,8 @@ def campaign(
         before |= leftovers()
         found.seconds = time.monotonic() - began
         say(f"{found.faults.total()} faults in {found.runs} runs, {len(found.wrong)} wrong, {found.seconds:.0f} s")
+        for sentence in found.wrong[known:]:
+            say(sentence)
     return found
 
 
