@@ -8,6 +8,7 @@ from typing import Literal
 from lmms.configs.by_part import check_patterns
 from lmms.configs.data import DataConfig, EvalConfig
 from lmms.configs.errors import ConfigError
+from lmms.configs.log import LogConfig
 from lmms.configs.optim import OptimConfig
 
 How = Literal["full", "frozen"]
@@ -75,6 +76,8 @@ class TrainConfig:
     """Seconds without progress after which a rank or a loader that hangs becomes an error with its stack."""
     log_steps: int = 1
     """Steps between lines of the log; metrics.jsonl has every step."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Boards that show the run: TensorBoard, wandb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
 

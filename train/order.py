@@ -102,6 +102,12 @@ def deal(packs: Int64s, rank: int, world: int, micro_packs: int) -> list[tuple[l
     return [(own[i : i + micro_packs], True) if i < len(own) else (cheapest, False) for i in passes]
 
 
+def idle_passes(num_packs: int, world: int, micro_packs: int) -> int:
+    """Passes of a step, over all ranks, that count for nothing: each is the step's cheapest pack, see deal."""
+    passes = -(-num_packs // (world * micro_packs))
+    return sum(passes - -(-len(range(rank, num_packs, world)) // micro_packs) for rank in range(world))
+
+
 def by_cost(order: Order, packs: Int64s) -> Int64s:
     """The same packs, the dearest first; of equal cost, the lowest number first."""
     return packs[np.lexsort((packs, -order.costs[packs]))]

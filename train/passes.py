@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.train.loader import Request
-from lmms.train.order import Order, by_cost, deal, next_shards, step_packs
+from lmms.train.order import Order, by_cost, deal, idle_passes, next_shards, step_packs
 from lmms.train.sets import Sets
 from lmms.train.stream import Place
 
@@ -30,6 +30,10 @@ class StepPlan:
     """Total weight of the step's targets."""
     tokens: int
     target_tokens: int
+    visual_tokens: int
+    """Placeholders of images."""
+    padding_tokens: int
+    """Computed for nothing, over all ranks: those of passes that do not count. Not in `tokens`."""
 
 
 def plan_steps(
@@ -54,6 +58,8 @@ def plan_steps(
             weight=float(sets.target_weight[packs].sum()),
             tokens=int(sets.tokens[packs].sum()),
             target_tokens=int(sets.target_tokens[packs].sum()),
+            visual_tokens=int(sets.visual_tokens[packs].sum()),
+            padding_tokens=idle_passes(len(packs), world, micro_packs) * int(sets.tokens[packs[-1]]),
         )
         position += len(packs)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.configs.store import shown
+from lmms.configs.store import shown_setting
 from lmms.train.checkpoint import (
     TrainerState,
     checkpoint_name,
@@ -223,16 +223,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     old, new = _settings(before), _settings(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            yield f"changed since the checkpoint: {key} was {_shown(old.get(key))}, is {_shown(new.get(key))}"
-
-
-def _shown(value: Any) -> Any:
-    """A setting for people to read: without what may be a credential in a URL."""
-    if isinstance(value, Mapping):
-        return {name: _shown(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_shown(item) for item in value]
-    return shown(value) if isinstance(value, str) else value
+            was, now_is = (shown_setting(settings.get(key)) for settings in (old, new))
+            yield f"changed since the checkpoint: {key} was {was}, is {now_is}"
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from lmms.configs.train import TrainConfig
 from lmms.train.ahead import ahead
 from lmms.train.batch import Batch
+from lmms.train.boards import boards, check_boards
 from lmms.train.checkpoint import TrainerState, tensors_of
 from lmms.train.evaluate import Evaluation, evaluate
 from lmms.train.loader import batches
@@ -52,7 +53,9 @@ def train(config: TrainConfig, report: Report) -> bool:
         try:
             with ExitStack() as held:
                 on_main(world, lambda: held.enter_context(locked(output)))
+                on_main(world, lambda: check_boards(config.log))
                 run, state = start(config, output, world, tell, beat)
+                tell = held.enter_context(boards(config, output, world, state.step, tell))
                 last = _take_steps(run, state, tell, asked, beat)
         except BaseException:
             # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
@@ -147,6 +150,8 @@ def _take_step(
         lr=share * config.optim.lr["default"],
         seconds=seconds,
         memory=peak_memory(run.world.device),
+        peak=run.peak,
+        resumed_from=run.resumed_from,
         alarms=alarms,
     )
     if run.world.is_main:

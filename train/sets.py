@@ -31,6 +31,8 @@ class Sets:
     tokens: npt.NDArray[np.int32]
     target_tokens: npt.NDArray[np.int32]
     target_weight: npt.NDArray[np.float64]
+    visual_tokens: npt.NDArray[np.int32]
+    """Image placeholders: a token for every merge_size x merge_size patches."""
     media: npt.NDArray[np.int32]
 
     def set_of(self, pack: int) -> int:
@@ -67,6 +69,9 @@ def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar]) -> Sets:
         tokens=_joined([sidecar.tokens for sidecar in sidecars]),
         target_tokens=_joined([sidecar.target_tokens for sidecar in sidecars]),
         target_weight=_joined([sidecar.target_weight for sidecar in sidecars]),
+        visual_tokens=_joined(
+            [sidecar.patches // _patches_a_token(one) for one, sidecar in zip(datasets, sidecars, strict=True)]
+        ),
         media=_joined([sidecar.media for sidecar in sidecars]),
     )
 
@@ -129,6 +134,11 @@ def pack_tokens(sets: Sets, turns: Sequence[int]) -> float:
 def costs_digest(cost: ModelCost) -> str:
     """Of the cost model: with the same sets, the same costs."""
     return xxhash.xxh3_64_hexdigest(repr(sorted(asdict(cost).items())).encode())
+
+
+def _patches_a_token(dataset: Dataset) -> int:
+    vision = dataset.manifest.vision
+    return vision.merge_size**2 if vision else 1
 
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

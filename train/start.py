@@ -12,6 +12,7 @@ from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
 from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
+from lmms.train.flops import ranks_peak
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, init_random, materialize
 from lmms.train.opened import open_run, remarks
@@ -42,6 +43,10 @@ class Run:
     model: TrainModel
     optimizer: torch.optim.Optimizer
     parts: Mapping[Part, Sequence[nn.Parameter]]
+    resumed_from: int
+    """Step of the checkpoint that it goes on from; 0 without one."""
+    peak: float | None
+    """Operations a second of all ranks together, see flops.ranks_peak."""
     evaluated: Sets | None
     """The shards of `eval`; with them goes eval_recipe."""
     eval_recipe: Recipe | None
@@ -94,12 +99,17 @@ def start(
         model=model,
         optimizer=optimizer,
         parts=trained_parts(model),
+        resumed_from=state.step,
+        peak=ranks_peak(world.device, world.size),
         evaluated=opened.evaluated,
         eval_recipe=opened.eval_recipe,
         measure=measure,
     )
     for line in remarks(config, run.order, run.phase, world.size, run.steps, state):
         say(line)
+    if world.device.type == "cuda" and run.peak is None:
+        name = torch.cuda.get_device_name(world.device)
+        say(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
     return run, state
 
 
