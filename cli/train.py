@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lmms.cli.dry_run import show as show_dry_run
 from lmms.cli.live import view
 from lmms.configs import errors
 from lmms.configs.errors import ConfigError, TrainError
@@ -33,6 +34,16 @@ def train(
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Ranks to start on this machine; torchrun starts its own.")] = 1,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved settings and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print memory by component, length and waiting, and stop. Needs no GPU.")
+    ] = False,
+    card: Annotated[
+        str | None, typer.Option(metavar="NAME", help='Of --dry-run: "H100 80GB", ...; default: the card here, or all.')
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Of --dry-run: ranks supposed; default: WORLD_SIZE, or --nproc.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Of --dry-run: print it as JSON.")] = False,
 ) -> None:
     """Train on shards, resuming from the newest complete checkpoint.
 
@@ -44,6 +55,14 @@ def train(
     settings = load_config(TrainConfig, config, overrides or (), values)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
+    elif dry_run:
+        # Ranks that torchrun started would all say the same.
+        if os.environ.get("RANK", "0") == "0":
+            supposed = ranks or int(os.environ.get("WORLD_SIZE", nproc))
+            if not show_dry_run(settings, supposed, card, as_json=as_json):
+                raise typer.Exit(1)
+    elif card or ranks or as_json:
+        raise ConfigError("--card, --ranks and --json belong to --dry-run")
     elif nproc == 1:
         if not _train_here(settings):
             raise typer.Exit(_STOPPED)

@@ -53,7 +53,8 @@ def varlen_attention(
 
     heads is a multiple of key_heads. max_length is the longest document in tokens, or any bound of it.
     """
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    # A tensor without values stands for one on a GPU: see memory_trace.py.
+    if query.is_meta or (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
         options = {**(_CAUSAL if causal else {}), **(_GROUPED if query.shape[1] != key.shape[1] else {})}
         output = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scale, **options)
         assert isinstance(output, Tensor)

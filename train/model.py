@@ -69,7 +69,7 @@ def last_hidden_state(
     deep: dict[str, object] = {}
     if step_has_images and batch.vision is not None:
         embeddings, deep = _with_images(hf.model.visual, embeddings, batch.vision, sequence_group)
-    output = _language_model(hf)(
+    output = language_model(hf)(
         inputs_embeds=embeddings,
         position_ids=batch.position_ids,
         cu_seq_lens_q=batch.cu_seqlens,
@@ -179,10 +179,11 @@ def part_of(parameter_name: str) -> Part:
 def blocks(model: TrainModel) -> list[nn.Module]:
     """The repeated blocks in forward order: of the vision tower, if any, then of the language model."""
     towers = [model.hf.model.visual] if model.hf.config.model_type in VISION_FAMILIES else []
-    return [*(block for tower in towers for block in tower.blocks), *_language_model(model.hf).layers]
+    return [*(block for tower in towers for block in tower.blocks), *language_model(model.hf).layers]
 
 
-def _language_model(hf: PreTrainedModel) -> PreTrainedModel:
+def language_model(hf: PreTrainedModel) -> PreTrainedModel:
+    """The part of a transformers model that reads embeddings and has the blocks of the language model."""
     return hf.model.language_model if hf.config.model_type in VISION_FAMILIES else hf.model
 
 

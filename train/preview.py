@@ -15,13 +15,13 @@ from lmms.train.balance import in_random_order, step_costs, take_steps
 from lmms.train.checkpoint import list_checkpoints, read_state
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import model_cost, table_costs
+from lmms.train.opened import fresh_state
 from lmms.train.order import Order
 from lmms.train.phases import go_on, order_of, phase_from_json, run_steps, start_phase
 from lmms.train.reads import RankReads, hashes, rank_reads
 from lmms.train.resume import resumed_state
 from lmms.train.sets import Sets, open_sets, packs_digest, shares
 from lmms.train.sources import Sources, join_sources, source_tokens
-from lmms.train.start import fresh_state
 
 Int64s = npt.NDArray[np.int64]
 
