@@ -1,6 +1,5 @@
 """Checkpoints are written beside the training: of the moment of the call, one at a time, whole or not there."""
 
-import _thread
 import os
 import signal
 import socket
@@ -191,7 +190,9 @@ def test_a_thread_that_dies_of_a_mistake_is_an_error_too(
 def test_ctrl_c_interrupts_the_wait(tmp_path: Path, world: World, held: threading.Event) -> None:
     saver = started(tmp_path, world)
     saver.save(state_at(1), numbers(1))
-    threading.Timer(0.2, _thread.interrupt_main).start()
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         saver.wait()
     held.set()
