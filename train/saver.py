@@ -61,14 +61,14 @@ class Saver:
 
     def check(self) -> None:
         """Report the save if it has ended, without waiting for it. TrainError if it failed."""
-        if self._writing is not None and not self._writing.is_alive():
+        if self._writing is not None and self._writing.ended.is_set():
             self.wait()
 
     def wait(self) -> None:
         """Report the save once it has ended. TrainError if it failed."""
         if self._writing is None:
             return
-        self._writing.join()
+        self._writing.ended.wait()
         outcome, self._writing = self._writing.outcome, None
         if isinstance(outcome, Path):
             self._report(f"saved {outcome}")
@@ -80,9 +80,9 @@ class Saver:
     def close(self, grace_s: float) -> None:
         """Give a save that is still being written this long to end, whatever comes of it."""
         if self._writing is not None:
-            if self._writing.is_alive():
+            if not self._writing.ended.is_set():
                 self._report(f"waiting up to {grace_s:g} s for the checkpoint that is being written")
-                self._writing.join(grace_s)
+                self._writing.ended.wait(grace_s)
             if isinstance(self._writing.outcome, Path):
                 self._report(f"saved {self._writing.outcome}")
 
@@ -131,12 +131,16 @@ class _Writing(threading.Thread):
         self._write = write
         self.outcome: Path | TrainError | None = None
         """The folder of the checkpoint, or what went wrong; None until then."""
+        self.ended = threading.Event()
+        """Waited for instead of the thread: Python takes a thread for dead whose join Ctrl-C interrupted."""
 
     def run(self) -> None:
         try:
             self.outcome = self._write()
         except TrainError as error:
             self.outcome = error
+        finally:
+            self.ended.set()
 
 
 def _write(place: _Place, keep: Keep, body: dict[str, Any], staged: dict[str, torch.Tensor]) -> Path:
