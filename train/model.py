@@ -6,7 +6,7 @@ head (see loss.py) and the convolution over patches, which is a matrix product.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -109,6 +109,16 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
         block.gradient_checkpointing = True
         block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     return model.train()
+
+
+def keep_in(model: TrainModel, dtype: torch.dtype, masters: Collection[str]) -> None:
+    """Keep all parameters but `masters`, names in TrainModel, in the type that is computed with; before sharding.
+
+    They are frozen: nothing is added to them that would need more digits.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in masters:
+            parameter.data = parameter.data.to(dtype)
 
 
 def materialize(model: TrainModel, device: torch.device) -> None:

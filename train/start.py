@@ -18,8 +18,10 @@ from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import ModelCost, model_cost
+from lmms.train.initial import fill_initial, plan_initial
+from lmms.train.lora import add_lora
 from lmms.train.metrics import open_metrics
-from lmms.train.model import TrainModel, blocks, init_random, materialize
+from lmms.train.model import TrainModel, blocks, keep_in, materialize
 from lmms.train.optim import make_optimizer, set_trained, trained_parts
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.parallel import World, compute_dtype, shard_model
@@ -28,7 +30,7 @@ from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
 from lmms.train.sets import Sets, costs_digest, open_sets, shares
-from lmms.train.weights import load_pretrained
+from lmms.train.trained import Row, table_lines, trained_table, write_table
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
 """The steps whose balance is looked at, and the share of time lost by waiting from which a person should know."""
@@ -50,6 +52,8 @@ class Run:
     model: TrainModel
     optimizer: torch.optim.Optimizer
     parts: Mapping[Part, Sequence[nn.Parameter]]
+    held: frozenset[str]
+    """The parameters that checkpoints hold."""
     evaluated: Sets | None
     """The shards of `eval`; with them goes eval_recipe."""
     eval_recipe: Recipe | None
@@ -79,7 +83,7 @@ def start(
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source")
-    cost = model_cost(hf_config, config.train)
+    cost = model_cost(hf_config, config.train, config.lora)
     now = start_phase(config, sets, cost)
     fresh = _fresh_state(config, sets.datasets, folder.path, now, cost)
 
@@ -91,19 +95,24 @@ def start(
     best = on_main(world, lambda: resumed_best(output, state.best, measure, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
-    set_trained(model, config.train)
-    shard_model(model, blocks(model), world, compute_dtype(config.model.precision, world.device))
+    add_lora(model, config.train, config.lora)
+    set_trained(model, config.train, config.lora)
+    initial = plan_initial(config, folder.path, model, world, found, say)
+    state = replace(state, base=asdict(initial.base))
+    dtype = compute_dtype(config.model.precision, world.device)
+    keep_in(model, dtype, initial.held)
+    shard_model(model, blocks(model), world, dtype)
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)
     beat("reading the weights")
+    fill_initial(initial, model, config.seed)
     if found:
-        load_checkpoint(found, tensors_of(model, optimizer), verified=True)
-    elif config.model.init == "random":
-        init_random(model, config.seed)
-    else:
-        load_pretrained(model.hf, folder.path)
+        load_checkpoint(found, tensors_of(model, optimizer, initial.held), verified=True)
+    table = trained_table(model, optimizer)
     if world.is_main:
-        _open_output(output, config, state, phases, say)
+        _open_output(output, config, state, phases, table, say)
+    for line in table_lines(table):
+        say(line)
     say(f"resumed from {found} at step {state.step}" if found else "started at step 0")
     for line in changes(stored.config, state.config) if stored else ():
         say(line)
@@ -119,6 +128,7 @@ def start(
         model=model,
         optimizer=optimizer,
         parts=trained_parts(model),
+        held=initial.held,
         evaluated=evaluated,
         eval_recipe=eval_recipe,
         measure=measure,
@@ -155,6 +165,7 @@ def _fresh_state(
         phases=[asdict(phase)],
         global_packs=config.data.global_packs,
         model=str(model.resolve()),
+        base={},
         zero_steps={},
         best=None,
         config=asdict(config),
@@ -162,7 +173,12 @@ def _fresh_state(
 
 
 def _open_output(
-    output: Path, config: TrainConfig, state: TrainerState, phases: Sequence[RunPhase], say: Callable[[str], None]
+    output: Path,
+    config: TrainConfig,
+    state: TrainerState,
+    phases: Sequence[RunPhase],
+    table: Sequence[Row],
+    say: Callable[[str], None],
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
     try:
@@ -170,6 +186,7 @@ def _open_output(
         part.write_text(to_yaml(config), encoding="utf-8")
         part.rename(output / "config.yaml")
         write_phases(output, phases)
+        write_table(output, table)
         open_metrics(output, state.step)
     except OSError as error:
         raise TrainError(
