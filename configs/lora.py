@@ -15,7 +15,7 @@ class LoraConfig:
 
     rank: int = 16
     """Width of each pair of matrices."""
-    alpha: float = 32.0
+    alpha: int = 32
     """What the pairs add is multiplied with alpha / rank."""
     dropout: float = 0.0
     """Share of a pair's inputs that training sets to 0."""
@@ -32,8 +32,8 @@ class LoraConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"lora.rank is {self.rank}, expected at least 1")
-        if self.alpha <= 0:
-            raise ConfigError(f"lora.alpha is {self.alpha}, expected above 0")
+        if self.alpha < 1:
+            raise ConfigError(f"lora.alpha is {self.alpha}, expected at least 1")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"lora.dropout is {self.dropout}, expected a share from 0 to below 1")
         if not self.targets:
@@ -46,3 +46,6 @@ class LoraConfig:
             re.compile(self.target_regex)
         except re.error as error:
             raise ConfigError(f"lora.target_regex {self.target_regex!r} is no regular expression ({error})") from None
+
+
+DEFAULT_LORA = LoraConfig()

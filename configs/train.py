@@ -8,7 +8,7 @@ from typing import Literal
 from lmms.configs.by_part import check_patterns
 from lmms.configs.data import DataConfig, EvalConfig
 from lmms.configs.errors import ConfigError
-from lmms.configs.lora import LoraConfig
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
 
 How = Literal["full", "lora", "frozen"]
@@ -116,5 +116,5 @@ class TrainConfig:
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             raise ConfigError("load_best_model_at_end needs metric_for_best_model: loss or eval_loss")
         check_patterns("train", self.train)
-        if self.lora != LoraConfig() and "lora" not in self.train.values():
+        if self.lora != DEFAULT_LORA and "lora" not in self.train.values():
             raise ConfigError("lora is set, but nothing is trained with it; set train: {llm: lora}, or leave lora out")

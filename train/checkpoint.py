@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from lmms.configs.by_part import Part
@@ -121,8 +121,11 @@ def read_state(checkpoint: Path) -> TrainerState:
 
 def model_shapes(checkpoint: Path) -> dict[str, list[int]]:
     """The parameters that a complete checkpoint holds: name in TrainModel -> shape."""
-    stored = _read_metadata(checkpoint).state_dict_metadata.items()
-    return {name.removeprefix("model."): list(one.size) for name, one in stored if name.startswith("model.")}
+    return {
+        name.removeprefix("model."): list(entry.size)
+        for name, entry in _read_metadata(checkpoint).state_dict_metadata.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
 
 
 def damaged_of_all(checkpoint: Path) -> list[str]:

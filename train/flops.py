@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 
 from lmms.configs.by_part import PARTS, Part
 from lmms.configs.contract import Pack
-from lmms.configs.lora import LoraConfig
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.train import EVERYTHING, How
 from lmms.train.lora import lora_layers, trained_names
 from lmms.train.model import build_model, own_parameters, parameter_name, part_of
@@ -82,7 +82,7 @@ class ModelCost:
 def model_cost(
     hf_config: PretrainedConfig,
     train: Mapping[str, How] = EVERYTHING,
-    lora: LoraConfig = LoraConfig(),  # noqa: B008 (it is frozen)
+    lora: LoraConfig = DEFAULT_LORA,
 ) -> ModelCost:
     """The cost of a model of which this is trained, from the layers that transformers builds (on the meta device)."""
     model = build_model(hf_config, "none")

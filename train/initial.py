@@ -191,7 +191,7 @@ def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> di
     rank, alpha = settings
     if lora and any(map(is_lora, shapes)) and (rank, alpha) != (config.lora.rank, config.lora.alpha):
         faults.insert(
-            0, f"its LoRA has rank {rank} and alpha {alpha:g}, this run {config.lora.rank} and {config.lora.alpha:g}"
+            0, f"its LoRA has rank {rank} and alpha {alpha}, this run {config.lora.rank} and {config.lora.alpha}"
         )
     if faults:
         raise TrainError(
@@ -200,15 +200,16 @@ def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> di
     return found
 
 
-def _stored(source: Source) -> tuple[dict[str, list[int]], tuple[int, float]]:
+def _stored(source: Source) -> tuple[dict[str, list[int]], tuple[int, int | float]]:
     """Shapes of the stored tensors, by name; and the LoRA's rank and alpha."""
     if source.kind == "checkpoint":
         lora = read_state(source.path).config["lora"]
-        return {f"model.{name}": shape for name, shape in model_shapes(source.path).items()}, (lora["rank"], lora["alpha"])
+        shapes = {f"model.{name}": shape for name, shape in model_shapes(source.path).items()}
+        return shapes, (lora["rank"], lora["alpha"])
     settings = read_adapter_config(source.path)
     try:
         with safe_open(source.path / ADAPTER_WEIGHTS, framework="pt") as file:
-            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
+            shapes = {name: list(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
     except (FileNotFoundError, SafetensorError) as error:
         raise TrainError(f"{source.path / ADAPTER_WEIGHTS} cannot be read ({error}); copy the folder again") from error
     return shapes, (settings["r"], settings["lora_alpha"])

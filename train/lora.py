@@ -121,7 +121,7 @@ def init_lora(model: nn.Module, seed: int) -> None:
             if name.endswith(f".lora_A.{ADAPTER}"):
                 draw(module, _uniform)
             elif name.endswith(f".lora_B.{ADAPTER}"):
-                draw(module, lambda m: nn.init.zeros_(m.weight))
+                draw(module, lambda pair: nn.init.zeros_(pair.get_parameter("weight")))
 
 
 def merge_lora(model: TrainModel) -> None:
@@ -135,7 +135,7 @@ def merge_lora(model: TrainModel) -> None:
 
 def _uniform(module: nn.Module) -> torch.Tensor:
     """The bounds are those of nn.Linear, 1 / sqrt(inputs)."""
-    return nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    return nn.init.kaiming_uniform_(module.get_parameter("weight"), a=math.sqrt(5))
 
 
 def _modules(model: nn.Module) -> tuple[list[str], list[str]]:
@@ -178,9 +178,7 @@ def _target_test(linear: list[str], others: list[str], asked: list[str], lora: L
                 f"lora.targets names {target!r}, which is no linear layer; lora.modules_to_save trains it in full"
             )
         raise ConfigError(f"lora.targets: no linear layer is named {target!r}{nearest(target, _words(asked))}")
-    return lambda name: any(
-        name != _HEAD if target == ALL_LINEAR else _ends(name, target) for target in lora.targets
-    )
+    return lambda name: any(name != _HEAD if target == ALL_LINEAR else _ends(name, target) for target in lora.targets)
 
 
 def _decides(model: nn.Module, train: Mapping[str, How], key: str) -> bool:

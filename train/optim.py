@@ -9,14 +9,14 @@ from torch import nn
 
 from lmms.configs.by_part import Part, check_matches, setting_of
 from lmms.configs.errors import ConfigError
-from lmms.configs.lora import LoraConfig
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.train import How
 from lmms.train.lora import trained_names
 from lmms.train.model import is_lora, parameter_name, part_of
 
 
-def set_trained(model: nn.Module, train: Mapping[str, How], lora: LoraConfig = LoraConfig()) -> None:
+def set_trained(model: nn.Module, train: Mapping[str, How], lora: LoraConfig = DEFAULT_LORA) -> None:
     """Take the frozen parameters out of training.
 
     ConfigError for a part that the model does not have, for a pattern without a match, and if nothing is trained.

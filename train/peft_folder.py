@@ -1,8 +1,10 @@
-"""A PEFT adapter folder: adapter_config.json and adapter_model.safetensors, which transformers and vLLM load.
+"""A PEFT adapter folder: adapter_config.json and adapter_model.safetensors, which transformers loads too.
 
     base_model.model.<layer>.lora_A.weight   of LoRA
     base_model.model.<module>.<parameter>    of a module in modules_to_save, that is of all that was trained in full
     base_model.model.<layer>.base_layer.bias of a layer with LoRA whose bias was trained
+
+vLLM takes adapters that are LoRA alone; others it can serve merged.
 """
 
 import json
@@ -31,7 +33,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     file = folder / ADAPTER_CONFIG
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        kind, rank, alpha = settings["peft_type"], int(settings["r"]), float(settings["lora_alpha"])
+        kind, rank, alpha = settings["peft_type"], int(settings["r"]), settings["lora_alpha"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{file} is damaged ({type(error).__name__}: {error}); copy the folder again") from error
     if others := [name for name in _OTHER_LORA if settings.get(name)]:
@@ -66,7 +68,7 @@ def write_adapter(
             layers.append(parameter_name(name))
             if module.weight in to_write:
                 raise TrainError(
-                    f"the weight of {layers[-1]} is another than in {base}, which an adapter cannot say; export --merged"
+                    f"the weight of {layers[-1]} is not that of {base}, which no adapter can say; export --merged"
                 )
             own = {key: parameter for key, parameter in own.items() if parameter in to_write}
         elif to_write.isdisjoint(own.values()):
@@ -77,7 +79,7 @@ def write_adapter(
     settings = peft_config(layers, lora)
     settings.target_modules = sorted(layers)
     settings.modules_to_save, settings.base_model_name_or_path, settings.inference_mode = modules or None, base, True
-    settings.save_pretrained(folder)
+    settings.save_pretrained(str(folder))
     # Tied weights are written under both names: PEFT makes two of them.
     save_file({key: value.clone() for key, value in tensors.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
 

@@ -35,7 +35,8 @@ _END = 2**20
 def load_pretrained(model: PreTrainedModel, folder: Path) -> None:
     """Fill every parameter of a transformers model, plain or sharded over ranks, from a folder's safetensors files.
 
-    LoRA's are not in it, and stay. The values take the type of the parameters. Raises ModelError naming the first tensors that do not fit.
+    LoRA's are not in it, and stay. The values take the type of the parameters. Raises ModelError naming the first
+    tensors that do not fit.
     """
     targets = {parameter_name(name): parameter for name, parameter in model.named_parameters() if not is_lora(name)}
     sources = _source_names(model, _tensor_files(folder))

@@ -20,7 +20,7 @@ from lmms.configs.by_part import Part
 from lmms.configs.check import PackLimits
 from lmms.configs.contract import Media, Pack
 from lmms.configs.geometry import Vision, grid_tokens, image_grid
-from lmms.configs.lora import LoraConfig
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.train import EVERYTHING, How
 from lmms.train.batch import Batch, make_batch
 from lmms.train.families.vision import Tower
@@ -122,10 +122,10 @@ def tiny_model(
     recompute: str = "none",
     tied: bool = False,
     train: Mapping[str, How] = EVERYTHING,
-    lora: LoraConfig | None = None,
+    lora: LoraConfig = DEFAULT_LORA,
 ) -> TrainModel:
     """A random tiny model on the CPU of which this is trained, LoRA at its start."""
-    model, lora = build_model(tiny_config(family, tied), recompute), lora or LoraConfig()
+    model = build_model(tiny_config(family, tied), recompute)
     add_lora(model, train, lora)
     set_trained(model, train, lora)
     materialize(model, torch.device("cpu"))
