@@ -94,8 +94,9 @@ def unlike(folder: Path, model: TrainModel) -> list[str]:
     # Memory that nothing is written to takes no room.
     model.to_empty(device="cpu")
     with warnings.catch_warnings():
-        # PEFT 0.19 asks transformers by an old name.
+        # PEFT 0.19 asks transformers by an old name; tied weights are in the folder under both names.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
         read = peft.PeftModel.from_pretrained(
             model.hf, folder, torch_device="cpu", autocast_adapter_dtype=False, low_cpu_mem_usage=True
         )

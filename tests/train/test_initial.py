@@ -28,7 +28,7 @@ LORA = {"train": {"default": "frozen", "llm": "lora"}, "lora.rank": 2, "lora.alp
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings of runs on a folder with weights, and a run with LoRA of four steps in its output, saved at each second."""
+    """Settings of runs on a folder with weights, and the output of one with LoRA: four steps, each second saved."""
     folder = tmp_path_factory.mktemp("made")
     settings = write_run(folder, FAMILY) | {"model.init": "pretrained", "max_steps": 4, "save_steps": 2}
     tiny_model(FAMILY, seed=3).hf.save_pretrained(folder / "model")
@@ -165,7 +165,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
 
 def test_a_folder_of_nothing_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="is no checkpoint .*, no output of a run .*, no PEFT adapter .* and no model"
+        ConfigError, match=r"is no checkpoint .*, no output of a run .*, no PEFT adapter .* and no model"
     ):
         train(run_config(made, output=str(tmp_path / "out"), model__init_from=str(tmp_path)), silent)
 

@@ -165,8 +165,9 @@ def test_pretrained_weights_are_where_a_run_starts(tmp_path: Path) -> None:
         assert torch.equal(tensors[f"model.hf.{name}"], parameter), name
 
 
+@pytest.mark.parametrize("how", ["full", "lora"])
 def test_a_trained_part_without_gradient_is_an_alarm_that_names_it(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(metrics, "ZERO_STEPS", 2)
     model = tiny_model("qwen3_vl")
@@ -174,14 +175,16 @@ def test_a_trained_part_without_gradient_is_an_alarm_that_names_it(
         torch.nn.init.zeros_(merger.linear_fc2.weight)
     model.hf.save_pretrained(tmp_path / "model")
     events: list[StepLog | str] = []
-    config = run_config(settings, model__init="pretrained", train={"aligner": "frozen"}, max_steps=4, log_steps=100)
+    config = run_config(
+        settings, model__init="pretrained", max_steps=4, log_steps=100, train={"aligner": "frozen", "vision": how}
+    )
     train(config, events.append)
     alarms = [event for event in events if isinstance(event, str) and event.startswith("ALARM")]
     # All four steps hold images.
     assert alarms == [f"ALARM: vision is trained, but its gradient was 0 for {n} steps that reach it" for n in (2, 4)]
     logged = [event for event in events if isinstance(event, StepLog)]
     assert [(log.step, log.alarms) for log in logged] == [(2, ("vision",)), (4, ("vision",))]
-    assert read_metrics(config.output)[0]["alarms"] == ["vision"]
+    assert [line["alarms"] for line in read_metrics(config.output)] == [[], ["vision"], [], ["vision"]]
     assert read_state(Path(config.output) / checkpoint_name(4)).zero_steps == {"llm": 0, "vision": 4}
 
 
