@@ -4,13 +4,14 @@ import json
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from lmms.cli import ui
-from lmms.configs.train import EVERYTHING
+from lmms.cli.order_settings import order_settings
 
 if TYPE_CHECKING:
     from lmms.train.preview import Preview
@@ -28,14 +29,31 @@ class _Part(StrEnum):
 
 
 def order(
-    shards: Annotated[list[str], typer.Argument(metavar="DIR...", help="Shard folders or URLs; several are mixed.")],
-    global_batch: Annotated[int, typer.Option(metavar="G", min=1, help="Packs of a step, data.global_packs.")],
-    world: Annotated[int, typer.Option(metavar="W", min=1, help="Ranks.")] = 1,
-    micro: Annotated[int, typer.Option(metavar="M", min=1, help="Packs of a pass, data.micro_packs.")] = 1,
-    workers: Annotated[int, typer.Option(metavar="K", min=0, help="Loader processes a rank, data.workers.")] = 2,
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DIR...",
+            help="Shard folders or URLs; several are mixed. Or a run's output folder, to go on from.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Run file of `lmms train`, for its order. Default in a run's folder: its own.")
+    ] = None,
+    global_batch: Annotated[
+        int | None, typer.Option(metavar="G", min=1, help="Packs of a step, data.global_packs; required with shards.")
+    ] = None,
+    world: Annotated[int, typer.Option(metavar="W", min=1, help="Ranks, divided by parallel.sequence.")] = 1,
+    micro: Annotated[
+        int | None, typer.Option(metavar="M", min=1, help="Packs of a pass, data.micro_packs; 1 by default.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="K", min=0, help="Loader processes a rank, data.workers; 2 by default.")
+    ] = None,
     epochs: Annotated[int, typer.Option(metavar="E", min=1, help="Passes over the shards to look at.")] = 1,
-    group: Annotated[int, typer.Option(metavar="N", min=1, help="Neighbours of like cost, data.group_packs.")] = 1,
-    seed: Annotated[int, typer.Option(metavar="S", help="The run's seed.")] = 0,
+    group: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Neighbours of like cost, data.group_packs; 1 by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="The run's seed; 0 by default.")] = None,
     model: Annotated[
         str | None, typer.Option(metavar="DIR_OR_ID", help="What is trained, if not what the shards were built for.")
     ] = None,
@@ -51,23 +69,23 @@ def order(
     from lmms.train.balance import repeats
     from lmms.train.preview import preview, step_previews
 
-    seen = preview(
-        shards,
-        global_packs=global_batch,
-        world=world,
-        micro_packs=micro,
-        epochs=epochs,
-        group=group,
-        seed=seed,
-        model=model,
-        train={**EVERYTHING, **{part.value: "frozen" for part in freeze or ()}},
-    )
+    options = {
+        "--global-batch": global_batch,
+        "--micro": micro,
+        "--workers": workers,
+        "--group": group,
+        "--seed": seed,
+        "--model": model,
+        "--freeze": [part.value for part in freeze or ()],
+    }
+    settings, run = order_settings(places or (), config, options, epochs)
+    seen = preview(settings, world=world, epochs=epochs, run=run)
     if as_json:
         for one in step_previews(seen):
             typer.echo(json.dumps(asdict(one), ensure_ascii=False))
         return
     screen = ui.console()
-    screen.print(ui.facts(f"order of {len(seen.order.costs):,} packs", _summary(seen, workers)))
+    screen.print(ui.facts(f"order of {len(seen.order.costs):,} packs", _summary(seen, settings.data.workers)))
     screen.print(_first_steps(seen))
     screen.print(_losses(seen))
     times = ", ".join(f"{number:,}" for number in repeats(seen.order))
@@ -92,6 +110,7 @@ def _summary(seen: "Preview", workers: int) -> list[tuple[str, str]]:
             ("shards", f"{dataset.where}: {len(sidecar):,} packs in {len(dataset.shards):,} shards")
             for dataset, sidecar in zip(seen.sets.datasets, seen.sets.sidecars, strict=True)
         ),
+        *([("goes on", f"after step {seen.step:,}, {seen.position:,} packs")] if seen.step else []),
         ("order", f"{ORDER_VERSION}, seed {order.sets[0].seed}, groups of {order.phase.group}"),
         ("steps", f"{len(seen.steps):,} of {order.global_packs:,} packs; an epoch has {steps_an_epoch:,.2f}"),
         ("cost of a pack", f"{low:.2f} to {high:.2f} of the mean; {vision:.1%} of all is the vision tower"),
@@ -114,6 +133,8 @@ def _reads(seen: "Preview", workers: int) -> str:
 def _mix(seen: "Preview") -> str:
     from lmms.train.sources import design_effects
 
+    if len(seen.sources.names) == 1:
+        return "one source"
     found = [f"{effect:.2f} over {length}" for length, effect in design_effects(seen.sources, seen.steps).items()]
     if not found:
         return "takes four steps to tell; see --epochs"

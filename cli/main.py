@@ -15,6 +15,7 @@ from lmms.cli.demo.story import demo
 from lmms.cli.export import export
 from lmms.cli.inspect import app as inspect_app
 from lmms.cli.inspect_order import order
+from lmms.cli.inspect_run import run
 from lmms.cli.inspect_step import step
 from lmms.cli.prep import app as prep_app
 from lmms.cli.train import train
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(prep_app, name="prep")
 inspect_app.command()(order)
 inspect_app.command()(step)
+inspect_app.command()(run)
 app.add_typer(inspect_app, name="inspect")
 app.command()(train)
 app.command()(export)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from lmms.configs.errors import ConfigError, DatasetError, nearest
@@ -108,6 +108,15 @@ def shown(url: str) -> str:
     scheme, host, path, *_ = urlsplit(url)
     # oci has its namespace there: oci://bucket@namespace/path
     return urlunsplit((scheme, host if scheme == "oci" else host.rpartition("@")[2], path.rstrip("/"), "", ""))
+
+
+def shown_setting(value: Any) -> Any:
+    """A setting for people to read, with all that is in it: see shown."""
+    if isinstance(value, Mapping):
+        return {name: shown_setting(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown_setting(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def read_blocks(store: Store, name: str, size: int) -> Iterator[bytes]:

@@ -8,8 +8,11 @@ from typing import Literal
 from lmms.configs.by_part import check_patterns
 from lmms.configs.data import DataConfig, EvalConfig
 from lmms.configs.errors import ConfigError
+from lmms.configs.kernels import KernelsConfig
+from lmms.configs.log import LogConfig
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
+from lmms.configs.parallel import ParallelConfig
 
 How = Literal["full", "lora", "frozen"]
 """How a parameter is trained; lora: it is frozen, and linear layers get LoRA."""
@@ -53,6 +56,8 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Of what `train` sets to lora."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     eval: EvalConfig | None = None
     """Evaluation during training; the order and the random numbers of the training do not notice it."""
     seed: int = 0
@@ -81,6 +86,8 @@ class TrainConfig:
     """Seconds without progress after which a rank or a loader that hangs becomes an error with its stack."""
     log_steps: int = 1
     """Steps between lines of the log; metrics.jsonl has every step."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Boards that show the run: TensorBoard, wandb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
 
@@ -115,6 +122,11 @@ class TrainConfig:
             raise ConfigError("metric_for_best_model is eval_loss, but eval is not set; name shards to evaluate on")
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             raise ConfigError("load_best_model_at_end needs metric_for_best_model: loss or eval_loss")
+        if self.kernels.compile and self.parallel.sequence > 1:
+            raise ConfigError(
+                f"kernels.compile is true and parallel.sequence {self.parallel.sequence}: attention over ranks is not"
+                " compiled; set one of them back"
+            )
         check_patterns("train", self.train)
         if self.lora != DEFAULT_LORA and "lora" not in self.train.values():
             raise ConfigError("lora is set, but nothing is trained with it; set train: {llm: lora}, or leave lora out")

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.prep.reject import REASONS
+from lmms.train.metrics import StepLog
 from tests.helpers import tiny_model_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +31,12 @@ def test_the_page_of_commands_is_what_help_prints() -> None:
 def test_the_page_of_records_lists_every_reason() -> None:
     page = (ROOT / "docs" / "records.md").read_text()
     assert page == made_docs.filled(page, "reasons", made_docs.reasons_table(REASONS))
+
+
+def test_the_page_of_metrics_lists_every_key_of_a_line() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert page == made_docs.filled(page, "metrics", made_docs.metrics_table())
+    assert re.findall(r"^\| `(\w+)` \| .+ \|$", page, re.MULTILINE) == [key.name for key in fields(StepLog)]
 
 
 def test_every_reason_that_the_code_gives_has_a_meaning_and_the_other_way_round() -> None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from lmms.configs.help import field_help
 from lmms.prep.reject import REASONS
+from lmms.train.metrics import StepLog
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
@@ -19,6 +21,7 @@ COMMANDS = (
     ("inspect", "verify"),
     ("inspect", "order"),
     ("inspect", "step"),
+    ("inspect", "run"),
     ("train",),
     ("export",),
     ("demo",),
@@ -31,6 +34,8 @@ def write_all(with_demo: bool) -> None:
     (ROOT / "docs" / "cli.md").write_text(cli_page(), encoding="utf-8")
     path = ROOT / "docs" / "records.md"
     path.write_text(filled(path.read_text(encoding="utf-8"), "reasons", reasons_table(REASONS)), encoding="utf-8")
+    path = ROOT / "docs" / "metrics.md"
+    path.write_text(filled(path.read_text(encoding="utf-8"), "metrics", metrics_table()), encoding="utf-8")
     if with_demo:
         path = ROOT / "README.md"
         path.write_text(filled(path.read_text(encoding="utf-8"), "demo", demo_view()), encoding="utf-8")
@@ -49,6 +54,12 @@ def reasons_table(reasons: Mapping[str, str]) -> str:
     """Reason and meaning, in the order of prep/reject.py."""
     rows = [f"| `{reason}` | {meaning} |" for reason, meaning in reasons.items()]
     return "\n".join(["| reason | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def metrics_table() -> str:
+    """Key and meaning, in the order of a line of metrics.jsonl."""
+    rows = [f"| `{key}` | {text} |" for key, text in field_help(StepLog).items()]
+    return "\n".join(["| key | meaning |", "|---|---|", *rows]) + "\n"
 
 
 def cli_page() -> str:

@@ -6,18 +6,39 @@ function, so transformers builds no mask. It must be set on the config of a fini
 takes an unknown name with "flash" for a kernel of the hub and raises.
 
 CUDA in bf16 or fp16: torch's variable-length flash attention. Everywhere else: one SDPA call a document, the reference.
+kernels.py chooses another for a run, by name.
 """
 
 import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+from lmms.configs.kernels import Attention
+from lmms.train.reference import documents_attention
+from lmms.train.ulysses import to_heads, to_tokens
+
 ATTENTION_NAME = "lmms_flash_varlen"
+
+ATTENTION_NAMES: Mapping[Attention, str] = {
+    "varlen": ATTENTION_NAME,
+    "flash-attn-2": "lmms_flash_attn_2",
+    # torch's own function, once it was told to pass on to these packages
+    "flash-attn-3": ATTENTION_NAME,
+    "flash-attn-4": ATTENTION_NAME,
+    "sdpa": "lmms_flash_sdpa",
+}
+"""Kernel -> the name that it has in transformers."""
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int, float, bool], Tensor]
+"""As varlen_attention."""
 
 _PARAMETERS = inspect.signature(varlen_attn).parameters
 _CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _PARAMETERS else {"is_causal": True}
@@ -32,7 +53,8 @@ def varlen_attention(
 
     heads is a multiple of key_heads. max_length is the longest document in tokens, or any bound of it.
     """
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    # A tensor without values stands for one on a GPU: see memory_trace.py.
+    if query.is_meta or (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
         options = {**(_CAUSAL if causal else {}), **(_GROUPED if query.shape[1] != key.shape[1] else {})}
         output = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scale, **options)
         assert isinstance(output, Tensor)
@@ -44,6 +66,9 @@ def reference_attention(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
 ) -> Tensor:
     """varlen_attention, one document at a time; it waits for the device to learn the lengths."""
+    if torch.compiler.is_compiling():
+        output: Tensor = documents_attention(query, key, value, cu_seqlens, scale, causal)
+        return output
     lengths = cu_seqlens.diff().tolist()
     # [1, heads, T, D], as SDPA takes it
     q, k, v = (part.transpose(0, 1).unsqueeze(0).split_with_sizes(lengths, dim=2) for part in (query, key, value))
@@ -55,7 +80,48 @@ def reference_attention(
     return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
 
 
+def with_windows(
+    attend: Attend,
+    windows: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    scale: float,
+    causal: bool,
+) -> Tensor:
+    """attend, where before the documents of cu_seqlens stand `windows` others, each max_length long: a dense batch."""
+    rows = windows * max_length
+    if rows == 0:
+        return attend(query, key, value, cu_seqlens, max_length, scale, causal)
+    # [windows, heads, max_length, D]
+    q, k, v = (part[:rows].view(windows, max_length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value))
+    dense = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(1, 2).flatten(0, 1)
+    if rows == len(query):
+        return dense
+    return torch.cat([dense, attend(query[rows:], key[rows:], value[rows:], cu_seqlens, max_length, scale, causal)])
+
+
+def _flash_attn_2(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
+) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    output: Tensor = flash_attn_varlen_func(
+        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, softmax_scale=scale, causal=causal
+    )
+    return output
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
+) -> Tensor:
+    return reference_attention(query, key, value, cu_seqlens, scale, causal)
+
+
 def _attention(
+    attend: Attend,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -66,12 +132,21 @@ def _attention(
     cu_seq_lens_q: Tensor,
     max_length_q: int,
     is_causal: bool | None = None,
+    sequence_group: ProcessGroup | None = None,
+    dense_windows: int = 0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: [1, heads, T, D] in, [1, T, heads, D] out."""
+    """transformers' attention interface: [1, heads, T, D] in, [1, T, heads, D] out, where T are this rank's tokens."""
     q, k, v = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     causal = bool(module.is_causal) if is_causal is None else is_causal
-    return varlen_attention(q, k, v, cu_seq_lens_q, max_length_q, scaling, causal).unsqueeze(0), None
+    if sequence_group is not None:
+        q, k, v = to_heads(q, k, v, sequence_group)
+    output = with_windows(attend, dense_windows, q, k, v, cu_seq_lens_q, max_length_q, scaling, causal)
+    if sequence_group is not None:
+        output = to_tokens(output, sequence_group)
+    return output.unsqueeze(0), None
 
 
-AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionInterface.register(ATTENTION_NAME, partial(_attention, varlen_attention))
+AttentionInterface.register(ATTENTION_NAMES["flash-attn-2"], partial(_attention, _flash_attn_2))
+AttentionInterface.register(ATTENTION_NAMES["sdpa"], partial(_attention, _sdpa))

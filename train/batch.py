@@ -4,13 +4,14 @@ Several packs become one longer sequence: to the model a pack is nothing, a conv
 four packs equals four of one. Nothing here is measured on the device, so a step never waits for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmms.configs.check import check_pack
@@ -21,6 +22,7 @@ from lmms.train.families import text, vision
 from lmms.train.pictures import Pictures, make_pictures
 from lmms.train.pixels import BadMediaError, image_patches
 from lmms.train.recipe import Recipe
+from lmms.train.share import WHOLE, Share, share_images
 from lmms.train.stream import Place
 
 T = TypeVar("T")
@@ -28,14 +30,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One or more packs as one sequence of T tokens in S conversations, with R targets."""
+    """One or more packs as one sequence of T tokens in S conversations, with R targets; or one rank's share of that."""
 
     input_ids: Tensor
     """int64 [1, T]"""
     position_ids: Tensor
     """int64 [1, T] of text models, [3, 1, T] of vision models; from 0 in every conversation."""
     cu_seqlens: Tensor
-    """int32 [S + 1]"""
+    """int32 [S + 1]: of the whole sequence."""
     max_length: int
     """Tokens of the longest conversation."""
     target_rows: Tensor
@@ -58,6 +60,8 @@ class Batch:
     """Sum modulo 2**64 of the mixed hashes of the packs' bytes, see sets.packs_digest; 0 if the pass does not count."""
     masked: tuple[str, ...]
     """One sentence for each conversation that is trained with weight 0, since an image of it failed."""
+    share: Share
+    """Which part of the sequence this is. What counts once for all parts (digest, masked) is in the first."""
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
         """The same batch with its tensors on this device."""
@@ -75,6 +79,8 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     whose targets weigh 0.
     Raises DatasetError for a pack that breaks the contract, such as image tokens that its media do not cover, and
     TrainError for an image that fails, unless the recipe masks its conversation.
+    The result is the recipe's share of the sequence. Only its own images are decoded, unless failing ones are masked:
+    every rank must know of those.
     """
     for pack, place in zip(packs, places, strict=True):
         _check_pack(pack, place, recipe)
@@ -89,14 +95,16 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
         position_ids = text.positions(cu_seqlens)
     else:
         position_ids = vision.positions(cu_seqlens, joined.media, recipe.tower.merge_size)
-        patches, masked = _decode(packs, places, recipe)
+        own = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
+        patches, masked = _decode(packs, places, recipe, own)
         # Sets differ in the areas of their images alone, which are settled by now.
         geometry = recipe.sets[0].vision
         assert geometry is not None
-        pictures = make_pictures(recipe.family, joined.media, patches, geometry, recipe.tower)
+        tokens = len(joined.input_ids)
+        pictures = make_pictures(recipe.family, joined.media, patches, geometry, recipe.tower, tokens, recipe.share)
         weights[np.isin(segments, list(masked))] = 0
     weights *= counts
-    return Batch(
+    whole = Batch(
         input_ids=_tensor(joined.input_ids, torch.int64)[None],
         position_ids=_tensor(position_ids, torch.int64),
         cu_seqlens=_tensor(cu_seqlens, torch.int32),
@@ -112,7 +120,9 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
         packs=tuple(map(recipe.name, places)),
         digest=int(mix64(np.array([place.xxh3 for place in places], np.uint64)).sum(dtype=np.uint64)) * counts,
         masked=tuple(masked.values()) if counts else (),
+        share=WHOLE,
     )
+    return _take_share(whole, recipe.share) if recipe.share != WHOLE else whole
 
 
 def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
@@ -139,18 +149,49 @@ def _check_pack(pack: Pack, place: Place, recipe: Recipe) -> None:
         raise DatasetError(f"{recipe.name(place)} cannot be used: {'; '.join(faults)}; rebuild the shards")
 
 
+def _take_share(whole: Batch, share: Share) -> Batch:
+    """One rank's tokens of a batch whose pictures are its own already.
+
+    What is missing to tokens for all is filled up by a conversation more, without targets.
+    """
+    tokens = whole.input_ids.shape[1]
+    rows = share.rows(tokens)
+    padding = len(rows) * share.ranks - tokens
+    here = (whole.target_rows >= rows.start) & (whole.target_rows < rows.stop)
+    weights = whole.weights[here]
+    first = share.index == 0
+    return replace(
+        whole,
+        input_ids=F.pad(whole.input_ids, (0, padding))[..., rows.start : rows.stop],
+        position_ids=F.pad(whole.position_ids, (0, padding))[..., rows.start : rows.stop],
+        cu_seqlens=F.pad(whole.cu_seqlens, (0, 1), value=tokens + padding) if padding else whole.cu_seqlens,
+        max_length=max(whole.max_length, padding),
+        target_rows=whole.target_rows[here] - rows.start,
+        labels=whole.labels[here],
+        weights=weights,
+        weight=float(weights.double().sum()),
+        groups=whole.groups[here],
+        digest=whole.digest if first else 0,
+        masked=whole.masked if first else (),
+        share=share,
+    )
+
+
 def _decode(
-    packs: Sequence[Pack], places: Sequence[Place], recipe: Recipe
-) -> tuple[list[npt.NDArray[np.uint8]], dict[int, str]]:
-    """The patches of each image, and for each conversation of the joined packs that is to be masked, why."""
-    patches, masked = [], dict[int, str]()
-    first_segment = 0
+    packs: Sequence[Pack], places: Sequence[Place], recipe: Recipe, own: Collection[int]
+) -> tuple[dict[int, npt.NDArray[np.uint8]], dict[int, str]]:
+    """The patches of this rank's own images, by their number in the joined packs, or of all where failing ones are
+    masked; and for each conversation of the joined packs that is to be masked, why."""
+    patches, masked = dict[int, npt.NDArray[np.uint8]](), dict[int, str]()
+    first_segment, first_image = 0, 0
     for pack, place in zip(packs, places, strict=True):
         one = recipe.sets[place.set]
         assert one.vision is not None
-        for m, data in zip(pack.media, pack.media_data(), strict=True):
+        for image, (m, data) in enumerate(zip(pack.media, pack.media_data(), strict=True), first_image):
+            if recipe.on_bad_media == "stop" and image not in own:
+                continue
             try:
-                patches.append(image_patches(data, m, one.vision))
+                patches[image] = image_patches(data, m, one.vision)
             except BadMediaError as error:
                 segment = pack.segment_of(m.start)
                 source, row = pack.samples[segment].tolist()
@@ -160,8 +201,9 @@ def _decode(
                         f"{fault}; set data.on_bad_media: mask to train without such conversations"
                     ) from error
                 masked.setdefault(first_segment + segment, fault)
-                patches.append(np.zeros((np.prod(m.grid_thw), 3 * one.vision.patch_size**2), np.uint8))
+                patches[image] = np.zeros((np.prod(m.grid_thw), 3 * one.vision.patch_size**2), np.uint8)
         first_segment += len(pack.lengths)
+        first_image += len(pack.media)
     return patches, masked
 
 

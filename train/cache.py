@@ -1,6 +1,7 @@
-"""Whole shards of remote data sets on this node's disk, under a limit, for all processes and runs of the node.
+"""Whole files of remote data sets on this node's disk, under a limit, for all processes and runs of the node.
 
-    HASH-SHARD.lmms-cache        a shard; HASH is that of the index it belongs to, so other data sets never mix with it
+    HASH-SHARD.lmms-cache        a shard, or a table; HASH is that of the index it belongs to, so other data sets never
+                                 mix with it
     HASH-SHARD.BYTES.lmms-part/  one that is being fetched, and has this much of the limit from the start
 
 Two locks, which go with the process that holds them: on the cache folder while room is made, on the part while it is
@@ -16,12 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
 from lmms.configs.errors import DatasetError
-from lmms.configs.manifest import Dataset
-from lmms.configs.mds import ShardFile
+from lmms.configs.manifest import Dataset, data_entry
 from lmms.configs.remote import FileStore
 from lmms.configs.store import Cache, read_blocks
 from lmms.train.eviction import Need, to_evict
@@ -33,9 +34,19 @@ _TOUCH_S = 60.0
 """To which the time of a file's last use is kept."""
 
 
+class _File(NamedTuple):
+    """A file of a data set that enters the cache."""
+
+    name: str
+    bytes: int
+    xxh3: str
+    named_by: str
+    """What names its hash, for messages."""
+
+
 def cached_name(dataset: Dataset, shard: int) -> str:
     """The file of a shard in a cache."""
-    return f"{dataset.index_hash}-{dataset.shards[shard].name}{_ENDING}"
+    return _name(dataset, dataset.shards[shard].name)
 
 
 def need_of(datasets: Sequence[Dataset], ahead: Sequence[tuple[int, int]]) -> Need:
@@ -65,6 +76,29 @@ def read_cached(dataset: Dataset, shard: int, offset: int, size: int) -> bytes |
         os.close(file)
 
 
+def read_table_file(dataset: Dataset, name: str) -> bytes:
+    """A table of a data set, not checked; through the cache, where that has room for it: one fetch for all of a node.
+
+    DatasetError where it cannot be had, or does not arrive as the manifest names it.
+    """
+    entry = dataset.manifest.files[name]
+    if dataset.cache is None or entry["bytes"] > dataset.cache.limit_bytes:
+        return dataset.store.read(name)
+    path = dataset.cache.folder / _name(dataset, name)
+    while True:
+        _fetch(dataset, _File(name, entry["bytes"], entry["xxh3"], "the manifest"), need_of([dataset], ()))
+        with suppress(FileNotFoundError):  # evicted just now
+            data = path.read_bytes()
+            if data_entry(data) == entry:
+                return data
+            path.unlink(missing_ok=True)
+
+
+def is_missing(dataset: Dataset, shard: int) -> bool:
+    """Whether a shard could be in the cache, but is not."""
+    return dataset.cache is not None and not (dataset.cache.folder / cached_name(dataset, shard)).exists()
+
+
 def forget(dataset: Dataset, shard: int) -> None:
     """Take a shard that is damaged out of the cache."""
     assert dataset.cache
@@ -76,17 +110,25 @@ def fetch(
 ) -> bool:
     """Bring a shard into the cache, and say whether it is there.
 
-    wait: for another process that fetches it, and for room that others' fetches take. go_on: asked after each few MB,
-    False gives up. DatasetError where the store does not give what the index names, or the disk does not take it.
+    wait: for another process that fetches it, and for room that others' fetches take. Without, one that another process
+    fetches counts as there, and False means that there is no room for it. go_on: asked after each few MB, False gives
+    up. DatasetError where the store does not give what the index names, or the disk does not take it.
     """
+    named = dataset.shards[shard]
+    return _fetch(dataset, _File(named.name, named.bytes, named.xxh3, "its index"), need, wait, go_on)
+
+
+def _fetch(
+    dataset: Dataset, file: _File, need: Need, wait: bool = True, go_on: Callable[[], bool] = lambda: True
+) -> bool:
     assert dataset.cache
-    folder, name, file = dataset.cache.folder, cached_name(dataset, shard), dataset.shards[shard]
+    folder, name = dataset.cache.folder, _name(dataset, file.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         while not (folder / name).exists():
-            with _claimed(dataset.cache, name, file.bytes, need) as part:
+            with _claimed(dataset.cache, name, file.bytes, need) as (part, has_room):
                 if part is None and not wait:
-                    return False
+                    return has_room
                 if part is not None:
                     if not _download(dataset, file, part / "data", go_on):
                         return False
@@ -104,24 +146,28 @@ def fetch(
 
 
 @contextmanager
-def _claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Path | None]:
-    """An empty folder to fetch a shard into, with room made for it; None where another has it, or there is no room."""
+def _claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[tuple[Path | None, bool]]:
+    """An empty folder to fetch a shard into, with room made for it; None where another has it, or there is no room.
+
+    And whether there is room: True where another has it.
+    """
     part = cache.folder / f"{name.removesuffix(_ENDING)}.{size}{_PART_ENDING}"
     with ExitStack() as held:
         with _locked(cache.folder):
             reserved, files = _reserved(cache.folder), _files(cache.folder)
             over = reserved + sum(size for size, _ in files.values()) + size - cache.limit_bytes
-            gone = None if part.exists() or name in files else to_evict(files, over, need)
+            is_others = part.exists() or name in files
+            gone = None if is_others else to_evict(files, over, need)
             if gone is not None:
                 for evicted in gone:
                     (cache.folder / evicted).unlink(missing_ok=True)
                 part.mkdir()
                 _try_lock(held.enter_context(_opened(part)))
                 held.callback(shutil.rmtree, part, ignore_errors=True)  # after success it is not there
-        yield None if gone is None else part
+        yield None if gone is None else part, is_others or gone is not None
 
 
-def _download(dataset: Dataset, file: ShardFile, path: Path, go_on: Callable[[], bool]) -> bool:
+def _download(dataset: Dataset, file: _File, path: Path, go_on: Callable[[], bool]) -> bool:
     """Fetch a shard to `path`, once more if it does not arrive as it was written; False if that was given up."""
     for _ in range(2):
         if isinstance(dataset.store, FileStore):
@@ -137,8 +183,13 @@ def _download(dataset: Dataset, file: ShardFile, path: Path, go_on: Callable[[],
             size = data.tell()
         if (size, found) == (file.bytes, file.xxh3):
             return True
-    what = f"has {size} bytes, expected {file.bytes}" if size != file.bytes else "does not have the hash of its index"
-    raise DatasetError(f"{dataset.where}/{file.name} {what}: truncated or damaged; copy the shard again or rebuild")
+    is_short = size != file.bytes
+    what = f"has {size} bytes, expected {file.bytes}" if is_short else f"does not have the hash of {file.named_by}"
+    raise DatasetError(f"{dataset.where}/{file.name} {what}: truncated or damaged; copy it again or rebuild")
+
+
+def _name(dataset: Dataset, file: str) -> str:
+    return f"{dataset.index_hash}-{file}{_ENDING}"
 
 
 def _files(folder: Path) -> dict[str, tuple[int, float]]:

@@ -128,6 +128,12 @@ def model_shapes(checkpoint: Path) -> dict[str, list[int]]:
     }
 
 
+def files_of(checkpoint: Path) -> list[str]:
+    """The files that make up a checkpoint, but complete.json: those that the tensors' metadata names, seen or not."""
+    tensors = _read_metadata(checkpoint).storage_data or {}
+    return sorted({METADATA_NAME, STATE_NAME, *(place.relative_path for place in tensors.values())})
+
+
 def damaged_of_all(checkpoint: Path) -> list[str]:
     """Those files of a complete checkpoint whose hash is not that of complete.json. The ranks share the reading."""
 

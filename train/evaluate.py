@@ -3,7 +3,7 @@
 The training does not notice: no random number is drawn, nothing is left gathered, and the loader is one of its own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -14,8 +14,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from lmms.configs.errors import TrainError
 from lmms.configs.manifest import Dataset
-from lmms.train.ahead import ahead
+from lmms.configs.remote import FileStore
+from lmms.train.ahead import ahead as on_device
 from lmms.train.loader import Request, batches
+from lmms.train.needed import Ahead
 from lmms.train.parallel import World
 from lmms.train.recipe import Recipe
 from lmms.train.signals import Asked
@@ -45,22 +47,29 @@ def evaluate(
     stall_s: float,
     asked: Asked,
     beat: Callable[[str], None],
+    trained: Sequence[Dataset] = (),
+    ahead: Ahead = (),
 ) -> Evaluation | None:
     """The loss of a sharded model over all packs of a data set; every rank calls it and gets the same numbers.
 
     None as soon as any rank was asked to stop.
 
     recipe: of this data set, with groups by source. beat is told before each pass what comes, for the watchdog.
+    trained, ahead: the data sets of the training and what it needs next, which leaves a cache last; `dataset` has the
+    number after theirs there.
     Raises what reading and making batches raise, and TrainError where no target has weight.
     """
-    requests, has_images = plan_passes(sidecar, world.rank, world.size, micro_packs)
+    requests, has_images = plan_passes(sidecar, world.data_rank, world.data_size, micro_packs)
+    if isinstance(dataset.store, FileStore):
+        later = tuple((0 if number == len(trained) else number + 1, shard) for number, shard in ahead)
+        requests = _with_needs(requests, len(dataset.shards), later)
     sums = torch.zeros(recipe.num_groups, 2, dtype=torch.float64, device=world.device)
-    loader = batches(PackReader([dataset]), recipe, requests, workers, stall_s)
-    with closing(loader), closing(ahead(loader, world.device)) as arriving, _evaluating(model):
+    loader = batches(PackReader([dataset, *trained]), recipe, requests, workers, stall_s)
+    with closing(loader), closing(on_device(loader, world.device)) as arriving, _evaluating(model):
         for number, (request, images) in enumerate(zip(requests, has_images, strict=True), 1):
             packs = [place.pack for place in request.places]
             beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
-            _, by_group = model(next(arriving), images)
+            _, by_group = model(next(arriving), images, world.sequence_group)
             sums += by_group
             (stop,) = world.total(torch.tensor([asked.stop], dtype=torch.float64, device=world.device))
             if stop:
@@ -92,6 +101,15 @@ def plan_passes(sidecar: Sidecar, rank: int, ranks: int, micro_packs: int) -> tu
         requests.append(Request(tuple(map(sidecar.place, own or packs[:1])), counts=bool(own), ahead=()))
         has_images.append(bool(sidecar.media[packs.start : packs.stop].any()))
     return requests, has_images
+
+
+def _with_needs(requests: Sequence[Request], shards: int, later: Ahead) -> list[Request]:
+    """The same passes; with each go the shards from its own on, which are read next, and what is needed after them."""
+    needs = {
+        first: tuple(dict.fromkeys([*((0, shard) for shard in range(first, shards)), *later]))
+        for first in {request.places[0].shard for request in requests}
+    }
+    return [request._replace(ahead=needs[request.places[0].shard]) for request in requests]
 
 
 @contextmanager

@@ -22,12 +22,14 @@ def to_evict(files: Mapping[str, tuple[int, float]], size: int, need: Need) -> l
     First shards of the run's own data sets that it does not need soon, then those of others, the longest unused first;
     then those that it needs last.
     """
-    needed = {*need.near, *need.far}
+    near = frozenset(need.near)
+    # Two data sets of a run may be the same shards.
+    far = [name for name in dict.fromkeys(need.far) if name in files and name not in near]
     not_soon = sorted(
-        files.keys() - needed, key=lambda name: (name.partition("-")[0] not in need.hashes, files[name][1])
+        files.keys() - {*near, *far}, key=lambda name: (name.partition("-")[0] not in need.hashes, files[name][1])
     )
     gone = []
-    for name in (*not_soon, *(name for name in reversed(need.far) if name in files)):
+    for name in (*not_soon, *reversed(far)):
         if size <= 0:
             break
         gone.append(name)

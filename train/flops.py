@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -148,6 +149,12 @@ def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
 def peak_flops(device_name: str) -> float | None:
     """Dense bf16 operations a second of a device by its data sheet; None for one that is not in the table."""
     return next((peak for pattern, peak in PEAK_FLOPS.items() if re.search(pattern, device_name)), None)
+
+
+def ranks_peak(device: torch.device, ranks: int) -> float | None:
+    """peak_flops of so many devices like this one; None for a CPU."""
+    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return None if peak is None else ranks * peak
 
 
 def _group(layer: str) -> str:

@@ -20,9 +20,7 @@ from lmms.train.complete import COMPLETE_NAME
 from lmms.train.export import CONFIG_NAME, choose_checkpoint
 from lmms.train.lora import init_lora
 from lmms.train.model import TrainModel, is_lora, own_parameters, parameter_name
-from lmms.train.parallel import World
 from lmms.train.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, parameter_of_key, read_adapter_config
-from lmms.train.resume import on_main
 from lmms.train.weights import fill_rows, weights_digest
 
 
@@ -58,13 +56,14 @@ def plan_initial(
     config: TrainConfig,
     folder: Path,
     model: TrainModel,
-    world: World,
+    once: Callable[[Callable[[], Base]], Base],
     found: Path | None,
     say: Callable[[str], None],
 ) -> Initial:
-    """Where the weights of this model will come from; all ranks together, before it has memory.
+    """Where the weights of this model will come from, before it has memory.
 
-    found: the checkpoint that the run goes on from. Raises ConfigError, ModelError or TrainError for weights that do
+    once: calls what it is given on one rank, and has its result for all. found: the checkpoint that the run goes on
+    from. Raises ConfigError, ModelError or TrainError for weights that do
     not fit, or are not those that the checkpoint was trained on.
     """
     every = {name for name, _ in model.named_parameters()}
@@ -75,7 +74,7 @@ def plan_initial(
         held = trained | (model_shapes(found).keys() & every)
         stored = Base(**read_state(found).base)
         reads_base = not every <= held
-        base = on_main(world, lambda: _same_base(stored, config, folder, found)) if reads_base else stored
+        base = once(lambda: _same_base(stored, config, folder, found)) if reads_base else stored
         return Initial(base=base, brought=None, held=frozenset(held), reads_base=reads_base)
     source = _find_source(config.model.init_from) if config.model.init_from else None
     brought = None
@@ -86,7 +85,7 @@ def plan_initial(
     reads_base = brought is None or not every <= set(brought.names.values())
     base = Base(path="", digest="")
     if reads_base:
-        base = on_main(world, lambda: _base_of(config, _base_folder(config, folder, source)))
+        base = once(lambda: _base_of(config, _base_folder(config, folder, source)))
         if source is not None and source.kind == "checkpoint":
             _refuse_other_base(source.path, Base(**read_state(source.path).base), base)
     elif not every <= trained:

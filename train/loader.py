@@ -24,6 +24,7 @@ import torch
 from lmms.configs.errors import LmmsError, TrainError
 from lmms.train.batch import Batch, make_batch
 from lmms.train.forks import fork
+from lmms.train.padding import pad_batch
 from lmms.train.recipe import Recipe
 from lmms.train.stream import PackReader, Place
 from lmms.train.wire import receive, send
@@ -158,7 +159,7 @@ def _answer(reader: PackReader, recipe: Recipe, request: Request) -> Batch | Lmm
 
 def _make(reader: PackReader, recipe: Recipe, request: Request) -> Batch:
     packs = [reader.read(place, request.ahead) for place in request.places]
-    return make_batch(packs, recipe, request.places, request.counts)
+    return pad_batch(make_batch(packs, recipe, request.places, request.counts), recipe)
 
 
 def _take_over(line: socket.socket, made: SimpleQueue[Batch | LmmsError | None], pin: bool) -> None:

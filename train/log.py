@@ -28,9 +28,16 @@ def step_log(
     lr: float,
     seconds: float,
     memory: int,
+    peak: float | None,
+    resumed_from: int,
     alarms: Sequence[Part],
 ) -> StepLog:
-    """The line of a step that took so many seconds, without its evaluation."""
+    """The line of a step that took so many seconds, without its evaluation.
+
+    peak: operations a second of all ranks together, where that is known.
+    """
+    flops = float(order.costs[plan.packs].sum())
+    prompt_tokens = plan.tokens - plan.target_tokens - plan.visual_tokens
     position = plan.position + len(plan.packs)
     sets = _set_logs(result.groups, order, phase, position)
     return StepLog(
@@ -44,7 +51,18 @@ def step_log(
         grad_norm_aligner=result.part_norms.get("aligner"),
         tokens=plan.tokens,
         target_tokens=plan.target_tokens,
+        prompt_tokens=prompt_tokens,
+        visual_tokens=plan.visual_tokens,
+        padding_tokens=plan.padding_tokens,
+        seconds=seconds,
         tokens_per_s=plan.tokens / seconds,
+        target_tokens_per_s=plan.target_tokens / seconds,
+        prompt_tokens_per_s=prompt_tokens / seconds,
+        visual_tokens_per_s=plan.visual_tokens / seconds,
+        padding_tokens_per_s=plan.padding_tokens / seconds,
+        flops=flops,
+        mfu=flops / (seconds * peak) if peak else None,
+        busy_mfu=flops / ((seconds - result.waited) * peak) if peak else None,
         data_wait=result.waited / seconds,
         memory=memory,
         epoch=sum(log.epoch * len(one.costs) for log, one in zip(sets.values(), order.sets, strict=True))
@@ -53,6 +71,7 @@ def step_log(
         digest=f"{result.digest:016x}",
         masked=len(result.masked),
         time=time.time(),
+        resumed_from=resumed_from,
         alarms=tuple(alarms),
         sets=sets if len(sets) > 1 else {},
         eval_loss=evaluation.loss if evaluation else None,

@@ -100,7 +100,7 @@ def _matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """a @ b, summed and returned in `dtype`."""
     if a.dtype == dtype:
         return a @ b
-    if a.is_cuda:
+    if a.is_cuda or a.is_meta:
         return torch.mm(a, b, out_dtype=dtype)
     return a.to(dtype) @ b.to(dtype)
 
@@ -109,7 +109,7 @@ def _add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, summed in the type of `total`."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
-    elif a.is_cuda:
+    elif a.is_cuda or a.is_meta:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -35,6 +37,7 @@ class StepLog:
     """One optimizer step: a line of metrics.jsonl and of the log. The gradient norms are those before clipping."""
 
     step: int
+    """Counted from 1."""
     steps: int
     """Of the whole run."""
     loss: float
@@ -42,14 +45,41 @@ class StepLog:
     lr: float
     """The default one: of what optim.lr does not name."""
     grad_norm: float
+    """L2 norm of all gradients."""
     grad_norm_llm: float | None
-    """None where the part is frozen or not in the model; 0 for vision and aligner in a step without images."""
+    """Of the language model's. None where the part is frozen or not in the model."""
     grad_norm_vision: float | None
+    """Of the vision tower's; 0 in a step without images."""
     grad_norm_aligner: float | None
+    """Of the merger's between the towers; 0 in a step without images."""
     tokens: int
-    """Tokens of the step, over all ranks; of these, target_tokens are predicted."""
+    """Tokens of the step, over all ranks: target, prompt and visual ones."""
     target_tokens: int
+    """Those that are predicted."""
+    prompt_tokens: int
+    """Text that is read and not predicted."""
+    visual_tokens: int
+    """Placeholders of images, one for each merged patch."""
+    padding_tokens: int
+    """Computed for nothing, not in `tokens`: packs repeated with weight 0 where ranks do not divide a step."""
+    seconds: float
+    """Of the step: waiting for data, all passes, the update. Not its evaluation and checkpoint."""
     tokens_per_s: float
+    """tokens / seconds; so are the next four."""
+    target_tokens_per_s: float
+    """Predicted ones."""
+    prompt_tokens_per_s: float
+    """Text that is read."""
+    visual_tokens_per_s: float
+    """Placeholders of images."""
+    padding_tokens_per_s: float
+    """Computed for nothing."""
+    flops: float
+    """Floating-point operations that the model needs for the step, strictly counted: see train/flops.py."""
+    mfu: float | None
+    """Strict: flops / (seconds x ranks x dense bf16 peak by the data sheet). None on a device without one, as a CPU."""
+    busy_mfu: float | None
+    """As mfu, with the time spent waiting for data taken out of the seconds."""
     data_wait: float
     """Share of the step's time in which a rank waited for data, averaged over the ranks."""
     memory: int
@@ -64,18 +94,23 @@ class StepLog:
     """Conversations of the step that were trained with weight 0 since an image failed (on_bad_media: mask)."""
     time: float
     """Seconds since 1970."""
+    resumed_from: int
+    """Step of the checkpoint that the process went on from which took this step; 0 in one that started anew."""
     alarms: tuple[str, ...] = field(default=())
     """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
     sets: dict[str, SetLog] = field(default_factory=dict)
-    """Of each set of a mixture, by its place; empty where a run has one set."""
+    """Of each set of a mixture, by its place: loss, share, epoch. Empty where a run has one set."""
     eval_loss: float | None = None
     """After this step, over all of eval.shards, per unit of target weight; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
+    """That, of each source of eval.shards."""
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: "torch.device") -> int:
     """Bytes at the peak so far: allocated on a GPU, or resident in this process."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from lmms.configs.by_part import Part
@@ -22,10 +22,12 @@ from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.model_folder import VISION_FAMILIES
 from lmms.train.attention import ATTENTION_NAME
 from lmms.train.batch import Batch
-from lmms.train.families import qwen3_vl
+from lmms.train.families import qwen2_5_vl, qwen3_vl
 from lmms.train.loss import linear_cross_entropy
 from lmms.train.pictures import Pictures
 from lmms.train.pixels import normalised
+from lmms.train.recompute import recomputed
+from lmms.train.ulysses import exchange_features
 
 
 class TrainModel(nn.Module):
@@ -36,30 +38,38 @@ class TrainModel(nn.Module):
         self.hf = hf
         self.tied = hf.lm_head.weight is hf.get_input_embeddings().weight
 
-    def forward(self, batch: Batch, step_has_images: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, step_has_images: bool, sequence_group: ProcessGroup | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sum over target rows of weight * cross entropy, a scalar in fp32, not divided; and by the batch's groups,
         float64 [num_groups, 2] without gradient, see loss.linear_cross_entropy.
 
         step_has_images: whether any rank has images in this forward pass. Then every rank runs the vision tower, those
         without images on a dummy of one patch that adds 0, so that all take part in the same collectives.
+        sequence_group: the ranks that hold the other shares of this batch; the sums are over this share alone.
         """
-        hidden = last_hidden_state(self.hf, batch, step_has_images)
+        hidden = last_hidden_state(self.hf, batch, step_has_images, sequence_group)
         rows = hidden.squeeze(0).index_select(0, batch.target_rows)
         return linear_cross_entropy(
             rows, self.hf.lm_head.weight, batch.labels, batch.weights, batch.groups, batch.num_groups
         )
 
 
-def last_hidden_state(hf: PreTrainedModel, batch: Batch, step_has_images: bool) -> Tensor:
-    """[1, T, hidden]: what the language model's head would read."""
+def last_hidden_state(
+    hf: PreTrainedModel, batch: Batch, step_has_images: bool, sequence_group: ProcessGroup | None = None
+) -> Tensor:
+    """[1, T, hidden]: what the language model's head would read, of this share's T tokens."""
+    ranks = 1 if sequence_group is None else sequence_group.size()
+    if ranks != batch.share.ranks:
+        raise TrainError(f"the batch is cut for {batch.share.ranks} ranks, but the sequence group has {ranks}")
     if batch.images and not step_has_images:
         names = ", ".join(batch.packs)
         raise TrainError(f"images in {names}, but the step was said to have none; the sidecar is wrong")
     embeddings = hf.get_input_embeddings()(batch.input_ids)
     deep: dict[str, object] = {}
     if step_has_images and batch.vision is not None:
-        embeddings, deep = _with_images(hf.model.visual, embeddings, batch.vision)
-    output = _language_model(hf)(
+        embeddings, deep = _with_images(hf.model.visual, embeddings, batch.vision, sequence_group)
+    output = language_model(hf)(
         inputs_embeds=embeddings,
         position_ids=batch.position_ids,
         cu_seq_lens_q=batch.cu_seqlens,
@@ -67,19 +77,26 @@ def last_hidden_state(hf: PreTrainedModel, batch: Batch, step_has_images: bool) 
         max_length_q=batch.max_length,
         max_length_k=batch.max_length,
         use_cache=False,
+        sequence_group=sequence_group,
         **deep,
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
 
 
-def _with_images(visual: nn.Module, embeddings: Tensor, pictures: Pictures) -> tuple[Tensor, dict[str, object]]:
+def _with_images(
+    visual: nn.Module, embeddings: Tensor, pictures: Pictures, sequence_group: ProcessGroup | None
+) -> tuple[Tensor, dict[str, object]]:
     """The embeddings with image features in their rows, and what deeper layers take of them."""
     pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size)
     output = visual(pixels, grid_thw=pictures.grid_thw, **pictures.tower)
     features, deep = output.pooler_output, getattr(output, "deepstack_features", None) or []
-    if len(pictures.rows) == 0:
+    if sequence_group is not None and pictures.exchange is not None:
+        features, *deep = (exchange_features(part, pictures.exchange, sequence_group) for part in (features, *deep))
+    elif len(pictures.rows) == 0:
         return embeddings + 0.0 * sum(f.sum() for f in (features, *deep)), {}
+    # What follows are features of padding.
+    features, *deep = (part[: len(pictures.rows)] for part in (features, *deep))
     embeddings = embeddings.index_copy(1, pictures.rows, features.to(embeddings.dtype).unsqueeze(0))
     return embeddings, {"visual_pos_masks": pictures.rows, "deepstack_visual_embeds": deep} if deep else {}
 
@@ -102,12 +119,14 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
     if config.model_type in VISION_FAMILIES:
         patch_embed: Any = hf.model.visual.patch_embed
         patch_embed.forward = partial(_embed_patches, patch_embed.proj)
+    if config.model_type == "qwen2_5_vl":
+        qwen2_5_vl.attend_by_image(hf.model.visual)
     if config.model_type == "qwen3_vl":
         qwen3_vl.add_by_rows(hf.model.language_model)
     layers: list[Any] = blocks(model) if recompute == "full" else []
     for block in layers:
         block.gradient_checkpointing = True
-        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        block._gradient_checkpointing_func = partial(recomputed, block)
     return model.train()
 
 
@@ -202,10 +221,11 @@ def part_of(parameter_name: str) -> Part:
 def blocks(model: TrainModel) -> list[nn.Module]:
     """The repeated blocks in forward order: of the vision tower, if any, then of the language model."""
     towers = [model.hf.model.visual] if model.hf.config.model_type in VISION_FAMILIES else []
-    return [*(block for tower in towers for block in tower.blocks), *_language_model(model.hf).layers]
+    return [*(block for tower in towers for block in tower.blocks), *language_model(model.hf).layers]
 
 
-def _language_model(hf: PreTrainedModel) -> PreTrainedModel:
+def language_model(hf: PreTrainedModel) -> PreTrainedModel:
+    """The part of a transformers model that reads embeddings and has the blocks of the language model."""
     return hf.model.language_model if hf.config.model_type in VISION_FAMILIES else hf.model
 
 

@@ -37,6 +37,11 @@ def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:
     return parts
 
 
+def check_rates(model: nn.Module, config: OptimConfig) -> None:
+    """Raise ConfigError for learning rates that match nothing of the model."""
+    check_matches("optim.lr", config.lr, {parameter_name(name): part_of(name) for name, _ in model.named_parameters()})
+
+
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trained parameters, with weight decay on those of two or more dimensions.
 
@@ -44,8 +49,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     and not from a parameter's first gradient: so every checkpoint holds the same tensors, also when no step so far has
     reached the vision tower. ConfigError for learning rates that match nothing.
     """
+    check_rates(model, config)
     names = {parameter_name(name): parameter for name, parameter in model.named_parameters()}
-    check_matches("optim.lr", config.lr, {name: part_of(name) for name in names})
     trained = {name: parameter for name, parameter in names.items() if parameter.requires_grad}
 
     def group_of(name: str) -> tuple[float, float]:

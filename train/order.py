@@ -15,15 +15,16 @@ windows and epochs end: nothing is dropped, repeated or padded, and the only sta
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.hashing import key64, keyed_hash, permutation
-from lmms.train.mixture import PERIOD, Phase, draws
+from lmms.train.mixture import Phase, draws
 
 ORDER_VERSION = "lmms/order/v2"
 """Part of every key, and of a checkpoint. Any change of the sequence is a new version."""
@@ -32,6 +33,12 @@ WINDOW_PACKS = 65_536
 
 _GOLDEN = 2_654_435_769
 """2**32 over the golden ratio."""
+
+_KEPT = 2
+"""Windows, and tables of epochs, that each set keeps, half a megabyte a window: steps cross from one to the next."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Int64s = npt.NDArray[np.int64]
 
@@ -49,6 +56,8 @@ class SetOrder:
     """Part of every key: the hash of the set's index. Sets of one mixture have orders of their own."""
     group: int = 1
     """Positions in a row that cost alike, counted from the start of the sequence."""
+    _windows: dict[tuple[int, int], Int64s] = field(default_factory=dict, init=False, repr=False)
+    _epochs: dict[int, tuple[Int64s, Int64s]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.group < 1 or len(self.costs) < 1 or int(self.shard_packs.sum()) != len(self.costs):
@@ -102,6 +111,12 @@ def deal(packs: Int64s, rank: int, world: int, micro_packs: int) -> list[tuple[l
     return [(own[i : i + micro_packs], True) if i < len(own) else (cheapest, False) for i in passes]
 
 
+def idle_passes(num_packs: int, world: int, micro_packs: int) -> int:
+    """Passes of a step, over all ranks, that count for nothing: each is the step's cheapest pack, see deal."""
+    passes = -(-num_packs // (world * micro_packs))
+    return sum(passes - -(-len(range(rank, num_packs, world)) // micro_packs) for rank in range(world))
+
+
 def by_cost(order: Order, packs: Int64s) -> Int64s:
     """The same packs, the dearest first; of equal cost, the lowest number first."""
     return packs[np.lexsort((packs, -order.costs[packs]))]
@@ -109,28 +124,21 @@ def by_cost(order: Order, packs: Int64s) -> Int64s:
 
 def set_packs(order: SetOrder, start: int, end: int) -> Int64s:
     """int64 [end - start]: the packs at positions [start, end) of one set's endless sequence."""
-    num_packs = len(order.costs)
     parts = [np.empty(0, np.int64)]
     while start < end:
-        epoch, within = divmod(start, num_packs)
-        window = int(np.searchsorted(_epoch(order, epoch)[1], within, side="right")) - 1
+        epoch, window, skipped = locate(order, start)
         packs = window_packs(order, epoch, window)
-        skipped = within - int(_epoch(order, epoch)[1][window])
         parts.append(packs[skipped : skipped + end - start])
         start += len(parts[-1])
     return np.concatenate(parts)
 
 
-def next_shards(order: Order, position: int) -> list[tuple[int, int]]:
-    """(set, shard) of all that the current window of each set still needs, and its next one, the next needed first."""
-    uses: dict[tuple[int, int], float] = {}
-    for k, (_, start) in enumerate(draws(order.phase, position, 1)):
-        one = order.sets[k]
-        packs = _rest_of_two_windows(one, start)
-        shards, first = np.unique(shard_of(one, packs), return_index=True)
-        rate = order.phase.turns[k] / PERIOD
-        uses |= {(k, shard): at / rate for shard, at in zip(shards.tolist(), first.tolist(), strict=True)}
-    return sorted(uses, key=lambda one: (uses[one], one))
+def locate(order: SetOrder, position: int) -> tuple[int, int, int]:
+    """(epoch, window of it, packs of the window before the position) of a position in one set's sequence."""
+    epoch, within = divmod(position, len(order.costs))
+    starts = epoch_order(order, epoch)[1]
+    window = int(np.searchsorted(starts, within, side="right")) - 1
+    return epoch, window, within - int(starts[window])
 
 
 def shard_of(order: SetOrder, packs: Int64s) -> Int64s:
@@ -138,22 +146,27 @@ def shard_of(order: SetOrder, packs: Int64s) -> Int64s:
     return np.searchsorted(np.cumsum(order.shard_packs), packs, side="right")
 
 
-def _rest_of_two_windows(order: SetOrder, start: int) -> Int64s:
-    epoch, within = divmod(start, len(order.costs))
-    starts = _epoch(order, epoch)[1]
-    window = int(np.searchsorted(starts, within, side="right")) - 1
-    after = (epoch, window + 1) if window + 2 < len(starts) else (epoch + 1, 0)
-    rest = window_packs(order, epoch, window)[within - int(starts[window]) :]
-    return np.concatenate([rest, window_packs(order, *after)])
-
-
-@lru_cache(maxsize=128)
 def window_packs(order: SetOrder, epoch: int, window: int) -> Int64s:
-    """int64 [n], read-only: the packs of a window in the order of their positions.
+    """int64 [n], read-only: the packs of a window in the order of their positions."""
+    return last_made(order._windows, (epoch, window), _KEPT, lambda: _window_packs(order, epoch, window))
 
-    Windows are kept, half a megabyte each: steps cross from one to the next, in each set of a mixture.
-    """
-    shards, starts = _epoch(order, epoch)
+
+def epoch_order(order: SetOrder, epoch: int) -> tuple[Int64s, Int64s]:
+    """(int64 [shards] in the epoch's order, int64 [windows + 1]: positions in the epoch at which windows start)."""
+    return last_made(order._epochs, epoch, _KEPT, lambda: _epoch_order(order, epoch))
+
+
+def last_made(kept: dict[K, V], key: K, limit: int, make: Callable[[], V]) -> V:
+    """What belongs to a key, made only where it is not among what was asked for last, so many of which are kept."""
+    value = kept.pop(key) if key in kept else make()
+    kept[key] = value
+    if len(kept) > limit:
+        del kept[next(iter(kept))]
+    return value
+
+
+def _window_packs(order: SetOrder, epoch: int, window: int) -> Int64s:
+    shards, starts = epoch_order(order, epoch)
     begin, end = int(starts[window]), int(starts[window + 1])
     sizes = order.shard_packs[shards]
     ends = np.cumsum(sizes)
@@ -167,9 +180,7 @@ def window_packs(order: SetOrder, epoch: int, window: int) -> Int64s:
     return packs
 
 
-@lru_cache(maxsize=128)
-def _epoch(order: SetOrder, epoch: int) -> tuple[Int64s, Int64s]:
-    """(int64 [shards] in the epoch's order, int64 [windows + 1]: positions in the epoch at which windows start)."""
+def _epoch_order(order: SetOrder, epoch: int) -> tuple[Int64s, Int64s]:
     shards = permutation(len(order.shard_packs), key64(ORDER_VERSION, "shards", order.name, order.seed, epoch))
     ends = np.cumsum(order.shard_packs[shards])
     starts = ends - order.shard_packs[shards]

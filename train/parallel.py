@@ -1,7 +1,8 @@
 """Ranks, devices and shards: the same path for one process and for many.
 
 FSDP2 over one flat mesh: each block is a unit, the rest (embeddings, head, merger) belongs to the root. Gradients are
-sums over ranks, since the loss is already divided by the step's total weight. Two traps of FSDP2:
+sums over ranks, since the loss is already divided by the step's total weight; so too where ranks share packs
+(parallel.sequence), each with the loss of its own tokens. Two traps of FSDP2:
 set_gradient_divide_factor holds for one module only, and gloo lacks the reduction that it uses by default.
 """
 
@@ -18,6 +19,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.parallel import check_sequence_ranks
+from lmms.train.share import WHOLE, Share
 
 T = TypeVar("T")
 
@@ -30,6 +33,20 @@ class World:
     size: int
     device: torch.device
     mesh: DeviceMesh
+    share: Share = WHOLE
+    """The part of its packs that this rank trains on; the ranks with the other parts are its neighbours."""
+    sequence_group: dist.ProcessGroup | None = None
+    """Those ranks and this one, in the order of their parts; None where each rank has packs of its own."""
+
+    @property
+    def data_rank(self) -> int:
+        """Number of this rank's packs among data_size: ranks that share them have the same."""
+        return self.rank // self.share.ranks
+
+    @property
+    def data_size(self) -> int:
+        """How many ranks, or groups of ranks that share packs, a step is dealt out to."""
+        return self.size // self.share.ranks
 
     @property
     def is_main(self) -> bool:
@@ -52,15 +69,18 @@ class World:
         return values[0]
 
 
-def start_world(setting: Literal["auto", "cpu", "cuda"], stall_s: float = 1800.0) -> World:
-    """Join the ranks that a launcher announced in the environment, or be the only one. ConfigError without a GPU.
+def start_world(setting: Literal["auto", "cpu", "cuda"], stall_s: float = 1800.0, sequence: int = 1) -> World:
+    """Join the ranks that a launcher announced in the environment, or be the only one.
 
     stall_s: of the watchdog, which has more to say than a collective that waited for too long, and so comes first.
+    sequence: ranks that share their packs, one after the other.
+    ConfigError without the GPU that is asked for, and for a number of ranks that `sequence` does not divide.
     """
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here; set device to cpu or auto")
     kind = "cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu"
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    check_sequence_ranks(sequence, size)
     device = torch.device("cpu")
     if kind == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -69,7 +89,10 @@ def start_world(setting: Literal["auto", "cpu", "cuda"], stall_s: float = 1800.0
     store = None if "RANK" in os.environ else dist.HashStore()  # type: ignore[attr-defined]
     timeout = timedelta(seconds=2 * stall_s)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    return World(rank, size, device, init_device_mesh(kind, (size,)))
+    group = None
+    if sequence > 1:
+        group, _ = dist.new_subgroups(sequence, timeout=timeout)  # type: ignore[no-untyped-call]
+    return World(rank, size, device, init_device_mesh(kind, (size,)), Share(rank % sequence, sequence), group)
 
 
 def stop_world() -> None:

@@ -1,21 +1,26 @@
 """A run's order before it is trained: what each step takes, how well it is balanced, what a rank reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.data import ShareConfig
+from lmms.configs.errors import ConfigError
 from lmms.configs.model_folder import PREP_FILES, resolve_model
-from lmms.configs.train import EVERYTHING, How
+from lmms.configs.train import TrainConfig
 from lmms.train.balance import in_random_order, step_costs, take_steps
+from lmms.train.checkpoint import list_checkpoints, read_state
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import model_cost, table_costs
-from lmms.train.mixture import Phase
+from lmms.train.opened import fresh_state
 from lmms.train.order import Order
+from lmms.train.phases import go_on, order_of, phase_from_json, run_steps, start_phase
 from lmms.train.reads import RankReads, hashes, rank_reads
-from lmms.train.sets import Sets, make_order, mixture_turns, open_sets, packs_digest
+from lmms.train.resume import resumed_state
+from lmms.train.sets import Sets, open_sets, packs_digest, shares
 from lmms.train.sources import Sources, join_sources, source_tokens
 
 Int64s = npt.NDArray[np.int64]
@@ -23,13 +28,17 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Preview:
-    """The order of a run on some ranks, and its steps up to the end of some epochs."""
+    """The order of a run on some ranks, and the steps to come, up to the end of some epochs."""
 
     sets: Sets
     sources: Sources
     order: Order
     costs: Int64s
     """[2, packs]: in the language model, and in the vision tower."""
+    step: int
+    """Steps taken before the first one here."""
+    position: int
+    """Packs trained before it."""
     steps: Int64s
     """[steps, global_packs]: the packs of each, the dearest first."""
     shuffled: Int64s
@@ -58,41 +67,50 @@ class StepPreview:
     """Of rank 0."""
 
 
-def preview(
-    places: Sequence[str],
-    *,
-    global_packs: int,
-    world: int = 1,
-    micro_packs: int = 1,
-    epochs: int = 1,
-    group: int = 1,
-    seed: int = 0,
-    model: str | None = None,
-    train: Mapping[str, How] = EVERYTHING,
-) -> Preview:
-    """The order over the shards in these places; of several, each takes its packs' share of the turns.
+def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path | None = None) -> Preview:
+    """The steps to come of a run with these settings, on some ranks, for some passes over its shards or to its end.
 
-    model: folder or hub id of what is trained, by default what the shards were built for. Raises the classes of
-    configs/errors.py.
+    run: the output folder to go on from; the steps are then those after its newest complete checkpoint, or the one that
+    config.resume names. Raises the classes of configs/errors.py: what `lmms train` refuses to go on from, too.
     """
-    sets = open_sets(places)
-    folder = resolve_model(model or sets.datasets[0].manifest.model, PREP_FILES)
+    sets = open_sets([share.shards for share in shares(config.data)], None, config.data.retry_s)
+    folder = resolve_model(config.model.path, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
-    cost = model_cost(model_of(folder, "none").hf.config, train)
-    turns = mixture_turns(sets, [ShareConfig(shards=place, epochs=1.0) for place in places])
-    order = make_order(sets, Phase(turns=turns, cursors=(0,) * len(turns), group=group), cost, seed, global_packs)
-    steps = take_steps(order, 0, -(-epochs * len(order.costs) // global_packs))
+    cost = model_cost(model_of(folder, "none").hf.config, config.train, config.lora)
+    phases, step, position = [start_phase(config, sets, cost)], 0, 0
+    if run and (checkpoint := _checkpoint(config, run)):
+        stored = read_state(checkpoint)
+        resumed_state(
+            fresh_state(config, sets.datasets, folder, phases[0], cost), stored, checkpoint, config.resume_changes
+        )
+        step, position = stored.step, stored.position
+        phases = go_on([phase_from_json(phase) for phase in stored.phases], phases[0], step, position)
+    left = run_steps(config, phases) - step
+    if left < 1:
+        raise ConfigError(f"nothing is left to show: the run is at step {step} of {step + left}")
+    order = order_of(sets, phases[-1])
+    steps = take_steps(order, position, min(math.ceil(epochs * phases[-1].pass_packs / order.global_packs), left))
     return Preview(
         sets=sets,
         sources=join_sources(sets),
         order=order,
         costs=np.concatenate([table_costs(cost, sidecar) for sidecar in sets.sidecars], axis=1),
+        step=step,
+        position=position,
         steps=steps,
         shuffled=in_random_order(steps),
         world=world,
-        micro_packs=micro_packs,
+        micro_packs=config.data.micro_packs,
     )
+
+
+def _checkpoint(config: TrainConfig, run: Path) -> Path | None:
+    if config.resume == "never":
+        raise ConfigError(f"resume is never, but {run} was named to go on from; leave out one of them")
+    if config.resume != "auto":
+        return Path(config.resume).expanduser()
+    return next(reversed(list_checkpoints(run)[0]), None)
 
 
 def step_previews(seen: Preview) -> Iterator[StepPreview]:
@@ -108,8 +126,8 @@ def step_previews(seen: Preview) -> Iterator[StepPreview]:
     xxh3 = hashes(seen.sets)
     for i, packs in enumerate(seen.steps):
         yield StepPreview(
-            step=i + 1,
-            position=i * len(packs),
+            step=seen.step + i + 1,
+            position=seen.position + i * len(packs),
             digest=f"{packs_digest(xxh3[packs]):016x}",
             tokens=int(seen.sets.tokens[packs].sum()),
             balance=float(ordered[i]),

@@ -1,7 +1,8 @@
 """What ranks read for a step, and which records a step of a run trained on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.errors import DatasetError, TrainError
-from lmms.configs.manifest import SAMPLES_NAME
+from lmms.configs.manifest import SAMPLES_NAME, Dataset
+from lmms.configs.remote import FileStore
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.order import by_cost, deal, step_packs
 from lmms.train.phases import order_of, phase_of_step, read_phases
 from lmms.train.sets import Sets, open_sets, packs_digest
-from lmms.train.stream import read_table
+from lmms.train.stream import PackReader, read_table
+
+_Row = tuple[int, int, int, int, int]
+"""Pack, segment, source, row, tokens of a conversation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,12 +115,16 @@ def trained_records(run: Path, step: int) -> StepRecords:
 
 def _logged_digest(run: Path, step: int) -> str | None:
     path = run / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
     try:
-        logs = [json.loads(line) for line in lines]
-        return next((str(log["digest"]) for log in logs if log["step"] == step), None)
+        digests = {log["step"]: str(log["digest"]) for log in map(json.loads, whole.splitlines())}
     except (ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    if digests and step > max(digests):
+        raise TrainError(
+            f"step {step} was not taken: {path} ends with step {max(digests)}; for what comes see `lmms inspect order`"
+        )
+    return digests.get(step)
 
 
 def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:
@@ -124,18 +133,26 @@ def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:
     for k, dataset in enumerate(sets.datasets):
         first, end = sets.first_packs[k : k + 2].tolist()
         own = [pack - first for pack in found if first <= pack < end]
-        table = read_table(dataset, SAMPLES_NAME)
-        kept = table.filter(np.isin(table["pack"].to_numpy(), own))
         names = [source["name"] for source in dataset.manifest.sources]
-        for entry in kept.to_pylist():
-            found[first + entry["pack"]].append(
-                Record(
-                    set=k,
-                    pack=entry["pack"],
-                    segment=entry["segment"],
-                    source=names[entry["source"]],
-                    row=entry["row"],
-                    tokens=entry["tokens"],
-                )
-            )
+        rows = _table_rows(dataset, own) if isinstance(dataset.store, FileStore) else _pack_rows(sets, k, own)
+        for pack, segment, source, row, tokens in rows:
+            record = Record(set=k, pack=pack, segment=segment, source=names[source], row=row, tokens=tokens)
+            found[first + pack].append(record)
     return [record for pack in packs for record in sorted(found[pack], key=lambda one: one.segment)]
+
+
+def _pack_rows(sets: Sets, number: int, packs: Sequence[int]) -> Iterator[_Row]:
+    """From the packs themselves: samples.parquet is in the order read, and has to be read whole to find a few packs."""
+    with closing(PackReader([sets.datasets[number]])) as reader:
+        for i in packs:
+            pack = reader.read(sets.sidecars[number].place(i))
+            for segment, (sample, tokens) in enumerate(zip(pack.samples.tolist(), pack.lengths.tolist(), strict=True)):
+                source, row = sample
+                yield i, segment, source, row, tokens
+
+
+def _table_rows(dataset: Dataset, packs: Sequence[int]) -> Iterator[_Row]:
+    """From samples.parquet, where a pack cannot be had without its shard."""
+    table = read_table(dataset, SAMPLES_NAME)
+    for entry in table.filter(np.isin(table["pack"].to_numpy(), packs)).to_pylist():
+        yield entry["pack"], entry["segment"], entry["source"], entry["row"], entry["tokens"]

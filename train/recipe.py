@@ -14,6 +14,8 @@ from lmms.configs.errors import ModelError
 from lmms.configs.geometry import Vision
 from lmms.configs.manifest import Manifest
 from lmms.train.families.vision import Tower
+from lmms.train.shapes import Shapes
+from lmms.train.share import WHOLE, Share
 from lmms.train.stream import Place
 
 
@@ -37,6 +39,10 @@ class Recipe:
     on_bad_media: Literal["stop", "mask"]
     by: Literal["set", "source"] = "set"
     """What the loss is told apart by: sets of shards, or the sources of all sets, one set after the other."""
+    share: Share = WHOLE
+    """The part of every batch that this rank trains on."""
+    shapes: Shapes | None = None
+    """What batches are padded to; None where blocks are not compiled."""
 
     @property
     def num_groups(self) -> int:
@@ -72,6 +78,7 @@ def make_recipe(
     hf_config: PretrainedConfig,
     on_bad_media: Literal["stop", "mask"],
     by: Literal["set", "source"] = "set",
+    share: Share = WHOLE,
 ) -> Recipe:
     """The recipe for sets of shards and a model. ModelError where one does not fit the model or the first set."""
     for number, manifest in enumerate(manifests):
@@ -93,6 +100,7 @@ def make_recipe(
         vocab_size=hf_config.get_text_config().vocab_size,
         on_bad_media=on_bad_media,
         by=by,
+        share=share,
     )
 
 

@@ -3,15 +3,22 @@
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.configs.store import shown
-from lmms.train.checkpoint import TrainerState, checkpoint_name, damaged_of_all, read_state, step_folders
+from lmms.configs.store import shown_setting
+from lmms.train.checkpoint import (
+    TrainerState,
+    checkpoint_name,
+    damaged_of_all,
+    list_checkpoints,
+    read_state,
+    step_folders,
+)
 from lmms.train.complete import COMPLETE_NAME, fault_of, refuse_damaged
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.parallel import World
@@ -74,6 +81,18 @@ def resume_from(setting: str, output: Path, world: World, say: Callable[[str], N
     return resume_from(setting, output, world, say)
 
 
+def would_resume(setting: str, output: Path) -> Path | None:
+    """The checkpoint that resume_from would choose, by the sizes of its files; nothing is renamed or hashed."""
+    if setting != "auto":
+        return _candidate(setting, output, lambda line: None)
+    complete, _ = list_checkpoints(output)
+    if complete:
+        return complete[-1]
+    aside = output.glob(f"step-*{BROKEN_SUFFIX}*")
+    _refuse_to_start_over(output, sorted([*step_folders(output).values(), *aside]))
+    return None
+
+
 def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path | None:
     """The checkpoint that the setting means, by the sizes of its files."""
     folders = step_folders(output)
@@ -82,11 +101,7 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
             if (fault := fault_of(path)) is None:
                 return path
             _set_aside(path, fault, say)
-        if broken := sorted(output.glob(f"step-*{BROKEN_SUFFIX}*")):
-            raise TrainError(
-                f"{output} holds none but broken checkpoints, such as {broken[-1].name}: the run would start anew over"
-                " its own log; delete them to want that, or choose another output"
-            )
+        _refuse_to_start_over(output, sorted(output.glob(f"step-*{BROKEN_SUFFIX}*")))
         return None
     chosen, step = None, 0
     if setting != "never":
@@ -105,6 +120,14 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
             " choose another output, or use resume: auto"
         )
     return chosen
+
+
+def _refuse_to_start_over(output: Path, broken: Sequence[Path]) -> None:
+    if broken:
+        raise TrainError(
+            f"{output} holds none but broken checkpoints, such as {broken[-1].name}: the run would start anew over"
+            " its own log; delete them to want that, or choose another output"
+        )
 
 
 def _same(path: Path, chosen: Path | None) -> bool:
@@ -206,16 +229,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     old, new = _settings(before), _settings(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            yield f"changed since the checkpoint: {key} was {_shown(old.get(key))}, is {_shown(new.get(key))}"
-
-
-def _shown(value: Any) -> Any:
-    """A setting for people to read: without what may be a credential in a URL."""
-    if isinstance(value, Mapping):
-        return {name: _shown(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_shown(item) for item in value]
-    return shown(value) if isinstance(value, str) else value
+            was, now_is = (shown_setting(settings.get(key)) for settings in (old, new))
+            yield f"changed since the checkpoint: {key} was {was}, is {now_is}"
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,10 +8,13 @@ from dataclasses import replace
 from itertools import islice, tee
 from pathlib import Path
 
+from lmms.configs.remote import FileStore
 from lmms.configs.train import TrainConfig
 from lmms.train.ahead import ahead
 from lmms.train.batch import Batch
+from lmms.train.boards import boards, check_boards
 from lmms.train.checkpoint import TrainerState, tensors_of
+from lmms.train.due import all_datasets, evaluated_shards, next_evaluation
 from lmms.train.evaluate import Evaluation, evaluate
 from lmms.train.loader import batches
 from lmms.train.log import step_log
@@ -47,12 +50,14 @@ def train(config: TrainConfig, report: Report) -> bool:
         # Before the other ranks are waited for, who may never come.
         asked = first.enter_context(signals(config.grace_s))
         beat = first.enter_context(watchdog(config.stall_s, int(os.environ.get("RANK", "0"))))
-        world = start_world(config.device, config.stall_s)
+        world = start_world(config.device, config.stall_s, config.parallel.sequence)
         tell = report if world.is_main else lambda event: None
         try:
             with ExitStack() as held:
                 on_main(world, lambda: held.enter_context(locked(output)))
+                on_main(world, lambda: check_boards(config.log))
                 run, state = start(config, output, world, tell, beat)
+                tell = held.enter_context(boards(config, output, world, state.step, tell))
                 last = _take_steps(run, state, tell, asked, beat)
         except BaseException:
             # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
@@ -67,17 +72,19 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
     """Train to the end, or until a signal asks to stop. Returns the state there, which is saved."""
     config, world, data = run.config, run.world, run.config.data
     keep = Keep(limit=config.save_total_limit, every=config.save_keep_every)
+    datasets = all_datasets(run)
     # One process of a node fills its cache.
-    fills_cache = data.cache is not None and os.environ.get("LOCAL_RANK", "0") == "0"
+    fills_cache = os.environ.get("LOCAL_RANK", "0") == "0" and any(dataset.cache for dataset in datasets)
     every = plan_steps(
         run.order,
         run.sets,
-        world.rank,
-        world.size,
+        world.data_rank,
+        world.data_size,
         data.micro_packs,
         state.step,
         state.position,
-        look_ahead=data.cache is not None,
+        look_ahead=fills_cache or any(isinstance(dataset.store, FileStore) for dataset in datasets),
+        evaluated=evaluated_shards(run),
     )
     plans, coming = tee(islice(every, max(run.steps - state.step, 0)))
     requests = (request for plan in coming for request in plan.passes)
@@ -93,12 +100,12 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
                 report=report,
             )
         )
-        want = held.enter_context(look_ahead(run.sets.datasets)) if fills_cache else None
-        made = batches(PackReader(run.sets.datasets), run.recipe, requests, data.workers, config.stall_s)
+        want = held.enter_context(look_ahead(datasets)) if fills_cache else None
+        made = batches(PackReader(datasets), run.recipe, requests, data.workers, config.stall_s)
         arriving = held.enter_context(closing(ahead(held.enter_context(closing(made)), world.device)))
         for plan in plans:
             if want:
-                want(plan.passes[0].ahead)
+                want(plan.ahead)
             state, stop = _take_step(run, state, plan, arriving, saver, report, asked, beat)
             if stop and plan.step < run.steps:
                 report(f"stopped by SIGTERM after step {plan.step}; the same command goes on from there")
@@ -133,7 +140,7 @@ def _take_step(
         report(f"ALARM: {part} is trained, but its gradient was 0 for {state.zero_steps[part]} steps that reach it")
     saves = is_last or result.stop or result.save or plan.step % config.save_steps == 0
     due = run.evaluated is not None and not result.stop and _evaluates(run, plan.step, saves)
-    evaluation = _evaluation(run, asked, beat) if due else None
+    evaluation = _evaluation(run, plan, asked, beat) if due else None
     # SIGTERM ends an evaluation too: what was trained before it has to be saved in time.
     stop = result.stop or (due and evaluation is None)
     saves |= stop
@@ -147,6 +154,8 @@ def _take_step(
         lr=share * config.optim.lr["default"],
         seconds=seconds,
         memory=peak_memory(run.world.device),
+        peak=run.peak,
+        resumed_from=run.resumed_from,
         alarms=alarms,
     )
     if run.world.is_main:
@@ -166,13 +175,12 @@ def _take_step(
 
 
 def _evaluates(run: Run, step: int, saves: bool) -> bool:
-    """Whether an evaluation is due: every so many steps, at the end, and before a checkpoint that is judged by it."""
+    """Whether an evaluation is due: see next_evaluation, and before any other checkpoint that is judged by it."""
     judged = saves and run.measure is not None and run.measure.metric == "eval_loss"
-    assert run.config.eval is not None
-    return judged or step % run.config.eval.every_steps == 0 or step == run.steps
+    return judged or next_evaluation(run, step) == step
 
 
-def _evaluation(run: Run, asked: Asked, beat: Beat) -> Evaluation | None:
+def _evaluation(run: Run, plan: StepPlan, asked: Asked, beat: Beat) -> Evaluation | None:
     """An evaluation; None if SIGTERM came before its end."""
     config = run.config
     assert run.evaluated is not None
@@ -188,6 +196,8 @@ def _evaluation(run: Run, asked: Asked, beat: Beat) -> Evaluation | None:
         stall_s=config.stall_s,
         asked=asked,
         beat=beat,
+        trained=run.sets.datasets,
+        ahead=plan.ahead,
     )
 
 

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lmms.configs.errors import TrainError
-from lmms.train.checkpoint import PART_SUFFIX, TrainerState, checkpoint_name, of_all_ranks
+from lmms.train.checkpoint import PART_SUFFIX, TrainerState, checkpoint_name, files_of, of_all_ranks
 from lmms.train.complete import COMPLETE_NAME, STATE_NAME, describe_files, fault_of, sync_folder, write_synced
 from lmms.train.parallel import World
 from lmms.train.retention import Keep, delete_old, write_best
@@ -149,9 +149,9 @@ def _write(place: _Place, keep: Keep, body: dict[str, Any], staged: dict[str, to
         # Without copying ahead, which would open the first GPU from this thread.
         writer = FileSystemWriter(part, per_thread_copy_ahead=0)
         save(staged, storage_writer=writer, process_group=place.group)
-        shares = of_all_ranks(
-            lambda: describe_files(part, sorted(path.name for path in part.iterdir())[rank::size]), place.group
-        )
+        # One list for all: what a rank sees of a shared folder may be older than the files of the others.
+        names = of_all_ranks(lambda: files_of(part) if place.world.is_main else [], place.group)[0]
+        shares = of_all_ranks(lambda: describe_files(part, names[rank::size]), place.group)
         files = {name: entry for share in shares for name, entry in share.items()}
         place.on_main(lambda: _finish(part, final, files, keep, body["best"]))
     except (CheckpointException, RuntimeError, TrainError) as error:

@@ -31,6 +31,8 @@ class Sets:
     tokens: npt.NDArray[np.int32]
     target_tokens: npt.NDArray[np.int32]
     target_weight: npt.NDArray[np.float64]
+    visual_tokens: npt.NDArray[np.int32]
+    """Image placeholders: a token for every merge_size x merge_size patches."""
     media: npt.NDArray[np.int32]
 
     def set_of(self, pack: int) -> int:
@@ -50,11 +52,21 @@ def shares(data: DataConfig) -> tuple[ShareConfig, ...]:
 
 def open_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s: float = 120.0) -> Sets:
     """The sets of a run, each found complete."""
+    return read_sets(find_sets(places, cache, retry_s))
+
+
+def find_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s: float = 120.0) -> list[Dataset]:
+    """The data sets in these places, each found complete, without their sidecars."""
     datasets = [open_dataset(place, cache=cache, retry_s=retry_s) for place in places]
     hashes = [dataset.index_hash for dataset in datasets]
     for place, index in zip(places, hashes, strict=True):
         if hashes.count(index) > 1:
             raise ConfigError(f"the shards {shown(str(place))} are named twice; give them one larger share")
+    return datasets
+
+
+def read_sets(datasets: Sequence[Dataset]) -> Sets:
+    """The data sets of a run with what their sidecars say."""
     return join_sets(datasets, [read_sidecar(dataset) for dataset in datasets])
 
 
@@ -67,6 +79,9 @@ def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar]) -> Sets:
         tokens=_joined([sidecar.tokens for sidecar in sidecars]),
         target_tokens=_joined([sidecar.target_tokens for sidecar in sidecars]),
         target_weight=_joined([sidecar.target_weight for sidecar in sidecars]),
+        visual_tokens=_joined(
+            [sidecar.patches // _patches_a_token(one) for one, sidecar in zip(datasets, sidecars, strict=True)]
+        ),
         media=_joined([sidecar.media for sidecar in sidecars]),
     )
 
@@ -129,6 +144,11 @@ def pack_tokens(sets: Sets, turns: Sequence[int]) -> float:
 def costs_digest(cost: ModelCost) -> str:
     """Of the cost model: with the same sets, the same costs."""
     return xxhash.xxh3_64_hexdigest(repr(sorted(asdict(cost).items())).encode())
+
+
+def _patches_a_token(dataset: Dataset) -> int:
+    vision = dataset.manifest.vision
+    return vision.merge_size**2 if vision else 1
 
 
 def _joined(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

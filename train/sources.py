@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.train.sets import Sets
+from lmms.train.stream import read_sources
 
 Int64s = npt.NDArray[np.int64]
 
@@ -27,16 +28,16 @@ def join_sources(sets: Sets) -> Sources:
     counts = [len(dataset.manifest.sources) for dataset in sets.datasets]
     firsts = np.cumsum([0, *counts])
     several = len(counts) > 1
-    sizes = [np.diff(sidecar.source_starts) for sidecar in sets.sidecars]
+    starts, ids, tokens = zip(*map(read_sources, sets.datasets), strict=True)
     return Sources(
         names=tuple(
             f"set {k}, {source['name']}" if several else source["name"]
             for k, dataset in enumerate(sets.datasets)
             for source in dataset.manifest.sources
         ),
-        starts=np.cumsum(np.concatenate([[0], *sizes])),
-        ids=np.concatenate([one.source_ids + first for one, first in zip(sets.sidecars, firsts, strict=False)]),
-        tokens=np.concatenate([one.source_tokens.astype(np.int64) for one in sets.sidecars]),
+        starts=np.cumsum(np.concatenate([[0], *map(np.diff, starts)])),
+        ids=np.concatenate([own + first for own, first in zip(ids, firsts, strict=False)]),
+        tokens=np.concatenate(tokens).astype(np.int64),
     )
 
 

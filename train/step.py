@@ -81,7 +81,7 @@ def take_step(
         masked += batch.masked
         weight += batch.weight
         digest += batch.digest
-        loss, by_group = model(batch, has_images)
+        loss, by_group = model(batch, has_images, world.sequence_group)
         if loss.requires_grad:
             (loss / plan.weight).backward()
         else:

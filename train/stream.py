@@ -7,7 +7,7 @@ too.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
-from lmms.configs.contract import COLUMNS, PACK_TABLE, Pack
+from lmms.configs.contract import COLUMNS, Pack
 from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.manifest import PACKS_NAME, Dataset
 from lmms.configs.mds import ShardFile, decode_sample
 from lmms.configs.remote import FileStore
 from lmms.configs.store import LocalStore
-from lmms.train.cache import fetch, forget, need_of, read_cached
+from lmms.train.cache import fetch, forget, need_of, read_cached, read_table_file
 
 _MAX_OPEN_FILES = 256
 """Shards held open at a time; a data set may have more than a process may open (often 1,024)."""
@@ -43,10 +43,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sidecar:
-    """packs.parquet in memory: a column of contract.PACK_TABLE each, [packs] in shard order.
-
-    The sources of pack i are source_ids[source_starts[i] : source_starts[i + 1]], and so are their tokens.
-    """
+    """packs.parquet in memory but for the sources: a column of contract.PACK_TABLE each, [packs] in shard order."""
 
     shard: npt.NDArray[np.int32]
     offset: npt.NDArray[np.int64]
@@ -60,9 +57,6 @@ class Sidecar:
     patches: npt.NDArray[np.int32]
     sum_squared_patches: npt.NDArray[np.int64]
     media: npt.NDArray[np.int32]
-    source_ids: npt.NDArray[np.int32]
-    source_tokens: npt.NDArray[np.int32]
-    source_starts: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -84,13 +78,18 @@ def read_sidecar(dataset: Dataset) -> Sidecar:
     """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
     table = _open_table(dataset, PACKS_NAME)
     # One by one: a column comes in pieces, and joining all of them at once would take the room of two tables.
-    columns = {name: table.read([name])[name].combine_chunks() for name in PACK_TABLE}
-    source_starts = columns["source_ids"].offsets.to_numpy().astype(np.int64)
-    for name in ("source_ids", "source_tokens"):
-        columns[name] = columns[name].values
-    sidecar = Sidecar(**{name: column.to_numpy() for name, column in columns.items()}, source_starts=source_starts)
+    columns = {field.name: table.read([field.name])[field.name].combine_chunks() for field in fields(Sidecar)}
+    sidecar = Sidecar(**{name: column.to_numpy() for name, column in columns.items()})
     _check_places(f"{dataset.where}/{PACKS_NAME}", sidecar, dataset.shards)
     return sidecar
+
+
+def read_sources(dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """(starts int64 [packs + 1], ids int32, tokens int32): pack i has tokens[j] of the source ids[j] of the manifest,
+    starts[i] <= j < starts[i + 1]. DatasetError unless the table is the manifest's."""
+    table = _open_table(dataset, PACKS_NAME).read(["source_ids", "source_tokens"])
+    ids, tokens = (table[name].combine_chunks() for name in ("source_ids", "source_tokens"))
+    return ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy(), tokens.values.to_numpy()
 
 
 class PackReader:
@@ -174,7 +173,7 @@ class PackReader:
 
 
 def _open_table(dataset: Dataset, name: str) -> pq.ParquetFile:
-    data = dataset.store.read(name)
+    data = read_table_file(dataset, name)
     if xxh3_64_hexdigest(data) != dataset.manifest.files[name]["xxh3"]:
         raise DatasetError(
             f"{dataset.where}/{name} is damaged: its hash is not the manifest's; copy it again or rebuild the shards"

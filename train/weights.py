@@ -38,6 +38,15 @@ def load_pretrained(model: PreTrainedModel, folder: Path) -> None:
     LoRA's are not in it, and stay. The values take the type of the parameters. Raises ModelError naming the first
     tensors that do not fit.
     """
+    _read_weights(model, folder, with_values=True)
+
+
+def check_pretrained(model: PreTrainedModel, folder: Path) -> None:
+    """Raise what load_pretrained would raise for names and shapes, for a model on any device. No values are read."""
+    _read_weights(model, folder, with_values=False)
+
+
+def _read_weights(model: PreTrainedModel, folder: Path, *, with_values: bool) -> None:
     targets = {parameter_name(name): parameter for name, parameter in model.named_parameters() if not is_lora(name)}
     sources = _source_names(model, _tensor_files(folder))
     missing = sorted(targets.keys() - sources.keys())
@@ -49,7 +58,7 @@ def load_pretrained(model: PreTrainedModel, folder: Path) -> None:
             by_file.setdefault(file, []).append((stored, targets[name]))
     filled: set[nn.Parameter] = set()
     for file, entries in sorted(by_file.items()):
-        faults += _read_file(file, entries, filled)
+        faults += _read_file(file, entries, filled, with_values)
     if faults:
         raise ModelError(
             f"{folder}: the weights do not fit {type(model).__name__}: {'; '.join(faults[:3])} ({len(faults)} in all);"
@@ -144,7 +153,9 @@ def _source_names(model: PreTrainedModel, files: Mapping[str, Path]) -> dict[str
     return sources
 
 
-def _read_file(file: Path, entries: Sequence[tuple[str, nn.Parameter]], filled: set[nn.Parameter]) -> list[str]:
+def _read_file(
+    file: Path, entries: Sequence[tuple[str, nn.Parameter]], filled: set[nn.Parameter], with_values: bool
+) -> list[str]:
     """Fill the parameters whose tensors stand in one file, and compare those filled before. Returns faults."""
     faults = []
     try:
@@ -153,6 +164,8 @@ def _read_file(file: Path, entries: Sequence[tuple[str, nn.Parameter]], filled: 
                 view, own = tensors.get_slice(stored), local_tensor(parameter)
                 if view.get_shape() != list(parameter.shape):
                     faults.append(f"{stored} has shape {view.get_shape()}, expected {list(parameter.shape)}")
+                elif not with_values:
+                    continue
                 elif parameter not in filled:
                     own.copy_(view[local_rows(parameter)])
                     filled.add(parameter)

@@ -52,4 +52,7 @@ def _fill(line: socket.socket, view: memoryview) -> None:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
+    if tensor.numel() == 0:
+        # numpy makes empty arrays of stride 0, as which torch views no bytes.
+        return memoryview(b"")
     return tensor.view(-1).view(torch.uint8).numpy().data

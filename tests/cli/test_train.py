@@ -3,46 +3,19 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from lmms.cli.export import export
-from lmms.cli.train import _curve, _line, _panel
 from lmms.configs.load import to_yaml
 from lmms.train.checkpoint import checkpoint_name
-from lmms.train.metrics import SetLog, StepLog
 from tests.train.runs import read_metrics, run_config, write_run
 
 
 def lmms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lmms.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def step_log(step: int, loss: float) -> StepLog:
-    return StepLog(
-        step=step,
-        steps=10,
-        loss=loss,
-        lr=1e-5,
-        grad_norm=2.0,
-        grad_norm_llm=1.5,
-        grad_norm_vision=None,
-        grad_norm_aligner=0.0,
-        tokens=12_345,
-        target_tokens=6_000,
-        tokens_per_s=98_765.0,
-        data_wait=0.02,
-        memory=3_000_000_000,
-        epoch=1.25,
-        position=10 * step,
-        digest="00000000deadbeef",
-        masked=1,
-        time=100.0 + 60 * step,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -85,44 +58,3 @@ def test_print_config_shows_what_overrides_and_options_made_of_the_file_and_trai
     assert "  lr:\n    default: 1.0e-06\n" in done.stdout
     assert "resume: never\n" in done.stdout
     assert "output: /nowhere\n" in done.stdout
-
-
-def test_a_plain_line_says_all_that_counts() -> None:
-    line = _line([step_log(1, 2.5), step_log(2, 2.25)])
-    assert line.startswith("step 2/10  loss 2.2500  lr 1e-05  gradient 2 (llm 1.5, aligner 0)  ")
-    for text in (
-        "12.3 k",
-        "49% targets",
-        "98.8 k tokens/s",
-        "2% waiting",
-        "3.00 GB",
-        "epoch 1.250 (20 packs)",
-        "masked 1 ",
-    ):
-        assert text in line
-    assert line.endswith("8:00 left")
-
-
-def test_sets_and_evaluations_are_in_the_line_where_there_are_any() -> None:
-    sets = {"a": SetLog(loss=1.5, share=0.5, epoch=0.1), "s3://b": SetLog(loss=None, share=0.0, epoch=2.0)}
-    line = _line([replace(step_log(1, 2.5), sets=sets, eval_loss=1.25)])
-    assert "sets a 1.5000, s3://b -  evaluation 1.2500" in line
-
-
-def test_the_panel_fits_a_narrow_terminal_and_shows_the_same_facts() -> None:
-    out = Console(width=80, record=True, force_terminal=False)
-    with out.capture() as shown:
-        out.print(_panel([step_log(i, 3.0 / i) for i in range(1, 6)]))
-    text = shown.get()
-    assert "step 5 of 10" in text
-    assert "50%" in text
-    assert "5:00 left" in text
-    assert "█" in text
-    assert all(len(line) <= 80 for line in text.splitlines())
-
-
-def test_the_curve_is_as_high_as_the_loss() -> None:
-    assert _curve([3.0, 2.0, 1.0]) == "█▅▁" or _curve([3.0, 2.0, 1.0]) == "█▄▁"
-    assert _curve([1.0]) == "▁"
-    long = _curve([float(1000 - i) for i in range(1000)])
-    assert (len(long), long[0], long[-1]) == (32, "█", "▁")

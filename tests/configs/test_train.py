@@ -92,6 +92,7 @@ def test_a_run_has_one_length(settings: dict[str, object], message: str) -> None
         ({"train": {"*": "frozen"}}, r"train: '\*' is no regular expression"),
         ({"optim.warmup_steps": 3, "optim.warmup_ratio": 0.1}, "warmup_steps and optim.warmup_ratio are both set"),
         ({"optim.warmup_ratio": 1.5}, "optim.warmup_ratio is 1.5, expected a share"),
+        ({"kernels.compile": True, "parallel.sequence": 2}, "kernels.compile is true and parallel.sequence 2"),
         ({"optim.decay_ratio": -0.5}, "optim.decay_ratio is -0.5, expected a share"),
     ],
 )

@@ -68,10 +68,13 @@ def run_config(settings: dict[str, Any], **changes: Any) -> TrainConfig:
 
 
 def read_metrics(output: str | Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without what a clock or the memory says."""
+    """The lines of metrics.jsonl, without what a clock, the memory or the number of processes says."""
     lines = (Path(output) / METRICS_NAME).read_text().splitlines()
-    measured = ("tokens_per_s", "data_wait", "memory", "time")
-    return [{name: value for name, value in json.loads(line).items() if name not in measured} for line in lines]
+    measured = ("seconds", "mfu", "busy_mfu", "data_wait", "memory", "time", "resumed_from", "padding_tokens")
+    return [
+        {name: value for name, value in json.loads(line).items() if not (name in measured or name.endswith("_per_s"))}
+        for line in lines
+    ]
 
 
 def assert_same_steps(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> None:
@@ -96,7 +99,7 @@ def silent(event: StepLog | str) -> None:
 
 def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:
     """Train these runs one after the other, on that many gloo ranks in processes of their own."""
-    torch.multiprocessing.spawn(_rank, (ranks, configs, [_free_port() for _ in configs]), nprocs=ranks)
+    torch.multiprocessing.spawn(_rank, (ranks, configs, [free_port() for _ in configs]), nprocs=ranks)
 
 
 def _rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
@@ -111,7 +114,8 @@ def _rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence
         train(config, silent)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,5 +1,6 @@
 """A small data set behind a web server, for tests of reading from far away."""
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from lmms.configs.contract import Pack
 from lmms.configs.manifest import Dataset
 from lmms.configs.model_folder import ModelFolder
+from lmms.configs.remote import FileStore
 from lmms.train.stream import PackReader, read_sidecar
 from tests.train.shards import make_pack, write_shards
 
@@ -21,6 +23,15 @@ MODEL = ModelFolder(
     image_token_id=None,
     tokenizer_fingerprint="test",
 )
+
+
+class WholeFiles(FileStore):
+    """A folder of this node, named by the URL, as if only whole files could be had from it."""
+
+    __slots__ = ()
+
+    def download(self, name: str, path: Path) -> None:
+        shutil.copyfile(Path(self.url, name), path)
 
 
 def served_packs() -> list[Pack]:

@@ -102,6 +102,8 @@ FILES = {"a-0": (10, 3.0), "a-1": (10, 1.0), "a-2": (10, 2.0), "b-0": (10, 0.0),
         (21, "", "a-0 a-1 a-2 a-3", ["b-0", "b-1", "a-3"]),
         (36, "", "a-9 a-0 a-1 a-2 a-3", ["b-0", "b-1", "a-3", "a-2", "a-1"]),
         (56, "", "", None),
+        (41, "", "a-0 a-1 a-0 a-2 a-3 a-1", ["b-0", "b-1", "a-3", "a-2", "a-1"]),
+        (31, "a-1", "a-0 a-2 a-3 a-1", ["b-0", "b-1", "a-3", "a-2"]),
     ],
 )
 def test_what_goes_first(size: int, near: str, far: str, gone: list[str] | None) -> None:
@@ -234,7 +236,8 @@ def fetching(dataset: Dataset, shard: int) -> Iterator[threading.Event]:
 def test_what_another_fetches_is_waited_for_or_left_to_it(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, room=2)
     with fetching(dataset, 0) as end:
-        assert not fetch(dataset, 0, NOTHING, wait=False)
+        assert fetch(dataset, 0, NOTHING, wait=False)
+        assert not (cache_of(dataset) / cached_name(dataset, 0)).exists()
         threading.Timer(0.2, end.set).start()
         assert fetch(dataset, 0, NOTHING)
     assert in_cache(dataset) == [0]

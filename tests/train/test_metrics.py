@@ -11,36 +11,13 @@ from lmms.configs.errors import TrainError
 from lmms.train.metrics import (
     METRICS_NAME,
     ZERO_STEPS,
-    StepLog,
     alarmed_parts,
     append_metrics,
     count_zero_steps,
     open_metrics,
     peak_memory,
 )
-
-
-def step_log(step: int) -> StepLog:
-    return StepLog(
-        step=step,
-        steps=9,
-        loss=1.5,
-        lr=1e-5,
-        grad_norm=2.0,
-        grad_norm_llm=2.0,
-        grad_norm_vision=None,
-        grad_norm_aligner=None,
-        tokens=10,
-        target_tokens=5,
-        tokens_per_s=100.0,
-        data_wait=0.1,
-        memory=1,
-        epoch=0.5,
-        position=8,
-        digest="0" * 16,
-        masked=0,
-        time=0.0,
-    )
+from tests.train.logs import step_log
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -22,13 +22,14 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.hashing import counter_hash
 from lmms.train import order as order_module
 from lmms.train.mixture import PERIOD, Phase, draws, share_turns
+from lmms.train.needed import marks, next_shards
 from lmms.train.order import (
     ORDER_VERSION,
     Order,
     SetOrder,
     by_cost,
     deal,
-    next_shards,
+    epoch_order,
     set_packs,
     shard_of,
     step_packs,
@@ -58,6 +59,10 @@ def run_order(sets: list[SetOrder], global_packs: int, weights: Iterable[float] 
     phase = Phase(turns=turns, cursors=(0,) * len(turns), group=sets[0].group)
     costs = np.concatenate([one.costs for one in sets])
     return Order(sets=tuple(sets), phase=phase, costs=costs, global_packs=global_packs)
+
+
+def needed(order: Order, position: int) -> list[tuple[int, int]]:
+    return list(next_shards(order, marks(order, position), {}))
 
 
 def packs_at(order: Order, start: int, steps: int) -> list[int]:
@@ -129,7 +134,7 @@ def test_a_window_is_whole_shards_and_ends_with_the_one_that_fills_it() -> None:
     with windows_of(16):
         order = set_order(sizes)
         for epoch in range(4):
-            shards, starts = order_module._epoch(order, epoch)
+            shards, starts = epoch_order(order, epoch)
             assert sorted(shards.tolist()) == list(range(10))
             ends = np.cumsum(np.array(sizes)[shards])
             assert set(starts.tolist()) <= {0, *ends.tolist()}
@@ -220,18 +225,18 @@ def test_the_look_ahead_names_shards_in_the_order_of_their_next_use(sizes: list[
         starts = [
             epoch * sum(sizes) + start
             for epoch in range(2 + position // sum(sizes) + 1)
-            for start in order_module._epoch(one, epoch)[1][:-1].tolist()
+            for start in epoch_order(one, epoch)[1][:-1].tolist()
         ]
         end = [start for start in starts if start > position][1]
         used = shard_of(one, set_packs(one, position, end)).tolist()
-        assert next_shards(run_order([one], 4), position) == [(0, shard) for shard in dict.fromkeys(used)]
+        assert needed(run_order([one], 4), position) == [(0, shard) for shard in dict.fromkeys(used)]
 
 
 def test_the_look_ahead_of_a_mixture_is_that_of_its_sets_merged_by_their_shares() -> None:
     with windows_of(64):
         sets = [set_order([8] * 40, group=2, name=str(k)) for k in range(3)]
         order = run_order(sets, 12, [5, 2, 1])
-        ahead = next_shards(order, 120)
+        ahead = needed(order, 120)
         uses: dict[tuple[int, int], int] = {}
         for k, (at, start) in enumerate(draws(order.phase, 120, 3_000)):
             for use, shard in zip(at, shard_of(sets[k], set_packs(sets[k], start, start + len(at))), strict=True):
@@ -239,6 +244,66 @@ def test_the_look_ahead_of_a_mixture_is_that_of_its_sets_merged_by_their_shares(
         assert all(8 <= sum(k == j for j, _ in ahead) <= 16 for k in range(3))
         # A turn of the rarest set comes every 8 turns of 2 packs.
         assert all(uses[one] <= uses[other] + 32 for one, other in pairwise(ahead))
+
+
+def test_the_look_ahead_is_made_anew_some_times_a_window_and_from_what_has_changed() -> None:
+    """In between it may name shards that are done with, but none that is needed is missing."""
+    sets = [set_order([4] * 320, name=str(k)) for k in range(2)]
+    order = run_order(sets, 8, [3, 1])
+    places = [marks(order, position) for position in range(0, 1_280, 8)]
+    assert len(set(places)) == 48
+    known: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for position, at in zip(range(0, 1_280, 8), places, strict=True):
+        found = next_shards(order, at, known)
+        assert len(known) == 2
+        assert list(found) == list(next_shards(order, at, {}))
+        step = {(k, int(shard)) for k in (0, 1) for shard in shards_of_step(order, k, position)}
+        assert step <= set(found)
+
+
+def shards_of_step(order: Order, k: int, position: int) -> list[int]:
+    at, start = draws(order.phase, position, order.global_packs)[k]
+    return [int(shard) for shard in shard_of(order.sets[k], set_packs(order.sets[k], start, start + len(at)))]
+
+
+def test_what_else_is_needed_stands_where_its_use_is() -> None:
+    order = run_order([set_order([4] * 320)], 8)
+    plain = needed(order, 0)
+    at = marks(order, 0)
+    assert next_shards(order, at, {}, {(1, 7): -1.0})[0] == (1, 7)
+    assert list(next_shards(order, at, {}, {(1, 7): 1e9})) == [*plain, (1, 7)]
+    among = list(next_shards(order, at, {}, {(1, 7): 99.5}))
+    assert [one for one in among if one != (1, 7)] == plain
+    first = set(shard_of(order.sets[0], set_packs(order.sets[0], 0, 100)).tolist())
+    assert {shard for _, shard in among[: among.index((1, 7))]} == first
+
+
+def test_no_number_of_sets_makes_a_step_compute_a_window_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Counter[str]()
+    window = order_module._window_packs
+
+    def counted(order: SetOrder, epoch: int, number: int) -> np.ndarray:  # type: ignore[type-arg]
+        made[order.name] += 1
+        return window(order, epoch, number)
+
+    monkeypatch.setattr(order_module, "_window_packs", counted)
+    sets = [set_order([8] * 50, name=str(k)) for k in range(200)]
+    order = run_order(sets, 400, [1] * 200)
+    for step in range(5):
+        step_packs(order, 400 * step)
+        needed(order, 400 * step)
+    assert set(made.values()) == {2}
+    assert len(made) == 200
+
+
+def test_a_set_keeps_a_window_or_two_however_far_it_is_read() -> None:
+    with windows_of(64):
+        one = set_order([8] * 100)
+        expected = set_packs(one, 0, 8_000)
+        assert len(one._windows) <= 2
+        assert len(one._epochs) <= 2
+        fresh = [set_packs(set_order([8] * 100), start, start + 80).tolist() for start in range(0, 8_000, 800)]
+        assert fresh == [expected[start : start + 80].tolist() for start in range(0, 8_000, 800)]
 
 
 @pytest.mark.parametrize(("sizes", "packs", "group"), [([], 0, 1), ([3], 4, 1), ([3], 3, 0)])

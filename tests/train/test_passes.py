@@ -9,10 +9,11 @@ import pytest
 
 from lmms.configs.contract import Pack
 from lmms.configs.model_folder import ModelFolder
+from lmms.configs.remote import FileStore
 from lmms.train.flops import ModelCost
 from lmms.train.mixture import Phase, share_turns
 from lmms.train.order import Order
-from lmms.train.passes import StepPlan, pack_names, plan_steps
+from lmms.train.passes import Evaluated, StepPlan, pack_names, plan_steps
 from lmms.train.sets import Sets, make_order, open_sets
 from lmms.train.stream import Place
 from tests.train.helpers import FIRST_SPECIAL
@@ -115,9 +116,30 @@ def test_packs_of_a_mixture_are_read_from_their_own_sets(packs: list[Pack], mode
     assert sorted(place.set for place in found) == [0] * 4 + [1] * 4
     for place, number in zip(found, plan.packs.tolist(), strict=True):
         assert sets.tokens[number] == len((packs[:2], packs)[place.set][place.pack].input_ids)
-    assert {k for request in plan.passes for k, _ in request.ahead} == {0, 1}
+    assert {k for k, _ in plan.ahead} == {0, 1}
 
 
-def test_packs_are_named_by_their_set_where_that_is_not_the_first() -> None:
-    places = [Place(set=k, pack=pack, shard=0, offset=0, bytes=0, xxh3=0) for k, pack in ((1, 7), (0, 3))]
+def test_the_shards_ahead_go_to_the_loader_only_where_it_needs_whole_ones(
+    packs: list[Pack], model: ModelFolder, tmp_path: Path
+) -> None:
+    places = [write_shards(tmp_path / name, chosen, model, 512) for name, chosen in (("a", packs[:2]), ("b", packs))]
+    near = open_sets(places)
+    far = replace(near.datasets[1], store=FileStore("sftp://host/b", "sftp://host/b", 1.0))
+    sets = replace(near, datasets=(near.datasets[0], far))
+    order = make_order(sets, Phase(turns=share_turns([1, 1]), cursors=(0, 0)), COST, 0, 8)
+    evaluated = Evaluated(shards=((2, 0),), next_step=lambda step: step)
+    (plan, without) = (
+        next(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=look_ahead, evaluated=evaluated))
+        for look_ahead in (True, False)
+    )
+    assert {k for k, _ in plan.ahead} == {0, 1, 2}
+    assert [request.ahead for request in plan.passes] == [
+        plan.ahead if request.places[0].set == 1 else () for request in plan.passes
+    ]
+    assert without.ahead == ()
+    assert [request.ahead for request in without.passes] == [()] * 8
+
+
+def test_packs_are_named_once_and_by_their_set_where_that_is_not_the_first() -> None:
+    places = [Place(set=k, pack=pack, shard=0, offset=0, bytes=0, xxh3=0) for k, pack in ((1, 7), (0, 3), (1, 7))]
     assert pack_names(places) == "packs 3, 7 of set 1"

@@ -4,16 +4,20 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmms.configs.contract import Pack
 from lmms.configs.errors import ConfigError, DatasetError
-from lmms.configs.manifest import Dataset, open_dataset
+from lmms.configs.manifest import PACKS_NAME, Dataset, data_entry, open_dataset
 from lmms.configs.store import Cache
+from lmms.train import prefetch
 from lmms.train.cache import cached_name, fetch, need_of
 from lmms.train.prefetch import look_ahead
 from lmms.train.stream import PackReader, read_sidecar
@@ -67,7 +71,7 @@ def test_a_shard_that_is_not_there_yet_is_read_where_it_is(dataset: Dataset, pac
     assert all_same(all_packs(dataset), packs)
     assert requests(root).count("shard.00001.mds") == 4
     assert dataset.cache
-    assert not dataset.cache.folder.exists()
+    assert [path.name for path in dataset.cache.folder.iterdir()] == [f"{dataset.index_hash}-{PACKS_NAME}.lmms-cache"]
 
 
 def test_the_shards_ahead_are_fetched_once_and_outlive_the_server(
@@ -84,6 +88,24 @@ def test_the_shards_ahead_are_fetched_once_and_outlive_the_server(
     assert all(same(reader.read(sidecar.place(i)), packs[i]) for i in range(8))
 
 
+def test_a_sidecar_is_fetched_once_for_all_readers_of_a_node(
+    dataset: Dataset, root: Path, packs: list[Pack], web: tuple[Server, str]
+) -> None:
+    requests(root)
+    tokens = [read_sidecar(dataset).tokens.tolist() for _ in range(3)]
+    assert tokens == [[len(pack.input_ids) for pack in packs]] * 3
+    assert requests(root) == [PACKS_NAME]
+    assert dataset.cache
+    (kept,) = dataset.cache.folder.iterdir()
+    flip(kept)
+    read_sidecar(dataset)
+    assert requests(root) == [PACKS_NAME]
+    assert data_entry(kept.read_bytes()) == dataset.manifest.files[PACKS_NAME]
+    small = replace(dataset, cache=Cache(dataset.cache.folder, dataset.manifest.files[PACKS_NAME]["bytes"] - 1))
+    read_sidecar(small)
+    assert PACKS_NAME in requests(root)
+
+
 def test_a_newer_list_takes_the_place_of_the_older(dataset: Dataset, root: Path) -> None:
     with look_ahead([dataset]) as want:
         for _ in range(100):
@@ -91,6 +113,50 @@ def test_a_newer_list_takes_the_place_of_the_older(dataset: Dataset, root: Path)
         want(((0, 1),))
         wait_for(cached(dataset, 1).exists)
     assert not cached(dataset, 0).exists()
+
+
+def test_a_cache_that_is_full_is_asked_once_for_each_new_list(
+    web: tuple[Server, str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is needed later than a shard without room has none either, and nobody looks again before a newer list."""
+    room = max(shard_path(root, number).stat().st_size for number in (0, 1))
+    full = open_dataset(web[1], cache=Cache(tmp_path / "cache", room))
+    asked: list[int] = []
+
+    def counted(dataset: Dataset, shard: int, *arguments: Any, **named: Any) -> bool:
+        asked.append(shard)
+        return fetch(dataset, shard, *arguments, **named)
+
+    monkeypatch.setattr(prefetch, "fetch", counted)
+    ahead = ((0, 1), (0, 0), (0, 0), (0, 0))
+    with look_ahead([full]) as want:
+        for _ in range(20):
+            want(ahead)
+        wait_for(cached(full, 1).exists)
+        wait_for(lambda: len(asked) >= 2)
+        time.sleep(0.2)
+        assert asked == [1, 0]
+        want(((0, 1), (0, 0)))
+        wait_for(lambda: len(asked) >= 3)
+    assert asked == [1, 0, 0]
+
+
+def test_what_another_fetches_does_not_end_the_list(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, end = threading.Event(), threading.Event()
+
+    def go_on() -> bool:
+        began.set()
+        return end.wait(60)
+
+    other = threading.Thread(target=fetch, args=(dataset, 1, need_of([dataset], ())), kwargs={"go_on": go_on})
+    other.start()
+    assert began.wait(60)
+    with look_ahead([dataset]) as want:
+        want(BOTH)
+        wait_for(cached(dataset, 0).exists)
+        assert not cached(dataset, 1).exists()
+        end.set()
+    other.join()
 
 
 def test_what_stops_the_look_ahead_is_raised_in_the_trainer(dataset: Dataset, root: Path) -> None:

@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 
 from lmms.configs.errors import DatasetError, TrainError
+from lmms.configs.manifest import SAMPLES_NAME
+from lmms.train import reads
 from lmms.train.flops import ModelCost
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.mixture import PERIOD
@@ -19,7 +22,9 @@ from lmms.train.run import train
 from lmms.train.sets import Sets, open_sets
 from lmms.train.stream import PackReader
 from tests.helpers import small_shards
+from tests.servers import web_server
 from tests.train.runs import read_metrics, run_config, silent, write_run
+from tests.train.served import WholeFiles
 
 COST = ModelCost(token=1, target=1, squared_length=1, patch=1, squared_image=0, squared_window=0, window=0)
 
@@ -61,10 +66,20 @@ def log_digest(run: Path, step: int, digest: str) -> None:
     (run / METRICS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+@pytest.mark.parametrize("whole_files", [False, True])
 @pytest.mark.parametrize(("step", "position", "num_packs"), [(1, 0, 3), (2, 3, 3), (3, 6, 5), (9, 36, 5)])
 def test_records_of_a_step_are_those_in_its_packs(
-    step: int, position: int, num_packs: int, run: Path, sets: Sets
+    step: int,
+    position: int,
+    num_packs: int,
+    whole_files: bool,
+    run: Path,
+    sets: Sets,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """As the packs and as samples.parquet have them, wherever they are taken from."""
+    if whole_files:
+        monkeypatch.setattr(reads, "open_sets", lambda places: as_whole_files(sets))
     found = trained_records(run, step)
     assert (found.position, found.packs, found.is_logged) == (position, num_packs, False)
     reader = PackReader(sets.datasets)
@@ -80,7 +95,27 @@ def test_records_of_a_step_are_those_in_its_packs(
         assert [record.segment for record in own] == list(range(len(pack.lengths)))
         assert [record.tokens for record in own] == pack.lengths.tolist()
         assert [(record.source, record.row) for record in own] == [(names[s], row) for s, row in pack.samples.tolist()]
+        table = pq.read_table(Path(sets.datasets[k].where) / SAMPLES_NAME, filters=[("pack", "=", number)])
+        entries = sorted(table.to_pylist(), key=lambda entry: int(entry["segment"]))
+        assert [(record.source, record.row, record.tokens) for record in own] == [
+            (names[entry["source"]], entry["row"], entry["tokens"]) for entry in entries
+        ]
     assert found.digest == f"{digest % 2**64:016x}"
+
+
+def as_whole_files(sets: Sets) -> Sets:
+    datasets = [replace(one, store=WholeFiles("whole files", one.where, 0)) for one in sets.datasets]
+    return replace(sets, datasets=tuple(datasets))
+
+
+def test_a_step_of_shards_far_away_costs_the_sidecar_and_its_packs(run: Path, places: list[str]) -> None:
+    with web_server(Path(places[0]).parent) as (_, url):
+        phases = json.loads((run / "phases.json").read_text())
+        phases[0]["sets"][0]["shards"] = f"{url}/shards"
+        (run / "phases.json").write_text(json.dumps(phases))
+        asked = Path(places[0]).parent / "requests"
+        assert any(record.set == 0 for record in trained_records(run, 1).records)
+        assert set(asked.read_text().split()) == {"manifest.json", "index.json", "packs.parquet", "shard.00000.mds"}
 
 
 def test_the_first_steps_of_a_phase_go_on_where_the_last_one_ended(run: Path, sets: Sets) -> None:
@@ -112,6 +147,9 @@ def test_what_is_no_step_or_no_run_is_refused(run: Path, tmp_path: Path) -> None
         trained_records(run, 0)
     with pytest.raises(TrainError, match=r"phases\.json is missing"):
         trained_records(tmp_path / "none", 1)
+    (run / METRICS_NAME).write_text('{"step": 1, "digest": "ab"}\n{"step": 2, "dig')
+    with pytest.raises(TrainError, match=r"step 2 was not taken: .*metrics\.jsonl ends with step 1;"):
+        trained_records(run, 2)
     (run / METRICS_NAME).write_text('{"step": 1}\n')
     with pytest.raises(TrainError, match=r"metrics\.jsonl is damaged"):
         trained_records(run, 1)

@@ -14,7 +14,7 @@ import pytest
 from lmms.configs import remote
 from lmms.configs.contract import Pack
 from lmms.configs.errors import ConfigError, DatasetError
-from lmms.configs.manifest import open_dataset
+from lmms.configs.manifest import PACKS_NAME, open_dataset
 from lmms.configs.store import Cache, open_store
 from lmms.train.cache import cached_name
 from lmms.train.stream import PackReader, Place, read_sidecar
@@ -107,7 +107,10 @@ def test_an_sftp_server(root: Path, packs: list[Pack], tmp_path: Path, monkeypat
         where = dataset.where
         assert (USER in where, PASSWORD in where) == (False, False)
         assert all_same(all_packs(dataset), packs)
-        assert {path.name for path in cache.folder.iterdir()} == {cached_name(dataset, 0), cached_name(dataset, 1)}
+        assert {path.name for path in cache.folder.iterdir()} == {
+            *(cached_name(dataset, 0), cached_name(dataset, 1)),
+            f"{dataset.index_hash}-{PACKS_NAME}.lmms-cache",
+        }
 
         shutil.rmtree(cache.folder)
         sidecar, reader = read_sidecar(dataset), PackReader([dataset])

@@ -1,6 +1,8 @@
 """Whole runs on shards behind a server: through a cache, through its death, and after it."""
 
+import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,15 @@ import pytest
 
 from lmms.configs.data import EvalConfig
 from lmms.configs.errors import ConfigError, DatasetError
+from lmms.configs.manifest import open_dataset
 from lmms.configs.train import TrainConfig
+from lmms.train.cache import cached_name
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints
 from lmms.train.metrics import METRICS_NAME, StepLog
 from lmms.train.run import train
 from tests.servers import web_server
-from tests.train.runs import read_metrics, run_config, silent, write_run
+from tests.train.runs import assert_same_steps, read_metrics, run_config, silent, train_on_ranks, write_run
+from tests.train.served import requests
 
 STEPS = 6
 
@@ -80,6 +85,51 @@ def test_training_and_evaluation_of_two_runs_share_a_cache(
     assert first == second
     assert [line["digest"] for line in first] == [line["digest"] for line in expected]
     assert [line["eval_loss"] is not None for line in first] == [False, False, True, False, False, True]
+
+
+def test_shards_of_an_evaluation_enter_the_cache_before_it(
+    settings: dict[str, Any], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    write_run(tmp_path / "other", "qwen3_vl", packs=3)
+    held_out = open_dataset(tmp_path / "other" / "shards")
+    names = {cached_name(held_out, shard) for shard in range(len(held_out.shards))}
+    cache = tmp_path / "cache"
+    with web_server(tmp_path) as (_, url):
+        requests(tmp_path)
+
+        def wait_in_the_first_step(event: StepLog | str) -> None:
+            deadline = time.monotonic() + 60
+            while isinstance(event, StepLog) and not all((cache / name).exists() for name in names):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        config = remote(settings, url, tmp_path / "run", data__cache=str(cache))
+        train(
+            replace(config, eval=EvalConfig(shards=f"{url}/other/shards", every_steps=3)),
+            wait_in_the_first_step,
+        )
+    lines = read_metrics(tmp_path / "run")
+    assert [line["digest"] for line in lines] == [line["digest"] for line in expected]
+    assert [line["eval_loss"] is not None for line in lines] == [False, False, True, False, False, True]
+
+
+def test_data_sets_are_opened_by_rank_0_and_their_sidecars_fetched_once_a_node(
+    settings: dict[str, Any], expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with web_server(tmp_path) as (_, url):
+        requests(tmp_path)
+        config = remote(settings, url, tmp_path / "run", data__cache=str(tmp_path / "cache"))
+        train_on_ranks([config], 2)
+    asked = requests(tmp_path)
+    assert [asked.count(name) for name in ("manifest.json", "index.json", "packs.parquet")] == [1, 1, 1]
+    assert_same_steps(read_metrics(tmp_path / "run"), expected)
+
+
+def test_a_data_set_that_rank_0_cannot_open_ends_all_ranks(settings: dict[str, Any], tmp_path: Path) -> None:
+    (shard, *_) = sorted((tmp_path / "shards").glob("*.mds"))
+    os.truncate(shard, shard.stat().st_size - 1)
+    with pytest.raises(Exception, match=r"DatasetError: .*\.mds has \d+ bytes, expected \d+: truncated"):
+        train_on_ranks([run_config(settings, output=str(tmp_path / "run"))], 2)
 
 
 def test_a_server_that_dies_in_the_middle_of_a_run_and_comes_back_is_only_waited_for(

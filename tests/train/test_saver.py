@@ -16,11 +16,13 @@ import pytest
 import torch
 import torch.multiprocessing
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.errors import TrainError
 from lmms.train import saver as saver_module
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, read_state, tensors_of
+from lmms.train.complete import COMPLETE_NAME, read_complete
 from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.retention import Keep
 from lmms.train.saver import Saver, saving
@@ -310,3 +312,40 @@ def test_a_rank_that_dies_while_it_saves_is_an_error_on_the_others(tmp_path: Pat
     assert [rank.returncode for rank in ranks] == [4, 5]
     assert "step-00000001.part: the checkpoint could not be written: " in printed[0]
     assert list_checkpoints(tmp_path) == ([], [tmp_path / "step-00000001.part"])
+
+
+def save_with_stale_folders(world: World, folder: Path) -> None:
+    """Each rank lists the folder without what the other has written, as over a network file system it may."""
+    others, iterdir = f"__{1 - world.rank}_0.distcp", Path.iterdir
+
+    def stale(path: Path) -> Iterator[Path]:
+        return (found for found in iterdir(path) if found.name != others)
+
+    model, optimizer = sharded_model(world, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "iterdir", stale)
+        with saving(folder, world, Keep(), 0, asynchronous=True, grace_s=60, report=silent) as saver:
+            saver.save(state_at(1), tensors_of(model, optimizer))
+
+
+def test_all_files_are_named_whatever_a_rank_sees_of_the_folder(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(as_rank, (2, free_port(), save_with_stale_folders, tmp_path), nprocs=2)
+    checkpoint = tmp_path / checkpoint_name(1)
+    written = {path.name for path in checkpoint.iterdir()} - {COMPLETE_NAME}
+    assert {"__0_0.distcp", "__1_0.distcp"} < written
+    assert set(read_complete(checkpoint)) == written
+
+
+def test_a_file_that_the_metadata_names_and_nobody_finds_is_an_error(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = FileSystemWriter.finish
+
+    def lose(self: FileSystemWriter, *arguments: Any, **named: Any) -> None:
+        finish(self, *arguments, **named)
+        (tmp_path / "step-00000001.part" / "__0_0.distcp").unlink()
+
+    monkeypatch.setattr(FileSystemWriter, "finish", lose)
+    with pytest.raises(TrainError, match=r"could not be written: .*No such file .*__0_0\.distcp"):
+        save(tmp_path, world, 1)
+    assert list_checkpoints(tmp_path)[0] == []

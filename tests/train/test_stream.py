@@ -19,7 +19,7 @@ from lmms.configs.geometry import Vision
 from lmms.configs.manifest import PACKS_NAME, Dataset, open_dataset
 from lmms.configs.model_folder import ModelFolder
 from lmms.train import stream
-from lmms.train.stream import PackReader, read_sidecar
+from lmms.train.stream import PackReader, read_sidecar, read_sources
 from lmms.train.verify import verify_dataset
 from tests.train.shards import make_pack, write_shards
 
@@ -86,14 +86,13 @@ def test_packs_are_read_as_they_were_written(dataset: Dataset, packs: list[Pack]
     reader.close()
 
 
-def test_sidecar_holds_every_column_of_the_table(dataset: Dataset, packs: list[Pack]) -> None:
-    sidecar = read_sidecar(dataset)
+def test_sidecar_and_sources_hold_every_column_of_the_table(dataset: Dataset, packs: list[Pack]) -> None:
+    sidecar, (starts, ids, tokens) = read_sidecar(dataset), read_sources(dataset)
     rows = pq.read_table(folder_of(dataset) / PACKS_NAME).to_pylist()
     assert len(sidecar) == len(rows) == len(packs)
     for i, row in enumerate(rows):
-        values = slice(sidecar.source_starts[i], sidecar.source_starts[i + 1])
-        for name in ("source_ids", "source_tokens"):
-            assert getattr(sidecar, name)[values].tolist() == row.pop(name)
+        assert ids[starts[i] : starts[i + 1]].tolist() == row.pop("source_ids")
+        assert tokens[starts[i] : starts[i + 1]].tolist() == row.pop("source_tokens")
         assert {name: getattr(sidecar, name)[i].item() for name in row} == row
     assert sidecar.xxh3.dtype == np.uint64
     assert sidecar.tokens.tolist() == [len(pack.input_ids) for pack in packs]

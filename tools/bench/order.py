@@ -15,7 +15,8 @@ import numpy as np
 
 from lmms.configs.hashing import counter_hash
 from lmms.train.mixture import Phase
-from lmms.train.order import Order, SetOrder, next_shards, set_packs, step_packs
+from lmms.train.needed import marks, next_shards
+from lmms.train.order import Order, SetOrder, set_packs, step_packs
 
 GLOBAL_PACKS = 256
 
@@ -51,7 +52,7 @@ def report(packs: int, shards: int, group: int) -> str:
     peak = peak_megabytes(step_packs, fresh(packs, shards, group), middle)
     order = fresh(packs, shards, group)
     warm = [milliseconds(step_packs, order, middle + i * GLOBAL_PACKS) for i in range(100)]
-    ahead = [milliseconds(next_shards, order, middle + i * GLOBAL_PACKS) for i in range(20)]
+    ahead = [milliseconds(next_shards, order, marks(order, middle + i * 1024), {}) for i in range(20)]
     epoch = milliseconds(set_packs, order.sets[0], 0, packs)
     once = np.array_equal(np.sort(set_packs(order.sets[0], packs, 2 * packs)), np.arange(packs))
     return (

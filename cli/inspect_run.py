@@ -1,0 +1,180 @@
+"""lmms inspect run: the curves of one or more runs, side by side."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lmms.cli import ui
+
+if TYPE_CHECKING:
+    from lmms.cli.charts import Chart
+    from lmms.train.history import History, Parting, Summary
+
+_COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
+_ROWS, _LABELS, _WIDE = 7, 9, 100
+"""Cells a curve is high, cells for the numbers at its left, and the width from which charts stand in two columns."""
+_SMOOTH = 0.03
+"""Steps that the smoothed curve is a mean of, as a share of all."""
+
+
+def run(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of `lmms train`.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one self-contained page instead, for a browser.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the sums, nothing else.")] = False,
+) -> None:
+    """Plot runs and compare them: curves, sums, and where the others part from the first. A run may still train.
+
+    Example: lmms inspect run runs/first runs/second --html runs.html
+    """
+    from lmms.train.history import parting, read_history, summarize
+
+    runs = [read_history(folder) for folder in folders]
+    sums = [summarize(one) for one in runs]
+    partings = [parting(runs[0], other) for other in runs[1:]]
+    if as_json:
+        found = {"runs": [asdict(one) for one in sums], "partings": [asdict(one) for one in partings]}
+        typer.echo(json.dumps(_finite(found), ensure_ascii=False))
+    elif html is not None:
+        from lmms.cli.page.write import page
+
+        html.write_text(page(runs, sums, partings), encoding="utf-8")
+        typer.echo(f"wrote {html}")
+    else:
+        show(ui.console(), runs, sums, partings)
+
+
+def show(out: Console, runs: Sequence["History"], sums: Sequence["Summary"], partings: Sequence["Parting"]) -> None:
+    """Charts, table and partings, as wide as the console. Without colours each run has charts of its own."""
+    from lmms.cli.charts import charts_of
+
+    coloured = out.color_system is not None
+    for group in [runs] if coloured else [[one] for one in runs]:
+        if len(runs) > 1:
+            out.print(_names(group, runs))
+        columns = 2 if out.width >= _WIDE else 1
+        grid = Table.grid(padding=(0, 2), expand=False)
+        drawn = [_drawn(chart, group, runs, out.width // columns - 2, coloured) for chart in charts_of(group)]
+        for start in range(0, len(drawn), columns):
+            grid.add_row(*drawn[start : start + columns])
+        out.print(grid)
+    out.print(_table(runs, sums))
+    for one in partings:
+        for sentence in parting_sentences(runs[0].folder, one):
+            out.print(Text(sentence), soft_wrap=True)
+
+
+def _names(group: Sequence["History"], runs: Sequence["History"]) -> Text:
+    return Text("   ").join(Text.assemble(("━━ ", _colour(runs, one)), (one.folder, "bold")) for one in group)
+
+
+def _colour(runs: Sequence["History"], run: "History") -> str:
+    return _COLOURS[next(i for i, one in enumerate(runs) if one is run) % len(_COLOURS)]
+
+
+def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"], width: int, coloured: bool) -> Text:
+    """The first curve of a chart: every step faint, and over that a smoothed curve; in plain text that alone."""
+    import numpy as np
+
+    from lmms.cli.charts import number
+    from lmms.cli.plot import Curve, plot
+    from lmms.train.history import smoothed
+
+    key, label = chart.series[0]
+    shown = [one for one in group if one.has(key)]
+    faint, bold, lasts = [], [], []
+    for one in shown:
+        values = one.column(key)
+        known = np.isfinite(values)
+        x, y = one.steps[known].astype(np.float64), values[known]
+        style = _colour(runs, one)
+        smooth = smoothed(y, _SMOOTH * len(y))
+        faint.append(Curve(x=x, y=y, style=f"dim {style}", band=True))
+        bold.append(Curve(x=x, y=smooth, style=f"bold {style}"))
+        lasts.append((number(float(y[-1]), chart.unit), style))
+    left = min(float(one.steps[0]) for one in shown)
+    right = max(float(one.steps[-1]) for one in shown)
+    curves = [*faint, *bold] if coloured else bold
+    rows, low, high = plot(curves, (left, max(right, left + 1)), width - _LABELS - 2, _ROWS)
+    title = chart.title if label in ("all", chart.title, "lr", "wait", "peak") else f"{chart.title}, {label}"
+    text = Text.assemble((title, "bold"), "  ")
+    text.append(Text("  ").join(Text(*last) for last in lasts)).append("\n")
+    for i, row in enumerate(rows):
+        value = {0: high, _ROWS - 1: low}.get(i)
+        mark = "" if value is None else number(value, chart.unit)
+        text.append(f"{mark:>{_LABELS}}", "dim").append(" ┤" if mark else " │", "dim").append(row).append("\n")
+    ends = f"{int(left):,}", f"{int(right):,}"
+    gap = " " * (width - _LABELS - 2 - len(ends[0]) - len(ends[1]))
+    return text.append(f"{'':{_LABELS + 2}}{ends[0]}{gap}{ends[1]}\n", "dim")
+
+
+def _table(runs: Sequence["History"], sums: Sequence["Summary"]) -> Table:
+    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
+    table.add_column("")
+    for one in runs:
+        table.add_column(Text(one.folder, _colour(runs, one) if len(runs) > 1 else ""), overflow="fold")
+    rows = [dict(summary_rows(one)) for one in sums]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        table.add_row(Text(name, "dim"), *(Text(row.get(name, "-")) for row in rows))
+    return table
+
+
+def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
+    """Name and value of what there is to say of a run."""
+    from lmms.cli.charts import number
+
+    of_all = f" of {one.steps:,}, {one.step / one.steps:.0%}" if one.steps else ""
+    yield "step", f"{one.step:,}{of_all}, epoch {one.epoch:.3g}"
+    yield "loss", f"{number(one.loss)} last, {number(one.best_loss)} lowest at step {one.best_loss_step:,}"
+    if one.eval_loss is not None and one.best_eval_loss is not None:
+        yield (
+            "evaluation loss",
+            f"{number(one.eval_loss)} last, {number(one.best_eval_loss)} lowest at step {one.best_eval_step:,}",
+        )
+    yield "tokens", f"{'' if one.every_step else 'about '}{ui.count(one.tokens)}"
+    shares = [("target", one.target_share), ("visual", one.visual_share), ("padding on top", one.padding_share)]
+    if known := [f"{share:.1%} {name}" for name, share in shares if share is not None]:
+        yield "of these", ", ".join(known)
+    yield "time", f"{ui.duration(3600 * one.hours)}, {ui.count(one.tokens_per_s)} tokens/s over all of it"
+    if one.mfu is not None and one.busy_mfu is not None:
+        yield "MFU", f"{one.mfu:.1%} strict, {one.busy_mfu:.1%} busy"
+    yield "waiting for data", f"{one.data_wait:.1%}"
+    yield "memory", number(one.memory, "bytes")
+    if one.resumes is not None:
+        yield "resumed", f"{one.resumes} times"
+    yield "alarms", str(one.alarms)
+    yield "masked conversations", f"{one.masked:,}"
+    for name, share in one.shares.items():
+        yield f"share of {name}", f"{share:.1%}"
+
+
+def parting_sentences(first: str, one: "Parting") -> Iterator[str]:
+    """What there is to say of how a run differs from the first one."""
+    if not one.common:
+        yield f"{one.folder} and {first} have no step in common"
+        return
+    packs = "the same packs" if one.packs is None else f"other packs from step {one.packs:,} on"
+    until = "" if one.packs is None else " before that"
+    loss = "and the same losses" if one.loss is None else f"other losses from step {one.loss:,} on"
+    most = "" if one.loss is None or one.most == 0 else f", {one.most:.2g} apart at most{until} (relative)"
+    yield f"{one.folder} against {first}, {one.common:,} steps of both: {packs}, {loss}{most}"
+    for key, (before, after) in one.settings.items():
+        yield f"  {key}: {before} there, {after} here"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

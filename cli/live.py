@@ -1,0 +1,205 @@
+"""What `lmms train` shows while it runs: a live view on a terminal, a line a step elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lmms.cli import ui
+from lmms.cli.plot import sparkline
+
+if TYPE_CHECKING:
+    from lmms.train.metrics import StepLog
+    from lmms.train.run import Report
+
+_NARROW, _WIDE = 16, 64
+"""Cells of a sparkline: at least, at most."""
+_BESIDE = 34
+"""Cells that a sparkline leaves to names and values."""
+
+
+@dataclass(slots=True)
+class Trend:
+    """The course of a number over any number of steps, in at most 2 * _WIDE means of equally many values."""
+
+    means: list[tuple[float, int]] = field(default_factory=list)
+    """Sum and number of the values of each."""
+    size: int = 1
+
+    def add(self, value: float | None) -> None:
+        """One more value; None and what is not finite leave no trace."""
+        if value is None or not isfinite(value):
+            return
+        if self.means and self.means[-1][1] < self.size:
+            total, count = self.means[-1]
+            self.means[-1] = (total + value, count + 1)
+        else:
+            self.means.append((value, 1))
+        if len(self.means) > 2 * _WIDE:
+            pairs = zip(self.means[::2], [*self.means[1::2], (0.0, 0)], strict=False)
+            self.means = [(a + b, m + n) for (a, m), (b, n) in pairs]
+            self.size *= 2
+
+    def drawn(self, width: int) -> str:
+        """The whole course in at most so many bars."""
+        cells = min(width, len(self.means))
+        cuts = [round(i * len(self.means) / cells) for i in range(cells + 1)] if cells else []
+        parts = [self.means[a:b] for a, b in pairwise(cuts)]
+        return sparkline([sum(total for total, _ in part) / sum(count for _, count in part) for part in parts])
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the view keeps of a run."""
+
+    first: "StepLog | None" = None
+    """The first step of this process, and the newest."""
+    last: "StepLog | None" = None
+    loss: Trend = field(default_factory=Trend)
+    speed: Trend = field(default_factory=Trend)
+    evaluation: Trend = field(default_factory=Trend)
+    eval_loss: float | None = None
+
+    def add(self, log: "StepLog") -> None:
+        """The next step."""
+        self.first, self.last = self.first or log, log
+        self._add(log.loss, log.tokens_per_s, log.eval_loss)
+
+    def go_on(self, output: Path, step: int) -> None:
+        """Take in what metrics.jsonl has of the steps before this one: the curves of a resumed run are whole."""
+        from lmms.train.history import read_history
+
+        run = read_history(output)
+        for number, *values in zip(
+            run.steps.tolist(),
+            *(run.column(name).tolist() for name in ("loss", "tokens_per_s", "eval_loss")),
+            strict=True,
+        ):
+            if number < step:
+                self._add(*values)
+
+    def _add(self, loss: float, speed: float, eval_loss: float | None) -> None:
+        self.loss.add(loss)
+        self.speed.add(speed)
+        self.evaluation.add(eval_loss)
+        if eval_loss is not None and isfinite(eval_loss):
+            self.eval_loss = eval_loss
+
+    def left(self) -> str:
+        """The time that the steps to come will take, if they take what those of this process took."""
+        if self.first is None or self.last is None or self.first is self.last:
+            return ""
+        each = (self.last.time - self.first.time) / (self.last.step - self.first.step)
+        return f"{ui.duration(each * (self.last.steps - self.last.step))} left"
+
+
+@contextmanager
+def view(output: Path) -> Iterator["Report"]:
+    """A live view of the run in this folder on a terminal, plain lines elsewhere."""
+    out, seen = ui.console(), Seen()
+    if not out.is_terminal:
+
+        def write(event: "StepLog | str") -> None:
+            if not isinstance(event, str):
+                seen.add(event)
+            print(event if isinstance(event, str) else line(event, seen.left()), flush=True)
+
+        yield write
+        return
+    with Live(console=out, refresh_per_second=4) as live:
+
+        def show(event: "StepLog | str") -> None:
+            if isinstance(event, str):
+                live.console.print(escape(event), style="bold red" if event.startswith("ALARM") else "dim")
+                return
+            if seen.first is None and event.resumed_from:
+                seen.go_on(output, event.step)
+            seen.add(event)
+            live.update(Panel(seen))
+
+        yield show
+
+
+def line(log: "StepLog", left: str) -> str:
+    """A step in one line of a log."""
+    rows = [
+        ("loss", f"{log.loss:.4f}"),
+        *((name, f"{value} ({more})" if more else value) for name, value, more in facts(log)),
+    ]
+    text = "  ".join(f"{name} {value}" for name, value in rows)
+    return f"step {log.step}/{log.steps}  {text}  {left}".rstrip()
+
+
+class Panel:
+    """The live view: progress with the time left, curves of the whole run, the facts of the newest step."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._seen.last is not None:
+            yield _panel(self._seen, self._seen.last, options.max_width)
+
+
+def _panel(seen: Seen, log: "StepLog", width: int) -> RenderableType:
+    bars = min(max(width - _BESIDE, _NARROW), _WIDE)
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        f"[bold]step {log.step:,}[/] of {log.steps:,}",
+        ProgressBar(log.steps, log.step, width=min(max(width - 50, 12), _WIDE)),
+        f"{log.step / log.steps:.0%}",
+        f"[dim]{seen.left()}[/]",
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("loss", f"[bold]{log.loss:.4f}[/]", f"[cyan]{seen.loss.drawn(bars)}[/]")
+    for name, value, more in facts(log):
+        if name == "tokens/s":
+            table.add_row(name, value, f"[green]{seen.speed.drawn(bars)}[/]")
+            table.add_row("", "", Text(more))
+        elif name != "evaluation":
+            table.add_row(name, value, Text(more))
+    if seen.eval_loss is not None:
+        table.add_row("evaluation", f"{seen.eval_loss:.4f}", f"[magenta]{seen.evaluation.drawn(bars)}[/]")
+    return Group(head, table)
+
+
+def facts(log: "StepLog") -> list[tuple[str, str, str]]:
+    """Name, value and particulars of all that is worth showing besides the loss, in reading order."""
+    norms = {"llm": log.grad_norm_llm, "vision": log.grad_norm_vision, "aligner": log.grad_norm_aligner}
+    kinds = {
+        "target": log.target_tokens_per_s,
+        "prompt": log.prompt_tokens_per_s,
+        "visual": log.visual_tokens_per_s,
+        "padding": log.padding_tokens_per_s,
+    }
+    sets = ", ".join(f"{name} {'-' if one.loss is None else f'{one.loss:.4f}'}" for name, one in log.sets.items())
+    rows = [
+        ("tokens/s", ui.count(log.tokens_per_s), ", ".join(f"{kind} {ui.count(rate)}" for kind, rate in kinds.items())),
+        ("evaluation", f"{log.eval_loss:.4f}" if log.eval_loss is not None else "", ""),
+        ("lr", f"{log.lr:.3g}", ""),
+        (
+            "gradient",
+            f"{log.grad_norm:.3g}",
+            ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items() if norm is not None),
+        ),
+        ("MFU", f"{log.mfu:.1%}" if log.mfu is not None else "", f"{log.busy_mfu:.1%} busy" if log.busy_mfu else ""),
+        ("waiting", f"{log.data_wait:.1%}", "of the time, for data"),
+        ("memory", f"{log.memory / 1e9:.2f} GB", ""),
+        ("epoch", f"{log.epoch:.3f}", f"{log.position:,} packs"),
+        ("sets", str(len(log.sets) or ""), sets),
+        ("masked", f"{log.masked}" if log.masked else "", "conversations with a bad image"),
+    ]
+    return [row for row in rows if row[1]]

@@ -1,0 +1,1 @@
+"""The page that `lmms inspect run --html` writes."""

@@ -1,0 +1,26 @@
+"""Where a run can be watched besides metrics.jsonl, which is always written."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lmms.configs.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """Boards that show the numbers of metrics.jsonl; see docs/metrics.md."""
+
+    tensorboard: bool = False
+    """Also write event files into output/tensorboard; needs the extra lmms[tensorboard]."""
+    wandb: str | None = None
+    """Also log to this wandb project; needs the extra lmms[wandb]."""
+    wandb_name: str | None = None
+    """Name of the run there. Default: that of the output folder."""
+    wandb_mode: Literal["online", "offline"] = "online"
+    """offline: into output/wandb, without network; `wandb sync` sends it later."""
+
+    def __post_init__(self) -> None:
+        if self.wandb == "":
+            raise ConfigError("log.wandb is empty, expected the name of a wandb project, or null")
+        if self.wandb is None and (self.wandb_name is not None or self.wandb_mode != "online"):
+            raise ConfigError("log.wandb_name or log.wandb_mode is set, but log.wandb is not; name a wandb project")

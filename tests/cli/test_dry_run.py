@@ -1,0 +1,107 @@
+"""lmms train --dry-run: its view, its JSON, its verdict and its status."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lmms.cli.main import app
+from lmms.configs.errors import ConfigError
+from lmms.configs.load import to_yaml
+from lmms.train import cards
+from lmms.train.cards import MEMORY
+from lmms.train.dry_run import dry_run
+from tests.train.runs import run_config, write_run
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_run(tmp_path_factory.mktemp("run"), "qwen3_vl")
+
+
+@pytest.fixture
+def lmms(settings: dict[str, Any], tmp_path: Path) -> Invoke:
+    """lmms train on a run's file, with more words; on a terminal of so many columns."""
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(run_config(settings)))
+
+    def invoke(*words: str, columns: int = 100, **env: str) -> Result:
+        environment = {"COLUMNS": str(columns), **env}
+        return CliRunner().invoke(app, ["train", "--config", str(file), *words], env=environment)
+
+    return invoke
+
+
+def test_json_is_the_dry_run(lmms: Invoke, settings: dict[str, Any]) -> None:
+    done = lmms("--dry-run", "--json", "--card", "H100 80GB", "--ranks", "2")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    expected = dry_run(run_config(settings), 2, [cards.find_card("H100 80GB")])
+    assert found["memory"] == expected.memory
+    assert found["total"] == expected.total
+    assert found["waiting"] == expected.waiting
+    (card,) = found["cards"]
+    assert (card["name"], card["memory"], card["fits"]) == ("H100 80GB", MEMORY["H100 80GB"], True)
+
+
+def test_the_view_names_each_component_and_says_that_it_fits(lmms: Invoke) -> None:
+    done = lmms("--dry-run", "--card", "H100 80GB")
+    assert done.exit_code == 0, done.output
+    for name in ("master weights", "optimizer states", "gradients", "allowance (assumed)", "total"):
+        assert name in done.output
+    assert done.output.splitlines()[-1].startswith("FITS: 1.6 GB a rank, most of it for allowance (assumed)")
+
+
+def test_a_card_that_is_too_small_is_status_1_with_what_would_do(lmms: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads(lmms("--dry-run", "--json", "--card", "H100 80GB", "model.recompute=none").output)
+    monkeypatch.setattr(cards, "MEMORY", {"Tiny": found["total"] - 1, "Smallest": 1, "Large": 10**12})
+    done = lmms("--dry-run", "--card", "tiny", "model.recompute=none")
+    assert done.exit_code == 1
+    assert "model.recompute: full  fits Tiny" in done.output
+    verdict = done.output.splitlines()[-1]
+    assert verdict.startswith("DOES NOT FIT")
+    assert "it would with model.recompute: full" in " ".join(done.output.split())
+    assert lmms("--dry-run", "--card", "tiny", "model.recompute=full").exit_code == 0
+    none = lmms("--dry-run", "--card", "smallest")
+    assert none.exit_code == 1
+    assert "no change here is enough" in none.output
+    some = lmms("--dry-run", "model.recompute=none")
+    assert some.exit_code == 0
+    assert "FITS on Large" in some.output
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_view_keeps_to_the_terminal(lmms: Invoke, columns: int) -> None:
+    done = lmms("--dry-run", "model.recompute=none", "data.micro_packs=2", columns=columns)
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.output.splitlines())) <= columns
+    assert "…" not in done.output
+
+
+def test_ranks_are_those_told_or_those_of_the_launcher(lmms: Invoke) -> None:
+    def ranks(*words: str, **env: str) -> int:
+        return int(json.loads(lmms("--dry-run", "--json", "--card", "H100 80GB", *words, **env).output)["ranks"])
+
+    assert ranks() == 1
+    assert ranks("--nproc", "2") == 2
+    assert ranks(WORLD_SIZE="4", RANK="0") == 4
+    assert ranks("--ranks", "3", WORLD_SIZE="4", RANK="0") == 3
+    assert lmms("--dry-run", WORLD_SIZE="4", RANK="1").output == ""
+
+
+@pytest.mark.parametrize("words", [("--card", "H100 80GB"), ("--ranks", "2"), ("--json",)])
+def test_options_of_the_dry_run_alone_are_refused(lmms: Invoke, words: tuple[str, ...]) -> None:
+    done = lmms(*words)
+    assert isinstance(done.exception, ConfigError)
+    assert "belong to --dry-run" in str(done.exception)
+
+
+def test_an_unknown_card_is_an_error_with_the_names(lmms: Invoke) -> None:
+    done = lmms("--dry-run", "--card", "abacus")
+    assert isinstance(done.exception, ConfigError)
+    assert "H100 80GB" in str(done.exception)

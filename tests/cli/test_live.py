@@ -1,0 +1,109 @@
+"""What lmms train shows while it runs: the plain line and the live view, at fixed widths."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lmms.cli.live import Panel, Seen, Trend, line
+from lmms.train.metrics import SetLog
+from tests.train.logs import step_log, write_metrics
+
+
+def shown(seen: Seen, width: int) -> list[str]:
+    """The lines of the panel on a terminal of this width."""
+    out = Console(width=width, record=True, force_terminal=False)
+    with out.capture() as captured:
+        out.print(Panel(seen))
+    return [text.rstrip() for text in captured.get().splitlines()]
+
+
+def seen_of(steps: range) -> Seen:
+    seen = Seen()
+    for step in steps:
+        seen.add(step_log(step, loss=3.0 / step, eval_loss=4.0 / step if step % 2 == 0 else None))
+    return seen
+
+
+def test_a_plain_line_says_all_that_counts() -> None:
+    text = line(step_log(2, loss=2.25, mfu=0.412, busy_mfu=0.42), "8:00 left")
+    assert text.startswith("step 2/10  loss 2.2500  tokens/s 96.0 k (target 48.0 k, prompt 16.0 k, visual 32.0 k, ")
+    for part in (
+        "lr 1e-05",
+        "gradient 2 (llm 1.5, aligner 0)",
+        "padding 4,800)",
+        "MFU 41.2% (42.0% busy)",
+        "waiting 2.0% ",
+        "memory 3.00 GB",
+        "epoch 1.250 (20 packs)",
+        "masked 1 ",
+    ):
+        assert part in text
+    assert text.endswith("  8:00 left")
+    assert "\n" not in text
+
+
+def test_what_a_step_lacks_is_not_in_its_line() -> None:
+    text = line(step_log(1, masked=0), "")
+    for name in ("MFU", "evaluation", "sets", "masked", "vision"):
+        assert name not in text
+
+
+def test_sets_and_evaluations_are_in_the_line_where_there_are_any() -> None:
+    sets = {"a": SetLog(loss=1.5, share=0.5, epoch=0.1), "s3://b": SetLog(loss=None, share=0.0, epoch=2.0)}
+    text = line(step_log(1, sets=sets, eval_loss=1.25), "")
+    assert "sets 2 (a 1.5000, s3://b -)" in text
+    assert "evaluation 1.2500" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_view_fits_its_terminal_and_shows_curves_and_facts(width: int) -> None:
+    seen = seen_of(range(1, 6))
+    seen.add(step_log(6, loss=0.5, mfu=0.412, busy_mfu=0.42))
+    lines = shown(seen, width)
+    assert all(len(text) <= width for text in lines)
+    assert lines[0].startswith("step 6 of 10")
+    assert lines[0].endswith("60%  4:00 left")
+    rows = {text.split("  ")[0]: text for text in lines if not text.startswith(" ")}
+    assert rows["loss"].split()[1:] == ["0.5000", "█▄▂▂▁▁"]
+    assert rows["tokens/s"].split()[1:3] == ["96.0", "k"]
+    assert rows["evaluation"].split()[1:] == ["1.0000", "█▁"]
+    assert rows["MFU"].split()[1:] == ["41.2%", "42.0%", "busy"]
+    assert rows["gradient"].split()[1:] == ["2", "llm", "1.5,", "aligner", "0"]
+    assert {"lr", "waiting", "memory", "epoch", "masked"} <= rows.keys()
+    assert any(text.strip() == "target 48.0 k, prompt 16.0 k, visual 32.0 k, padding 4,800" for text in lines)
+
+
+def test_a_resumed_run_shows_its_whole_course_and_counts_its_own_time(tmp_path: Path) -> None:
+    logs = [step_log(step, loss=float(9 - step), eval_loss=2.0 if step == 3 else None) for step in range(1, 8)]
+    write_metrics(tmp_path, logs)
+    seen = Seen()
+    seen.go_on(tmp_path, 5)
+    for step in (5, 6, 7):
+        # The break before the resumption is no part of the time that a step takes.
+        seen.add(step_log(step, loss=float(9 - step), time=90_000.0 + 10 * step, resumed_from=4))
+    lines = shown(seen, 80)
+    assert lines[0].endswith("70%  0:30 left")
+    assert next(text for text in lines if text.startswith("loss")).endswith("█▇▆▅▃▂▁")
+    assert next(text for text in lines if text.startswith("evaluation")).split()[1] == "2.0000"
+
+
+def test_the_course_of_any_number_of_steps_keeps_its_form_in_little_room() -> None:
+    trend = Trend()
+    for value in range(100_000, 0, -1):
+        trend.add(float(value))
+    trend.add(None)
+    trend.add(float("nan"))
+    assert len(trend.means) <= 128
+    assert sum(count for _, count in trend.means) == 100_000
+    text = trend.drawn(32)
+    assert (len(text), text[0], text[-1]) == (32, "█", "▁")
+    assert [*text] == sorted(text, reverse=True)
+
+
+def test_few_steps_have_a_bar_each_and_none_have_none() -> None:
+    trend = Trend()
+    assert trend.drawn(32) == ""
+    for value in (1.0, 1.0, 3.0):
+        trend.add(value)
+    assert trend.drawn(32) == "▁▁█"

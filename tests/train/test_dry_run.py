@@ -1,0 +1,189 @@
+"""A dry run finds what the run would find, and every change that it proposes does what it says."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lmms.configs.errors import ConfigError, LmmsError, ModelError, TrainError
+from lmms.configs.train import TrainConfig
+from lmms.train.balance import straggler_loss, take_steps
+from lmms.train.cards import MEMORY, Card, cards_to_show, find_card
+from lmms.train.checkpoint import checkpoint_name
+from lmms.train.dry_run import DryRun, dry_run
+from lmms.train.memory import COMPONENTS
+from lmms.train.opened import open_run
+from lmms.train.phases import order_of
+from lmms.train.run import train
+from tests.train.runs import run_config, silent, write_run
+
+BIG = [Card(name="big", memory=10**12, peak_flops=1e15)]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run of a tiny Qwen3-VL that keeps all activations, two packs a pass."""
+    settings = write_run(tmp_path_factory.mktemp("run"), "qwen3_vl")
+    return settings | {"model.recompute": "none", "data.micro_packs": 2, "max_steps": 5}
+
+
+def fits_all_but(total: int) -> list[Card]:
+    """A card that is one byte too small."""
+    return [Card(name="small", memory=total - 1, peak_flops=None)]
+
+
+def test_nothing_is_proposed_where_it_fits(settings: dict[str, Any]) -> None:
+    found = dry_run(run_config(settings), 1, BIG)
+    assert found.proposals == []
+    assert found.total == sum(found.memory[0].values()) <= BIG[0].memory
+    assert found.memory[0].keys() == COMPONENTS.keys()
+    assert found.memory[0][found.largest] == max(found.memory[0].values())
+
+
+def test_each_change_that_is_proposed_needs_what_it_says(settings: dict[str, Any]) -> None:
+    config = run_config(settings)
+    total = dry_run(config, 1, BIG).total
+    found = dry_run(config, 1, fits_all_but(total))
+    totals = {proposal.change: proposal.total for proposal in found.proposals}
+    full = replace(config, model=replace(config.model, recompute="full"))
+    one = replace(config, data=replace(config.data, micro_packs=1))
+    frozen = replace(config, train={"default": "full", "vision": "frozen"})
+    both = replace(full, data=one.data)
+    changed: dict[str, TrainConfig] = {
+        "model.recompute: full": full,
+        "data.micro_packs: 1": one,
+        "model.recompute: full and data.micro_packs: 1": both,
+        "train.vision: frozen": frozen,
+    }
+    assert totals == {change: dry_run(config, 1, BIG).total for change, config in changed.items()}
+    assert max(totals.values()) < total
+
+
+def test_more_ranks_are_proposed_until_every_card_has_enough(settings: dict[str, Any]) -> None:
+    config = run_config(settings, model__recompute="full", data__micro_packs=1)
+    on_four, on_eight = (dry_run(config, ranks, BIG).total for ranks in (4, 8))
+    found = dry_run(config, 1, [Card(name="small", memory=(on_four + on_eight) // 2, peak_flops=None)])
+    by_ranks = [(p.change, p.total) for p in found.proposals if "ranks" in p.change]
+    assert by_ranks[-2:] == [("4 ranks", on_four), ("8 ranks", on_eight)]
+
+
+def test_states_are_shared_out_over_ranks(settings: dict[str, Any]) -> None:
+    alone, shared = (dry_run(run_config(settings), ranks, BIG) for ranks in (1, 4))
+    assert len(shared.memory) == 4
+    for name in ("weights", "optimizer"):
+        assert sum(rank[name] for rank in shared.memory) == pytest.approx(alone.memory[0][name], rel=0.05)
+    assert shared.passes == 1 < alone.passes == 2
+
+
+def test_length_operations_and_waiting_are_those_of_the_order(settings: dict[str, Any]) -> None:
+    config = run_config(settings)
+    found = dry_run(config, 2, BIG)
+    opened = open_run(config, lambda coming: None)
+    order = order_of(opened.sets, opened.phase)
+    assert found.length.steps == 5
+    assert dry_run(replace(config, max_steps=None, max_epochs=2.0), 2, BIG).length.steps == 6
+    assert found.length.steps_an_epoch == 11 / 4
+    assert found.length.tokens_an_epoch == pytest.approx(opened.sets.tokens.sum())
+    assert found.length.flops_an_epoch == pytest.approx(order.costs.sum())
+    assert found.length.flops_a_step == pytest.approx(order.costs.mean() * 4)
+    assert found.waiting == straggler_loss(order.costs[None], take_steps(order, 0, 64), 2, 2)
+    fastest, slowest = found.hours(BIG[0]) or (0.0, 0.0)
+    assert slowest * 3600 == pytest.approx(5 * found.length.flops_a_step / (2 * 1e15 * 0.3))
+    assert fastest == pytest.approx(slowest * 0.3 / 0.5)
+
+
+def test_the_heaviest_packs_are_looked_at(settings: dict[str, Any]) -> None:
+    found = dry_run(run_config(settings, data__micro_packs=1), 1, BIG)
+    sets = open_run(run_config(settings), lambda coming: None).sets
+    assert found.heaviest.tokens == sets.tokens.max()
+    assert found.heaviest.target_tokens == sets.target_tokens.max()
+    assert found.heaviest.patches == sets.sidecars[0].patches.max() > 0
+
+
+def test_nothing_is_written(settings: dict[str, Any], tmp_path: Path) -> None:
+    dry_run(run_config(settings, output=str(tmp_path / "out")), 1, BIG)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data.shards": "/nowhere"},
+        {"model.path": "/nowhere"},
+        {"model.init": "pretrained"},
+        {"train.default": "frozen"},
+        {"train.no_such_name": "frozen"},
+        {"optim.lr.no_such_name": 1e-3},
+        {"resume": "/nowhere"},
+    ],
+    ids=str,
+)
+def test_what_a_run_would_raise_is_raised(settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
+    config = run_config({**settings, **change}, output=str(tmp_path / "out"))
+    with pytest.raises(LmmsError) as expected:
+        train(config, silent)
+    with pytest.raises(type(expected.value)) as found:
+        dry_run(config, 1, BIG)
+    assert str(found.value) == str(expected.value)
+
+
+def test_weights_are_checked_by_name_and_shape(settings: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(settings["model.path"], tmp_path / "model")
+    config = run_config(settings | {"model.path": str(tmp_path / "model"), "model.init": "pretrained"})
+    hf = open_run(config, lambda coming: None).model.hf
+    tensors = {name: torch.zeros(parameter.shape) for name, parameter in hf.named_parameters()}
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    dry_run(config, 1, BIG)
+    save_file({**tensors, "lm_head.weight": torch.zeros(3, 3)}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"lm_head.weight has shape \[3, 3\]"):
+        dry_run(config, 1, BIG)
+
+
+@pytest.fixture(scope="module")
+def trained(settings: dict[str, Any]) -> TrainConfig:
+    config = run_config(settings, max_steps=2, output=str(Path(settings["output"]).with_name("trained")))
+    train(config, silent)
+    return replace(config, max_steps=5)
+
+
+def test_a_run_that_goes_on_has_the_rest_to_do_at_its_measured_rate(trained: TrainConfig) -> None:
+    found: DryRun = dry_run(trained, 1, BIG)
+    assert found.resumes == str(Path(trained.output) / checkpoint_name(2))
+    assert found.length.steps == 3
+    assert found.length.tokens_per_s is not None
+    assert found.length.tokens_per_s > 0
+
+
+def test_a_checkpoint_of_other_settings_is_an_error(trained: TrainConfig) -> None:
+    with pytest.raises(TrainError, match="was trained with seed 0, this run has 1"):
+        dry_run(replace(trained, seed=1), 1, BIG)
+    with pytest.raises(TrainError, match="holds later checkpoints"):
+        dry_run(replace(trained, resume="never"), 1, BIG)
+
+
+def test_an_output_of_broken_checkpoints_alone_is_an_error_and_stays_as_it_is(
+    trained: TrainConfig, tmp_path: Path
+) -> None:
+    broken = tmp_path / checkpoint_name(2)
+    shutil.copytree(Path(trained.output) / broken.name, broken)
+    next(broken.glob("*.distcp")).unlink()
+    with pytest.raises(TrainError, match="holds none but broken checkpoints"):
+        dry_run(replace(trained, output=str(tmp_path)), 1, BIG)
+    assert broken.exists()
+
+
+def test_cards_are_found_by_name_in_any_case_and_others_are_refused_with_the_names() -> None:
+    assert find_card(" h100 80gb") == Card(name="H100 80GB", memory=MEMORY["H100 80GB"], peak_flops=989e12)
+    with pytest.raises(ConfigError, match=r"--card is 'TPU', expected one of: RTX 4090 24GB, .*H100 80GB") as error:
+        find_card("TPU")
+    assert all(name in str(error.value) for name in MEMORY)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_card_all_known_ones_are_shown() -> None:
+    assert [card.name for card in cards_to_show(None)] == list(MEMORY)
+    assert [card.name for card in cards_to_show("A100 40GB")] == ["A100 40GB"]

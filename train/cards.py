@@ -1,0 +1,52 @@
+"""How much memory a card has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lmms.configs.errors import ConfigError
+from lmms.train.flops import peak_flops
+
+GIB = 2**30
+
+MEMORY: Mapping[str, int] = {
+    "RTX 4090 24GB": int(23.5 * GIB),
+    "A100 40GB": int(39.3 * GIB),
+    "L40S 48GB": int(44.3 * GIB),
+    "A100 80GB": int(79.1 * GIB),
+    "H100 80GB": int(79.1 * GIB),
+    "H100 NVL 94GB": int(93.0 * GIB),
+    "H200 141GB": int(139.0 * GIB),
+    "B200 180GB": int(178.0 * GIB),
+}
+"""Name -> bytes that torch finds on such a card, rounded down: 1 to 3 % less than its label says."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """A card that a run is meant for."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    peak_flops: float | None
+    """Dense bf16 operations a second by its data sheet; None where flops.PEAK_FLOPS has none."""
+
+
+def find_card(name: str) -> Card:
+    """The card of this name in MEMORY, in any case. ConfigError for another, with the names there are."""
+    for known, memory in MEMORY.items():
+        if known.lower() == name.strip().lower():
+            return Card(name=known, memory=memory, peak_flops=peak_flops(known))
+    raise ConfigError(f"--card is {name!r}, expected one of: {', '.join(MEMORY)}")
+
+
+def cards_to_show(name: str | None) -> list[Card]:
+    """The card named; else that of this machine; else every one in MEMORY."""
+    if name is not None:
+        return [find_card(name)]
+    if torch.cuda.is_available():
+        here = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return [Card(name=here.name, memory=here.total_memory, peak_flops=peak_flops(here.name))]
+    return [find_card(known) for known in MEMORY]
