@@ -100,12 +100,12 @@ def start(
     if world.is_main:
         _open_output(output, config, state, phases, table, say)
         write_kernels(output, kernels, machine)
-    for line in table_lines(table):
-        say(line)
     say(f"resumed from {found} at step {state.step}" if found else "started at step 0")
     for line in changes(stored.config, state.config) if stored else ():
         say(line)
     say(f"kernels: {kernels}")
+    for line in table_lines(table):
+        say(line)
     run = Run(
         config=config,
         output=output,
