@@ -113,7 +113,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"{name} is {value}, expected at least {low}")
-        if self.data.retry_s > 0.9 * self.stall_s:
+        if self._reads_far_away and self.data.retry_s > 0.9 * self.stall_s:
             raise ConfigError(
                 f"data.retry_s is {self.data.retry_s:g}, expected at most 0.9 x stall_s ({self.stall_s:g}): the run"
                 " would be ended as hanging before a store that fails is named"
@@ -130,3 +130,8 @@ class TrainConfig:
         check_patterns("train", self.train)
         if self.lora != DEFAULT_LORA and "lora" not in self.train.values():
             raise ConfigError("lora is set, but nothing is trained with it; set train: {llm: lora}, or leave lora out")
+
+    @property
+    def _reads_far_away(self) -> bool:
+        shares = (*self.data.mixture, *((self.eval,) if self.eval else ()))
+        return any("://" in place for place in (self.data.shards, *(share.shards for share in shares)))

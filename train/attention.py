@@ -95,9 +95,13 @@ def with_windows(
     rows = windows * max_length
     if rows == 0:
         return attend(query, key, value, cu_seqlens, max_length, scale, causal)
-    # [windows, heads, max_length, D]
-    q, k, v = (part[:rows].view(windows, max_length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value))
-    dense = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(1, 2).flatten(0, 1)
+    if query.is_meta:
+        # Without values torch would keep whole matrices of scores, which no GPU does.
+        dense = attend(query[:rows], key[:rows], value[:rows], cu_seqlens, max_length, scale, causal)
+    else:
+        # [windows, heads, max_length, D]
+        batch = (part[:rows].view(windows, max_length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value))
+        dense = F.scaled_dot_product_attention(*batch, is_causal=causal, scale=scale).transpose(1, 2).flatten(0, 1)
     if rows == len(query):
         return dense
     return torch.cat([dense, attend(query[rows:], key[rows:], value[rows:], cu_seqlens, max_length, scale, causal)])

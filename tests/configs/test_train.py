@@ -95,6 +95,8 @@ def test_a_run_has_one_length(settings: dict[str, object], message: str) -> None
         ({"kernels.compile": True, "parallel.sequence": 2}, "kernels.compile is true and parallel.sequence 2"),
         ({"lora.rank": 8}, "lora is set, but nothing is trained with it; set train"),
         ({"train.llm": "lora", "lora.rank": 0}, "lora.rank is 0, expected at least 1"),
+        ({"data.shards": "s3://b/s", "stall_s": 100}, "data.retry_s is 120, expected at most 0.9 x stall_s"),
+        ({"eval.shards": "https://b/s", "stall_s": 100}, "data.retry_s is 120, expected at most 0.9 x stall_s"),
         ({"optim.decay_ratio": -0.5}, "optim.decay_ratio is -0.5, expected a share"),
     ],
 )
@@ -113,3 +115,7 @@ def test_a_rate_alone_is_the_default_and_leaves_those_of_the_file(tmp_path: Path
     assert found.train == {"default": "full", "vision": "frozen"}
     with pytest.raises(ConfigError, match=r"train\.vision is 'lost' .*expected one of full, lora, frozen"):
         load_config(TrainConfig, file, [*needed, "train.vision=lost"])
+
+
+def test_a_store_is_waited_for_as_long_as_one_likes_where_there_is_none() -> None:
+    assert load_config(TrainConfig, None, values={**NEEDED, "stall_s": 10}).stall_s == 10

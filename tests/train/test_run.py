@@ -110,7 +110,7 @@ def printed_by_two_ranks(config: TrainConfig, folder: Path) -> list[str]:
 def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
     whole = run_config(settings, output=str(tmp_path / "whole"), max_steps=8, save_steps=4)
     train(whole, silent)
-    killed = run_config(settings, output=str(tmp_path / "killed"), max_steps=8, save_steps=4)
+    killed = run_config(settings, output=str(tmp_path / "killed"), max_steps=8, save_steps=4, save_async=False)
     train_until_killed(killed, tmp_path / "run.yaml", 6)
     output = Path(killed.output)
     assert [path.name for path in list_checkpoints(output)[0]] == [checkpoint_name(4)]

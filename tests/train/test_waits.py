@@ -150,6 +150,7 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         target_tokens=30,
         visual_tokens=0,
         padding_tokens=0,
+        ahead=(),
     )
     with waits() as found:
         take_step(
