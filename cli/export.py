@@ -16,8 +16,11 @@ def export(
     dtype: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="fp32: the master weights; bf16: half the space.")
     ] = "fp32",
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Of a run with LoRA: a whole model, with what LoRA learnt added to it.")
+    ] = False,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder that from_pretrained loads.
+    """Write a checkpoint as a Hugging Face folder that from_pretrained loads; of a run with LoRA, as a PEFT adapter.
 
     Of a run it takes the best checkpoint if load_best_model_at_end is set there, else the newest complete one.
 
@@ -31,4 +34,4 @@ def export(
     chosen, reason = choose_checkpoint(checkpoint)
     if reason:
         ui.console().print(f"taking {chosen}, {reason}", soft_wrap=True)
-    ui.console().print(f"exported {export(chosen, out, dtype)}", soft_wrap=True)
+    ui.console().print(f"exported {export(chosen, out, dtype, merged)}", soft_wrap=True)

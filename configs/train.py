@@ -10,11 +10,12 @@ from lmms.configs.data import DataConfig, EvalConfig
 from lmms.configs.errors import ConfigError
 from lmms.configs.kernels import KernelsConfig
 from lmms.configs.log import LogConfig
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig
 
-How = Literal["full", "frozen"]
-"""How a parameter is trained."""
+How = Literal["full", "lora", "frozen"]
+"""How a parameter is trained; lora: it is frozen, and linear layers get LoRA."""
 EVERYTHING: Mapping[str, How] = MappingProxyType({"default": "full"})
 """The setting `train` of a run that freezes nothing."""
 
@@ -27,6 +28,9 @@ class ModelConfig:
     """Model folder or hub id; its tokenizer, template and processor must be those of the shards."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Read the folder's weights, or start from random ones (the folder then needs no weights)."""
+    init_from: str | None = None
+    """Weights to start with instead, at step 0 alone: a checkpoint or the output of a run (its averages and position
+    are not taken), a model folder, or a PEFT adapter."""
     recompute: Literal["none", "full"] = "full"
     """Activation checkpointing: keep nothing but the inputs of each block (full), or everything (none)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -48,7 +52,9 @@ class TrainConfig:
     max_tokens: float | None = None
     """Instead of max_steps: tokens, by the mean of the packs."""
     train: dict[str, How] = field(default_factory=lambda: dict(EVERYTHING))
-    """What is trained: {default, llm, vision, aligner, <regex of parameter names>}, each full or frozen."""
+    """What is trained: {default, llm, vision, aligner, <regex of parameter names>}, each full, lora or frozen."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Of what `train` sets to lora."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
@@ -122,6 +128,8 @@ class TrainConfig:
                 " compiled; set one of them back"
             )
         check_patterns("train", self.train)
+        if self.lora != DEFAULT_LORA and "lora" not in self.train.values():
+            raise ConfigError("lora is set, but nothing is trained with it; set train: {llm: lora}, or leave lora out")
 
     @property
     def _reads_far_away(self) -> bool:

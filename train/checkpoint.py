@@ -11,7 +11,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from lmms.configs.by_part import Part
@@ -63,6 +63,8 @@ class TrainerState:
     global_packs: int
     model: str
     """The model folder, as an absolute path."""
+    base: dict[str, str]
+    """base.Base as a dict: the weights that checkpoints do not hold."""
     zero_steps: dict[Part, int]
     """Steps in a row without gradient, of each trained part."""
     best: dict[str, Any] | None
@@ -89,9 +91,15 @@ def list_checkpoints(output: Path) -> tuple[list[Path], list[Path]]:
     return complete, [path for path in folders if path not in complete] + unfinished
 
 
-def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds, by name, sharing memory with the model; tied weights once. Loading fills it in place."""
-    names = dict(model.named_parameters()) | dict(model.named_buffers())
+def tensors_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, held: Collection[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds, by name, sharing memory with the model; tied weights once. Loading fills it in place.
+
+    held: names of the parameters that it holds; all of them without this.
+    """
+    parameters = [name for name, _ in model.named_parameters() if held is None or name in held]
+    names = {*parameters, *(name for name, _ in model.named_buffers())}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name in names}
     if optimizer is not None:
         for name, parameter in model.named_parameters():
@@ -109,6 +117,15 @@ def read_state(checkpoint: Path) -> TrainerState:
         raise TrainError(
             f"{checkpoint / STATE_NAME} is not of this version ({error}); use another checkpoint"
         ) from error
+
+
+def model_shapes(checkpoint: Path) -> dict[str, list[int]]:
+    """The parameters that a complete checkpoint holds: name in TrainModel -> shape."""
+    return {
+        name.removeprefix("model."): list(entry.size)
+        for name, entry in _read_metadata(checkpoint).state_dict_metadata.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
 
 
 def files_of(checkpoint: Path) -> list[str]:
@@ -179,7 +196,7 @@ def _refuse_misfits(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> No
     if faults:
         raise TrainError(
             f"{checkpoint} does not fit this run: {'; '.join(faults[:3])} ({len(faults)} tensors in all);"
-            " model and freeze must be those of the run that wrote it"
+            " model, train and lora must be those of the run that wrote it"
         )
 
 

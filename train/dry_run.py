@@ -1,7 +1,7 @@
 """What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,14 +15,13 @@ from lmms.configs.train import TrainConfig
 from lmms.train.batch import Batch, make_batch
 from lmms.train.cards import Card
 from lmms.train.checkpoint import read_state
-from lmms.train.fit import model_of
+from lmms.train.initial import plan_initial
 from lmms.train.memory import gathered_bytes, rank_memory, state_bytes
 from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.mixture import PERIOD
-from lmms.train.model import TrainModel, part_of
-from lmms.train.opened import Opened, expected_waiting, open_run, remarks
-from lmms.train.optim import set_trained
+from lmms.train.model import TrainModel, keep_in, part_of
+from lmms.train.opened import Opened, expected_waiting, make_model, open_run, remarks
 from lmms.train.order import Order
 from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
@@ -137,12 +136,15 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     state = opened.fresh
     if found:
         state = resumed_state(opened.fresh, read_state(found), found, config.resume_changes)
-    elif config.model.init == "pretrained":
-        check_pretrained(opened.model.hf, opened.folder.path)
+    initial = plan_initial(config, opened.folder.path, opened.model, lambda act: act(), found, lambda line: None)
+    if initial.reads_base and initial.base.path:
+        check_pretrained(opened.model.hf, Path(initial.base.path))
     phases = go_on([phase_from_json(phase) for phase in state.phases], opened.phase, state.step, state.position)
     order = order_of(opened.sets, phases[-1])
+    trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
+    brought = set(initial.brought.names.values()) if initial.brought else initial.held - trained
     batches = _heaviest(opened, config.data.micro_packs)
-    traced = _trace(config, opened, batches)
+    traced = _trace(config, opened, batches, brought)
     memory = _memory(traced, ranks)
     total = max(sum(components.values()) for components in memory)
     short = [card.memory for card in cards if total > card.memory]
@@ -167,7 +169,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         ),
         memory=memory,
         cards=list(cards),
-        proposals=_proposals(traced, opened, ranks, batches, min(short)) if short else [],
+        proposals=_proposals(traced, opened, ranks, batches, brought, min(short)) if short else [],
         length=_length(config, order, phases, state.step, output),
         waiting=expected_waiting(config, order, ranks, state.position),
         remarks=remarks(config, order, phases[-1], ranks, run_steps(config, phases), state),
@@ -225,13 +227,13 @@ class _Traced:
     """Of each of the heaviest batches: its moments, and its own bytes."""
 
 
-def _trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch]) -> _Traced:
+def _trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], brought: Collection[str]) -> _Traced:
     dtype = _dtype(config)
     passes = [
-        (trace_pass(_model(config, opened), batch, dtype), sum(tensor.nbytes for tensor in tensors_in(batch)))
+        (trace_pass(_model(config, opened, brought), batch, dtype), sum(tensor.nbytes for tensor in tensors_in(batch)))
         for batch in batches
     ]
-    return _Traced(config=config, model=_model(config, opened), passes=passes)
+    return _Traced(config=config, model=_model(config, opened, brought), passes=passes)
 
 
 def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
@@ -247,10 +249,14 @@ def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
     return found
 
 
-def _model(config: TrainConfig, opened: Opened) -> TrainModel:
-    """A model on the meta device as the settings want it: to trace a pass spoils one."""
-    model = model_of(opened.folder.path, config.model.recompute)
-    set_trained(model, config.train)
+def _model(config: TrainConfig, opened: Opened, brought: Collection[str]) -> TrainModel:
+    """A model on the meta device as the settings want it: to trace a pass spoils one.
+
+    brought: parameters that are kept in fp32 though they may be frozen, see initial.py.
+    """
+    model = make_model(config, opened.folder.path)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    keep_in(model, _dtype(config), {*trained, *brought})
     return model
 
 
@@ -258,7 +264,9 @@ def _dtype(config: TrainConfig) -> torch.dtype:
     return compute_dtype(config.model.precision, torch.device("cuda"))
 
 
-def _proposals(traced: _Traced, opened: Opened, ranks: int, batches: Sequence[Batch], enough: int) -> list[Proposal]:
+def _proposals(
+    traced: _Traced, opened: Opened, ranks: int, batches: Sequence[Batch], brought: Collection[str], enough: int
+) -> list[Proposal]:
     """Changes of one setting, of all those together, and then of the number of ranks, until `enough` bytes are."""
 
     def needed(one: _Traced, on_ranks: int) -> int:
@@ -279,16 +287,22 @@ def _proposals(traced: _Traced, opened: Opened, ranks: int, batches: Sequence[Ba
     found, last = [], traced
     for change, changed in changes:
         same = changed.data.micro_packs == config.data.micro_packs
-        last = _trace(changed, opened, batches if same else _heaviest(opened, changed.data.micro_packs))
+        last = _trace(changed, opened, batches if same else _heaviest(opened, changed.data.micro_packs), brought)
         found.append(Proposal(change=change, total=needed(last, ranks)))
     so_far = f"{changes[-1][0]} and " if changes else ""
     for times in _MORE_RANKS:
         if min((proposal.total for proposal in found), default=total) <= enough:
             break
         found.append(Proposal(change=f"{so_far}{ranks * times} ranks", total=needed(last, ranks * times)))
-    if {"vision", "llm"} <= _by_part(traced.model, trained=True).keys():
+    vision = config.train.get("vision", config.train["default"])
+    if (
+        vision == "full"
+        and not config.lora.modules_to_save
+        and {"vision", "llm"} <= _by_part(traced.model, trained=True).keys()
+    ):
         changed = replace(config, train={**config.train, "vision": "frozen"})
-        found.append(Proposal(change="train.vision: frozen", total=needed(_trace(changed, opened, batches), ranks)))
+        total_then = needed(_trace(changed, opened, batches, brought), ranks)
+        found.append(Proposal(change="train.vision: frozen", total=total_then))
     return [proposal for proposal in found if proposal.total < total]
 
 

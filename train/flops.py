@@ -3,14 +3,15 @@
 A multiply-add is two. Counted: the products of linear layers, forward and backward; the LM head on rows that are
 targets alone; attention within each conversation, image or window by its real length, causal attention at half.
 Not counted: lookups, norms, rotations, recomputation, the dummy image of a rank without images. A frozen part costs its
-forward and what gradients must pass through it.
+forward and what gradients must pass through it: before the first thing that is trained, none do. A layer with LoRA
+costs that and its two products forward and twice backward.
 
 Source: PaLM (arXiv 2204.02311) appendix B.
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,10 +20,12 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from lmms.configs.by_part import PARTS, setting_of
+from lmms.configs.by_part import PARTS, Part
 from lmms.configs.contract import Pack
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.train import EVERYTHING, How
-from lmms.train.model import build_model, parameter_name, part_of
+from lmms.train.lora import lora_layers, trained_names
+from lmms.train.model import build_model, own_parameters, parameter_name, part_of
 from lmms.train.stream import Sidecar
 
 PEAK_FLOPS: Mapping[str, float] = {
@@ -38,6 +41,24 @@ PEAK_FLOPS: Mapping[str, float] = {
 
 _Layer = nn.Linear | nn.Conv3d
 """The convolution embeds patches, and is a product: its kernel covers one."""
+
+_Place = tuple[int, int]
+_STAGES = (
+    *("input_layernorm|norm1", "[qkv]_proj|qkv", "[qk]_norm", r"o_proj|attn\.proj", "post_attention_layernorm|norm2"),
+    *("gate_proj|up_proj|fc1", ""),
+)
+"""Patterns of what a block does one after the other; attention itself comes right before its output layer."""
+_BEHIND = 10**9
+_INPUT, _NEVER = (-1, 0), (_BEHIND, 3)
+_OUTSIDE = (
+    ("embed", _INPUT),
+    (r"merger.*\b(mlp\.0|linear_fc1)", (0, 1)),
+    (r"merger.*\b(mlp\.2|linear_fc2)", (0, 2)),
+    ("merger", (0, 0)),
+    ("lm_head", (_BEHIND, 1)),
+    ("", (_BEHIND, 0)),
+)
+"""Patterns of what stands outside of blocks, the first match holds; what is left is the last norm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,35 +80,37 @@ class ModelCost:
     """Patches along a window's side; 0 without windows."""
 
 
-def model_cost(hf_config: PretrainedConfig, train: Mapping[str, How] = EVERYTHING) -> ModelCost:
+def model_cost(
+    hf_config: PretrainedConfig,
+    train: Mapping[str, How] = EVERYTHING,
+    lora: LoraConfig = DEFAULT_LORA,
+) -> ModelCost:
     """The cost of a model of which this is trained, from the layers that transformers builds (on the meta device)."""
-    layers = {name: m for name, m in build_model(hf_config, "none").named_modules() if isinstance(m, _Layer)}
-    trained = {name: _setting(train, name) != "frozen" for name in layers}
-    reached = {part: any(is_trained for name, is_trained in trained.items() if part_of(name) == part) for part in PARTS}
-    passes_back = {
-        "llm": True,
-        "head": True,
-        "pixels": False,
-        "vision": reached["vision"],
-        "aligner": reached["aligner"] or reached["vision"],
-    }
+    model = build_model(hf_config, "none")
+    layers = {parameter_name(name): m for name, m in model.named_modules() if isinstance(m, _Layer)}
+    trained, with_lora = trained_names(model, train, lora), set(lora_layers(model, train, lora))
+    own = own_parameters(model)
+    first = _first_trained(trained | {f"{name}.weight" for name in with_lora})
     linear: Counter[str] = Counter()
     for name, layer in layers.items():
-        group = _group(name)
-        linear[group] += _linear(trained[name], passes_back[group]) * layer.weight.numel()
+        passes_back, weights = first[part_of(name)] < _place(name), layer.weight.numel()
+        linear[_group(name)] += _linear(own[f"{name}.weight"] in trained, passes_back) * weights
+        if name in with_lora:
+            outputs, inputs = layer.weight.shape
+            linear[_group(name)] += lora.rank * (_linear(True, passes_back) * inputs + _linear(True, True) * outputs)
     tower = getattr(hf_config, "vision_config", None)
     # What leaves an attention enters its output layer: as wide are its two products, which have no weights.
-    llm_width = sum(_widths(layers, "self_attn.o_proj"))
-    tower_widths = _widths(layers, ".attn.proj")
-    whole = getattr(tower, "fullatt_block_indexes", range(len(tower_widths)))
-    whole_width = sum(width for block, width in enumerate(tower_widths) if block in whole)
+    language = _attentions(layers, "self_attn.o_proj", first["llm"])
+    images = _attentions(layers, ".attn.proj", first["vision"])
+    whole = getattr(tower, "fullatt_block_indexes", range(len(images)))
+    over_images = sum(cost for block, cost in enumerate(images) if block in whole)
     return ModelCost(
         token=linear["llm"],
         target=linear["head"],
-        squared_length=_attention(True) * llm_width / 2,
+        squared_length=sum(language) / 2,
         patch=linear["pixels"] + linear["vision"] + linear["aligner"] / getattr(tower, "spatial_merge_size", 1) ** 2,
-        squared_image=_attention(reached["vision"]) * whole_width,
-        squared_window=_attention(reached["vision"]) * (sum(tower_widths) - whole_width),
+        squared_image=over_images,
+        squared_window=sum(images) - over_images,
         window=getattr(tower, "window_size", 0) // tower.patch_size if tower else 0,
     )
 
@@ -134,19 +157,37 @@ def ranks_peak(device: torch.device, ranks: int) -> float | None:
     return None if peak is None else ranks * peak
 
 
-def _setting(train: Mapping[str, How], layer: str) -> How:
-    return setting_of(train, part_of(layer), parameter_name(f"{layer}.weight"))
-
-
 def _group(layer: str) -> str:
     if layer.endswith("lm_head"):
         return "head"
     return "pixels" if layer.endswith("patch_embed.proj") else part_of(layer)
 
 
-def _widths(layers: Mapping[str, _Layer], ending: str) -> list[int]:
-    """Features that enter each layer whose name ends so, in order."""
-    return [layer.weight.shape[1] for name, layer in layers.items() if name.endswith(ending)]
+def _place(name: str) -> _Place:
+    """Where a module or parameter stands in the forward pass of its part: (block, stage in the block)."""
+    if in_block := re.search(r"(?:layers|blocks)\.(\d+)\.(.+)", name):
+        return int(in_block[1]), next(i for i, pattern in enumerate(_STAGES) if re.search(pattern, in_block[2]))
+    return next(place for pattern, place in _OUTSIDE if re.search(pattern, name))
+
+
+def _first_trained(names: Collection[str]) -> dict[Part, _Place]:
+    """Of each part the place from which on gradients pass through what comes later."""
+    first = {part: min((_place(name) for name in names if part_of(name) == part), default=_NEVER) for part in PARTS}
+    if first["vision"] != _NEVER:
+        first["aligner"] = _INPUT
+    if first["aligner"] != _NEVER:
+        first["llm"] = _INPUT
+    return first
+
+
+def _attentions(layers: Mapping[str, _Layer], ending: str, first: _Place) -> list[int]:
+    """Operations of each attention for a pair of positions; the layer behind it has a name that ends so."""
+    costs = []
+    for name, layer in layers.items():
+        if name.endswith(ending):
+            block, stage = _place(name)
+            costs.append(_attention(first < (block, stage)) * layer.weight.shape[1])
+    return costs
 
 
 def _linear(trained: bool, passes_back: bool) -> int:

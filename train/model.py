@@ -6,7 +6,7 @@ head (see loss.py) and the convolution over patches, which is a matrix product.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -130,6 +130,16 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
     return model.train()
 
 
+def keep_in(model: TrainModel, dtype: torch.dtype, masters: Collection[str]) -> None:
+    """Keep all parameters but `masters`, names in TrainModel, in the type that is computed with; before sharding.
+
+    They are frozen: nothing is added to them that would need more digits.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in masters:
+            parameter.data = parameter.data.to(dtype)
+
+
 def materialize(model: TrainModel, device: torch.device) -> None:
     """Give a model from the meta device memory, sharded or not. Parameters are garbage until they are read or drawn."""
     model.to_empty(device=device)
@@ -160,12 +170,44 @@ def init_random(model: TrainModel, seed: int) -> None:
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
         for owner, module in _owned_modules(model.hf, model.hf):
-            _draw(owner, module)
+            draw(module, owner._init_weights)
+
+
+@torch.no_grad()
+def draw(module: nn.Module, rule: Callable[[nn.Module], object]) -> None:
+    """Initialise a module's own parameters: whole ones take their places, then each keeps its part of what came out."""
+    kept = dict(module.named_parameters(recurse=False))
+    # In fp32, whatever is kept: numbers that are drawn in bf16 would be others.
+    whole = {name: nn.Parameter(torch.empty(p.shape, dtype=torch.float32, device=p.device)) for name, p in kept.items()}
+    module._parameters.update(whole)
+    rule(module)
+    module._parameters.update(kept)
+    for name, parameter in kept.items():
+        drawn = whole[name].data
+        if isinstance(parameter, DTensor):
+            drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.copy_(drawn)
 
 
 def parameter_name(name: str) -> str:
-    """A name in TrainModel as it is in the transformers model, and so in a folder's safetensors."""
-    return name.removeprefix("hf.")
+    """A name in TrainModel as it is in the transformers model, and so in a folder's safetensors: without LoRA's layer
+    around the one that it adds to. Names of modules too."""
+    return name.removeprefix("hf.").replace(".base_layer", "")
+
+
+def is_lora(name: str) -> bool:
+    """Whether a parameter or module is LoRA's and not the model's own, by its name."""
+    return ".lora_" in name
+
+
+def own_parameters(model: nn.Module) -> dict[str, str]:
+    """Each name of a parameter that is not LoRA's -> its first name: tied weights have two."""
+    first = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        parameter_name(name): parameter_name(first[parameter])
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not is_lora(name)
+    }
 
 
 def part_of(parameter_name: str) -> Part:
@@ -188,24 +230,12 @@ def language_model(hf: PreTrainedModel) -> PreTrainedModel:
 
 
 def _owned_modules(owner: PreTrainedModel, module: nn.Module) -> Iterator[tuple[PreTrainedModel, nn.Module]]:
-    """Every module below, children first, each with the transformers model whose rule initialises it."""
-    for child in module.children():
+    """Every module below but LoRA's, children first, each with the transformers model whose rule initialises it."""
+    for name, child in module.named_children():
+        if is_lora(f".{name}"):
+            continue
         yield from _owned_modules(child if isinstance(child, PreTrainedModel) else owner, child)
     yield owner, module
-
-
-def _draw(owner: PreTrainedModel, module: nn.Module) -> None:
-    """Initialise a module's own parameters: whole ones take their places, then each keeps its part of what came out."""
-    kept = dict(module.named_parameters(recurse=False))
-    whole = {name: nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=p.device)) for name, p in kept.items()}
-    module._parameters.update(whole)
-    owner._init_weights(module)
-    module._parameters.update(kept)
-    for name, parameter in kept.items():
-        drawn = whole[name].data
-        if isinstance(parameter, DTensor):
-            drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.copy_(drawn)
 
 
 def _embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.checkpoint import TrainerState
 from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import ModelCost, model_cost
+from lmms.train.lora import add_lora
 from lmms.train.model import TrainModel
 from lmms.train.optim import check_rates, set_trained
 from lmms.train.order import ORDER_VERSION, Order
@@ -64,7 +65,7 @@ def open_run(
     datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
     (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
     beat("building the model")
-    model = model_of(folder.path, config.model.recompute)
+    model = make_model(config, folder.path)
     hf_config = model.hf.config
     check_sequence_heads(config.parallel.sequence, hf_config.get_text_config().num_attention_heads)
     manifests = [dataset.manifest for dataset in sets.datasets]
@@ -73,9 +74,8 @@ def open_run(
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source", share=share)
-    set_trained(model, config.train)
     check_rates(model, config.optim)
-    cost = model_cost(hf_config, config.train)
+    cost = model_cost(hf_config, config.train, config.lora)
     phase = start_phase(config, sets, cost)
     return Opened(
         sets=sets,
@@ -87,6 +87,14 @@ def open_run(
         phase=phase,
         fresh=fresh_state(config, sets.datasets, folder.path, phase, cost),
     )
+
+
+def make_model(config: TrainConfig, folder: Path) -> TrainModel:
+    """The model of a folder on the meta device, with LoRA where it is asked for, its parts trained as settings say."""
+    model = model_of(folder, config.model.recompute)
+    add_lora(model, config.train, config.lora)
+    set_trained(model, config.train, config.lora)
+    return model
 
 
 def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: int) -> float:
@@ -164,6 +172,7 @@ def fresh_state(
         phases=[asdict(phase)],
         global_packs=config.data.global_packs,
         model=str(model.resolve()),
+        base={},
         zero_steps={},
         best=None,
         config=asdict(config),

@@ -9,21 +9,22 @@ from torch import nn
 
 from lmms.configs.by_part import Part, check_matches, setting_of
 from lmms.configs.errors import ConfigError
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.train import How
-from lmms.train.model import parameter_name, part_of
+from lmms.train.lora import trained_names
+from lmms.train.model import is_lora, parameter_name, part_of
 
 
-def set_trained(model: nn.Module, train: Mapping[str, How]) -> None:
+def set_trained(model: nn.Module, train: Mapping[str, How], lora: LoraConfig = DEFAULT_LORA) -> None:
     """Take the frozen parameters out of training.
 
     ConfigError for a part that the model does not have, for a pattern without a match, and if nothing is trained.
     """
-    names = {parameter_name(name): parameter for name, parameter in model.named_parameters()}
-    check_matches("train", train, {name: part_of(name) for name in names})
-    for name, parameter in names.items():
-        parameter.requires_grad_(setting_of(train, part_of(name), name) == "full")
-    if not any(parameter.requires_grad for parameter in names.values()):
+    trained = trained_names(model, train, lora)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_lora(name) or parameter_name(name) in trained)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"train is {dict(train)}: nothing of this model would be trained")
 
 

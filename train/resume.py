@@ -210,6 +210,12 @@ def _differences(
         ("train", stored.config.get("train"), fresh.config["train"], averages),
         ("costs", stored.costs, fresh.costs, dealt),
     ]
+    before, now = (_settings(state.config.get("lora") or {}, "lora.") for state in (stored, fresh))
+    rows += [
+        (key, before.get(key), now[key], "its LoRA is another; go on with the same lora section")
+        for key in now
+        if "lora" in fresh.config["train"].values()
+    ]
     return (row for row in rows if row[1] != row[2])
 
 

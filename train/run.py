@@ -170,7 +170,7 @@ def _take_step(
         if run.measure:
             value = log.loss if run.measure.metric == "loss" else log.eval_loss
             state = replace(state, best=better(state.best, plan.step, run.measure, value))
-        saver.save(state, tensors_of(run.model, run.optimizer))
+        saver.save(state, tensors_of(run.model, run.optimizer, run.held))
     return state, stop
 
 

@@ -15,9 +15,10 @@ from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.compiled import compile_blocks
 from lmms.train.flops import ranks_peak
+from lmms.train.initial import fill_initial, plan_initial
 from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
 from lmms.train.metrics import open_metrics
-from lmms.train.model import TrainModel, blocks, init_random, materialize
+from lmms.train.model import TrainModel, blocks, keep_in, materialize
 from lmms.train.opened import Opened, open_run, remarks
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
@@ -28,7 +29,7 @@ from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
 from lmms.train.sets import Sets
 from lmms.train.shapes import shapes_of
-from lmms.train.weights import load_pretrained
+from lmms.train.trained import Row, table_lines, trained_table, write_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,6 +48,8 @@ class Run:
     model: TrainModel
     optimizer: torch.optim.Optimizer
     parts: Mapping[Part, Sequence[nn.Parameter]]
+    held: frozenset[str]
+    """The parameters that checkpoints hold."""
     resumed_from: int
     """Step of the checkpoint that it goes on from; 0 without one."""
     peak: float | None
@@ -81,25 +84,28 @@ def start(
     best = on_main(world, lambda: resumed_best(output, state.best, measure, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
 
+    initial = plan_initial(config, opened.folder.path, model, partial(on_main, world), found, say)
+    state = replace(state, base=asdict(initial.base))
+    keep_in(model, dtype, initial.held)
     if kernels.compile:
         compile_blocks(blocks(model))
     shard_model(model, blocks(model), world, dtype)
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)
     beat("reading the weights")
+    fill_initial(initial, model, config.seed)
     if found:
-        load_checkpoint(found, tensors_of(model, optimizer), verified=True)
-    elif config.model.init == "random":
-        init_random(model, config.seed)
-    else:
-        load_pretrained(model.hf, opened.folder.path)
+        load_checkpoint(found, tensors_of(model, optimizer, initial.held), verified=True)
+    table = trained_table(model, optimizer)
     if world.is_main:
-        _open_output(output, config, state, phases, say)
+        _open_output(output, config, state, phases, table, say)
         write_kernels(output, kernels, machine)
     say(f"resumed from {found} at step {state.step}" if found else "started at step 0")
     for line in changes(stored.config, state.config) if stored else ():
         say(line)
     say(f"kernels: {kernels}")
+    for line in table_lines(table):
+        say(line)
     run = Run(
         config=config,
         output=output,
@@ -112,6 +118,7 @@ def start(
         model=model,
         optimizer=optimizer,
         parts=trained_parts(model),
+        held=initial.held,
         resumed_from=state.step,
         peak=ranks_peak(world.device, world.size),
         evaluated=evaluated,
@@ -145,7 +152,12 @@ def _padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]
 
 
 def _open_output(
-    output: Path, config: TrainConfig, state: TrainerState, phases: Sequence[RunPhase], say: Callable[[str], None]
+    output: Path,
+    config: TrainConfig,
+    state: TrainerState,
+    phases: Sequence[RunPhase],
+    table: Sequence[Row],
+    say: Callable[[str], None],
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
     try:
@@ -153,6 +165,7 @@ def _open_output(
         part.write_text(to_yaml(config), encoding="utf-8")
         part.rename(output / "config.yaml")
         write_phases(output, phases)
+        write_table(output, table)
         open_metrics(output, state.step)
     except OSError as error:
         raise TrainError(

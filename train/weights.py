@@ -6,11 +6,14 @@ an error: from_pretrained would start with random numbers in its place.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -19,17 +22,21 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from lmms.configs.errors import ModelError
+from lmms.train.model import is_lora, own_parameters, parameter_name
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _OLD_BUFFERS = r"rotary_emb\.inv_freq$"
 """Once stored in every layer; computed today."""
 
+_END = 2**20
+
 
 def load_pretrained(model: PreTrainedModel, folder: Path) -> None:
     """Fill every parameter of a transformers model, plain or sharded over ranks, from a folder's safetensors files.
 
-    The values take the type of the parameters. Raises ModelError naming the first tensors that do not fit.
+    LoRA's are not in it, and stay. The values take the type of the parameters. Raises ModelError naming the first
+    tensors that do not fit.
     """
     _read_weights(model, folder, with_values=True)
 
@@ -40,7 +47,7 @@ def check_pretrained(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _read_weights(model: PreTrainedModel, folder: Path, *, with_values: bool) -> None:
-    targets = dict(model.named_parameters())
+    targets = {parameter_name(name): parameter for name, parameter in model.named_parameters() if not is_lora(name)}
     sources = _source_names(model, _tensor_files(folder))
     missing = sorted(targets.keys() - sources.keys())
     unexpected = sorted(stored for name in sources.keys() - targets.keys() for stored, _ in sources[name])
@@ -57,6 +64,44 @@ def _read_weights(model: PreTrainedModel, folder: Path, *, with_values: bool) ->
             f"{folder}: the weights do not fit {type(model).__name__}: {'; '.join(faults[:3])} ({len(faults)} in all);"
             " expected the weights of this config.json"
         )
+
+
+def weights_digest(folder: Path) -> str:
+    """Of a folder's weights: hash of the names, sizes and both ends (1 MiB each) of its safetensors files.
+
+    Other weights of the same model differ in them: there are names, shapes and millions of numbers. ModelError without
+    weights.
+    """
+    digest = xxhash.xxh3_64()
+    for path in sorted(set(_tensor_files(folder).values())):
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{path.name} {size}\n".encode())
+                for place in (0, max(size - _END, 0)):
+                    file.seek(place)
+                    digest.update(file.read(_END))
+        except FileNotFoundError:
+            raise ModelError(f"{path} is missing, but {_INDEX} names it; copy the folder again") from None
+    return digest.hexdigest()
+
+
+def fill_rows(parameter: torch.Tensor, view: Any) -> None:
+    """Fill what this rank owns of a parameter from safetensors' view of the whole."""
+    with torch.no_grad():
+        local_tensor(parameter).copy_(view[local_rows(parameter)])
+
+
+def differing(model: PreTrainedModel, folder: Path) -> list[str]:
+    """The parameters of a plain model whose values are not those of a folder, or are not there."""
+    targets, sources = dict(model.named_parameters()), _source_names(model, _tensor_files(folder))
+    faults = sorted(targets.keys() ^ sources.keys())
+    for name in sorted(targets.keys() & sources.keys()):
+        for stored, path in sources[name]:
+            with safe_open(path, framework="pt") as file:
+                if not torch.equal(file.get_tensor(stored), targets[name]):
+                    faults.append(name)
+    return faults
 
 
 def local_rows(parameter: torch.Tensor) -> slice:
@@ -96,9 +141,8 @@ def _source_names(model: PreTrainedModel, files: Mapping[str, Path]) -> dict[str
     transforms = get_model_conversion_mapping(model)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    state = model.state_dict()
-    owners = {parameter: name for name, parameter in model.named_parameters()}
-    tied = {name: owners[parameter] for name, parameter in model.named_parameters(remove_duplicate=False)}
+    state = {parameter_name(name): tensor for name, tensor in model.state_dict().items() if not is_lora(name)}
+    tied = own_parameters(model)
     sources: dict[str, list[tuple[str, Path]]] = {}
     for stored, file in sorted(files.items()):
         name, pattern = rename_source_key(stored, renamings, converters, model.base_model_prefix, state)

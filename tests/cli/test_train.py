@@ -10,7 +10,9 @@ import pytest
 from lmms.cli.export import export
 from lmms.configs.load import to_yaml
 from lmms.train.checkpoint import checkpoint_name
-from tests.train.runs import read_metrics, run_config, write_run
+from lmms.train.run import train
+from tests.train.helpers import tiny_model
+from tests.train.runs import read_metrics, run_config, silent, write_run
 
 
 def lmms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -41,6 +43,18 @@ def test_two_launched_ranks_train_and_only_one_speaks_and_the_result_exports(
     export(output / checkpoint_name(4), run_file.parent / "exported")
     assert capsys.readouterr() == (f"exported {run_file.parent / 'exported'}\n", "")
     assert json.loads((run_file.parent / "exported" / "config.json").read_text())["model_type"] == "qwen3_vl"
+
+
+def test_a_run_with_lora_exports_an_adapter_or_merged_and_says_nothing_else(tmp_path: Path) -> None:
+    settings = write_run(tmp_path, "qwen3", tied=True)
+    tiny_model("qwen3", tied=True).hf.save_pretrained(tmp_path / "model")
+    lora = {"train": {"llm": "lora"}, "lora.modules_to_save": ["lm_head"], "model.init": "pretrained", "max_steps": 1}
+    train(run_config(settings | lora), silent)
+    for out, options in (("adapter", ()), ("merged", ("--merged",))):
+        done = lmms("export", tmp_path / "out" / checkpoint_name(1), tmp_path / out, *options)
+        assert (done.stdout, done.stderr) == (f"exported {tmp_path / out}\n", "")
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    assert (tmp_path / "merged" / "config.json").is_file()
 
 
 def test_the_error_of_a_launched_rank_is_one_line_and_status_1(run_file: Path) -> None:

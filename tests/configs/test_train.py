@@ -93,6 +93,8 @@ def test_a_run_has_one_length(settings: dict[str, object], message: str) -> None
         ({"optim.warmup_steps": 3, "optim.warmup_ratio": 0.1}, "warmup_steps and optim.warmup_ratio are both set"),
         ({"optim.warmup_ratio": 1.5}, "optim.warmup_ratio is 1.5, expected a share"),
         ({"kernels.compile": True, "parallel.sequence": 2}, "kernels.compile is true and parallel.sequence 2"),
+        ({"lora.rank": 8}, "lora is set, but nothing is trained with it; set train"),
+        ({"train.llm": "lora", "lora.rank": 0}, "lora.rank is 0, expected at least 1"),
         ({"data.shards": "s3://b/s", "stall_s": 100}, "data.retry_s is 120, expected at most 0.9 x stall_s"),
         ({"eval.shards": "https://b/s", "stall_s": 100}, "data.retry_s is 120, expected at most 0.9 x stall_s"),
         ({"optim.decay_ratio": -0.5}, "optim.decay_ratio is -0.5, expected a share"),
@@ -111,7 +113,7 @@ def test_a_rate_alone_is_the_default_and_leaves_those_of_the_file(tmp_path: Path
     found = load_config(TrainConfig, file, [*needed, "optim.lr=3e-5", "optim.lr.aligner=2e-6"])
     assert found.optim.lr == {"default": 3e-5, "vision": 1e-6, r"layers\.0\.": 1e-7, "aligner": 2e-6}
     assert found.train == {"default": "full", "vision": "frozen"}
-    with pytest.raises(ConfigError, match=r"train\.vision is 'lost' .*expected one of full, frozen"):
+    with pytest.raises(ConfigError, match=r"train\.vision is 'lost' .*expected one of full, lora, frozen"):
         load_config(TrainConfig, file, [*needed, "train.vision=lost"])
 
 

@@ -25,6 +25,7 @@ STATE = TrainerState(
     phases=[{"position": 0, "sets": [{"index": "ab", "turns": 3}, {"index": "cd", "turns": 5}]}],
     global_packs=8,
     model="/model",
+    base={"path": "/model", "digest": "d1"},
     zero_steps={"llm": 3},
     best=None,
     config={"max_steps": 5, "train": {"vision": "frozen"}, "optim": {"betas": (0.9, 0.95)}},

@@ -1,7 +1,7 @@
 """Tiny models of every family, and packs for them with real encoded images."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,13 @@ from lmms.configs.by_part import Part
 from lmms.configs.check import PackLimits
 from lmms.configs.contract import Media, Pack
 from lmms.configs.geometry import Vision, grid_tokens, image_grid
-from lmms.configs.train import How
+from lmms.configs.lora import DEFAULT_LORA, LoraConfig
+from lmms.configs.train import EVERYTHING, How
 from lmms.train.batch import Batch, make_batch
 from lmms.train.families.vision import Tower
+from lmms.train.lora import add_lora, init_lora
 from lmms.train.model import TrainModel, build_model, init_random, materialize
+from lmms.train.optim import set_trained
 from lmms.train.recipe import Recipe, SetRecipe
 from lmms.train.stream import Place
 
@@ -113,11 +116,21 @@ def tiny_recipe(family: str, on_bad_media: str = "stop", by: str = "set", sets: 
     )
 
 
-def tiny_model(family: str, seed: int = 0, recompute: str = "none", tied: bool = False) -> TrainModel:
-    """A random tiny model on the CPU."""
+def tiny_model(
+    family: str,
+    seed: int = 0,
+    recompute: str = "none",
+    tied: bool = False,
+    train: Mapping[str, How] = EVERYTHING,
+    lora: LoraConfig = DEFAULT_LORA,
+) -> TrainModel:
+    """A random tiny model on the CPU of which this is trained, LoRA at its start."""
     model = build_model(tiny_config(family, tied), recompute)
+    add_lora(model, train, lora)
+    set_trained(model, train, lora)
     materialize(model, torch.device("cpu"))
     init_random(model, seed)
+    init_lora(model, seed)
     return model
 
 

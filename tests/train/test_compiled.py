@@ -14,6 +14,7 @@ from torch import nn
 from torch._dynamo.exc import RecompileError
 
 from lmms.configs.contract import Pack
+from lmms.configs.train import How
 from lmms.train.attention import reference_attention
 from lmms.train.batch import Batch, make_batch
 from lmms.train.compiled import compile_blocks, compiled_graphs, no_recompiles
@@ -120,6 +121,25 @@ def test_nothing_is_compiled_after_each_shape_was_seen(family: str) -> None:
     with no_recompiles():
         for batch in reversed(batches):
             model(batch, family in VISION_FAMILIES)[0].backward()
+    assert compiled_graphs() == before
+
+
+def test_blocks_with_lora_compile_and_have_the_gradients_of_plain_ones() -> None:
+    everything: dict[str, How] = {"default": "lora"}
+    batches = padded("qwen3_vl")
+    plain, compiled = (tiny_model("qwen3_vl", train=everything) for _ in range(2))
+    for model in (plain, compiled):
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.constant_(parameter, 0.01)
+    compile_blocks(blocks(compiled), BACKEND)
+    for number, batch in enumerate(batches):
+        if number == 1:
+            before = compiled_graphs()
+        for model in (plain, compiled):
+            model.zero_grad()
+            model(batch, True)[0].backward()
+        assert_same_gradients(gradients(compiled), gradients(plain))
     assert compiled_graphs() == before
 
 

@@ -104,6 +104,24 @@ def test_the_heaviest_packs_are_looked_at(settings: dict[str, Any]) -> None:
     assert found.heaviest.patches == sets.sidecars[0].patches.max() > 0
 
 
+def test_lora_needs_no_states_for_what_is_frozen(settings: dict[str, Any]) -> None:
+    config = run_config(settings, train={"default": "lora"}, lora__rank=2)
+    full, lora = dry_run(run_config(settings), 1, BIG), dry_run(config, 1, BIG)
+    trained = sum(lora.trained.values())
+    frozen = sum(lora.parameters.values()) - trained
+    assert frozen == sum(full.parameters.values()) > 5 * trained
+    (memory,) = lora.memory
+    assert memory["weights"] == 2 * frozen + 4 * trained
+    # And the number of steps of each of them.
+    assert 8 * trained < memory["optimizer"] < 8 * trained + 4 * 2 * 100
+    assert not any("vision" in proposal.change for proposal in dry_run(config, 1, fits_all_but(lora.total)).proposals)
+
+
+def test_weights_that_the_run_could_not_start_with_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no checkpoint"):
+        dry_run(run_config(settings, model__init_from=str(tmp_path)), 1, BIG)
+
+
 def test_nothing_is_written(settings: dict[str, Any], tmp_path: Path) -> None:
     dry_run(run_config(settings, output=str(tmp_path / "out")), 1, BIG)
     assert not (tmp_path / "out").exists()

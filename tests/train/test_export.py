@@ -3,14 +3,19 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.load import to_yaml
-from lmms.train.checkpoint import checkpoint_name, load_checkpoint, tensors_of
+from lmms.train import peft_folder
+from lmms.train.batch import Batch
+from lmms.train.checkpoint import checkpoint_name, load_checkpoint, model_shapes, tensors_of
 from lmms.train.export import choose_checkpoint, export
 from lmms.train.model import TrainModel, build_model, last_hidden_state, materialize
 from lmms.train.parallel import World, start_world, stop_world
@@ -18,7 +23,17 @@ from lmms.train.pixels import normalised
 from lmms.train.retention import BEST_NAME
 from lmms.train.run import train
 from tests.train.checkpoints import save
-from tests.train.helpers import FAMILIES, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_config, tiny_recipe
+from tests.train.helpers import (
+    FAMILIES,
+    VISION_FAMILIES,
+    joined,
+    make_pack,
+    picture,
+    talk,
+    tiny_config,
+    tiny_model,
+    tiny_recipe,
+)
 from tests.train.runs import run_config, silent, write_run
 
 
@@ -56,17 +71,118 @@ def test_the_reloaded_model_has_the_checkpoints_logits_and_generates(tmp_path: P
     for name, parameter in expected.hf.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter), name
 
-    images = [picture(1)] if family in VISION_FAMILIES else []
-    batch = joined([make_pack([talk(5, 12, images)])], tiny_recipe(family))
-    hidden = last_hidden_state(expected.hf, batch, step_has_images=bool(images))
-    inputs: dict[str, torch.Tensor] = {"input_ids": batch.input_ids}
-    if batch.vision is not None:
-        constants, frames = batch.vision.pixel_constants, batch.vision.temporal_patch_size
-        inputs["pixel_values"] = normalised(batch.vision.patches, constants, frames)
-        inputs["image_grid_thw"] = batch.vision.grid_thw
-        inputs["mm_token_type_ids"] = (batch.input_ids == model.config.image_token_id).int()
+    batch = batch_of(family)
+    hidden = last_hidden_state(expected.hf, batch, step_has_images=batch.images > 0)
+    inputs = inputs_of(family, batch)
     torch.testing.assert_close(model(**inputs).logits, expected.hf.lm_head(hidden), rtol=1e-5, atol=1e-5)
     assert model.generate(**inputs, pad_token_id=0).shape[1] == batch.input_ids.shape[1] + 3
+
+
+def batch_of(family: str) -> Batch:
+    """A conversation, with a picture where the family sees any."""
+    images = [picture(1)] if family in VISION_FAMILIES else []
+    return joined([make_pack([talk(5, 12, images)])], tiny_recipe(family))
+
+
+def inputs_of(family: str, batch: Batch) -> dict[str, torch.Tensor]:
+    """A batch as the model itself takes it."""
+    if batch.vision is None:
+        return {"input_ids": batch.input_ids}
+    return {
+        "input_ids": batch.input_ids,
+        "pixel_values": normalised(
+            batch.vision.patches, batch.vision.pixel_constants, batch.vision.temporal_patch_size
+        ),
+        "image_grid_thw": batch.vision.grid_thw,
+        "mm_token_type_ids": (batch.input_ids == tiny_config(family).image_token_id).int(),
+    }
+
+
+LORA_CASES: dict[str, dict[str, Any]] = {
+    "qwen3": {"train": {"llm": "lora"}},
+    "qwen2": {"train": {"llm": "lora"}, "lora.bias": "lora_only", "lora.targets": ["q_proj", "down_proj"]},
+    "qwen2_vl": {"train": {"default": "lora"}, "lora.bias": "all", "lora.modules_to_save": ["merger"]},
+    "qwen2_5_vl": {"train": {"llm": "lora", "vision": "frozen"}, "lora.modules_to_save": ["lm_head"], "tied": True},
+    "qwen3_vl": {"train": {"default": "full", "llm": "lora"}, "lora.target_regex": r"layers\.[02]\..*_proj"},
+}
+
+
+def trained_lora(folder: Path, family: str) -> tuple[Path, dict[str, Any]]:
+    """(the checkpoint of a run of two steps with LoRA that no longer start at 0, its settings)."""
+    case = LORA_CASES[family]
+    settings = write_run(folder, family, tied=case.get("tied", False)) | {"model.init": "pretrained"}
+    tiny_model(family, tied=case.get("tied", False), seed=2).hf.save_pretrained(folder / "model")
+    settings |= {key: value for key, value in case.items() if key != "tied"}
+    train(run_config(settings, max_steps=2, optim__lr=0.05), silent)
+    return folder / "out" / checkpoint_name(2), settings
+
+
+@pytest.mark.parametrize("family", LORA_CASES)
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_peft_makes_of_base_and_adapter_what_was_trained_and_merged_is_the_same(tmp_path: Path, family: str) -> None:
+    checkpoint, settings = trained_lora(tmp_path, family)
+    adapter = export(checkpoint, tmp_path / "adapter")
+    merged = export(checkpoint, tmp_path / "merged", merged=True)
+    assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    said = json.loads((adapter / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == str(tmp_path / "model")
+    assert (merged / "tokenizer.json").is_file()
+
+    batch, config, tied = batch_of(family), run_config(settings), LORA_CASES[family].get("tied", False)
+    inputs = inputs_of(family, batch)
+    own = tiny_model(family, tied=tied, seed=2, train=config.train, lora=config.lora).eval()
+    load_checkpoint(checkpoint, tensors_of(own, None, model_shapes(checkpoint)), alone=True)
+    with torch.no_grad():
+        expected = own.hf.lm_head(last_hidden_state(own.hf, batch, batch.images > 0))
+        base = reloaded(tmp_path / "model", family)
+        assert float((base(**inputs).logits - expected).abs().max()) > 0.1
+        found = peft.PeftModel.from_pretrained(base, adapter).eval()(**inputs).logits
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(reloaded(merged, family)(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_may_be_half_as_large(tmp_path: Path) -> None:
+    checkpoint, _ = trained_lora(tmp_path, "qwen3")
+    exact, half = (
+        load_file(export(checkpoint, tmp_path / dtype, dtype) / "adapter_model.safetensors")
+        for dtype in ("fp32", "bf16")
+    )
+    assert exact.keys() == half.keys()
+    assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in exact.items())
+
+
+def test_only_lora_can_be_merged_and_only_on_a_base_that_others_have(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="holds no LoRA: there is nothing to merge"):
+        export(trained(tmp_path / "full", "qwen2"), tmp_path / "exported", merged=True)
+    settings = write_run(tmp_path / "lora", "qwen2") | {"train": {"llm": "lora"}}
+    train(run_config(settings, max_steps=1), silent)
+    checkpoint = tmp_path / "lora" / "out" / checkpoint_name(1)
+    with pytest.raises(TrainError, match="random numbers of seed 0, which nobody else has; export --merged"):
+        export(checkpoint, tmp_path / "exported")
+    reloaded(export(checkpoint, tmp_path / "exported", merged=True), "qwen2")
+
+
+def test_what_is_written_is_read_again_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, _ = trained_lora(tmp_path, "qwen3")
+    write_whole = PreTrainedModel.save_pretrained
+
+    def one_number(self: PreTrainedModel, folder: Path) -> None:
+        kept = self.lm_head.weight.data.clone()
+        self.lm_head.weight.data[0, 0] += 1
+        write_whole(self, folder)
+        self.lm_head.weight.data = kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(peft_folder, "load_file", lambda path: {**load_file(path), "base_model.model.x": torch.ones(1)})
+        with pytest.raises(TrainError, match=r"base_model\.model\.x was read back as something else"):
+            export(checkpoint, tmp_path / "adapter")
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedModel, "save_pretrained", one_number)
+        with pytest.raises(TrainError, match=r"lm_head\.weight was read back as something else \(1 tensors"):
+            export(checkpoint, tmp_path / "merged", merged=True)
+    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "merged").exists()
 
 
 def test_what_belongs_to_the_model_goes_along(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Strict model FLOPs against torch's own counter, which sees every product that a real step makes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -14,8 +14,9 @@ from transformers.vision_utils import get_vision_window_index
 
 from lmms.configs.by_part import Part
 from lmms.configs.contract import Pack
+from lmms.configs.lora import LoraConfig
+from lmms.configs.train import EVERYTHING, How
 from lmms.train.flops import ModelCost, _squared_windows, model_cost, pack_flops, peak_flops, table_costs
-from lmms.train.optim import set_trained
 from lmms.train.stream import Sidecar
 from tests.train.helpers import (
     FAMILIES,
@@ -31,6 +32,8 @@ from tests.train.helpers import (
 )
 
 aten = torch.ops.aten
+
+LORA = LoraConfig(rank=3)
 
 
 def tiny_pack(family: str) -> Pack:
@@ -51,10 +54,9 @@ def attention_backward(grad: list[int], *inputs: list[int], **_: object) -> int:
     return 2 * attention_forward(*inputs[:3])
 
 
-def counted(family: str, pack: Pack, parts: tuple[Part, ...] = ()) -> tuple[int, int]:
+def counted(family: str, pack: Pack, train: Mapping[str, How] = EVERYTHING) -> tuple[int, int]:
     """Operations that torch saw in a step: of matrix products, and of attention over whole squares."""
-    model = tiny_model(family)
-    set_trained(model, frozen(*parts))
+    model = tiny_model(family, train=train, lora=LORA)
     batch = joined([pack], tiny_recipe(family))
     linear = {aten.addmm_: lambda total, a, b, **_: 2 * a[0] * a[1] * b[1]}
     attention = {
@@ -96,7 +98,37 @@ def test_attention_costs_what_torch_counts_and_half_where_it_is_causal(family: s
 def test_frozen_parts_cost_what_torch_counts(family: str, parts: tuple[Part, ...]) -> None:
     pack = tiny_pack(family)
     cost = model_cost(tiny_config(family), frozen(*parts))
-    products, attention = counted(family, pack, parts)
+    products, attention = counted(family, pack, frozen(*parts))
+    assert part(cost, pack, "token", "target", "patch") == products
+    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
+    assert whole == attention
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"default": "lora"},
+        {"default": "frozen", "llm": "lora"},
+        {"default": "frozen", r"layers\.[12]\..*down": "lora", r"layers\.1\.input_layernorm": "full"},
+        {"default": "full", "llm": "lora"},
+    ],
+)
+def test_lora_costs_what_torch_counts(family: str, train: dict[str, How]) -> None:
+    pack = tiny_pack(family)
+    cost = model_cost(tiny_config(family), train, LORA)
+    products, attention = counted(family, pack, train)
+    assert part(cost, pack, "token", "target", "patch") == products
+    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
+    assert whole == attention
+
+
+@pytest.mark.parametrize("family", VISION_FAMILIES)
+@pytest.mark.parametrize("part_alone", ["aligner", "vision"])
+def test_lora_on_one_part_alone_costs_what_torch_counts(family: str, part_alone: Part) -> None:
+    pack, train = tiny_pack(family), {"default": "frozen", part_alone: "lora"}
+    cost = model_cost(tiny_config(family), train, LORA)
+    products, attention = counted(family, pack, train)
     assert part(cost, pack, "token", "target", "patch") == products
     whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
     assert whole == attention

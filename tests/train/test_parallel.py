@@ -11,6 +11,7 @@ import torch
 
 from lmms.configs.errors import ConfigError
 from lmms.train.checkpoint import checkpoint_name
+from lmms.train.model import part_of
 from lmms.train.parallel import compute_dtype, start_world
 from lmms.train.passes import plan_steps
 from lmms.train.phases import order_of, read_phases
@@ -35,7 +36,17 @@ CASES: dict[str, dict[str, Any]] = {
     "tied, windows": {"family": "qwen2_5_vl", "tied": True},
     "vision frozen": {"family": "qwen2_vl", "train": {"vision": "frozen"}},
     "vision alone": {"family": "qwen3_vl", "train": {"llm": "frozen", "aligner": "frozen"}, "model.recompute": "none"},
+    "lora": {"family": "qwen3_vl", "train": {"default": "lora"}, "lora.rank": 3, "lora.bias": "all"},
+    "lora, full, frozen": {
+        "family": "qwen2_5_vl",
+        "tied": True,
+        "train": {"llm": "lora", "vision": "frozen"},
+        "lora.targets": ["q_proj", "down_proj"],
+        "lora.modules_to_save": ["norm"],
+    },
 }
+WENT_ON = ("images", "lora")
+"""Cases that go on from their second step too, on two ranks what one began, in the folder `one on two`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Both:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
-    """Every case; `images` goes on from its second step too, on two ranks, in the folder `one on two`."""
+    """Every case, those of WENT_ON twice on two ranks; the LoRA cases with images on four too."""
     both, on_two = {}, []
     for name, case in CASES.items():
         folder = tmp_path_factory.mktemp("run")
@@ -60,10 +71,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
         both[name] = Both(settings, folder / "one", folder / "two")
         train(run_config(settings, output=str(folder / "one")), silent)
         on_two.append(run_config(settings, output=str(folder / "two")))
-    one, resumed = both["images"].one, both["images"].one.with_name("one on two")
-    shutil.copytree(one / checkpoint_name(2), resumed / checkpoint_name(2))
-    on_two.append(run_config(both["images"].settings, output=str(resumed)))
+    for name in WENT_ON:
+        resumed = both[name].one.with_name("one on two")
+        shutil.copytree(both[name].one / checkpoint_name(2), resumed / checkpoint_name(2))
+        on_two.append(run_config(both[name].settings, output=str(resumed)))
     train_on_ranks(on_two, 2)
+    lora = both["lora"]
+    train_on_ranks([run_config(lora.settings, output=str(lora.one.with_name("four")))], 4)
     return both
 
 
@@ -89,15 +103,17 @@ def test_two_ranks_end_with_the_weights_of_one(runs: dict[str, Both], case: str)
     assert_same_tensors(*(read_tensors(output / checkpoint_name(STEPS)) for output in (runs[case].two, runs[case].one)))
 
 
-def test_two_ranks_go_on_from_a_checkpoint_of_one(runs: dict[str, Both]) -> None:
-    one, resumed = runs["images"].one, runs["images"].one.with_name("one on two")
+@pytest.mark.parametrize("case", WENT_ON)
+def test_two_ranks_go_on_from_a_checkpoint_of_one(runs: dict[str, Both], case: str) -> None:
+    one, resumed = runs[case].one, runs[case].one.with_name("one on two")
     assert [line["step"] for line in read_metrics(resumed)] == [STEPS]
     assert_same_steps(read_metrics(resumed), read_metrics(one)[-1:])
     assert_same_tensors(read_tensors(resumed / checkpoint_name(STEPS)), read_tensors(one / checkpoint_name(STEPS)))
 
 
-def test_one_rank_goes_on_from_a_checkpoint_of_two(runs: dict[str, Both], tmp_path: Path) -> None:
-    both = runs["images"]
+@pytest.mark.parametrize("case", WENT_ON)
+def test_one_rank_goes_on_from_a_checkpoint_of_two(runs: dict[str, Both], tmp_path: Path, case: str) -> None:
+    both = runs[case]
     train(run_config(both.settings, output=str(tmp_path), resume=str(both.two / checkpoint_name(2))), silent)
     assert_same_steps(read_metrics(tmp_path), read_metrics(both.two)[-1:])
     assert_same_tensors(
@@ -105,7 +121,23 @@ def test_one_rank_goes_on_from_a_checkpoint_of_two(runs: dict[str, Both], tmp_pa
     )
 
 
-@pytest.mark.parametrize("case", ["text", "images"])
+def test_four_ranks_train_lora_as_one_does(runs: dict[str, Both]) -> None:
+    one, four = runs["lora"].one, runs["lora"].one.with_name("four")
+    assert_same_steps(read_metrics(four), read_metrics(one))
+    assert_same_tensors(read_tensors(four / checkpoint_name(STEPS)), read_tensors(one / checkpoint_name(STEPS)))
+
+
+def test_frozen_weights_do_not_move_and_are_in_no_checkpoint(runs: dict[str, Both]) -> None:
+    for case, held in (
+        ("vision frozen", {"llm", "aligner"}),
+        ("vision alone", {"vision"}),
+        ("lora, full, frozen", {"llm", "aligner"}),
+    ):
+        names = read_tensors(runs[case].one / checkpoint_name(STEPS), "model.")
+        assert {part_of(name) for name in names} == held
+
+
+@pytest.mark.parametrize("case", ["text", "images", "lora", "lora, full, frozen"])
 def test_micro_steps_of_one_pack_equal_one_of_all(runs: dict[str, Both], case: str, tmp_path: Path) -> None:
     train(run_config(runs[case].settings, output=str(tmp_path), data__micro_packs=4), silent)
     assert_same_steps(read_metrics(tmp_path), read_metrics(runs[case].one))
@@ -114,13 +146,13 @@ def test_micro_steps_of_one_pack_equal_one_of_all(runs: dict[str, Both], case: s
     )
 
 
-@pytest.mark.parametrize("case", ["text", "images"])
+@pytest.mark.parametrize("case", ["text", "images", "lora"])
 def test_recomputing_blocks_changes_nothing(runs: dict[str, Both], case: str, tmp_path: Path) -> None:
     train(run_config(runs[case].settings, output=str(tmp_path), model__recompute="none"), silent)
     assert read_metrics(tmp_path) == read_metrics(runs[case].one)
 
 
-@pytest.mark.parametrize("case", ["text", "images", "tied, windows"])
+@pytest.mark.parametrize("case", ["text", "images", "tied, windows", "lora, full, frozen"])
 def test_bf16_computes_with_fp32_weights(runs: dict[str, Both], case: str, tmp_path: Path) -> None:
     train(run_config(runs[case].settings, output=str(tmp_path), model__precision="bf16", max_steps=1), silent)
     (found,) = read_metrics(tmp_path)

@@ -1,5 +1,6 @@
 """A whole run: killed and resumed bit for bit, frozen parts untouched, and what does not fit refused."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lmms.configs.by_part import Part
@@ -23,11 +25,13 @@ from lmms.configs.load import load_config, to_yaml
 from lmms.configs.train import TrainConfig
 from lmms.train import metrics
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints, read_state
+from lmms.train.export import export
 from lmms.train.metrics import METRICS_NAME, StepLog
 from lmms.train.model import part_of
 from lmms.train.phases import read_phases
 from lmms.train.resume import locked
 from lmms.train.run import train
+from lmms.train.trained import TRAINED_NAME, Row, table_lines
 from tests.train.helpers import frozen, tiny_config, tiny_model
 from tests.train.runs import (
     assert_same_steps,
@@ -124,14 +128,19 @@ def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, An
 
 
 @pytest.mark.parametrize("part", ["llm", "vision", "aligner"])
-def test_a_frozen_part_does_not_change_by_a_bit_and_the_others_do(settings: dict[str, Any], part: Part) -> None:
+def test_a_frozen_part_does_not_change_by_a_bit_and_the_others_do(
+    settings: dict[str, Any], tmp_path: Path, part: Part
+) -> None:
+    """It is in no checkpoint, and an export has it."""
     config = run_config(settings, train={part: "frozen"})
     train(config, silent)
     start = tiny_model("qwen3_vl", seed=config.seed)
-    end = read_tensors(Path(config.output) / checkpoint_name(3), "model.")
+    checkpoint = Path(config.output) / checkpoint_name(3)
+    assert part not in {part_of(name) for name in read_tensors(checkpoint, "model.")}
+    end = load_file(export(checkpoint, tmp_path / "exported") / "model.safetensors")
     changed = {"llm": 0, "vision": 0, "aligner": 0}
-    for name, parameter in start.named_parameters():
-        changed[part_of(name)] += not torch.equal(end[f"model.{name}"], parameter)
+    for name, parameter in start.hf.named_parameters():
+        changed[part_of(name)] += not torch.equal(end[name], parameter)
     assert changed.pop(part) == 0
     assert all(changed.values())
     logged = read_metrics(config.output)
@@ -167,8 +176,9 @@ def test_pretrained_weights_are_where_a_run_starts(tmp_path: Path) -> None:
         assert torch.equal(tensors[f"model.hf.{name}"], parameter), name
 
 
+@pytest.mark.parametrize("how", ["full", "lora"])
 def test_a_trained_part_without_gradient_is_an_alarm_that_names_it(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(metrics, "ZERO_STEPS", 2)
     model = tiny_model("qwen3_vl")
@@ -176,7 +186,9 @@ def test_a_trained_part_without_gradient_is_an_alarm_that_names_it(
         torch.nn.init.zeros_(merger.linear_fc2.weight)
     model.hf.save_pretrained(tmp_path / "model")
     events: list[StepLog | str] = []
-    config = run_config(settings, model__init="pretrained", train={"aligner": "frozen"}, max_steps=4, log_steps=100)
+    config = run_config(
+        settings, model__init="pretrained", max_steps=4, log_steps=100, train={"aligner": "frozen", "vision": how}
+    )
     train(config, events.append)
     alarms = [event for event in events if isinstance(event, str) and event.startswith("ALARM")]
     # All four steps hold images.
@@ -201,6 +213,7 @@ def test_a_finished_run_has_nothing_left_to_do(settings: dict[str, Any]) -> None
     assert events == [
         f"resumed from {Path(config.output) / checkpoint_name(1)} at step 1",
         "kernels: attention sdpa; norms, MLPs and rotations torch",
+        *table_lines([Row(**row) for row in json.loads((Path(config.output) / TRAINED_NAME).read_text())]),
         "nothing left to do: the run is at step 1 of 1",
     ]
 
@@ -312,7 +325,8 @@ def test_settings_that_changed_are_reported(settings: dict[str, Any]) -> None:
         "changed since the checkpoint: optim.lr.default was 0.01, is 0.02",
     ]
     assert str(events[3]).startswith("kernels:")
-    assert isinstance(events[4], StepLog)
+    # The table of what is trained: its head and three parts.
+    assert isinstance(events[8], StepLog)
 
 
 @pytest.mark.parametrize(("before", "after"), [([], ["vision"]), (["vision"], []), (["vision"], ["aligner"])])

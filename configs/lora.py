@@ -1,0 +1,51 @@
+"""LoRA: what is added to the linear layers of the parts that `train` sets to lora."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lmms.configs.errors import ConfigError
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """Low-rank additions to frozen linear layers (arXiv 2106.09685)."""
+
+    rank: int = 16
+    """Width of each pair of matrices."""
+    alpha: int = 32
+    """What the pairs add is multiplied with alpha / rank."""
+    dropout: float = 0.0
+    """Share of a pair's inputs that training sets to 0."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases that are trained too: of all that `train` sets to lora, or of the layers with LoRA."""
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    """Layers that get LoRA, by the last parts of their names ([q_proj, mlp.up_proj]); all-linear: all but the head."""
+    target_regex: str | None = None
+    """Instead of targets: a pattern that is searched for in the names of linear layers."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules of the same parts that are trained in full instead, by the last parts of their names; of a container,
+    all that it holds."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"lora.rank is {self.rank}, expected at least 1")
+        if self.alpha < 1:
+            raise ConfigError(f"lora.alpha is {self.alpha}, expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora.dropout is {self.dropout}, expected a share from 0 to below 1")
+        if not self.targets:
+            raise ConfigError(f"lora.targets is empty, expected names of linear layers or {ALL_LINEAR}")
+        if self.target_regex is None:
+            return
+        if self.targets != (ALL_LINEAR,):
+            raise ConfigError("lora.targets and lora.target_regex are both set; set one of them")
+        try:
+            re.compile(self.target_regex)
+        except re.error as error:
+            raise ConfigError(f"lora.target_regex {self.target_regex!r} is no regular expression ({error})") from None
+
+
+DEFAULT_LORA = LoraConfig()
