@@ -49,9 +49,9 @@ def spans(cell: str) -> list[str]:
 
 
 def missing(keys: set[str], section: str) -> list[str]:
-    """Those that no first cell names, whole or as a part of a longer dotted name."""
+    """Those that no first cell names, whole or as the end of a longer dotted name."""
     named = [re.split("[:=]", span)[0] for row in rows(section) for span in spans(row[0])]
-    return sorted(key for key in keys if not any(f".{key}." in f".{name}." for name in named))
+    return sorted(key for key in keys if not any(f".{name}".endswith(f".{key}") for name in named))
 
 
 @pytest.mark.parametrize("section", GUIDES)
@@ -105,7 +105,9 @@ SEVENTEEN=1 run --eight-teen value nine.teen=20  # not --this
 
 def test_a_name_without_a_line_is_missed() -> None:
     table = "| theirs | ours | x |\n|---|---|---|\n| `a.b.c: 1`, `--d` | `theirs` | `e` |\n"
-    assert missing({"a", "b.c", "a.b.c", "--d", "e", "theirs", "c.b", "--a"}, table) == ["--a", "c.b", "e", "theirs"]
+    assert missing({"c", "b.c", "a.b.c", "a.b", "--d", "e", "theirs", "c.b", "--a"}, table) == [
+        *("--a", "a.b", "c.b", "e", "theirs"),
+    ]
 
 
 def own_keys(hint: Any, above: str = "") -> Iterator[str]:
