@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.parallel import check_sequence_ranks
 from lmms.configs.train import TrainConfig
 from lmms.train.batch import Batch, make_batch
 from lmms.train.cards import Card
@@ -130,6 +131,8 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
 
     Raises what the run itself would raise before its first step, for settings, shards, model, weights and checkpoints.
     """
+    sequence = config.parallel.sequence
+    check_sequence_ranks(sequence, ranks)
     opened = open_run(config, lambda coming: None)
     output = Path(config.output).expanduser()
     found = would_resume(config.resume, output)
@@ -146,6 +149,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     batches = _heaviest(opened, config.data.micro_packs)
     traced = _trace(config, opened, batches, brought)
     memory = _memory(traced, ranks)
+    steps = run_steps(config, phases)
     total = max(sum(components.values()) for components in memory)
     short = [card.memory for card in cards if total > card.memory]
     return DryRun(
@@ -171,9 +175,16 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         cards=list(cards),
         proposals=_proposals(traced, opened, ranks, batches, brought, min(short)) if short else [],
         length=_length(config, order, phases, state.step, output),
-        waiting=expected_waiting(config, order, ranks, state.position),
-        remarks=remarks(config, order, phases[-1], ranks, run_steps(config, phases), state),
+        waiting=expected_waiting(config, order, ranks // sequence, state.position),
+        remarks=[*_shared_out(config), *remarks(config, order, phases[-1], ranks // sequence, steps, state)],
     )
+
+
+def _shared_out(config: TrainConfig) -> list[str]:
+    sequence = config.parallel.sequence
+    if sequence == 1:
+        return []
+    return [f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"]
 
 
 def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step: int, output: Path) -> Length:
@@ -193,7 +204,7 @@ def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step:
 
 
 def _passes(config: TrainConfig, ranks: int) -> int:
-    return -(-config.data.global_packs // (ranks * config.data.micro_packs))
+    return -(-config.data.global_packs // (ranks // config.parallel.sequence * config.data.micro_packs))
 
 
 def _heaviest(opened: Opened, micro_packs: int) -> list[Batch]:

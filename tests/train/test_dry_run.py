@@ -96,6 +96,15 @@ def test_length_operations_and_waiting_are_those_of_the_order(settings: dict[str
     assert fastest == pytest.approx(slowest * 0.3 / 0.5)
 
 
+def test_ranks_that_share_their_packs_count_once(settings: dict[str, Any]) -> None:
+    alone = dry_run(run_config(settings), 2, BIG)
+    shared = dry_run(run_config(settings, parallel__sequence=2), 4, BIG)
+    assert (shared.passes, shared.waiting) == (alone.passes, alone.waiting)
+    assert any("parallel.sequence 2" in line for line in shared.remarks)
+    with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but there are 3 ranks"):
+        dry_run(run_config(settings, parallel__sequence=2), 3, BIG)
+
+
 def test_the_heaviest_packs_are_looked_at(settings: dict[str, Any]) -> None:
     found = dry_run(run_config(settings, data__micro_packs=1), 1, BIG)
     sets = open_run(run_config(settings), lambda coming: None).sets
