@@ -27,7 +27,7 @@ class SetLog:
     loss: float | None
     """As StepLog.loss, of this set's targets alone; None in a step without any."""
     share: float
-    """Of the step's target weight."""
+    """Of the weight that the step's targets have in the loss."""
     epoch: float
     """Passes over this set so far."""
 
@@ -41,7 +41,7 @@ class StepLog:
     steps: int
     """Of the whole run."""
     loss: float
-    """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
+    """Sum of weighted cross entropy (natural log) over the targets, per unit of their weight: see loss_weight."""
     lr: float
     """The default one: of what optim.lr does not name."""
     grad_norm: float
@@ -102,8 +102,11 @@ class StepLog:
     """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
     sets: dict[str, SetLog] = field(default_factory=dict)
     """Of each set of a mixture, by its place: loss, share, epoch. Empty where a run has one set."""
+    loss_by_source: dict[str, float] = field(default_factory=dict)
+    """As loss, of each source that has targets in the step. Empty where the shards have one source, or more than 64."""
     eval_loss: float | None = None
-    """After this step, over all of eval.shards, per unit of target weight; None in a step without evaluation."""
+    """After this step, over all of eval.shards, by token: per unit of the weight of messages and records; None in a
+    step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
     """That, of each source of eval.shards."""
 

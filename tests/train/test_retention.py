@@ -15,7 +15,7 @@ from lmms.train.parallel import World, start_world, stop_world
 from lmms.train.retention import BEST_NAME, Keep, Measure, best_checkpoint, better, resumed_best, to_delete, write_best
 from tests.train.checkpoints import save
 
-LOSS = Measure(metric="loss", greater=False, shards="")
+LOSS = Measure(metric="loss", greater=False, shards="", loss_weight="token")
 STEPS = st.sets(st.integers(0, 60), max_size=20)
 
 
@@ -79,7 +79,7 @@ def test_multiples_and_the_best_outlive_the_limit(tmp_path: Path, world: World) 
 def test_the_best_is_the_first_of_the_best_values(greater: bool, steps: list[int]) -> None:
     best, found = None, []
     for step, value in enumerate([0.5, 0.25, 0.25, None, 0.125, 0.75], 1):
-        best = better(best, step, Measure(metric="loss", greater=greater, shards=""), value)
+        best = better(best, step, Measure(metric="loss", greater=greater, shards="", loss_weight="token"), value)
         assert best is not None
         found.append(best["step"])
     assert found == steps

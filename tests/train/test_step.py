@@ -179,6 +179,7 @@ def second_alone(pack: Pack) -> Pack:
         cu_seqlens=pack.cu_seqlens[1:] - start,
         targets=pack.targets[1:] - start,
         target_weights=pack.target_weights[1:],
+        sample_weights=pack.sample_weights[1:],
         samples=pack.samples[1:],
         media=(),
         media_bytes=b"",
