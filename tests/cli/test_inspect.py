@@ -43,7 +43,7 @@ def test_json_is_one_line_a_pack_with_positions_within_the_pack(shards: Path) ->
         assert line["input_ids"] == pack.input_ids.tolist()
         assert [s["start"] for s in line["segments"]] + [len(pack.input_ids)] == pack.cu_seqlens.tolist()
         for segment in line["segments"]:
-            assert set(segment) == {"start", "end", "source", "row", "targets", "media"}
+            assert set(segment) == {"start", "end", "source", "row", "weight", "targets", "media"}
             seen.add((Path(segment["source"]).name, segment["row"]))
             assert all(segment["start"] < start < end <= segment["end"] for start, end, _ in segment["targets"])
             for media in segment["media"]:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,8 +63,10 @@ def make_pack(
     )
 
 
-def write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_len: int) -> Path:
-    """A complete shard folder of these packs, two shards where there are two packs or more."""
+def write_shards(
+    folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_len: int, sources: Sequence[str] = ("made.jsonl",)
+) -> Path:
+    """A complete shard folder of these packs of these sources, two shards where there are two packs or more."""
     folder.mkdir(parents=True)
     half = max(len(packs) // 2, 1)
     rows: list[dict[str, object]] = []
@@ -81,7 +84,9 @@ def write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_le
     _write_table(folder / PACKS_NAME, PACK_TABLE, rows)
     _write_table(folder / SAMPLES_NAME, SAMPLE_TABLE, [])
     _write_table(folder / REJECTS_NAME, REJECT_TABLE, [])
-    write_manifest(_manifest(folder, packs, model, seq_len), folder)
+    manifest = _manifest(folder, packs, model, seq_len)
+    of_all = manifest.sources[0]
+    write_manifest(replace(manifest, sources=tuple({**of_all, "name": name} for name in sources)), folder)
     return folder
 
 

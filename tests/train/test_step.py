@@ -247,6 +247,13 @@ def test_the_loss_of_each_set_adds_up_to_the_loss(
     assert losses.sum() / plan.weight == pytest.approx(result.loss, rel=1e-6)
 
 
+def test_targets_that_weigh_other_than_the_sidecar_says_stop_the_run(world: World, sets: Sets) -> None:
+    plan = plan_of(sets, 2)
+    one_step(world, sets, replace(plan, weight=plan.weight * (1 + 5e-7)), sharded_model(world))
+    with pytest.raises(TrainError, match=r"step 1: the targets that were read have the weight .*; rebuild the shards"):
+        one_step(world, sets, replace(plan, weight=plan.weight * (1 + 3e-6)), sharded_model(world))
+
+
 @pytest.mark.parametrize(("stop", "save"), [(0, 0), (1, 0), (0, 1)])
 def test_what_a_signal_asked_for_is_known_at_the_end_of_the_step(
     world: World, sets: Sets, stop: int, save: int
