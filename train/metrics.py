@@ -105,8 +105,7 @@ class StepLog:
     loss_by_source: dict[str, float] = field(default_factory=dict)
     """As loss, of each source that has targets in the step. Empty where the shards have one source, or more than 64."""
     eval_loss: float | None = None
-    """After this step, over all of eval.shards, by token: per unit of the weight of messages and records; None in a
-    step without evaluation."""
+    """After this step, over all of eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
     """That, of each source of eval.shards."""
 

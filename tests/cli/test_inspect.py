@@ -85,6 +85,28 @@ def test_targets_are_coloured_and_nothing_else(shards: Path) -> None:
         assert green.endswith("<|im_end|>")
 
 
+def test_weights_are_shown_where_they_are_not_1(shards: Path, tmp_path: Path) -> None:
+    assert "weight" not in lmms("inspect", "shard", shards).output
+    messages = [
+        {"role": role, "content": text, **more}
+        for role, text, more in [
+            ("user", "a", {}), ("assistant", "bee", {"weight": 0.1}), ("user", "c", {}), ("assistant", "dee", {}),
+        ]
+    ]  # fmt: skip
+    (tmp_path / "text.jsonl").write_text(json.dumps({"messages": messages, "weight": 2.5}) + "\n")
+    sources = (str(tmp_path / "text.jsonl"),)
+    model = str(tiny_model_folder(tmp_path))
+    build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=str(tmp_path / "out"), workers=1))
+    output = lmms("inspect", "shard", tmp_path / "out").output
+    assert "row 0, weight 2.5" in output
+    assert "[weight 0.1]" in output
+    assert output.count("[weight") == 1
+    (segment,) = json.loads(lmms("inspect", "shard", tmp_path / "out", "--json").output)["segments"]
+    assert (segment["weight"], [weight for *_, weight in segment["targets"]]) == (2.5, [0.1, 1.0])
+    (first, second) = (end - start for start, end, _ in segment["targets"])
+    assert f"targets of mean weight {2.5 * (0.1 * first + second) / (first + second):.4g}" in output
+
+
 def test_a_tokenizer_that_is_not_the_shards_is_refused(shards: Path, tmp_path: Path) -> None:
     other = shutil.copytree(open_dataset(shards).manifest.model, tmp_path / "other")
     text = (other / "tokenizer.json").read_text()

@@ -105,7 +105,8 @@ def test_a_resumed_run_keeps_its_best(tmp_path: Path, world: World) -> None:
         ("step-00000002/trainer.json", LOSS, "trainer.json is missing"),
         (None, replace(LOSS, metric="eval_loss", shards="ab"), "this run measures {'metric': 'eval_loss'"),
         (None, replace(LOSS, greater=True), "this run measures {'metric': 'loss', 'greater': True"),
-        (None, replace(LOSS, shards="cd"), "'shards': 'cd'}"),
+        (None, replace(LOSS, shards="cd"), "'shards': 'cd'"),
+        (None, replace(LOSS, loss_weight="sqrt"), "'loss_weight': 'sqrt'}"),
         (None, None, "this run measures nothing"),
     ],
 )

@@ -128,7 +128,8 @@ def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(wo
 def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World, sets: Sets) -> None:
     """With the vision tower alone in training, a pass without images has no backward, which else frees weights."""
     passes = [Request((sets.place(pack),), True, ()) for pack in (0, 1)]
-    plan = replace(plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False])
+    weight = float(sets.target_weight[:2].sum())
+    plan = replace(plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False], weight=weight)
     plain = build_model(tiny_config(FAMILY), "none")
     materialize(plain, world.device)
     init_random(plain, 0)
