@@ -21,12 +21,6 @@ def test_averaging_constants_may_be_0() -> None:
     assert load_config(TrainConfig, None, values={**NEEDED, "optim.betas": [0.0, 0.0]}).optim.betas == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("value", ["tokens", 1, None])
-def test_another_loss_weight_is_refused_by_name_with_the_choices(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"loss_weight .*token, conversation, sqrt"):
-        load_config(TrainConfig, None, values={**NEEDED, "loss_weight": value})
-
-
 def share(shards: str, **amount: float) -> dict[str, str | float]:
     return {"shards": shards, **amount}
 

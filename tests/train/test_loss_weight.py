@@ -297,7 +297,7 @@ def test_sources_of_a_mixture_are_told_apart_and_each_sets_add_up_to_it(
     model = write_model_folder(tmp_path / "model", "qwen3")
     other = write_shards(tmp_path / "other", packs_of("qwen3", model)[2:5], model, 512, SOURCES)
     mixture = [{"shards": place, "weight": 1.0} for place in (cases["qwen3"]["data.shards"], str(other))]
-    settings = cases["qwen3"] | {"data.shards": "", "data.mixture": mixture, "output": str(tmp_path / "out")}
+    settings = cases["qwen3"] | {"data.shards": None, "data.mixture": mixture, "output": str(tmp_path / "out")}
     train(run_config(settings, loss_weight="sqrt", max_steps=3), silent)
     for line in read_metrics(tmp_path / "out"):
         names = {f"set {k}, {source}" for k in range(2) for source in SOURCES}
