@@ -53,11 +53,13 @@ def test_each_change_that_is_proposed_needs_what_it_says(settings: dict[str, Any
     one = replace(config, data=replace(config.data, micro_packs=1))
     frozen = replace(config, train={"default": "full", "vision": "frozen"})
     both = replace(full, data=one.data)
+    in_8_bits = replace(config, optim=replace(config.optim, name="adamw-8bit"))
     changed: dict[str, TrainConfig] = {
         "model.recompute: full": full,
         "data.micro_packs: 1": one,
         "model.recompute: full and data.micro_packs: 1": both,
         "train.vision: frozen": frozen,
+        "optim.name: adamw-8bit": in_8_bits,
     }
     assert totals == {change: dry_run(config, 1, BIG).total for change, config in changed.items()}
     assert max(totals.values()) < total
