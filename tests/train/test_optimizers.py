@@ -57,7 +57,8 @@ def take_steps(world: World, name: OptimName, first: int, last: int, begin: Path
     """Steps first to last with gradients that know nothing of ranks; the weights and states after them, whole."""
     torch.manual_seed(0)
     model = Weights()
-    shard_model(model, [], world, torch.float32)
+    if world.size > 1:
+        shard_model(model, [], world, torch.float32)
     shared = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "momentum": 0.95}
     groups = [
         {"params": [p], "rule": rule_of(name, p), "stacked": 2 if len(p) == 130 else 1, **shared} for p in model.all
@@ -72,8 +73,9 @@ def take_steps(world: World, name: OptimName, first: int, last: int, begin: Path
         generator = torch.Generator().manual_seed(step)
         for parameter in model.all:
             whole = torch.randn(parameter.shape, generator=generator) ** 3
-            assert isinstance(parameter, DTensor)
-            parameter.grad = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            if isinstance(parameter, DTensor):
+                whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.grad = whole
         optimizer.step()
     if end:
         save(tensors, checkpoint_id=end)
