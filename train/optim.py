@@ -14,7 +14,7 @@ from lmms.configs.optim import OptimConfig, OptimName
 from lmms.configs.train import How
 from lmms.train.lora import trained_names
 from lmms.train.model import is_lora, parameter_name, part_of
-from lmms.train.rules import Updates, rules_of, stacked_matrices
+from lmms.train.rules import SMALL, Updates, rules_of, stacked_matrices
 
 
 def set_trained(model: nn.Module, train: Mapping[str, How], lora: LoraConfig = DEFAULT_LORA) -> None:
@@ -38,9 +38,16 @@ def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:
     return parts
 
 
-def check_rates(model: nn.Module, config: OptimConfig) -> None:
-    """Raise ConfigError for learning rates that match nothing of the model."""
+def check_optim(model: nn.Module, config: OptimConfig) -> None:
+    """Raise ConfigError for learning rates that match nothing of the model, and for an optimizer with nothing to do."""
     check_matches("optim.lr", config.lr, {parameter_name(name): part_of(name) for name, _ in model.named_parameters()})
+    rules = rules_of(config.name, model)
+    if not any(rules[parameter] == config.name for parameter in model.parameters() if parameter.requires_grad):
+        meant = "weight of a linear layer in the blocks" if config.name == "muon" else f"matrix of {SMALL:,} elements"
+        raise ConfigError(
+            f"optim.name is {config.name}, but no {meant} is trained, and adamw would update everything; set optim.name"
+            " to adamw, or train more"
+        )
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -48,9 +55,9 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 
     A group has one peak learning rate, which stands in it as `peak`, one decay, and one rule, see rules.py. States
     exist from the start and not from a parameter's first gradient: so every checkpoint holds the same tensors, also
-    when no step so far has reached the vision tower. ConfigError for learning rates that match nothing.
+    when no step so far has reached the vision tower. ConfigError: see check_optim.
     """
-    check_rates(model, config)
+    check_optim(model, config)
     names = {parameter_name(name): parameter for name, parameter in model.named_parameters()}
     trained = {name: parameter for name, parameter in names.items() if parameter.requires_grad}
     rules = rules_of(config.name, model)

@@ -121,3 +121,20 @@ def test_a_parameter_without_a_gradient_keeps_its_value_and_its_state() -> None:
         for parameter, values in before.items():
             now = [parameter.detach(), *optimizer.state[parameter].values()]
             assert all(map(torch.equal, now, values)) == (parameter is not reached)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("muon", "no weight of a linear layer in the blocks is trained, .*set optim.name to adamw"),
+        ("adamw-8bit", "no matrix of 4,096 elements is trained"),
+    ],
+)
+def test_an_optimizer_with_nothing_to_do_is_refused(
+    name: OptimName, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmms.train.rules, "SMALL", 4096)
+    model = tiny_model("qwen3", train={"default": "frozen", "llm": "lora"})
+    with pytest.raises(ConfigError, match=rf"optim\.name is {name}, but {message}"):
+        make_optimizer(model, OptimConfig(name=name))
+    make_optimizer(model, OptimConfig())
