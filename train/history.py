@@ -329,7 +329,7 @@ def _last_int(values: Column) -> int | None:
 
 def _mean(values: Column, weights: Column) -> float | None:
     """Over the lines that have it."""
-    known = np.isfinite(values) & np.isfinite(weights)
+    known = np.isfinite(values) & np.isfinite(weights) & (weights > 0)
     return float(np.average(values[known], weights=weights[known])) if known.any() else None
 
 
