@@ -7,7 +7,6 @@ checkpoint, compile, shard.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,12 +23,7 @@ def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> No
     torch._dynamo.config.recompile_limit = _MOST_SHAPES
     found: list[Any] = list(blocks)
     for block in found:
-        forward = block.forward
-        if block.gradient_checkpointing:
-            # transformers would do it around, or not at all: its own way ends where forward is no longer the class's.
-            forward = partial(block._gradient_checkpointing_func, forward)
-            block.gradient_checkpointing = False
-        block.forward = torch.compile(forward, fullgraph=True, dynamic=False, backend=backend)
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend)
 
 
 def compiled_graphs() -> int:

@@ -85,7 +85,8 @@ def built(family: str, recompute: str) -> TrainModel:
 
 
 @pytest.mark.parametrize(
-    ("family", "recompute"), [("qwen3", "none"), ("qwen3", "full"), ("qwen2_5_vl", "full"), ("qwen3_vl", "none")]
+    ("family", "recompute"),
+    [("qwen3", "none"), ("qwen3", "elementwise"), ("qwen2_5_vl", "full"), ("qwen3_vl", "none"), ("qwen3_vl", "full")],
 )
 def test_five_packs_take_one_graph_a_kind_of_block_and_have_the_gradients_of_plain_blocks(
     family: str, recompute: str
@@ -164,8 +165,6 @@ def test_without_gradients_a_compiled_model_has_the_same_loss() -> None:
 
 def test_a_block_that_cannot_be_compiled_raises() -> None:
     class Waits(nn.Module):
-        gradient_checkpointing = False
-
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + x.sum().item() if x.sum() > 0 else x
 
