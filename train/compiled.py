@@ -5,6 +5,7 @@ function, where the compiler sees it; FSDP2's hooks and the others stay outside.
 checkpoint, compile, shard.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,8 @@ _MOST_SHAPES = 64
 def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> None:
     """Compile the forward of each block, in place, before it is sharded. A part that cannot be compiled raises."""
     torch._dynamo.config.recompile_limit = _MOST_SHAPES
+    # It warns of operations in place within what is recomputed; the blocks have none.
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     found: list[Any] = list(blocks)
     for block in found:
         block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend)

@@ -190,12 +190,9 @@ def _shared_out(config: TrainConfig) -> list[str]:
 
 
 def _recompute(memory: MemoryConfig) -> str:
-    words = memory.recompute
-    if memory.vision != memory.recompute:
-        words += f", vision {memory.vision}"
-    if memory.offload_activations_gb:
-        words += f", up to {memory.offload_activations_gb:g} GiB in main memory"
-    return words
+    vision = f", vision {memory.vision}" if memory.vision != memory.recompute else ""
+    gone = f", up to {memory.offload_activations_gb:g} GiB in main memory" if memory.offload_activations_gb else ""
+    return f"{memory.recompute}{vision}{gone}"
 
 
 def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step: int, output: Path) -> Length:

@@ -8,6 +8,7 @@ with it. Whole storages are moved, once each: memory is freed by storages, and s
 torchtune (OffloadActivations) and Megatron-LM (fine-grained activation offloading) do it by tensor and by module.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,19 +38,26 @@ def pinned_room(size: int, device: torch.device) -> Tensor:
             f"memory.offload_activations_gb is {size / 2**30:g}, but this run is on {device.type}, whose memory is main"
             " memory; set it to 0"
         )
-    room = torch.empty(size, dtype=torch.uint8)
-    # torch's own pinned memory comes in powers of two.
-    failed = int(torch.cuda.cudart().cudaHostRegister(room.data_ptr(), size, 0))
-    if failed:
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    try:
+        # torch's own pinned memory comes in powers of two.
+        room = torch.empty(size, dtype=torch.uint8)
+        code = int(runtime.cudaHostRegister(room.data_ptr(), size, 0))
+        fault = f"CUDA error {code}" if code else ""
+    except RuntimeError as error:
+        fault = " ".join(str(error).split())
+    if fault:
         raise ConfigError(
             f"memory.offload_activations_gb is {size / 2**30:g}, but so much main memory cannot be pinned for each rank"
-            f" of this machine (CUDA error {failed}); set it lower, or raise the limit of locked memory (ulimit -l)"
+            f" of this machine ({fault}); set it lower, or raise the limit of locked memory (ulimit -l)"
         )
+    weakref.finalize(room.untyped_storage(), runtime.cudaHostUnregister, room.data_ptr()).atexit = False
     return room
 
 
-def copy_on_stream(stream: torch.cuda.Stream) -> Copy:
-    """Copies on this stream, each after what was computed before it was asked for."""
+def copy_on_stream(device: torch.device) -> Copy:
+    """Copies of a GPU on a stream of their own, each after what was computed before it was asked for."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(target: Tensor, source: Tensor) -> Callable[[], None]:
         stream.wait_stream(torch.cuda.current_stream())
@@ -151,22 +159,15 @@ class _Offload:
             host, flat = self.room[begin : self.used], _flat(storage, tensor.device)
             stored = call.stored[storage._cdata] = _Stored(host, flat, self.copy(host, flat))
         stored.readers += 1
-        layout = tensor.dtype, tensor.storage_offset(), tensor.size(), tensor.stride()
-        return partial(self._back, call, stored, tensor.device, *layout)
+        layout = tensor.storage_offset(), tensor.size(), tensor.stride()
+        return partial(self._back, call, stored, tensor.device, tensor.dtype, layout)
 
     def _here(self, call: _Call, tensor: Tensor) -> Tensor:
         self._reach(call, tensor.device)
         return tensor
 
     def _back(
-        self,
-        call: _Call,
-        stored: _Stored,
-        device: torch.device,
-        dtype: torch.dtype,
-        offset: int,
-        size: torch.Size,
-        stride: tuple[int, ...],
+        self, call: _Call, stored: _Stored, device: torch.device, dtype: torch.dtype, layout: tuple[Any, Any, Any]
     ) -> Tensor:
         self._reach(call, device)
         self._fetch(stored, device)
@@ -177,7 +178,7 @@ class _Offload:
         stored.readers -= 1
         if stored.readers == 0:
             stored.device = None
-        return torch.empty(0, dtype=dtype, device=device).set_(storage, offset, size, stride)
+        return torch.empty(0, dtype=dtype, device=device).set_(storage, *layout)
 
     def _reach(self, call: _Call, device: torch.device) -> None:
         """Backward comes to a block: what it saved is needed, and soon what the one before it saved."""

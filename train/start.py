@@ -92,7 +92,7 @@ def start(
         compile_blocks(blocks(model))
     if config.memory.offload_bytes:
         room = pinned_room(config.memory.offload_bytes, world.device)
-        offload_blocks(model, blocks(model), room, copy_on_stream(torch.cuda.Stream(world.device)), LEAST_BYTES)
+        offload_blocks(model, blocks(model), room, copy_on_stream(world.device), LEAST_BYTES)
     shard_model(model, blocks(model), world, dtype)
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)
