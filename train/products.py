@@ -67,15 +67,15 @@ class Products:
         self.results.extend(tree_unflatten([next(tensors) if other is None else other[0] for other in others], spec))
 
 
-def keeps(operator: Any, args: tuple[Any, ...], unread: int | None = None) -> bool:
-    """Whether the result of an operator is kept. unread: the storage of a weight whose product nothing reads."""
+def keeps(operator: Any, args: tuple[Any, ...], unread: tuple[int, int] | None = None) -> bool:
+    """Whether the result of an operator is kept. unread: the place of a weight whose product nothing reads."""
     name = operator.name()
     if name not in PRODUCTS:
         return name in ATTENTIONS
     right: Tensor = args[-1]
     if _NARROW * right.shape[0] <= right.shape[1]:
         return False
-    return unread is None or right.untyped_storage()._cdata != unread
+    return unread is None or _place(right) != unread
 
 
 def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -132,10 +132,15 @@ class _Saved(torch.autograd.Function):
         raise AssertionError("nothing comes after this node")
 
 
-def _last_weight(block: Any) -> int | None:
-    """The storage of the weight of a block's last product, which is only added to what is passed on.
+def _last_weight(block: Any) -> tuple[int, int] | None:
+    """The place of the weight of a block's last product, which is only added to what is passed on.
 
     None with LoRA around that layer: its own products come after it, so that backward would do it again to reach them.
     """
     last = [child for child in block.mlp.children() if hasattr(child, "weight")][-1]
-    return last.weight.untyped_storage()._cdata if type(last) is nn.Linear else None
+    return _place(last.weight) if type(last) is nn.Linear else None
+
+
+def _place(weight: Tensor) -> tuple[int, int]:
+    """Storage and offset, which a transposed view shares: several weights may lie in one storage."""
+    return weight.untyped_storage()._cdata, int(weight.storage_offset())

@@ -129,7 +129,9 @@ def test_lora_needs_no_states_for_what_is_frozen(settings: dict[str, Any]) -> No
     assert memory["weights"] == 2 * frozen + 4 * trained
     # And the number of steps of each of them.
     assert 8 * trained < memory["optimizer"] < 8 * trained + 4 * 2 * 100
-    assert not any("vision" in proposal.change for proposal in dry_run(config, 1, fits_all_but(lora.total)).proposals)
+    assert not any(
+        "train.vision" in proposal.change for proposal in dry_run(config, 1, fits_all_but(lora.total)).proposals
+    )
 
 
 def test_weights_that_the_run_could_not_start_with_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lmms.configs.train import How
 from lmms.train.batch import Batch
 from lmms.train.memory_trace import trace_pass
 from lmms.train.model import TrainModel, blocks, build_model, language_model
-from lmms.train.products import PRODUCTS
+from lmms.train.products import ATTENTIONS, PRODUCTS
 from lmms.train.run import train
 from tests.train.helpers import FAMILIES, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_config, tiny_model
 from tests.train.helpers import tiny_recipe as recipe_of
@@ -105,12 +105,31 @@ def test_elementwise_takes_no_product_twice(family: str) -> None:
     assert full.total() > none.total() + 3 * 4
 
 
+def test_so_it_is_where_weights_share_a_storage() -> None:
+    batch, models = batch_of("qwen3"), [model_of("qwen3", one) for one in ("none", "elementwise")]
+    for block in blocks(models[1]):
+        parameters = list(block.parameters())
+        whole = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        for parameter, part in zip(parameters, whole.split([one.numel() for one in parameters]), strict=True):
+            parameter.data = part.view_as(parameter)
+    none, elementwise = (count_products(model, batch) for model in models)
+    assert elementwise == none
+
+
 def test_elementwise_takes_but_loras_narrow_products_twice() -> None:
     batch = batch_of("qwen3_vl")
     none, elementwise = (count_products(model_of("qwen3_vl", one, "lora"), batch) for one in ("none", "elementwise"))
     again = elementwise - none
     assert again.total() > 0
     assert {shape[0] for shape in again} == {LORA.rank}
+
+
+@pytest.mark.parametrize("name", sorted(PRODUCTS | ATTENTIONS))
+def test_the_operators_that_are_kept_have_these_names(name: str) -> None:
+    space, _, operator = name.partition("::")
+    if space == "flash_attn":
+        pytest.importorskip("flash_attn")
+    assert getattr(getattr(torch.ops, space), operator).default.name() == name
 
 
 def kept_by_blocks(model: TrainModel, batch: Batch) -> list[int]:
