@@ -54,14 +54,14 @@ def test_each_change_that_is_proposed_needs_what_it_says(settings: dict[str, Any
     full = replace(config, memory=replace(config.memory, recompute="full"))
     one = replace(config, data=replace(config.data, micro_packs=1))
     frozen = replace(config, train={"default": "full", "vision": "frozen"})
-    vision, both = "memory.recompute_vision: full", "and data.micro_packs: 1"
+    vision, both = "memory.recompute_vision: full", "data.micro_packs: 1 and"
     changed: dict[str, TrainConfig] = {
         "data.micro_packs: 1": one,
         "memory.recompute: elementwise": elementwise,
         f"memory.recompute: elementwise and {vision}": in_tower,
         "memory.recompute: full": full,
-        f"memory.recompute: elementwise and {vision} {both}": replace(in_tower, data=one.data),
-        f"memory.recompute: full {both}": replace(full, data=one.data),
+        f"{both} memory.recompute: elementwise and {vision}": replace(in_tower, data=one.data),
+        f"{both} memory.recompute: full": replace(full, data=one.data),
         "train.vision: frozen": frozen,
     }
     assert list(totals) == list(changed)

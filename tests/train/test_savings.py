@@ -36,10 +36,10 @@ def settings(packs: int = 1, **memory: Any) -> TrainConfig:
         (settings(recompute="full", recompute_vision="none"), [VISION, f"{VISION} and {OFFLOAD}"]),
         (settings(recompute="full"), [OFFLOAD]),
         (settings(recompute="full", offload_activations_gb=4), []),
-        (settings(2), [FEWER, OFFLOAD, f"{OFFLOAD} and {FEWER}"]),
+        (settings(2), [FEWER, OFFLOAD, f"{FEWER} and {OFFLOAD}"]),
         (
             settings(2, recompute="elementwise"),
-            [FEWER, VISION, FULL, f"{FULL} and {OFFLOAD}", f"{FULL} and {FEWER}", f"{FULL} and {OFFLOAD} and {FEWER}"],
+            [FEWER, VISION, FULL, f"{FULL} and {OFFLOAD}", f"{FEWER} and {FULL}", f"{FEWER} and {FULL} and {OFFLOAD}"],
         ),
     ],
 )
