@@ -13,6 +13,7 @@ from lmms.configs.kernels import KernelsConfig
 from lmms.configs.log import LogConfig
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.loss_weight import LossWeight
+from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig
 from lmms.configs.ranges import MOST_SECONDS, check_range
@@ -34,8 +35,6 @@ class ModelConfig:
     init_from: str | None = None
     """Weights to start with instead, at step 0 alone: a checkpoint or the output of a run (its averages and position
     are not taken), a model folder, or a PEFT adapter."""
-    recompute: Literal["none", "full"] = "full"
-    """Activation checkpointing: keep nothing but the inputs of each block (full), or everything (none)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type; master weights are always fp32. auto: bf16 on CUDA, fp32 on the CPU."""
 
@@ -64,6 +63,7 @@ class TrainConfig:
     between them, a conversation counts by the square root of its length. Times the weights of messages and records."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     eval: EvalConfig | None = None
     """Evaluation during training, its loss by token whatever loss_weight is; the order and the random numbers of the
     training do not notice it."""

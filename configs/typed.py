@@ -15,6 +15,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lmms.configs.errors import ConfigError, nearest
 
+_MOVED = {"model.recompute": "memory.recompute"}
+"""Keys of earlier versions -> what they are called now."""
+
 
 def check(hint: Any, value: Any, key: str, origin: str) -> Any:
     """`value` as `hint` holds it, except that a dataclass is still a dict, of those keys that are set.
@@ -87,7 +90,9 @@ def _check_keys(kind: Any, body: dict[str, Any], key: str, origin: str) -> dict[
     paths = {name: f"{key}.{name}" if key else name for name in body}
     for name in body:
         if name not in known:
-            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{_meant(name, known)}")
+            now = _MOVED.get(paths[name])
+            advice = f"; it is {now!r} now" if now else _meant(name, known)
+            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{advice}")
     return {name: check(known[name][0], value, paths[name], origin) for name, value in body.items()}
 
 

@@ -5,9 +5,9 @@ function, where the compiler sees it; FSDP2's hooks and the others stay outside.
 checkpoint, compile, shard.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +22,11 @@ _MOST_SHAPES = 64
 def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> None:
     """Compile the forward of each block, in place, before it is sharded. A part that cannot be compiled raises."""
     torch._dynamo.config.recompile_limit = _MOST_SHAPES
+    # It warns of operations in place within what is recomputed; the blocks have none.
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     found: list[Any] = list(blocks)
     for block in found:
-        forward = block.forward
-        if block.gradient_checkpointing:
-            # transformers would do it around, or not at all: its own way ends where forward is no longer the class's.
-            forward = partial(block._gradient_checkpointing_func, forward)
-            block.gradient_checkpointing = False
-        block.forward = torch.compile(forward, fullgraph=True, dynamic=False, backend=backend)
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend)
 
 
 def compiled_graphs() -> int:

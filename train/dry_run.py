@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import MOMENTUM
 from lmms.configs.parallel import check_sequence_ranks
 from lmms.configs.train import TrainConfig
@@ -19,7 +20,7 @@ from lmms.train.cards import Card
 from lmms.train.checkpoint import read_state
 from lmms.train.initial import plan_initial
 from lmms.train.memory import gathered_bytes, rank_memory, state_bytes
-from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
+from lmms.train.memory_trace import Moment, offloaded_bytes, tensors_in, trace_pass, units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.mixture import PERIOD
 from lmms.train.model import TrainModel, keep_in, part_of
@@ -29,6 +30,7 @@ from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.resume import resumed_state, would_resume
 from lmms.train.rules import bytes_by_rule
+from lmms.train.savings import in_full, savings
 from lmms.train.stream import PackReader
 from lmms.train.weights import check_pretrained
 
@@ -162,7 +164,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         trained=_by_part(opened.model, trained=True),
         precision=str(_dtype(config)).removeprefix("torch."),
         optimizer=config.optim.name,
-        recompute=config.model.recompute,
+        recompute=_recompute(config.memory),
         ranks=ranks,
         global_packs=order.global_packs,
         micro_packs=config.data.micro_packs,
@@ -190,6 +192,12 @@ def _shared_out(config: TrainConfig) -> list[str]:
     if sequence == 1:
         return []
     return [f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"]
+
+
+def _recompute(memory: MemoryConfig) -> str:
+    vision = f", vision {memory.vision}" if memory.vision != memory.recompute else ""
+    gone = f", up to {memory.offload_activations_gb:g} GiB in main memory" if memory.offload_activations_gb else ""
+    return f"{memory.recompute}{vision}{gone}"
 
 
 def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step: int, output: Path) -> Length:
@@ -246,7 +254,10 @@ class _Traced:
 def _trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], brought: Collection[str]) -> _Traced:
     dtype = _dtype(config)
     passes = [
-        (trace_pass(_model(config, opened, brought), batch, dtype), sum(tensor.nbytes for tensor in tensors_in(batch)))
+        (
+            trace_pass(_model(config, opened, brought), batch, dtype, config.memory.offload_bytes),
+            sum(tensor.nbytes for tensor in tensors_in(batch)),
+        )
         for batch in batches
     ]
     return _Traced(config=config, model=_model(config, opened, brought), passes=passes)
@@ -284,23 +295,16 @@ def _dtype(config: TrainConfig) -> torch.dtype:
 def _proposals(
     traced: _Traced, opened: Opened, ranks: int, batches: Sequence[Batch], brought: Collection[str], enough: int
 ) -> list[Proposal]:
-    """Changes of one setting, of all those together, and then of the number of ranks, until `enough` bytes are."""
+    """The changes of savings.py, and then of the number of ranks too, until `enough` bytes are."""
 
     def needed(one: _Traced, on_ranks: int) -> int:
         return max(sum(components.values()) for components in _memory(one, on_ranks))
 
-    config = traced.config
+    config, trained = traced.config, _by_part(traced.model, trained=True)
     total = needed(traced, ranks)
-    together, changes = config, list[tuple[str, TrainConfig]]()
-    if config.model.recompute == "none":
-        together = replace(together, model=replace(config.model, recompute="full"))
-        changes.append(("model.recompute: full", together))
-    if config.data.micro_packs > 1:
-        fewer = replace(config.data, micro_packs=1)
-        together = replace(together, data=fewer)
-        changes.append(("data.micro_packs: 1", replace(config, data=fewer)))
-    if len(changes) > 1:
-        changes.append((" and ".join(change for change, _ in changes), together))
+    full = replace(config, memory=in_full(config.memory))
+    kept = max(offloaded_bytes(_model(full, opened, brought), batch, _dtype(config)) for batch in batches)
+    changes = savings(config, keeps_vision="vision" in trained, offload_gb=-(-kept // 2**30))
     found, last = [], traced
     for change, changed in changes:
         same = changed.data.micro_packs == config.data.micro_packs
@@ -312,11 +316,7 @@ def _proposals(
             break
         found.append(Proposal(change=f"{so_far}{ranks * times} ranks", total=needed(last, ranks * times)))
     vision = config.train.get("vision", config.train["default"])
-    if (
-        vision == "full"
-        and not config.lora.modules_to_save
-        and {"vision", "llm"} <= _by_part(traced.model, trained=True).keys()
-    ):
+    if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= trained.keys():
         changed = replace(config, train={**config.train, "vision": "frozen"})
         total_then = needed(_trace(changed, opened, batches, brought), ranks)
         found.append(Proposal(change="train.vision: frozen", total=total_then))

@@ -1,13 +1,13 @@
 """Whether a model folder can be trained, and belongs to the shards."""
 
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from lmms.configs.errors import ModelError
 from lmms.configs.manifest import Dataset
+from lmms.configs.memory import Recompute
 from lmms.configs.model_folder import TRAIN_FILES, VISION_FAMILIES, ModelFolder, read_model_folder, resolve_model
 from lmms.train.model import TrainModel, build_model
 
@@ -47,7 +47,7 @@ def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
     return folder
 
 
-def model_of(folder: Path, recompute: Literal["full", "none"]) -> TrainModel:
+def model_of(folder: Path, recompute: Recompute, recompute_vision: Recompute | None = None) -> TrainModel:
     """The model of a folder's config.json on the meta device, see build_model. ModelError where no model is in it."""
     file = folder / "config.json"
     try:
@@ -55,7 +55,7 @@ def model_of(folder: Path, recompute: Literal["full", "none"]) -> TrainModel:
         # transformers would fill in a whole language model of its own. Older files have its keys at the top.
         if body.get("model_type") in VISION_FAMILIES and not {"text_config", "hidden_size"} & body.keys():
             raise ModelError(f"{file} has no text_config, expected the language model's sizes; copy the folder again")
-        return build_model(AutoConfig.from_pretrained(folder), recompute)
+        return build_model(AutoConfig.from_pretrained(folder), recompute, recompute_vision)
     except _BAD_VALUES as error:
         text = " ".join(str(error).split())
         raise ModelError(f"{file} describes no model that can be built ({type(error).__name__}: {text})") from error

@@ -92,15 +92,18 @@ def this_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     )
 
 
-def use_kernels(model: nn.Module, kernels: Kernels) -> None:
-    """Let a model that was just built run on these kernels. Compiling comes later, see compiled.py."""
+def use_kernels(model: nn.Module, kernels: Kernels, *, keeps_products: bool = False) -> None:
+    """Let a model that was just built run on these kernels. Compiling comes later, see compiled.py.
+
+    keeps_products: see use_liger.
+    """
     if kernels.attention in _IMPLEMENTATIONS:
         activate_flash_attention_impl(_IMPLEMENTATIONS[kernels.attention])
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config._attn_implementation = ATTENTION_NAMES[kernels.attention]
     if kernels.liger:
-        use_liger(model, liger_functions())
+        use_liger(model, liger_functions(), keeps_products=keeps_products)
 
 
 def write_kernels(folder: Path, kernels: Kernels, machine: Machine) -> None:

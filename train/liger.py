@@ -5,7 +5,7 @@ its own forward, of Liger's public functions. Its loss is not used: see loss.py.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -43,8 +43,14 @@ def liger_functions() -> LigerFunctions:
     )
 
 
-def use_liger(model: nn.Module, functions: LigerFunctions) -> None:
-    """Let a model's norms, gated MLPs and attention call these. ModelError where there is none of a kind."""
+def use_liger(model: nn.Module, functions: LigerFunctions, *, keeps_products: bool = False) -> None:
+    """Let a model's norms, gated MLPs and attention call these. ModelError where there is none of a kind.
+
+    keeps_products: backward reads the results of linear layers again (memory.recompute: elementwise). Liger rotates in
+    place, which without norms in between are those of the query's and key's own layers.
+    """
+    if keeps_products:
+        functions = replace(functions, rope=partial(_rotated_copies, functions.rope))
     norms, gated, rotated = 0, 0, 0
     modules: list[Any] = list(model.modules())
     for module in modules:
@@ -72,6 +78,12 @@ def _rms_norm(functions: LigerFunctions, module: Any, hidden: Tensor) -> Tensor:
 def _gated(functions: LigerFunctions, module: Any, hidden: Tensor) -> Tensor:
     output: Tensor = module.down_proj(functions.swiglu(module.gate_proj(hidden), module.up_proj(hidden)))
     return output
+
+
+def _rotated_copies(
+    rope: Callable[..., tuple[Tensor, Tensor]], query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
+    return rope(query.clone(), key.clone(), cos, sin)
 
 
 def _with_globals(module: nn.Module, names: dict[str, Any]) -> MethodType:

@@ -2,8 +2,8 @@
 
 It is the trainer's own pass over a real batch, so whatever the model's code keeps for backward is counted, in its type,
 and what a block computes again is not. Allocations are seen by a dispatch mode, and seen to end by their storages' end.
-On meta everything takes the way that it takes on a GPU. Not seen: what kernels allocate for themselves, and what
-torch.compile saves otherwise than the uncompiled block.
+On meta everything takes the way that it takes on a GPU, to main memory and back too. Not seen: what kernels allocate
+for themselves, and what torch.compile saves otherwise than the uncompiled block.
 
 torch.distributed._tools.MemTracker does this for whole trainings, sharding included, but needs a GPU for it.
 """
@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from lmms.train.batch import Batch, map_tensors
 from lmms.train.model import TrainModel, blocks, language_model
+from lmms.train.offload import LEAST_BYTES, copy_at_once, offload_blocks
 
 Kind = Literal["vision", "llm", "loss", "backward"]
 """When something was allocated: in the vision tower, in the language model, after it, or in backward."""
@@ -29,6 +30,7 @@ Kind = Literal["vision", "llm", "loss", "backward"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _FP32 = 4
+_ENDLESS = 2**50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,16 +45,19 @@ class Moment:
     """fp32 gradients of the units that are done: each rank keeps its part."""
 
 
-def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype) -> list[Moment]:
+def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype, offload: int = 0) -> list[Moment]:
     """The moments of one pass over a batch in this compute type, in order; the first is that of forward, if not later.
 
     model: from build_model, its frozen parts frozen; not to be used for anything else afterwards. Units are those that
-    shard_model makes: a block each, and the rest.
+    shard_model makes: a block each, and the rest. offload: bytes of main memory for what blocks keep.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     batch = map_tensors(batch, lambda tensor: tensor.to("meta"))
-    live = _Live([*model.parameters(), *model.buffers(), *tensors_in(batch)])
+    room = torch.empty(offload, dtype=torch.uint8, device="meta")
+    if offload:
+        offload_blocks(model, blocks(model), room, copy_at_once, LEAST_BYTES)
+    live = _Live([*model.parameters(), *model.buffers(), *tensors_in(batch), room])
     _tell_parts(model, live)
     for unit in units(model):
         _take_gradients([parameter for parameter in unit if parameter.requires_grad], live)
@@ -62,6 +67,16 @@ def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype) -> list[Mome
         if loss.requires_grad:
             loss.backward()
     return [*live.moments, live.moment()]
+
+
+def offloaded_bytes(model: TrainModel, batch: Batch, dtype: torch.dtype) -> int:
+    """Main memory that takes all that the blocks keep of a batch in this compute type. model: as in trace_pass."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    room = torch.empty(_ENDLESS, dtype=torch.uint8, device="meta")
+    used = offload_blocks(model, blocks(model), room, copy_at_once, LEAST_BYTES)
+    model(map_tensors(batch, lambda tensor: tensor.to("meta")), batch.images > 0)
+    return used()
 
 
 def units(model: TrainModel) -> list[list[nn.Parameter]]:

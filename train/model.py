@@ -8,7 +8,7 @@ head (see loss.py) and the convolution over patches, which is a matrix product.
 import copy
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Pret
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import ModelError, TrainError
+from lmms.configs.memory import Recompute
 from lmms.configs.model_folder import VISION_FAMILIES
 from lmms.train.attention import ATTENTION_NAME
 from lmms.train.batch import Batch
@@ -26,7 +27,7 @@ from lmms.train.families import qwen2_5_vl, qwen3_vl
 from lmms.train.loss import linear_cross_entropy
 from lmms.train.pictures import Pictures
 from lmms.train.pixels import normalised
-from lmms.train.recompute import recomputed
+from lmms.train.recompute import recompute_blocks
 from lmms.train.ulysses import exchange_features
 
 
@@ -101,10 +102,13 @@ def _with_images(
     return embeddings, {"visual_pos_masks": pictures.rows, "deepstack_visual_embeds": deep} if deep else {}
 
 
-def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"]) -> TrainModel:
+def build_model(
+    hf_config: PretrainedConfig, recompute: Recompute, recompute_vision: Recompute | None = None
+) -> TrainModel:
     """A model of this config on the meta device. Next: shard it, then `materialize`.
 
-    recompute: full keeps of each block its inputs alone and runs it again in backward.
+    recompute: what backward computes again of each block, see configs/memory.py; recompute_vision: of the vision
+    tower's, if that is not the same.
     Raises ModelError for a config with attention windows in the language model or with dropout.
     """
     _check_config(hf_config)
@@ -123,10 +127,9 @@ def build_model(hf_config: PretrainedConfig, recompute: Literal["full", "none"])
         qwen2_5_vl.attend_by_image(hf.model.visual)
     if config.model_type == "qwen3_vl":
         qwen3_vl.add_by_rows(hf.model.language_model)
-    layers: list[Any] = blocks(model) if recompute == "full" else []
-    for block in layers:
-        block.gradient_checkpointing = True
-        block._gradient_checkpointing_func = partial(recomputed, block)
+    layers = language_model(hf).layers
+    recompute_blocks(layers, recompute)
+    recompute_blocks(blocks(model)[: -len(layers)], recompute_vision or recompute)
     return model.train()
 
 

@@ -97,7 +97,7 @@ def open_run(
 
 def make_model(config: TrainConfig, folder: Path) -> TrainModel:
     """The model of a folder on the meta device, with LoRA where it is asked for, its parts trained as settings say."""
-    model = model_of(folder, config.model.recompute)
+    model = model_of(folder, config.memory.recompute, config.memory.vision)
     add_lora(model, config.train, config.lora)
     set_trained(model, config.train, config.lora)
     return model

@@ -19,6 +19,7 @@ from lmms.train.initial import fill_initial, plan_initial
 from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, keep_in, materialize
+from lmms.train.offload import LEAST_BYTES, copy_on_stream, offload_blocks, pinned_room
 from lmms.train.opened import MOST_SOURCES, Opened, open_run, remarks
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
@@ -75,7 +76,7 @@ def start(
     opened = open_run(config, beat, world.share, partial(on_main, world))
     sets, evaluated, model, now, fresh = opened.sets, opened.evaluated, opened.model, opened.phase, opened.fresh
     recipe, eval_recipe = _padded(config, opened) if kernels.compile else (opened.recipe, opened.eval_recipe)
-    use_kernels(model, kernels)
+    use_kernels(model, kernels, keeps_products="elementwise" in (config.memory.recompute, config.memory.vision))
 
     found = resume_from(config.resume, output, world, say)
     stored = read_state(found) if found else None
@@ -90,6 +91,9 @@ def start(
     keep_in(model, dtype, initial.held)
     if kernels.compile:
         compile_blocks(blocks(model))
+    if config.memory.offload_bytes:
+        room = pinned_room(config.memory.offload_bytes, world.device)
+        offload_blocks(model, blocks(model), room, copy_on_stream(world.device), LEAST_BYTES)
     shard_model(model, blocks(model), world, dtype)
     materialize(model, world.device)
     optimizer = make_optimizer(model, config.optim)

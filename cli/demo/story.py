@@ -22,6 +22,7 @@ from lmms.cli.demo.draw import QUESTIONS, Picture, draw_pictures
 from lmms.configs.data import DataConfig
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
+from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.prep import PrepConfig
 from lmms.configs.train import ModelConfig, TrainConfig
@@ -123,7 +124,8 @@ def _look(screen: Console, folder: Path) -> None:
 
 def _run_config(folder: Path, seed: int) -> TrainConfig:
     return TrainConfig(
-        model=ModelConfig(path=str(MODEL), init="random", recompute="none"),
+        model=ModelConfig(path=str(MODEL), init="random"),
+        memory=MemoryConfig(recompute="none"),
         data=DataConfig(shards=str(folder / "shards"), global_packs=1, workers=1),
         optim=OptimConfig(lr={"default": 3e-3}, warmup_steps=30, weight_decay=0.01),
         output=str(folder / "run"),

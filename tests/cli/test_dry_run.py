@@ -58,29 +58,35 @@ def test_the_view_names_each_component_and_says_that_it_fits(lmms: Invoke) -> No
 
 
 def test_a_card_that_is_too_small_is_status_1_with_what_would_do(lmms: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = json.loads(lmms("--dry-run", "--json", "--card", "H100 80GB", "model.recompute=none").output)
+    found = json.loads(lmms("--dry-run", "--json", "--card", "H100 80GB", "memory.recompute=none").output)
     monkeypatch.setattr(cards, "MEMORY", {"Tiny": found["total"] - 1, "Smallest": 1, "Large": 10**12})
-    done = lmms("--dry-run", "--card", "tiny", "model.recompute=none")
+    done = lmms("--dry-run", "--card", "tiny", "memory.recompute=none")
     assert done.exit_code == 1
-    assert "model.recompute: full  fits Tiny" in done.output
-    verdict = done.output.splitlines()[-1]
-    assert verdict.startswith("DOES NOT FIT")
-    assert "it would with model.recompute: full" in " ".join(done.output.split())
-    assert lmms("--dry-run", "--card", "tiny", "model.recompute=full").exit_code == 0
+    assert "memory.recompute: elementwise  fits Tiny" in done.output
+    assert "memory.recompute: full  fits Tiny" in done.output
+    assert any(line.startswith("DOES NOT FIT") for line in done.output.splitlines()[-2:])
+    assert "it would with memory.recompute: elementwise" in " ".join(done.output.split())
+    assert lmms("--dry-run", "--card", "tiny", "memory.recompute=full").exit_code == 0
     none = lmms("--dry-run", "--card", "smallest")
     assert none.exit_code == 1
     assert "no change here is enough" in none.output
-    some = lmms("--dry-run", "model.recompute=none")
+    some = lmms("--dry-run", "memory.recompute=none")
     assert some.exit_code == 0
     assert "FITS on Large" in some.output
 
 
+@pytest.mark.parametrize("card", ["H100 80GB", "smallest"])
 @pytest.mark.parametrize("columns", [80, 100])
-def test_the_view_keeps_to_the_terminal(lmms: Invoke, columns: int) -> None:
-    done = lmms("--dry-run", "model.recompute=none", "data.micro_packs=2", columns=columns)
-    assert done.exit_code == 0, done.output
+def test_the_view_keeps_to_the_terminal(lmms: Invoke, columns: int, card: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cards.MEMORY, "Smallest", 1)  # type: ignore[arg-type]
+    memory = ("memory.recompute=none", "memory.recompute_vision=elementwise", "memory.offload_activations_gb=2.5")
+    done = lmms("--dry-run", "--card", card, *memory, "data.micro_packs=2", columns=columns)
+    assert done.exit_code == (card == "smallest"), done.output
     assert max(map(len, done.output.splitlines())) <= columns
     assert "…" not in done.output
+    words = " ".join(done.output.split())
+    assert "recompute none, vision elementwise, up to 2.5 GiB in main memory" in words
+    assert ("memory.recompute: full and memory.recompute_vision: full" in words) == (card == "smallest")
 
 
 def test_ranks_are_those_told_or_those_of_the_launcher(lmms: Invoke) -> None:

@@ -323,7 +323,7 @@ def test_to_yaml_round_trips(config: Outer, tmp_path_factory: pytest.TempPathFac
 
 def test_to_yaml_keeps_the_order_of_the_fields() -> None:
     text = to_yaml(load_config(TrainConfig, None, ["model.path=m", "data.shards=d", "output=o", "max_steps=3"]))
-    assert text.startswith("model:\n  path: m\n  init: pretrained\n  init_from: null\n  recompute: full\n")
+    assert text.startswith("model:\n  path: m\n  init: pretrained\n  init_from: null\n  precision: auto\n")
     assert text.index("data:") < text.index("output: o") < text.index("max_steps: 3") < text.index("optim:")
     assert "lr:\n    default: 1.0e-05\n" in text
 

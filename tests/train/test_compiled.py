@@ -19,6 +19,7 @@ from lmms.train.attention import reference_attention
 from lmms.train.batch import Batch, make_batch
 from lmms.train.compiled import compile_blocks, compiled_graphs, no_recompiles
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
+from lmms.train.offload import copy_at_once, offload_blocks
 from lmms.train.padding import pad_batch
 from lmms.train.parallel import shard_model, start_world, stop_world
 from lmms.train.recipe import Recipe
@@ -26,7 +27,9 @@ from lmms.train.reference import documents_attention
 from lmms.train.run import train
 from tests.train.helpers import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
 from tests.train.runs import free_port, read_metrics, run_config, silent, write_run
+from tests.train.test_memory import saved_bytes
 from tests.train.test_model import assert_same_gradients, gradients
+from tests.train.test_offload import offloaded
 from tests.train.test_padding import padding_recipe
 
 BACKEND = "aot_eager"
@@ -85,7 +88,8 @@ def built(family: str, recompute: str) -> TrainModel:
 
 
 @pytest.mark.parametrize(
-    ("family", "recompute"), [("qwen3", "none"), ("qwen3", "full"), ("qwen2_5_vl", "full"), ("qwen3_vl", "none")]
+    ("family", "recompute"),
+    [("qwen3", "none"), ("qwen3", "elementwise"), ("qwen2_5_vl", "full"), ("qwen3_vl", "none"), ("qwen3_vl", "full")],
 )
 def test_five_packs_take_one_graph_a_kind_of_block_and_have_the_gradients_of_plain_blocks(
     family: str, recompute: str
@@ -110,6 +114,26 @@ def test_five_packs_take_one_graph_a_kind_of_block_and_have_the_gradients_of_pla
     kinds = {"qwen3": 1, "qwen3_vl": 2, "qwen2_5_vl": 3}[family]
     assert first == kinds
     assert compiled_graphs() - before == kinds + len(dense) - (1 if family in VISION_FAMILIES else 0)
+
+
+@pytest.mark.parametrize(("family", "recompute"), [("qwen3", "elementwise"), ("qwen3_vl", "none"), ("qwen3", "full")])
+def test_what_compiled_blocks_save_goes_to_main_memory_and_back(family: str, recompute: str) -> None:
+    batches = padded(family)[:2]
+    plain, compiled = tiny_model(family), built(family, recompute)
+    copies, _ = offloaded(compiled)
+    for batch in batches:
+        for model in (plain, compiled):
+            model.zero_grad()
+            model(batch, family in VISION_FAMILIES)[0].backward()
+        assert_same_gradients(gradients(compiled), gradients(plain))
+    assert sorted(copies.out) == sorted(copies.back) != []
+
+
+def test_compiled_blocks_keep_elementwise_what_others_keep() -> None:
+    batch = padded("qwen3_vl")[0]
+    none, elementwise, full = (saved_bytes(built("qwen3_vl", one), batch) for one in ("none", "elementwise", "full"))
+    assert elementwise == pytest.approx(saved_bytes(tiny_model("qwen3_vl", recompute="elementwise"), batch), rel=0.03)
+    assert full < elementwise < none
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2_5_vl"])
@@ -164,8 +188,6 @@ def test_without_gradients_a_compiled_model_has_the_same_loss() -> None:
 
 def test_a_block_that_cannot_be_compiled_raises() -> None:
     class Waits(nn.Module):
-        gradient_checkpointing = False
-
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + x.sum().item() if x.sum() > 0 else x
 
@@ -199,6 +221,8 @@ def on_a_rank(rank: int, ranks: int, port: int, family: str, folder: str) -> Non
     world = start_world("cpu")
     model = build_model(tiny_config(family), "full")
     compile_blocks(blocks(model), BACKEND)
+    if ranks > 1:
+        offload_blocks(model, blocks(model), torch.empty(10**8, dtype=torch.uint8), copy_at_once, 1)
     shard_model(model, blocks(model), world, torch.float32)
     materialize(model, world.device)
     init_random(model, 0)

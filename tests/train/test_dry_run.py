@@ -31,7 +31,7 @@ BIG = [Card(name="big", memory=10**12, peak_flops=1e15)]
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of a tiny Qwen3-VL that keeps all activations, two packs a pass."""
     settings = write_run(tmp_path_factory.mktemp("run"), "qwen3_vl")
-    return settings | {"model.recompute": "none", "data.micro_packs": 2, "max_steps": 5}
+    return settings | {"memory.recompute": "none", "data.micro_packs": 2, "max_steps": 5}
 
 
 def fits_all_but(total: int) -> list[Card]:
@@ -56,24 +56,30 @@ def test_each_change_that_is_proposed_needs_what_it_says(
     total = dry_run(config, 1, BIG).total
     found = dry_run(config, 1, fits_all_but(total))
     totals = {proposal.change: proposal.total for proposal in found.proposals}
-    full = replace(config, model=replace(config.model, recompute="full"))
+    kept = replace(config.memory, recompute="elementwise")
+    elementwise, in_tower = (replace(config, memory=one) for one in (kept, replace(kept, recompute_vision="full")))
+    full = replace(config, memory=replace(config.memory, recompute="full"))
     one = replace(config, data=replace(config.data, micro_packs=1))
     frozen = replace(config, train={"default": "full", "vision": "frozen"})
-    both = replace(full, data=one.data)
+    vision, both = "memory.recompute_vision: full", "data.micro_packs: 1 and"
     in_8_bits = replace(config, optim=replace(config.optim, name="adamw-8bit"))
     changed: dict[str, TrainConfig] = {
-        "model.recompute: full": full,
         "data.micro_packs: 1": one,
-        "model.recompute: full and data.micro_packs: 1": both,
+        "memory.recompute: elementwise": elementwise,
+        f"memory.recompute: elementwise and {vision}": in_tower,
+        "memory.recompute: full": full,
+        f"{both} memory.recompute: elementwise and {vision}": replace(in_tower, data=one.data),
+        f"{both} memory.recompute: full": replace(full, data=one.data),
         "train.vision: frozen": frozen,
         "optim.name: adamw-8bit": in_8_bits,
     }
+    assert list(totals) == list(changed)
     assert totals == {change: dry_run(config, 1, BIG).total for change, config in changed.items()}
     assert max(totals.values()) < total
 
 
 def test_more_ranks_are_proposed_until_every_card_has_enough(settings: dict[str, Any]) -> None:
-    config = run_config(settings, model__recompute="full", data__micro_packs=1)
+    config = run_config(settings, memory__recompute="full", data__micro_packs=1)
     on_four, on_eight = (dry_run(config, ranks, BIG).total for ranks in (4, 8))
     found = dry_run(config, 1, [Card(name="small", memory=(on_four + on_eight) // 2, peak_flops=None)])
     by_ranks = [(p.change, p.total) for p in found.proposals if "ranks" in p.change]
@@ -132,7 +138,9 @@ def test_lora_needs_no_states_for_what_is_frozen(settings: dict[str, Any]) -> No
     assert memory["weights"] == 2 * frozen + 4 * trained
     # And the number of steps of each of them.
     assert 8 * trained < memory["optimizer"] < 8 * trained + 4 * 2 * 100
-    assert not any("vision" in proposal.change for proposal in dry_run(config, 1, fits_all_but(lora.total)).proposals)
+    assert not any(
+        "train.vision" in proposal.change for proposal in dry_run(config, 1, fits_all_but(lora.total)).proposals
+    )
 
 
 def test_weights_that_the_run_could_not_start_with_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -170,6 +170,41 @@ def test_liger_takes_over_the_modules_of_one_model_and_of_no_other(family: str) 
     assert calls.count("rope_vision") == (4 if images else 0)
 
 
+class _Turned(torch.autograd.Function):
+    """Liger's rotation: where query and key lie in memory, they are overwritten, which autograd is not told."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        for tensor, turned in zip((q, k), apply_rotary_pos_emb(q, k, cos, sin), strict=True):
+            tensor.data.copy_(turned)
+        return q.detach(), k.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return *apply_rotary_pos_emb(*grads, cos, -sin), None, None
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_5_vl", "qwen3"])
+def test_kept_products_are_not_rotated_twice(family: str) -> None:
+    batch = joined([make_pack([talk(0, 10), talk(1, 12)])], tiny_recipe(family))
+    liger = replace(plain_functions([]), rope=_Turned.apply)
+    plain = tiny_model(family)
+    plain(batch, False)[0].backward()
+
+    def found(*, keeps_products: bool) -> dict[str, Tensor]:
+        model = tiny_model(family, recompute="elementwise")
+        use_liger(model, liger, keeps_products=keeps_products)
+        model(batch, False)[0].backward()
+        return gradients(model)
+
+    assert_same_gradients(found(keeps_products=True), gradients(plain))
+    if family != "qwen3":
+        with pytest.raises(AssertionError):
+            assert_same_gradients(found(keeps_products=False), gradients(plain))
+
+
 def test_a_model_without_what_liger_takes_over_is_an_error() -> None:
     with pytest.raises(ModelError, match="0 norms, 0 gated MLPs and 0 attentions"):
         use_liger(torch.nn.Sequential(torch.nn.Linear(2, 2)), plain_functions([]))

@@ -34,6 +34,8 @@ CASES: list[tuple[str, str, tuple[Part, ...]]] = [
     *((family, recompute, ()) for family in FAMILIES for recompute in ("none", "full")),
     ("qwen3_vl", "none", ("vision",)),
     ("qwen2_5_vl", "full", ("llm",)),
+    *((family, "elementwise", ()) for family in FAMILIES),
+    ("qwen3_vl", "elementwise", ("vision",)),
 ]
 SMALL = 256
 """Of each call of attention the kernel keeps 16 bytes of random state, which the copy does not."""
@@ -140,7 +142,7 @@ def saved_bytes(model: TrainModel, batch: Batch) -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "elementwise", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_values_autograd_saves_what_it_saves_with_them(
     monkeypatch: pytest.MonkeyPatch, family: str, recompute: str, dtype: torch.dtype

@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "images": {"family": "qwen3_vl"},
     "tied, windows": {"family": "qwen2_5_vl", "tied": True},
     "vision frozen": {"family": "qwen2_vl", "train": {"vision": "frozen"}},
-    "vision alone": {"family": "qwen3_vl", "train": {"llm": "frozen", "aligner": "frozen"}, "model.recompute": "none"},
+    "vision alone": {"family": "qwen3_vl", "train": {"llm": "frozen", "aligner": "frozen"}, "memory.recompute": "none"},
     "lora": {"family": "qwen3_vl", "train": {"default": "lora"}, "lora.rank": 3, "lora.bias": "all"},
     "lora, full, frozen": {
         "family": "qwen2_5_vl",
@@ -148,7 +148,7 @@ def test_micro_steps_of_one_pack_equal_one_of_all(runs: dict[str, Both], case: s
 
 @pytest.mark.parametrize("case", ["text", "images", "lora"])
 def test_recomputing_blocks_changes_nothing(runs: dict[str, Both], case: str, tmp_path: Path) -> None:
-    train(run_config(runs[case].settings, output=str(tmp_path), model__recompute="none"), silent)
+    train(run_config(runs[case].settings, output=str(tmp_path), memory__recompute="none"), silent)
     assert read_metrics(tmp_path) == read_metrics(runs[case].one)
 
 

@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "vision alone": {
         "family": "qwen3_vl",
         "train": {"llm": "frozen", "aligner": "frozen"},
-        "model.recompute": "none",
+        "memory.recompute": "none",
         "data.workers": 1,
     },
 }

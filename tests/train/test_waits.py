@@ -129,7 +129,7 @@ def batches_of(family: str) -> list[Batch]:
     return [joined([pack], tiny_recipe(family, by="source")) for pack in packs]
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "elementwise", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str, recompute: str, world: World) -> None:
     model = build_model(tiny_config(family), recompute)  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def saved_bytes(model: TrainModel, batch: Batch) -> tuple[int, int]:
     return kept[0], kept[1]
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "elementwise", "full"])
 @pytest.mark.parametrize("frozen", [("vision",), ("vision", "aligner")])
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_a_frozen_tower_saves_nothing(family: str, frozen: tuple[Part, ...], recompute: str) -> None:

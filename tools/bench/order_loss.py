@@ -24,6 +24,7 @@ import torch
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import MODEL
 from lmms.configs.data import DataConfig, EvalConfig
+from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.prep import PrepConfig
 from lmms.configs.train import ModelConfig, TrainConfig
@@ -73,7 +74,8 @@ def _losses(folder: Path, name: str, group: int | None, seed: int, steps: int) -
     """(mean loss of the last quarter, loss on what was held out)."""
     output = folder / f"{name} {seed}"
     config = TrainConfig(
-        model=ModelConfig(path=str(MODEL), init="random", recompute="none"),
+        model=ModelConfig(path=str(MODEL), init="random"),
+        memory=MemoryConfig(recompute="none"),
         data=DataConfig(
             shards=str(folder / "train shards"), global_packs=GLOBAL_PACKS, group_packs=group or 1, workers=0
         ),

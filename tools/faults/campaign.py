@@ -17,6 +17,7 @@ from pathlib import Path
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import MODEL
 from lmms.configs.data import DataConfig
+from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.prep import PrepConfig
 from lmms.configs.train import ModelConfig, TrainConfig
@@ -55,7 +56,8 @@ def prepare(folder: Path, seed: int) -> TrainConfig:
         PrepConfig(sources=(source,), model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / "shards"), workers=1)
     )
     return TrainConfig(
-        model=ModelConfig(path=str(MODEL), init="random", recompute="none"),
+        model=ModelConfig(path=str(MODEL), init="random"),
+        memory=MemoryConfig(recompute="none"),
         data=DataConfig(shards=str(folder / "shards"), global_packs=GLOBAL_PACKS, workers=0),
         # Gradients that are 0 but for rounding (of key biases) would become whole updates with a smaller eps.
         optim=OptimConfig(lr={"default": 1e-3}, eps=1e-3),

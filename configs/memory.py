@@ -1,0 +1,39 @@
+"""What is kept for backward, and where: the section `memory` of a run file."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lmms.configs.errors import ConfigError
+
+Recompute = Literal["none", "elementwise", "full"]
+"""What backward computes again of a block instead of finding it kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryConfig:
+    """What of a forward pass is kept for backward, and where. Whatever is set, a run computes the same."""
+
+    recompute: Literal["none", "elementwise", "full"] = "full"
+    """What backward computes again of each block: nothing (none), all but matrix products and attention (elementwise),
+    or everything, from the block's inputs (full)."""
+    recompute_vision: Literal["none", "elementwise", "full"] | None = None
+    """The same of the vision tower's blocks. Default: as recompute."""
+    offload_activations_gb: float = 0.0
+    """GiB of pinned main memory, a rank, for what blocks keep, those first that wait longest for backward. 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.offload_activations_gb < 0:
+            raise ConfigError(
+                f"memory.offload_activations_gb is {self.offload_activations_gb:g}, expected 0 (none) or GiB of main"
+                " memory for each rank"
+            )
+
+    @property
+    def vision(self) -> Recompute:
+        """What is computed again of the vision tower's blocks."""
+        return self.recompute_vision or self.recompute
+
+    @property
+    def offload_bytes(self) -> int:
+        """Of main memory, a rank."""
+        return int(self.offload_activations_gb * 2**30)
