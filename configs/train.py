@@ -12,7 +12,7 @@ from lmms.configs.kernels import KernelsConfig
 from lmms.configs.log import LogConfig
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
-from lmms.configs.parallel import ParallelConfig
+from lmms.configs.parallel import ParallelConfig, check_offload
 
 How = Literal["full", "lora", "frozen"]
 """How a parameter is trained; lora: it is frozen, and linear layers get LoRA."""
@@ -127,6 +127,7 @@ class TrainConfig:
                 f"kernels.compile is true and parallel.sequence {self.parallel.sequence}: attention over ranks is not"
                 " compiled; set one of them back"
             )
+        check_offload(self.parallel.offload, self.device)
         check_patterns("train", self.train)
         if self.lora != DEFAULT_LORA and "lora" not in self.train.values():
             raise ConfigError("lora is set, but nothing is trained with it; set train: {llm: lora}, or leave lora out")

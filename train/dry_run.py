@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.parallel import check_sequence_ranks
+from lmms.configs.parallel import check_ranks
 from lmms.configs.train import TrainConfig
 from lmms.train.batch import Batch, make_batch
 from lmms.train.cards import Card
 from lmms.train.checkpoint import read_state
 from lmms.train.initial import plan_initial
-from lmms.train.memory import gathered_bytes, rank_memory, state_bytes
+from lmms.train.memory import States, gathered_bytes, rank_memory, state_bytes
 from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.mixture import PERIOD
@@ -132,7 +132,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     Raises what the run itself would raise before its first step, for settings, shards, model, weights and checkpoints.
     """
     sequence = config.parallel.sequence
-    check_sequence_ranks(sequence, ranks)
+    check_ranks(sequence, config.parallel.replicate, ranks)
     opened = open_run(config, lambda coming: None)
     output = Path(config.output).expanduser()
     found = would_resume(config.resume, output)
@@ -182,9 +182,14 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
 
 def _shared_out(config: TrainConfig) -> list[str]:
     sequence = config.parallel.sequence
-    if sequence == 1:
-        return []
-    return [f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"]
+    lines = []
+    if sequence > 1:
+        lines.append(
+            f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"
+        )
+    if config.parallel.offload:
+        lines.append("with parallel.offload, weights, gradients and averages are in main memory, which is not shown")
+    return lines
 
 
 def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step: int, output: Path) -> Length:
@@ -249,12 +254,16 @@ def _trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], brough
 
 def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
     """Bytes of each rank by component, at its peak in the worst of the passes."""
-    gathered = gathered_bytes(units(traced.model), _dtype(traced.config).itemsize, ranks)
+    parallel = traced.config.parallel
+    sharers = ranks // parallel.replicate
+    gathered = gathered_bytes(units(traced.model), _dtype(traced.config).itemsize, sharers, parallel.reshard)
     accumulates = _passes(traced.config, ranks) > 1
     parameters = list(traced.model.parameters())
     found = []
     for rank in range(ranks):
-        states = state_bytes(parameters, rank, ranks)
+        states = state_bytes(parameters, rank % sharers, sharers)
+        if parallel.offload:
+            states = States(weights=0, optimizer=0, gradients=0)
         of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes]
         found.append(max(of_passes, key=lambda components: sum(components.values())))
     return found
@@ -289,6 +298,11 @@ def _proposals(
     if config.model.recompute == "none":
         together = replace(together, model=replace(config.model, recompute="full"))
         changes.append(("model.recompute: full", together))
+    for name, mildest in (("reshard", True), ("replicate", 1)):
+        if getattr(config.parallel, name) != mildest:
+            changed = replace(config, parallel=replace(config.parallel, **{name: mildest}))
+            together = replace(together, parallel=replace(together.parallel, **{name: mildest}))
+            changes.append((f"parallel.{name}: {str(mildest).lower()}", changed))
     if config.data.micro_packs > 1:
         fewer = replace(config.data, micro_packs=1)
         together = replace(together, data=fewer)

@@ -67,13 +67,16 @@ def state_bytes(
     return States(weights=weights, optimizer=optimizer, gradients=gradients)
 
 
-def gathered_bytes(units: Sequence[Sequence[nn.Parameter]], element_size: int, ranks: int) -> int:
-    """Weights in the compute type, gathered from all ranks: those of no block (the last unit), and the largest block.
+def gathered_bytes(units: Sequence[Sequence[nn.Parameter]], element_size: int, ranks: int, reshard: bool = True) -> int:
+    """Weights in the compute type, gathered from all ranks: those of no block (the last unit), and the largest block;
+    without reshard, those of all blocks.
 
-    Of a block there are two copies where there are several ranks: one in use, one that the ranks write into.
+    ranks: that a copy of the weights is sharded over. Where there are several, the largest block is there once more:
+    the ranks write into another one than is in use.
     """
     *of_blocks, root = (sum(parameter.numel() for parameter in unit) for unit in units)
-    return element_size * (root + max(of_blocks) * (2 if ranks > 1 else 1))
+    kept = max(of_blocks) if reshard else sum(of_blocks)
+    return element_size * (root + kept + (max(of_blocks) if ranks > 1 else 0))
 
 
 def rank_memory(

@@ -50,7 +50,8 @@ def train(config: TrainConfig, report: Report) -> bool:
         # Before the other ranks are waited for, who may never come.
         asked = first.enter_context(signals(config.grace_s))
         beat = first.enter_context(watchdog(config.stall_s, int(os.environ.get("RANK", "0"))))
-        world = start_world(config.device, config.stall_s, config.parallel.sequence)
+        parallel = config.parallel
+        world = start_world(config.device, config.stall_s, parallel.sequence, parallel.replicate, parallel.offload)
         tell = report if world.is_main else lambda event: None
         try:
             with ExitStack() as held:

@@ -89,8 +89,9 @@ def start(
     keep_in(model, dtype, initial.held)
     if kernels.compile:
         compile_blocks(blocks(model))
-    shard_model(model, blocks(model), world, dtype)
-    materialize(model, world.device)
+    parallel = config.parallel
+    shard_model(model, blocks(model), world, dtype, parallel.reshard, parallel.offload)
+    materialize(model, world.device, parallel.offload)
     optimizer = make_optimizer(model, config.optim)
     beat("reading the weights")
     fill_initial(initial, model, config.seed)

@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.by_part import PARTS, Part
 from lmms.configs.errors import TrainError
 from lmms.train.batch import Batch
-from lmms.train.parallel import World
+from lmms.train.parallel import World, reshard_all
 from lmms.train.passes import StepPlan, pack_names
 from lmms.train.signals import Asked
 
@@ -86,7 +85,7 @@ def take_step(
             (loss / plan.weight).backward()
         else:
             # A step without images that trains the vision tower alone: no backward follows to free what was gathered.
-            cast(FSDPModule, model).reshard()
+            reshard_all(model)
         losses.append(loss.detach())
         groups = groups + by_group
     grads = {part: _local_grads(parameters) for part, parameters in parts.items()}
@@ -110,7 +109,9 @@ def take_step(
         raise TrainError(f"step {plan.step}: every image failed, no target is left; {pack_names(_of_all_ranks(own))}")
     rescale = plan.weight / denominator
     norms = {
-        part: rescale * math.sqrt(square) for part, square in zip(PARTS, squares_sum, strict=True) if part in parts
+        part: rescale * math.sqrt(square / world.replicas)
+        for part, square in zip(PARTS, squares_sum, strict=True)
+        if part in parts
     }
     norm = math.hypot(*norms.values())
     if not (math.isfinite(loss_sum) and math.isfinite(norm)):

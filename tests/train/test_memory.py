@@ -34,10 +34,14 @@ CASES: list[tuple[str, str, tuple[Part, ...]]] = [
     ("qwen3_vl", "none", ("vision",)),
     ("qwen2_5_vl", "full", ("llm",)),
 ]
+COPIES = {1: 1, 2: 1, 4: 2}
+"""Ranks -> copies of the weights."""
 SMALL = 256
 """Of each call of attention the kernel keeps 16 bytes of random state, which the copy does not."""
 TOLERANCE = 0.03
 """Of the peak: FSDP2's own buffers come and go with its order of work."""
+KEPT_GATHERED = 0.1
+"""Too much of the peak, where weights stay gathered: those of blocks whose backward is done are not taken off."""
 
 
 def meta_model(family: str, recompute: str, parts: Sequence[Part] = ()) -> TrainModel:
@@ -54,15 +58,18 @@ def some_batch(family: str) -> Batch:
 
 
 def measure(rank: int, ranks: int, port: int, folder: Path) -> None:
-    """What one of these ranks holds in each case: the bytes of its states, and the peak of two accumulated passes."""
+    """What one of these ranks holds in each case: the bytes of its states, and the peak of two accumulated passes.
+
+    Four ranks hold two copies of the weights, and keep them gathered.
+    """
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     AttentionInterface.register(ATTENTION_NAME, partial(_attention, kernel_attention))
-    world = start_world("cpu")
+    world = start_world("cpu", replicate=COPIES[ranks])
     found = []
     for family, recompute, parts in CASES:
         model, batch = meta_model(family, recompute, parts), some_batch(family)
-        shard_model(model, blocks(model), world, torch.float32)
+        shard_model(model, blocks(model), world, torch.float32, reshard=ranks < 4)
         materialize(model, world.device)
         init_random(model, 0)
         optimizer = make_optimizer(model, OptimConfig())
@@ -87,9 +94,9 @@ def local_bytes(tensor: Tensor) -> int:
     return local(tensor).nbytes
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=list(COPIES))
 def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
-    """[rank][case]: what each of one or two real ranks held."""
+    """[rank][case]: what each of one, two or four real ranks held."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(measure, (request.param, free_port(), folder), nprocs=request.param)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(request.param)]
@@ -98,8 +105,9 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("case", range(len(CASES)), ids=str)
 def test_states_are_what_each_rank_holds_to_the_byte(measured: list[list[dict[str, Any]]], case: int) -> None:
     model = meta_model(*CASES[case])
+    sharers = len(measured) // COPIES[len(measured)]
     for rank, found in enumerate(measured):
-        states = state_bytes(model.parameters(), rank, len(measured))
+        states = state_bytes(model.parameters(), rank % sharers, sharers)
         assert asdict(states) == {name: found[case][name] for name in asdict(states)}
 
 
@@ -110,16 +118,17 @@ def test_the_peak_of_a_pass_is_that_of_real_ranks(
 ) -> None:
     family = CASES[case][0]
     model, batch, ranks = meta_model(*CASES[case]), some_batch(family), len(measured)
-    gathered = gathered_bytes(units(model), 4, ranks)
+    sharers = ranks // COPIES[ranks]
+    gathered = gathered_bytes(units(model), 4, sharers, reshard=ranks < 4)
     moments = trace_pass(meta_model(*CASES[case]), batch, torch.float32)
     of_batch = sum(tensor.nbytes for tensor in tensors_in(batch))
     for rank, found in enumerate(measured):
-        states = state_bytes(model.parameters(), rank, ranks)
+        states = state_bytes(model.parameters(), rank % sharers, sharers)
         needed = rank_memory(states, gathered, moments, of_batch, accumulates=accumulates)
         # The test has no batch on its way, and no context of a GPU.
         expected = sum(needed.values()) - needed["allowance"] - of_batch
         real = found[case]["peak of two" if accumulates else "peak of one"]
-        assert expected == pytest.approx(real, rel=TOLERANCE)
+        assert (1 - TOLERANCE) * real <= expected <= (1 + (TOLERANCE if ranks < 4 else KEPT_GATHERED)) * real
 
 
 def saved_bytes(model: TrainModel, batch: Batch) -> int:
