@@ -298,11 +298,13 @@ def _proposals(
     if config.model.recompute == "none":
         together = replace(together, model=replace(config.model, recompute="full"))
         changes.append(("model.recompute: full", together))
-    for name, mildest in (("reshard", True), ("replicate", 1)):
-        if getattr(config.parallel, name) != mildest:
-            changed = replace(config, parallel=replace(config.parallel, **{name: mildest}))
-            together = replace(together, parallel=replace(together.parallel, **{name: mildest}))
-            changes.append((f"parallel.{name}: {str(mildest).lower()}", changed))
+    parallel = config.parallel
+    if not parallel.reshard:
+        together = replace(together, parallel=replace(together.parallel, reshard=True))
+        changes.append(("parallel.reshard: true", replace(config, parallel=replace(parallel, reshard=True))))
+    if parallel.replicate > 1:
+        together = replace(together, parallel=replace(together.parallel, replicate=1))
+        changes.append(("parallel.replicate: 1", replace(config, parallel=replace(parallel, replicate=1))))
     if config.data.micro_packs > 1:
         fewer = replace(config.data, micro_packs=1)
         together = replace(together, data=fewer)
