@@ -153,6 +153,7 @@ def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
         yield "resumed", f"{one.resumes} times"
     yield "alarms", str(one.alarms)
     yield "masked conversations", f"{one.masked:,}"
+    yield "skipped steps", f"{one.skipped:,}"
     for name, share in one.shares.items():
         yield f"share of {name}", f"{share:.1%}"
 

@@ -201,5 +201,6 @@ def facts(log: "StepLog") -> list[tuple[str, str, str]]:
         ("epoch", f"{log.epoch:.3f}", f"{log.position:,} packs"),
         ("sets", str(len(log.sets) or ""), sets),
         ("masked", f"{log.masked}" if log.masked else "", "conversations with a bad image"),
+        ("skipped", f"{log.skipped}" if log.skipped else "", "steps in a row that were not finite"),
     ]
     return [row for row in rows if row[1]]

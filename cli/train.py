@@ -49,8 +49,6 @@ def train(
 
     Example: lmms train --config run.yaml optim.lr=2e-5 max_steps=100
     """
-    # It would end a process that does not listen yet. Ranks inherit this, and take it when they do.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     values = {} if resume is None else {"resume": resume}
     settings = load_config(TrainConfig, config, overrides or (), values)
     if print_config:

@@ -84,6 +84,9 @@ class TrainConfig:
     """Seconds after SIGTERM in which a last checkpoint is written; then the process ends without."""
     stall_s: float = 1800.0
     """Seconds without progress after which a rank or a loader that hangs becomes an error with its stack."""
+    max_skipped: int = 3
+    """Steps in a row whose loss or gradient may be infinite or not a number. Such a step leaves the weights as they
+    were, and is named; one more stops the run. 0: the first one does."""
     log_steps: int = 1
     """Steps between lines of the log; metrics.jsonl has every step."""
     log: LogConfig = field(default_factory=LogConfig)
@@ -109,6 +112,7 @@ class TrainConfig:
             ("save_keep_every", 1),
             ("grace_s", 0),
             ("stall_s", 1),
+            ("max_skipped", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < low:

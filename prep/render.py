@@ -68,7 +68,7 @@ def load_renderer(folder: ModelFolder) -> Renderer:
     """Compile the template and load the tokenizer of a model folder."""
     try:
         tokenizer = Tokenizer.from_file(str(folder.tokenizer_json))
-    except Exception as error:
+    except Exception as error:  # tokenizers raises nothing more precise
         raise ModelError(f"{folder.tokenizer_json} is not a tokenizer that can be loaded: {error}") from error
     control_ids = {}
     for token_id, token in tokenizer.get_added_tokens_decoder().items():

@@ -135,8 +135,9 @@ def _fetch(
                     with _locked(folder):
                         (part / "data").rename(folder / name)
                         shutil.rmtree(part)
-            if part is None:
-                time.sleep(_POLL_S)
+                    # Another may have evicted it by now; to fetch it again would evict what that one has fetched.
+                    return True
+            time.sleep(_POLL_S)
     except OSError as error:
         raise DatasetError(
             f"{dataset.where}/{file.name} cannot be kept in {folder} ({error.strerror});"

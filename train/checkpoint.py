@@ -67,6 +67,8 @@ class TrainerState:
     """base.Base as a dict: the weights that checkpoints do not hold."""
     zero_steps: dict[Part, int]
     """Steps in a row without gradient, of each trained part."""
+    skipped: int
+    """Steps in a row, up to this one, whose update was left out since something was not finite."""
     best: dict[str, Any] | None
     """{step, metric, value} of the best checkpoint so far, see retention.py."""
     config: dict[str, Any]

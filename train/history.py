@@ -129,6 +129,8 @@ class Summary:
     alarms: int
     masked: int
     """Conversations with weight 0 since an image failed."""
+    skipped: int
+    """Steps whose update was left out."""
     shares: dict[str, float]
     """Of the target weight, of each set of a mixture; empty for one set."""
 
@@ -167,6 +169,7 @@ def summarize(run: History) -> Summary:
         else None,
         alarms=len(run.alarms),
         masked=int(np.nansum(run.column("masked"))),
+        skipped=int((run.column("skipped") > 0).sum()),
         shares={
             name.removeprefix("sets/").removesuffix("/share"): float(np.nansum(column) / len(column))
             for name, column in run.columns.items()
@@ -197,15 +200,16 @@ def parting(one: History, other: History) -> Parting:
     common, a, b = np.intersect1d(one.steps, other.steps, return_indices=True)
     packs = _first(common, one.digests[a] != other.digests[b])
     x, y = one.column("loss")[a], other.column("loss")[b]
-    alike = np.ones(len(common), bool) if packs is None else common < packs
-    apart = np.abs(x - y) / np.maximum(np.abs(x), np.abs(y))
+    # Of steps that were skipped the losses may not be finite.
+    alike = np.isfinite(x) & np.isfinite(y) & (True if packs is None else common < packs)
+    apart = np.abs(x[alike] - y[alike]) / np.maximum(np.abs(x[alike]), np.abs(y[alike]))
     keys = one.settings.keys() | other.settings.keys() if one.settings and other.settings else ()
     return Parting(
         folder=other.folder,
         common=len(common),
         packs=packs,
-        loss=_first(common, x != y),
-        most=float(np.max(apart[alike], initial=0.0)),
+        loss=_first(common, (x != y) & ~(np.isnan(x) & np.isnan(y))),
+        most=float(np.max(apart, initial=0.0)),
         settings={
             key: (one.settings.get(key), other.settings.get(key))
             for key in sorted(keys)

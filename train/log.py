@@ -30,6 +30,7 @@ def step_log(
     memory: int,
     peak: float | None,
     resumed_from: int,
+    skipped: int,
     alarms: Sequence[Part],
 ) -> StepLog:
     """The line of a step that took so many seconds, without its evaluation.
@@ -70,6 +71,7 @@ def step_log(
         position=position,
         digest=f"{result.digest:016x}",
         masked=len(result.masked),
+        skipped=skipped,
         time=time.time(),
         resumed_from=resumed_from,
         alarms=tuple(alarms),

@@ -92,6 +92,8 @@ class StepLog:
     """Of the packs of the step, as they were read: see sets.packs_digest. 16 hexadecimal digits."""
     masked: int
     """Conversations of the step that were trained with weight 0 since an image failed (on_bad_media: mask)."""
+    skipped: int
+    """Steps in a row, up to this one, that left the weights as they were, since loss or gradients are not finite."""
     time: float
     """Seconds since 1970."""
     resumed_from: int

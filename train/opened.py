@@ -174,6 +174,7 @@ def fresh_state(
         model=str(model.resolve()),
         base={},
         zero_steps={},
+        skipped=0,
         best=None,
         config=asdict(config),
     )

@@ -176,6 +176,7 @@ def resumed_state(
         position=stored.position,
         phases=stored.phases,
         zero_steps=stored.zero_steps,
+        skipped=stored.skipped,
         best=stored.best,
     )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice, tee
 from pathlib import Path
 
+from lmms.configs.errors import TrainError
 from lmms.configs.remote import FileStore
 from lmms.configs.train import TrainConfig
 from lmms.train.ahead import ahead
@@ -134,6 +135,10 @@ def _take_step(
     )
     seconds = time.perf_counter() - began
     last, state = state, _next_state(state, plan, result)
+    if state.skipped > config.max_skipped:
+        raise TrainError(_with_advice(run, plan, result, state.skipped))
+    if state.skipped:
+        report(f"ALARM: {_with_advice(run, plan, result, state.skipped)}")
     alarms = alarmed_parts(last.zero_steps, state.zero_steps)
     for sentence in result.masked:
         report(f"masked: {sentence}")
@@ -157,6 +162,7 @@ def _take_step(
         memory=peak_memory(run.world.device),
         peak=run.peak,
         resumed_from=run.resumed_from,
+        skipped=state.skipped,
         alarms=alarms,
     )
     if run.world.is_main:
@@ -204,6 +210,19 @@ def _evaluation(run: Run, plan: StepPlan, asked: Asked, beat: Beat) -> Evaluatio
 
 def _next_state(state: TrainerState, plan: StepPlan, result: StepResult) -> TrainerState:
     """The state after a step. The position moves here, after the update: packs only read ahead are not in it."""
+    state = replace(state, step=plan.step, position=plan.position + len(plan.packs))
+    if result.fault:
+        return replace(state, skipped=state.skipped + 1)
     reached = {part: part == "llm" or any(plan.has_images) for part in result.part_norms}
     zero_steps = count_zero_steps(state.zero_steps, result.part_norms, reached)
-    return replace(state, step=plan.step, position=plan.position + len(plan.packs), zero_steps=zero_steps)
+    return replace(state, zero_steps=zero_steps, skipped=0)
+
+
+def _with_advice(run: Run, plan: StepPlan, result: StepResult, skipped: int) -> str:
+    """What a person needs to know of the last of so many steps in a row that were not finite."""
+    most = run.config.max_skipped
+    done = f"skipped, {skipped} in a row of at most {most}" if skipped <= most else f"max_skipped is {most}"
+    return (
+        f"{result.fault}; {done}; `lmms inspect step {run.output} {plan.step}` names its records, `lmms inspect shard"
+        " DIR --pack I` shows a pack; if it goes on, lower optim.lr"
+    )

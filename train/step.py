@@ -40,6 +40,8 @@ class StepResult:
     """Seconds without data, averaged over the ranks."""
     masked: list[str]
     """A sentence for each conversation that was trained with weight 0 since an image failed."""
+    fault: str
+    """What was not finite, with the packs, where the update was therefore left out; else empty."""
     digest: int
     """Of the packs that were read and trained, by all ranks: see sets.packs_digest."""
     groups: npt.NDArray[np.float64]
@@ -64,7 +66,8 @@ def take_step(
 ) -> StepResult:
     """Forward and backward over the passes, then the update. The only synchronisation is at the end, once.
 
-    A loss or gradient that is not finite raises TrainError before it can reach the weights.
+    A loss or gradient that is not finite never reaches the weights: then the weights and the optimizer's states stay
+    as they are, on every rank, and the result says why.
     Where images failed (on_bad_media: mask), the denominator becomes the weight that was left.
     beat is told before each pass what comes, for the watchdog.
     """
@@ -114,14 +117,16 @@ def take_step(
         if part in parts
     }
     norm = math.hypot(*norms.values())
-    if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-        raise TrainError(_not_finite(plan, torch.stack(losses).tolist(), loss_sum, norm))
-    factor = rescale * min(1.0, max_grad_norm / (norm + 1e-6))
-    if factor != 1.0:
-        torch._foreach_mul_([grad for part in grads.values() for grad in part], factor)
-    for group in optimizer.param_groups:
-        group["lr"] = lr_share * group["peak"]
-    optimizer.step()
+    fault = ""
+    if math.isfinite(loss_sum) and math.isfinite(norm):
+        factor = rescale * min(1.0, max_grad_norm / (norm + 1e-6))
+        if factor != 1.0:
+            torch._foreach_mul_([grad for part in grads.values() for grad in part], factor)
+        for group in optimizer.param_groups:
+            group["lr"] = lr_share * group["peak"]
+        optimizer.step()
+    else:
+        fault = _not_finite(plan, torch.stack(losses).tolist(), loss_sum, norm)
     optimizer.zero_grad(set_to_none=True)
     return StepResult(
         loss=loss_sum / denominator,
@@ -129,6 +134,7 @@ def take_step(
         part_norms=norms,
         waited=waited / world.size,
         masked=_of_all_ranks(masked) if num_masked else [],
+        fault=fault,
         digest=(int(high) * 2**32 + int(low)) % 2**64,
         groups=np.array(sums[11:]).reshape(-1, 2),
         stop=stop > 0,
@@ -148,10 +154,7 @@ def _not_finite(plan: StepPlan, own_losses: Sequence[float], loss_sum: float, no
     own = [place for request in bad for place in request.places if request.counts]
     everyone = _of_all_ranks(own)
     suspects = pack_names(everyone) if everyone else "no pass alone is to blame"
-    return (
-        f"step {plan.step}: loss sum is {loss_sum}, gradient norm {norm}, expected finite numbers; {suspects};"
-        " look at them with `lmms inspect shard DIR --pack I`, or lower optim.lr"
-    )
+    return f"step {plan.step}: loss sum is {loss_sum}, gradient norm {norm}, expected finite numbers; {suspects}"
 
 
 def _of_all_ranks(own: list[T]) -> list[T]:

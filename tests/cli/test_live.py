@@ -45,8 +45,14 @@ def test_a_plain_line_says_all_that_counts() -> None:
 
 def test_what_a_step_lacks_is_not_in_its_line() -> None:
     text = line(step_log(1, masked=0), "")
-    for name in ("MFU", "evaluation", "sets", "masked", "vision"):
+    for name in ("MFU", "evaluation", "sets", "masked", "vision", "skipped"):
         assert name not in text
+
+
+def test_a_skipped_step_says_so_in_its_line() -> None:
+    text = line(step_log(1, loss=float("nan"), grad_norm=float("inf"), skipped=2), "")
+    assert "loss nan" in text
+    assert "skipped 2 (steps in a row that were not finite)" in text
 
 
 def test_sets_and_evaluations_are_in_the_line_where_there_are_any() -> None:

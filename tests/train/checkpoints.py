@@ -27,6 +27,7 @@ STATE = TrainerState(
     model="/model",
     base={"path": "/model", "digest": "d1"},
     zero_steps={"llm": 3},
+    skipped=0,
     best=None,
     config={"max_steps": 5, "train": {"vision": "frozen"}, "optim": {"betas": (0.9, 0.95)}},
 )

@@ -36,6 +36,7 @@ _LOG = StepLog(
     position=10,
     digest="00000000deadbeef",
     masked=1,
+    skipped=0,
     time=160.0,
     resumed_from=0,
 )

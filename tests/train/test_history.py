@@ -121,6 +121,17 @@ def test_a_loss_that_is_not_finite_is_no_best_one(tmp_path: Path) -> None:
     assert (found.best_loss, found.best_loss_step) == (2.0, 1)
 
 
+def test_runs_that_skipped_the_same_step_do_not_part_there(tmp_path: Path) -> None:
+    losses = [2.0, float("nan"), float("inf"), 1.0]
+    logs = [step_log(i, loss=loss, skipped=int(i in (2, 3))) for i, loss in enumerate(losses, 1)]
+    one, two = (read_history(write_metrics(tmp_path / name, logs)) for name in "ab")
+    found = parting(one, two)
+    assert (found.loss, found.most) == (None, 0.0)
+    assert summarize(one).skipped == 2
+    other = read_history(write_metrics(tmp_path / "c", [logs[0], step_log(2, loss=1.5), *logs[2:]]))
+    assert (parting(one, other).loss, parting(one, other).most) == (2, 0.0)
+
+
 def test_where_two_runs_part(tmp_path: Path) -> None:
     one = [step_log(step, loss=2.0, digest=f"{step:016x}") for step in range(1, 7)]
     two = [

@@ -201,17 +201,19 @@ def test_a_worker_that_was_stopped_is_given_up_in_time_and_ended(dataset: Datase
 
 
 def loader_processes() -> set[int]:
-    """Processes that the parent of all loaders has now."""
-    found = set()
+    """The parent of this process's loaders, and those that it has now."""
+    parents, serving = dict[int, int](), set[int]()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            text = stat.read_text()
+            state, parent, *_ = stat.read_text().rpartition(")")[2].split()
             command = (stat.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"loader.serve" in command and text.rpartition(")")[2].split()[0] != "Z":
-            found.add(int(stat.parent.name))
-    return found
+        number = int(stat.parent.name)
+        parents[number] = int(parent)
+        if b"loader.serve" in command and state != "Z":
+            serving.add(number)
+    return {number for number in serving if os.getpid() in (parents[number], parents.get(parents[number]))}
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 15) -> None:

@@ -67,13 +67,14 @@ def test_mfu_is_operations_over_what_all_ranks_could_do_with_and_without_the_wai
         part_norms={"llm": 1.0},
         waited=0.5,
         masked=[],
+        fault="",
         digest=0,
         groups=sets.target_weight[:1].reshape(1, 1).repeat(2, axis=1),
         stop=False,
         save=False,
     )
     flops = int(order.costs[plan.packs].sum())
-    common = {"steps": 9, "lr": 1.0, "seconds": 2.0, "memory": 1, "resumed_from": 0, "alarms": ()}
+    common = {"steps": 9, "lr": 1.0, "seconds": 2.0, "memory": 1, "resumed_from": 0, "skipped": 0, "alarms": ()}
     log = step_log(plan, result, order, phase, None, peak=2 * flops, **common)  # type: ignore[arg-type]
     assert log.mfu == pytest.approx(1 / 4)
     assert log.busy_mfu == pytest.approx(1 / 3)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
+from lmms.configs.errors import TrainError
 from lmms.configs.manifest import open_dataset
 from lmms.configs.optim import OptimConfig
 from lmms.train.ahead import ahead
@@ -137,6 +138,8 @@ def _measure(
     for plan in plans:
         began = time.perf_counter()
         results.append(take_step(model, optimizer, parts, plan, loader, world, 1.0, 1.0, Asked(), lambda coming: None))
+        if results[-1].fault:
+            raise TrainError(results[-1].fault)
         synchronize(world.device)
         seconds.append(time.perf_counter() - began)
         if len(seconds) > WARM_STEPS and time.monotonic() + seconds[-1] > deadline:
