@@ -93,6 +93,9 @@ class TrainConfig:
     """Boards that show the run: TensorBoard, wandb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
+    deterministic: bool = False
+    """The same run on the same machines gives the same bits, at some cost in speed. What has no deterministic way is
+    an error; Liger is not used."""
 
     def __post_init__(self) -> None:
         length = {name: getattr(self, name) for name in ("max_steps", "max_epochs", "max_tokens")}
@@ -130,6 +133,11 @@ class TrainConfig:
             raise ConfigError(
                 f"kernels.compile is true and parallel.sequence {self.parallel.sequence}: attention over ranks is not"
                 " compiled; set one of them back"
+            )
+        if self.deterministic and self.kernels.liger == "on":
+            raise ConfigError(
+                "deterministic is true and kernels.liger on, expected one of them: Liger's kernels are none of those"
+                " that torch keeps deterministic; set kernels.liger: auto, or deterministic: false"
             )
         check_offload(self.parallel.offload, self.device)
         check_patterns("train", self.train)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -256,7 +257,13 @@ def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
     """Bytes of each rank by component, at its peak in the worst of the passes."""
     parallel = traced.config.parallel
     sharers = ranks // parallel.replicate
-    gathered = gathered_bytes(units(traced.model), _dtype(traced.config).itemsize, sharers, parallel.reshard)
+    gathered = partial(
+        gathered_bytes,
+        units=units(traced.model),
+        element_size=_dtype(traced.config).itemsize,
+        ranks=sharers,
+        reshard=parallel.reshard,
+    )
     accumulates = _passes(traced.config, ranks) > 1
     parameters = list(traced.model.parameters())
     found = []

@@ -11,7 +11,7 @@ torch.distributed._tools.MemTracker does this for whole trainings, sharding incl
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -41,10 +41,13 @@ class Moment:
     """fp32 gradients of one unit, on their way to the ranks."""
     reduced: int
     """fp32 gradients of the units that are done: each rank keeps its part."""
+    done: int = 0
+    """Parameters of the units whose backward is done, frozen ones too."""
+    forward: bool = False
 
 
 def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype) -> list[Moment]:
-    """The moments of one pass over a batch in this compute type, in order; the first is that of forward, if not later.
+    """The moments of one pass over a batch in this compute type, in order; the first is that of forward.
 
     model: from build_model, its frozen parts frozen; not to be used for anything else afterwards. Units are those that
     shard_model makes: a block each, and the rest.
@@ -55,9 +58,10 @@ def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype) -> list[Mome
     live = _Live([*model.parameters(), *model.buffers(), *tensors_in(batch)])
     _tell_parts(model, live)
     for unit in units(model):
-        _take_gradients([parameter for parameter in unit if parameter.requires_grad], live)
+        _take_gradients(unit, live)
     with live:
         loss, _ = model(batch, batch.images > 0)
+        live.moments.append(replace(live.moment(), forward=True))
         live.kind = "backward"
         if loss.requires_grad:
             loss.backward()
@@ -92,6 +96,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.moments: list[Moment] = []
         self.reduced = 0
         self.reducing = 0
+        self.done = 0
         self._held: Counter[Kind] = Counter()
         self._peak = self._held.copy()
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
@@ -105,13 +110,14 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def moment(self) -> Moment:
         """The peak since the last moment; the next one starts from what is held now."""
-        moment = Moment(held=dict(self._peak), reducing=self.reducing, reduced=self.reduced)
+        moment = Moment(held=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
         self._peak = self._held.copy()
         return moment
 
-    def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
-        """A unit's gradients are there: they are copied to fp32 and reduced, then freed."""
+    def reduce(self, parameters: Sequence[nn.Parameter], elements: int) -> None:
+        """A unit's gradients are there, and its weights done with: they are copied to fp32 and reduced, then freed."""
         self.moments.append(self.moment())
+        self.done += elements
         self.reducing = _FP32 * sum(parameter.numel() for parameter in parameters)
         self.moments.append(self.moment())
         for parameter in parameters:
@@ -148,14 +154,16 @@ def _tell_parts(model: TrainModel, live: _Live) -> None:
     language_model(model.hf).register_forward_hook(partial(enter, "loss"))
 
 
-def _take_gradients(parameters: Sequence[nn.Parameter], live: _Live) -> None:
+def _take_gradients(unit: Sequence[nn.Parameter], live: _Live) -> None:
     """Have the gradients of a unit reduced as soon as the last of them is there."""
+    parameters = [parameter for parameter in unit if parameter.requires_grad]
     waiting: set[Tensor] = set(parameters)
+    elements = sum(parameter.numel() for parameter in unit)
 
     def arrived(parameter: Tensor) -> None:
         waiting.discard(parameter)
         if not waiting:
-            live.reduce(parameters)
+            live.reduce(parameters, elements)
 
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
