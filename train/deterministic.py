@@ -83,7 +83,7 @@ def refuse_cudnn(config: TrainConfig, kernels: Kernels, device: torch.device) ->
 
 def _set_variables() -> None:
     for name, values in _VARIABLES.items():
-        if name not in os.environ and torch.cuda.is_initialized():
+        if name not in os.environ and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise ConfigError(
                 f"deterministic is true, but CUDA has started in this process without {name}; set it to {values[0]}"
                 " before, or start the run in a process of its own"

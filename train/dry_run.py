@@ -1,9 +1,9 @@
 """What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ from lmms.train.batch import Batch, make_batch
 from lmms.train.cards import Card
 from lmms.train.checkpoint import read_state
 from lmms.train.initial import plan_initial
-from lmms.train.memory import States, gathered_bytes, rank_memory, state_bytes
+from lmms.train.memory import States, copied_bytes, gathered_bytes, rank_memory, state_bytes
 from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.mixture import PERIOD
@@ -240,30 +240,35 @@ class _Traced:
 
     config: TrainConfig
     model: TrainModel
-    passes: list[tuple[list[Moment], int]]
-    """Of each of the heaviest batches: its moments, and its own bytes."""
+    passes: Callable[[bool], list[tuple[list[Moment], int]]]
+    """Of each of the heaviest batches: its moments, and its own bytes; on one rank alone, or on several."""
 
 
 def _trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], brought: Collection[str]) -> _Traced:
-    dtype = _dtype(config)
-    passes = [
-        (trace_pass(_model(config, opened, brought), batch, dtype), sum(tensor.nbytes for tensor in tensors_in(batch)))
-        for batch in batches
-    ]
+    @cache
+    def passes(alone: bool) -> list[tuple[list[Moment], int]]:
+        return [
+            (
+                trace_pass(_model(config, opened, brought), batch, _dtype(config), alone=alone),
+                sum(tensor.nbytes for tensor in tensors_in(batch)),
+            )
+            for batch in batches
+        ]
+
     return _Traced(config=config, model=_model(config, opened, brought), passes=passes)
 
 
 def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
     """Bytes of each rank by component, at its peak in the worst of the passes."""
-    parallel = traced.config.parallel
+    parallel, dtype = traced.config.parallel, _dtype(traced.config)
     sharers = ranks // parallel.replicate
-    gathered = partial(
-        gathered_bytes,
-        units=units(traced.model),
-        element_size=_dtype(traced.config).itemsize,
-        ranks=sharers,
-        reshard=parallel.reshard,
-    )
+    alone, of_units = ranks == 1 and not parallel.offload, units(traced.model)
+
+    def gathered(moment: Moment) -> int:
+        if alone:
+            return copied_bytes(of_units, dtype, parallel.reshard)
+        return gathered_bytes(moment, of_units, dtype.itemsize, sharers, parallel.reshard)
+
     accumulates = _passes(traced.config, ranks) > 1
     parameters = list(traced.model.parameters())
     found = []
@@ -271,7 +276,7 @@ def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
         states = state_bytes(parameters, rank % sharers, sharers)
         if parallel.offload:
             states = States(weights=0, optimizer=0, gradients=0)
-        of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes]
+        of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes(alone)]
         found.append(max(of_passes, key=lambda components: sum(components.values())))
     return found
 

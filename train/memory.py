@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from lmms.train.memory_trace import Moment
@@ -83,13 +84,21 @@ def gathered_bytes(
     return element_size * (root + sum(of_blocks) - moment.done + (arriving if moment.forward else 0))
 
 
+def copied_bytes(units: Sequence[Sequence[nn.Parameter]], dtype: torch.dtype, reshard: bool = True) -> int:
+    """On one rank alone, see alone.py: copies in the compute type of weights that are kept in another one."""
+    *of_blocks, root = (
+        dtype.itemsize * sum(parameter.numel() for parameter in unit if parameter.dtype != dtype) for unit in units
+    )
+    return root + (max(of_blocks) if reshard else sum(of_blocks))
+
+
 def rank_memory(
     states: States, gathered: Callable[[Moment], int], moments: Sequence[Moment], batch: int, *, accumulates: bool
 ) -> dict[str, int]:
     """Bytes by component, see COMPONENTS, at the moment that needs most.
 
-    gathered: see gathered_bytes. batch: bytes of a batch; the next one arrives while one is used. accumulates: a step
-    has several passes, so that all gradients are there from the second on.
+    gathered: see gathered_bytes and copied_bytes. batch: bytes of a batch; the next one arrives while one is used.
+    accumulates: a step has several passes, so that all gradients are there from the second on.
     """
     all_reduced = moments[-1].reduced
 

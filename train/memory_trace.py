@@ -46,18 +46,18 @@ class Moment:
     forward: bool = False
 
 
-def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype) -> list[Moment]:
+def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype, *, alone: bool = False) -> list[Moment]:
     """The moments of one pass over a batch in this compute type, in order; the first is that of forward.
 
     model: from build_model, its frozen parts frozen; not to be used for anything else afterwards. Units are those that
-    shard_model makes: a block each, and the rest.
+    shard_model makes: a block each, and the rest. alone: on one rank alone, which keeps each gradient by itself.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     batch = map_tensors(batch, lambda tensor: tensor.to("meta"))
-    live = _Live([*model.parameters(), *model.buffers(), *tensors_in(batch)])
+    live = _Live([*model.parameters(), *model.buffers(), *tensors_in(batch)], alone)
     _tell_parts(model, live)
-    for unit in units(model):
+    for unit in [[parameter] for parameter in model.parameters()] if alone else units(model):
         _take_gradients(unit, live)
     with live:
         loss, _ = model(batch, batch.images > 0)
@@ -90,9 +90,10 @@ def tensors_in(batch: Batch) -> list[Tensor]:
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that exist, by kind, and their peak since the last moment was taken."""
 
-    def __init__(self, known: Sequence[Tensor]) -> None:
+    def __init__(self, known: Sequence[Tensor], alone: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind: Kind = "llm"
+        self.alone = alone
         self.moments: list[Moment] = []
         self.reduced = 0
         self.reducing = 0
@@ -118,12 +119,20 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A unit's gradients are there, and its weights done with: they are copied to fp32 and reduced, then freed."""
         self.moments.append(self.moment())
         self.done += elements
-        self.reducing = _FP32 * sum(parameter.numel() for parameter in parameters)
-        self.moments.append(self.moment())
+        size = _FP32 * sum(parameter.numel() for parameter in parameters)
+        if self.alone:
+            # What is in fp32 is kept as it is, without a copy.
+            copied = parameters[0].dtype != torch.float32
+            self.reduced += size if copied else 0
+            self.moments.append(self.moment())
+            self.reduced += 0 if copied else size
+        else:
+            self.reducing = size
+            self.moments.append(self.moment())
+            # The copy is freed when the next unit needs one.
+            self.reduced += size
         for parameter in parameters:
             parameter.grad = None
-        # The copy is freed when the next unit needs one.
-        self.reduced += self.reducing
         self._peak = self._held.copy()
 
     def _add(self, storage: torch.UntypedStorage) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.parallel import check_offload, check_ranks
+from lmms.train.alone import Copies
 from lmms.train.share import WHOLE, Share
 
 T = TypeVar("T")
@@ -137,7 +138,12 @@ def shard_model(
 
     reshard, offload: see ParallelConfig. The last block is not resharded: backward starts with it.
     Inputs are not cast: rotary tables stay fp32 on their way into the blocks, as in the models themselves.
+    One rank alone shards nothing, see alone.py; with offload it does, for the way to main memory and back.
     """
+    if world.size == 1 and not offload:
+        kept: Any = model
+        kept.copies = Copies(model, blocks, dtype, reshard)
+        return
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     where = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if offload else OffloadPolicy()
     for block in blocks:
@@ -152,6 +158,8 @@ def shard_model(
 
 def reshard_all(model: nn.Module) -> None:
     """Give back what forward passes gathered where no backward follows: the next step would use its old weights."""
+    if isinstance(copies := getattr(model, "copies", None), Copies):
+        copies.release()
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
