@@ -177,11 +177,14 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         proposals=_proposals(traced, opened, ranks, batches, brought, min(short)) if short else [],
         length=_length(config, order, phases, state.step, output),
         waiting=expected_waiting(config, order, ranks // sequence, state.position),
-        remarks=[*_shared_out(config), *remarks(config, order, phases[-1], ranks // sequence, steps, state)],
+        remarks=[
+            *_shared_out(config, _states(traced, ranks)),
+            *remarks(config, order, phases[-1], ranks // sequence, steps, state),
+        ],
     )
 
 
-def _shared_out(config: TrainConfig) -> list[str]:
+def _shared_out(config: TrainConfig, states: Sequence[States]) -> list[str]:
     sequence = config.parallel.sequence
     lines = []
     if sequence > 1:
@@ -189,7 +192,11 @@ def _shared_out(config: TrainConfig) -> list[str]:
             f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"
         )
     if config.parallel.offload:
-        lines.append("with parallel.offload, weights, gradients and averages are in main memory, which is not shown")
+        most = max(one.weights + one.optimizer + one.gradients for one in states)
+        lines.append(
+            f"with parallel.offload, weights, gradients and averages are in main memory: {most / 2**30:.2f} GiB a rank,"
+            " which are not shown above"
+        )
     return lines
 
 
@@ -270,15 +277,20 @@ def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
         return gathered_bytes(moment, of_units, dtype.itemsize, sharers, parallel.reshard)
 
     accumulates = _passes(traced.config, ranks) > 1
-    parameters = list(traced.model.parameters())
     found = []
-    for rank in range(ranks):
-        states = state_bytes(parameters, rank % sharers, sharers)
+    for states in _states(traced, ranks):
         if parallel.offload:
             states = States(weights=0, optimizer=0, gradients=0)
         of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes(alone)]
         found.append(max(of_passes, key=lambda components: sum(components.values())))
     return found
+
+
+def _states(traced: _Traced, ranks: int) -> list[States]:
+    """Of each rank, wherever they are kept."""
+    sharers = ranks // traced.config.parallel.replicate
+    parameters = list(traced.model.parameters())
+    return [state_bytes(parameters, rank % sharers, sharers) for rank in range(ranks)]
 
 
 def _model(config: TrainConfig, opened: Opened, brought: Collection[str]) -> TrainModel:

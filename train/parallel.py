@@ -1,10 +1,14 @@
-"""Ranks, devices and shards: the same path for one process and for many.
+"""Ranks, devices and shards.
 
 FSDP2 over one flat mesh, or over the rows of one with a row for each copy of the weights (parallel.replicate): each
 block is a unit, the rest (embeddings, head, merger) belongs to the root. Gradients are
 sums over ranks, since the loss is already divided by the step's total weight; so too where ranks share packs
 (parallel.sequence), each with the loss of its own tokens. Two traps of FSDP2:
 set_gradient_divide_factor holds for one module only, and gloo lacks the reduction that it uses by default.
+
+Blocks are gathered ahead as FSDP2 does by itself: in backward it asks for the block before, in forward each block is
+asked for when the CPU comes to it, far ahead of the GPU, since a step never waits for it. Asking explicitly
+(set_modules_to_forward_prefetch) would be for a CPU that is slower than the GPU, and hold one block more.
 """
 
 import os

@@ -121,7 +121,8 @@ def test_copies_of_the_weights_and_weights_kept_gathered_need_more_and_the_way_b
     assert {offloaded.memory[0][name] for name in ("weights", "optimizer")} == {0}
     # Those of one unit, on their way to main memory.
     assert 0 < offloaded.memory[0]["gradients"] < plain.memory[0]["gradients"]
-    assert any("main memory" in line for line in offloaded.remarks)
+    held = sum(plain.memory[0][name] for name in ("weights", "optimizer")) + plain.memory[0]["weights"]
+    assert any(f"main memory: {held / 2**30:.2f} GiB a rank" in line for line in offloaded.remarks)
     for found, changed, name in (
         (copies, ParallelConfig(replicate=2), "parallel.replicate: 1"),
         (kept, ParallelConfig(reshard=False), "parallel.reshard: true"),
