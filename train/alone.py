@@ -97,7 +97,7 @@ class Copies:
     def _release_later(self) -> None:
         if not self._backward:
             self._backward = True
-            Variable._execution_engine.queue_callback(self.release)  # type: ignore[attr-defined]
+            Variable._execution_engine.queue_callback(self.release)
 
 
 class _Unit:

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lmms.configs.lora import LoraConfig
 from lmms.configs.optim import OptimConfig
 from lmms.train.compiled import compile_blocks, no_recompiles
+from lmms.train.lora import add_lora, init_lora
 from lmms.train.model import TrainModel, blocks, build_model, init_random, keep_in, materialize
 from lmms.train.optim import make_optimizer, set_trained
 from lmms.train.parallel import World, reshard_all, shard_model, start_world, stop_world
@@ -37,12 +39,18 @@ def model_on(
     world: World, family: str, *, fsdp: bool, recompute: str, reshard: bool, tied: bool, part: str = ""
 ) -> TrainModel:
     model = build_model(tiny_config(family, tied), recompute)  # type: ignore[arg-type]
-    set_trained(model, frozen(*[part] if part else []))  # type: ignore[list-item]
+    if part == "lora":
+        train, lora = {"default": "lora", "norm": "full"}, LoraConfig(rank=3, dropout=0.0)
+        add_lora(model, train, lora)  # type: ignore[arg-type]
+        set_trained(model, train, lora)  # type: ignore[arg-type]
+    else:
+        set_trained(model, frozen(*[part] if part else []))  # type: ignore[list-item]
     keep_in(model, BF16, {name for name, parameter in model.named_parameters() if parameter.requires_grad})
     # On a CPU offload moves nothing: it is FSDP2 as it is elsewhere.
     shard_model(model, blocks(model), world, BF16, reshard, offload=fsdp)
     materialize(model, world.device)
     init_random(model, 0)
+    init_lora(model, 0)
     return model
 
 
@@ -78,6 +86,7 @@ CASES = [
     ("qwen3_vl", "none", True, True, "llm"),
     ("qwen2_5_vl", "none", False, True, ""),
     ("qwen2_5_vl", "full", False, False, "vision"),
+    ("qwen3_vl", "full", False, True, "lora"),
 ]
 
 
