@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,9 +25,7 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         for name in ("sequence", "replicate"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"parallel.{name} is {value}, expected at least 1")
+            check_range(f"parallel.{name}", getattr(self, name), 1)
 
 
 def check_ranks(sequence: int, replicate: int, ranks: int) -> None:
