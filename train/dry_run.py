@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.optim import MOMENTUM
 from lmms.configs.parallel import check_ranks
 from lmms.configs.train import TrainConfig
 from lmms.train.batch import Batch, make_batch
@@ -28,6 +29,7 @@ from lmms.train.order import Order
 from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.resume import resumed_state, would_resume
+from lmms.train.rules import bytes_by_rule
 from lmms.train.stream import PackReader
 from lmms.train.weights import check_pretrained
 
@@ -84,6 +86,8 @@ class DryRun:
     """Part -> its parameters."""
     trained: dict[str, int]
     precision: str
+    optimizer: str
+    """optim.name."""
     recompute: str
     ranks: int
     global_packs: int
@@ -158,6 +162,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         parameters=_by_part(opened.model, trained=False),
         trained=_by_part(opened.model, trained=True),
         precision=str(_dtype(config)).removeprefix("torch."),
+        optimizer=config.optim.name,
         recompute=config.model.recompute,
         ranks=ranks,
         global_packs=order.global_packs,
@@ -290,7 +295,8 @@ def _states(traced: _Traced, ranks: int) -> list[States]:
     """Of each rank, wherever they are kept."""
     sharers = ranks // traced.config.parallel.replicate
     parameters = list(traced.model.parameters())
-    return [state_bytes(parameters, rank % sharers, sharers) for rank in range(ranks)]
+    of_optimizer = bytes_by_rule(traced.config.optim.name, traced.model)
+    return [state_bytes(parameters, rank % sharers, sharers, of_optimizer) for rank in range(ranks)]
 
 
 def _model(config: TrainConfig, opened: Opened, brought: Collection[str]) -> TrainModel:
@@ -354,6 +360,8 @@ def _proposals(
         changed = replace(config, train={**config.train, "vision": "frozen"})
         total_then = needed(_trace(changed, opened, batches, brought), ranks)
         found.append(Proposal(change="train.vision: frozen", total=total_then))
+    smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
+    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks)))
     return [proposal for proposal in found if proposal.total < total]
 
 

@@ -62,8 +62,7 @@ class StepLog:
     visual_tokens: int
     """Placeholders of images, one for each merged patch."""
     padding_tokens: int
-    """Computed for nothing, not in `tokens`: packs repeated with weight 0 where ranks do not divide a step, and what
-    kernels.compile fills batches up with."""
+    """Computed for nothing, not in `tokens`: packs repeated where ranks do not divide a step, batches filled up."""
     seconds: float
     """Of the step: waiting for data, all passes, the update. Not its evaluation and checkpoint."""
     tokens_per_s: float

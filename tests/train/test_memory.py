@@ -25,6 +25,7 @@ from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.optim import make_optimizer, set_trained
 from lmms.train.parallel import shard_model, start_world, stop_world
+from lmms.train.rules import bytes_by_rule
 from tests.train.helpers import frozen, joined, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
 from tests.train.live import LiveStorages, kernel_attention
 from tests.train.runs import free_port
@@ -108,7 +109,7 @@ def test_states_are_what_each_rank_holds_to_the_byte(measured: list[list[dict[st
     model = meta_model(*CASES[case])
     sharers = len(measured) // COPIES[len(measured)]
     for rank, found in enumerate(measured):
-        states = state_bytes(model.parameters(), rank % sharers, sharers)
+        states = state_bytes(model.parameters(), rank % sharers, sharers, bytes_by_rule("adamw", model))
         for one in found[case * len(DTYPES[len(measured)]) :][: len(DTYPES[len(measured)])]:
             assert asdict(states) == {name: one[name] for name in asdict(states)}
 
@@ -126,7 +127,7 @@ def test_the_peak_of_a_pass_is_that_of_real_ranks(
         gathered = partial(gathered_bytes, units=units(model), element_size=4, ranks=sharers, reshard=ranks < 4)
         moments = trace_pass(meta_model(*CASES[case]), batch, dtype, alone=ranks == 1)
         for rank, found in enumerate(measured):
-            states = state_bytes(model.parameters(), rank % sharers, sharers)
+            states = state_bytes(model.parameters(), rank % sharers, sharers, bytes_by_rule("adamw", model))
             copied = copied_bytes(units(model), dtype)
             held = (lambda moment, copied=copied: copied) if ranks == 1 else gathered
             needed = rank_memory(states, held, moments, of_batch, accumulates=accumulates)
