@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,17 +13,37 @@ class ParallelConfig:
     sequence: int = 1
     """Ranks, best of one node, that train on the same packs, each on a run of the tokens: for packs of 64k and more."""
 
+    replicate: int = 1
+    """Copies of the weights, each sharded over ranks / replicate of them, best those of one node: less traffic between
+    nodes, more memory."""
+    reshard: bool = True
+    """Give a block's gathered weights back after its forward and gather them again in backward; false: less traffic,
+    and all weights are gathered at once."""
+    offload: bool = False
+    """On GPUs: keep weights, gradients and averages in main memory and update them there; a block's weights are
+    brought when it runs."""
+
     def __post_init__(self) -> None:
-        if self.sequence < 1:
-            raise ConfigError(f"parallel.sequence is {self.sequence}, expected at least 1")
+        for name in ("sequence", "replicate"):
+            check_range(f"parallel.{name}", getattr(self, name), 1)
 
 
-def check_sequence_ranks(sequence: int, ranks: int) -> None:
-    """ConfigError unless the ranks can be put into groups of `sequence`."""
-    if ranks % sequence:
+def check_ranks(sequence: int, replicate: int, ranks: int) -> None:
+    """ConfigError unless the ranks can be put into groups of `sequence`, and into `replicate` groups."""
+    for name, value in (("sequence", sequence), ("replicate", replicate)):
+        if ranks % value:
+            raise ConfigError(
+                f"parallel.{name} is {value}, but there are {ranks} ranks, not a multiple of it; start"
+                f" {-(-ranks // value) * value} ranks, or set parallel.{name} to one of {divisors(ranks)}"
+            )
+
+
+def check_offload(offload: bool, device: str) -> None:
+    """ConfigError for offload on a device that has no memory of its own."""
+    if offload and device == "cpu":
         raise ConfigError(
-            f"parallel.sequence is {sequence}, but there are {ranks} ranks, not a multiple of it; start"
-            f" {-(-ranks // sequence) * sequence} ranks, or set parallel.sequence to one of {divisors(ranks)}"
+            "parallel.offload is true, but the device is the CPU, whose weights are in main memory anyway; it is for"
+            " GPUs: set it to false"
         )
 
 

@@ -15,7 +15,7 @@ from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.loss_weight import LossWeight
 from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import OptimConfig
-from lmms.configs.parallel import ParallelConfig
+from lmms.configs.parallel import ParallelConfig, check_offload
 from lmms.configs.ranges import MOST_SECONDS, check_range
 
 How = Literal["full", "lora", "frozen"]
@@ -100,6 +100,9 @@ class TrainConfig:
     """Boards that show the run: TensorBoard, wandb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
+    deterministic: bool = False
+    """The same run on the same machines gives the same bits, at some cost in speed. What has no deterministic way is
+    an error; Liger is not used."""
 
     def __post_init__(self) -> None:
         length = {name: getattr(self, name) for name in ("max_steps", "max_epochs", "max_tokens")}
@@ -136,6 +139,12 @@ class TrainConfig:
                 f"kernels.compile is true and parallel.sequence {self.parallel.sequence}: attention over ranks is not"
                 " compiled; set one of them back"
             )
+        if self.deterministic and self.kernels.liger == "on":
+            raise ConfigError(
+                "deterministic is true and kernels.liger on, expected one of them: Liger's kernels are none of those"
+                " that torch keeps deterministic; set kernels.liger: auto, or deterministic: false"
+            )
+        check_offload(self.parallel.offload, self.device)
         check_patterns("train", self.train)
         if self.lora != DEFAULT_LORA and "lora" not in self.train.values():
             raise ConfigError("lora is set, but nothing is trained with it; set train: {llm: lora}, or leave lora out")

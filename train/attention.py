@@ -115,7 +115,16 @@ def _flash_attn_2(
     from flash_attn import flash_attn_varlen_func
 
     output: Tensor = flash_attn_varlen_func(
-        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, softmax_scale=scale, causal=causal
+        query,
+        key,
+        value,
+        cu_seqlens,
+        cu_seqlens,
+        max_length,
+        max_length,
+        softmax_scale=scale,
+        causal=causal,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     return output
 

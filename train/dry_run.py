@@ -1,8 +1,9 @@
 """What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -13,13 +14,13 @@ import torch
 from lmms.configs.errors import ConfigError
 from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import MOMENTUM
-from lmms.configs.parallel import check_sequence_ranks
+from lmms.configs.parallel import check_ranks
 from lmms.configs.train import TrainConfig
 from lmms.train.batch import Batch, make_batch
 from lmms.train.cards import Card
 from lmms.train.checkpoint import read_state
 from lmms.train.initial import plan_initial
-from lmms.train.memory import gathered_bytes, rank_memory, state_bytes
+from lmms.train.memory import States, copied_bytes, gathered_bytes, rank_memory, state_bytes
 from lmms.train.memory_trace import Moment, offloaded_bytes, tensors_in, trace_pass, units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.mixture import PERIOD
@@ -138,7 +139,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     Raises what the run itself would raise before its first step, for settings, shards, model, weights and checkpoints.
     """
     sequence = config.parallel.sequence
-    check_sequence_ranks(sequence, ranks)
+    check_ranks(sequence, config.parallel.replicate, ranks)
     opened = open_run(config, lambda coming: None)
     output = Path(config.output).expanduser()
     found = would_resume(config.resume, output)
@@ -183,15 +184,27 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         proposals=_proposals(traced, opened, ranks, batches, brought, min(short)) if short else [],
         length=_length(config, order, phases, state.step, output),
         waiting=expected_waiting(config, order, ranks // sequence, state.position),
-        remarks=[*_shared_out(config), *remarks(config, order, phases[-1], ranks // sequence, steps, state)],
+        remarks=[
+            *_shared_out(config, _states(traced, ranks)),
+            *remarks(config, order, phases[-1], ranks // sequence, steps, state),
+        ],
     )
 
 
-def _shared_out(config: TrainConfig) -> list[str]:
+def _shared_out(config: TrainConfig, states: Sequence[States]) -> list[str]:
     sequence = config.parallel.sequence
-    if sequence == 1:
-        return []
-    return [f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"]
+    lines = []
+    if sequence > 1:
+        lines.append(
+            f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"
+        )
+    if config.parallel.offload:
+        most = max(one.weights + one.optimizer + one.gradients for one in states)
+        lines.append(
+            f"with parallel.offload, weights, gradients and averages are in main memory: {most / 2**30:.2f} GiB a rank,"
+            " which are not shown above"
+        )
+    return lines
 
 
 def _recompute(memory: MemoryConfig) -> str:
@@ -247,34 +260,53 @@ class _Traced:
 
     config: TrainConfig
     model: TrainModel
-    passes: list[tuple[list[Moment], int]]
-    """Of each of the heaviest batches: its moments, and its own bytes."""
+    passes: Callable[[bool], list[tuple[list[Moment], int]]]
+    """Of each of the heaviest batches: its moments, and its own bytes; on one rank alone, or on several."""
 
 
 def _trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], brought: Collection[str]) -> _Traced:
-    dtype = _dtype(config)
-    passes = [
-        (
-            trace_pass(_model(config, opened, brought), batch, dtype, config.memory.offload_bytes),
-            sum(tensor.nbytes for tensor in tensors_in(batch)),
-        )
-        for batch in batches
-    ]
+    dtype, offload = _dtype(config), config.memory.offload_bytes
+
+    @cache
+    def passes(alone: bool) -> list[tuple[list[Moment], int]]:
+        return [
+            (
+                trace_pass(_model(config, opened, brought), batch, dtype, offload, alone=alone),
+                sum(tensor.nbytes for tensor in tensors_in(batch)),
+            )
+            for batch in batches
+        ]
+
     return _Traced(config=config, model=_model(config, opened, brought), passes=passes)
 
 
 def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
     """Bytes of each rank by component, at its peak in the worst of the passes."""
-    gathered = gathered_bytes(units(traced.model), _dtype(traced.config).itemsize, ranks)
+    parallel, dtype = traced.config.parallel, _dtype(traced.config)
+    sharers = ranks // parallel.replicate
+    alone, of_units = ranks == 1 and not parallel.offload, units(traced.model)
+
+    def gathered(moment: Moment) -> int:
+        if alone:
+            return copied_bytes(of_units, dtype, parallel.reshard)
+        return gathered_bytes(moment, of_units, dtype.itemsize, sharers, parallel.reshard)
+
     accumulates = _passes(traced.config, ranks) > 1
-    parameters = list(traced.model.parameters())
-    optimizer_bytes = bytes_by_rule(traced.config.optim.name, traced.model)
     found = []
-    for rank in range(ranks):
-        states = state_bytes(parameters, rank, ranks, optimizer_bytes)
-        of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes]
+    for states in _states(traced, ranks):
+        if parallel.offload:
+            states = States(weights=0, optimizer=0, gradients=0)
+        of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes(alone)]
         found.append(max(of_passes, key=lambda components: sum(components.values())))
     return found
+
+
+def _states(traced: _Traced, ranks: int) -> list[States]:
+    """Of each rank, wherever they are kept."""
+    sharers = ranks // traced.config.parallel.replicate
+    parameters = list(traced.model.parameters())
+    of_optimizer = bytes_by_rule(traced.config.optim.name, traced.model)
+    return [state_bytes(parameters, rank % sharers, sharers, of_optimizer) for rank in range(ranks)]
 
 
 def _model(config: TrainConfig, opened: Opened, brought: Collection[str]) -> TrainModel:

@@ -6,12 +6,10 @@ The training does not notice: no random number is drawn, nothing is left gathere
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from lmms.configs.errors import TrainError
 from lmms.configs.manifest import Dataset
@@ -19,7 +17,7 @@ from lmms.configs.remote import FileStore
 from lmms.train.ahead import ahead as on_device
 from lmms.train.loader import Request, batches
 from lmms.train.needed import Ahead
-from lmms.train.parallel import World
+from lmms.train.parallel import World, reshard_all
 from lmms.train.recipe import Recipe, loss_by_group
 from lmms.train.signals import Asked
 from lmms.train.stream import PackReader, Sidecar
@@ -113,10 +111,7 @@ def _with_needs(requests: Sequence[Request], shards: int, later: Ahead) -> list[
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module's own mode again, and what forward passes gathered given back.
-
-    FSDP2 leaves the root gathered until a backward pass: the next step would use its old weights.
-    """
+    """Evaluation mode; afterwards every module's own mode again, and what forward passes gathered given back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -124,4 +119,4 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        cast(FSDPModule, model).reshard()
+        reshard_all(model)

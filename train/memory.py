@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from lmms.train.memory_trace import Moment
@@ -62,22 +63,37 @@ def state_bytes(
     return States(weights=weights, optimizer=optimizer, gradients=gradients)
 
 
-def gathered_bytes(units: Sequence[Sequence[nn.Parameter]], element_size: int, ranks: int) -> int:
-    """Weights in the compute type, gathered from all ranks: those of no block (the last unit), and the largest block.
+def gathered_bytes(
+    moment: Moment, units: Sequence[Sequence[nn.Parameter]], element_size: int, ranks: int, reshard: bool = True
+) -> int:
+    """Weights in the compute type, gathered from all ranks: those of no block (the last unit), and the largest block;
+    without reshard those of all blocks whose backward is not done.
 
-    Of a block there are two copies where there are several ranks: one in use, one that the ranks write into.
+    ranks: that a copy of the weights is sharded over. Where there are several, the largest block is there once more:
+    the ranks write into another one than is in use; without reshard that ends with forward.
     """
     *of_blocks, root = (sum(parameter.numel() for parameter in unit) for unit in units)
-    return element_size * (root + max(of_blocks) * (2 if ranks > 1 else 1))
+    arriving = max(of_blocks) if ranks > 1 else 0
+    if reshard:
+        return element_size * (root + max(of_blocks) + arriving)
+    return element_size * (root + sum(of_blocks) - moment.done + (arriving if moment.forward else 0))
+
+
+def copied_bytes(units: Sequence[Sequence[nn.Parameter]], dtype: torch.dtype, reshard: bool = True) -> int:
+    """On one rank alone, see alone.py: copies in the compute type of weights that are kept in another one."""
+    *of_blocks, root = (
+        dtype.itemsize * sum(parameter.numel() for parameter in unit if parameter.dtype != dtype) for unit in units
+    )
+    return root + (max(of_blocks) if reshard else sum(of_blocks))
 
 
 def rank_memory(
-    states: States, gathered: int, moments: Sequence[Moment], batch: int, *, accumulates: bool
+    states: States, gathered: Callable[[Moment], int], moments: Sequence[Moment], batch: int, *, accumulates: bool
 ) -> dict[str, int]:
     """Bytes by component, see COMPONENTS, at the moment that needs most.
 
-    batch: bytes of a batch; the next one arrives while one is used. accumulates: a step has several passes, so that
-    all gradients are there from the second on.
+    gathered: see gathered_bytes and copied_bytes. batch: bytes of a batch; the next one arrives while one is used.
+    accumulates: a step has several passes, so that all gradients are there from the second on.
     """
     all_reduced = moments[-1].reduced
 
@@ -87,7 +103,7 @@ def rank_memory(
             "weights": states.weights,
             "optimizer": states.optimizer,
             "gradients": int(states.gradients * done) + moment.reducing,
-            "gathered": gathered,
+            "gathered": gathered(moment),
             **{kind: moment.held.get(kind, 0) for kind in ("vision", "llm", "loss", "backward")},
             "batch": 2 * batch,
         }

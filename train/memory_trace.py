@@ -11,7 +11,7 @@ torch.distributed._tools.MemTracker does this for whole trainings, sharding incl
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -43,13 +43,19 @@ class Moment:
     """fp32 gradients of one unit, on their way to the ranks."""
     reduced: int
     """fp32 gradients of the units that are done: each rank keeps its part."""
+    done: int = 0
+    """Parameters of the units whose backward is done, frozen ones too."""
+    forward: bool = False
 
 
-def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype, offload: int = 0) -> list[Moment]:
-    """The moments of one pass over a batch in this compute type, in order; the first is that of forward, if not later.
+def trace_pass(
+    model: TrainModel, batch: Batch, dtype: torch.dtype, offload: int = 0, *, alone: bool = False
+) -> list[Moment]:
+    """The moments of one pass over a batch in this compute type, in order; the first is that of forward.
 
     model: from build_model, its frozen parts frozen; not to be used for anything else afterwards. Units are those that
-    shard_model makes: a block each, and the rest. offload: bytes of main memory for what blocks keep.
+    shard_model makes: a block each, and the rest. offload: bytes of main memory for what blocks keep. alone: on one
+    rank alone, which keeps each gradient by itself.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -57,12 +63,13 @@ def trace_pass(model: TrainModel, batch: Batch, dtype: torch.dtype, offload: int
     room = torch.empty(offload, dtype=torch.uint8, device="meta")
     if offload:
         offload_blocks(model, blocks(model), room, copy_at_once, LEAST_BYTES)
-    live = _Live([*model.parameters(), *model.buffers(), *tensors_in(batch), room])
+    live = _Live([*model.parameters(), *model.buffers(), *tensors_in(batch), room], alone)
     _tell_parts(model, live)
-    for unit in units(model):
-        _take_gradients([parameter for parameter in unit if parameter.requires_grad], live)
+    for unit in [[parameter] for parameter in model.parameters()] if alone else units(model):
+        _take_gradients(unit, live)
     with live:
         loss, _ = model(batch, batch.images > 0)
+        live.moments.append(replace(live.moment(), forward=True))
         live.kind = "backward"
         if loss.requires_grad:
             loss.backward()
@@ -101,12 +108,14 @@ def tensors_in(batch: Batch) -> list[Tensor]:
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that exist, by kind, and their peak since the last moment was taken."""
 
-    def __init__(self, known: Sequence[Tensor]) -> None:
+    def __init__(self, known: Sequence[Tensor], alone: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind: Kind = "llm"
+        self.alone = alone
         self.moments: list[Moment] = []
         self.reduced = 0
         self.reducing = 0
+        self.done = 0
         self._held: Counter[Kind] = Counter()
         self._peak = self._held.copy()
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
@@ -120,19 +129,28 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def moment(self) -> Moment:
         """The peak since the last moment; the next one starts from what is held now."""
-        moment = Moment(held=dict(self._peak), reducing=self.reducing, reduced=self.reduced)
+        moment = Moment(held=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
         self._peak = self._held.copy()
         return moment
 
-    def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
-        """A unit's gradients are there: they are copied to fp32 and reduced, then freed."""
+    def reduce(self, parameters: Sequence[nn.Parameter], elements: int) -> None:
+        """A unit's gradients are there, and its weights done with: they are copied to fp32 and reduced, then freed."""
         self.moments.append(self.moment())
-        self.reducing = _FP32 * sum(parameter.numel() for parameter in parameters)
-        self.moments.append(self.moment())
+        self.done += elements
+        size = _FP32 * sum(parameter.numel() for parameter in parameters)
+        if self.alone:
+            # What is in fp32 is kept as it is, without a copy.
+            copied = parameters[0].dtype != torch.float32
+            self.reduced += size if copied else 0
+            self.moments.append(self.moment())
+            self.reduced += 0 if copied else size
+        else:
+            self.reducing = size
+            self.moments.append(self.moment())
+            # The copy is freed when the next unit needs one.
+            self.reduced += size
         for parameter in parameters:
             parameter.grad = None
-        # The copy is freed when the next unit needs one.
-        self.reduced += self.reducing
         self._peak = self._held.copy()
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -163,14 +181,16 @@ def _tell_parts(model: TrainModel, live: _Live) -> None:
     language_model(model.hf).register_forward_hook(partial(enter, "loss"))
 
 
-def _take_gradients(parameters: Sequence[nn.Parameter], live: _Live) -> None:
+def _take_gradients(unit: Sequence[nn.Parameter], live: _Live) -> None:
     """Have the gradients of a unit reduced as soon as the last of them is there."""
+    parameters = [parameter for parameter in unit if parameter.requires_grad]
     waiting: set[Tensor] = set(parameters)
+    elements = sum(parameter.numel() for parameter in unit)
 
     def arrived(parameter: Tensor) -> None:
         waiting.discard(parameter)
         if not waiting:
-            live.reduce(parameters)
+            live.reduce(parameters, elements)
 
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]

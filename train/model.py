@@ -143,9 +143,16 @@ def keep_in(model: TrainModel, dtype: torch.dtype, masters: Collection[str]) -> 
             parameter.data = parameter.data.to(dtype)
 
 
-def materialize(model: TrainModel, device: torch.device) -> None:
-    """Give a model from the meta device memory, sharded or not. Parameters are garbage until they are read or drawn."""
-    model.to_empty(device=device)
+def materialize(model: TrainModel, device: torch.device, offload: bool = False) -> None:
+    """Give a model from the meta device memory, sharded or not. Parameters are garbage until they are read or drawn.
+
+    offload: parameters get main memory; buffers that of the device in any case.
+    """
+    model.to_empty(device="cpu" if offload else device)
+    if offload:
+        for module in model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
     if model.tied:
         # to_empty gives each of the two names a tensor of its own.
         model.hf.lm_head.weight = model.hf.get_input_embeddings().weight

@@ -1,26 +1,32 @@
-"""Ranks, devices and shards: the same path for one process and for many.
+"""Ranks, devices and shards.
 
-FSDP2 over one flat mesh: each block is a unit, the rest (embeddings, head, merger) belongs to the root. Gradients are
+FSDP2 over one flat mesh, or over the rows of one with a row for each copy of the weights (parallel.replicate): each
+block is a unit, the rest (embeddings, head, merger) belongs to the root. Gradients are
 sums over ranks, since the loss is already divided by the step's total weight; so too where ranks share packs
 (parallel.sequence), each with the loss of its own tokens. Two traps of FSDP2:
 set_gradient_divide_factor holds for one module only, and gloo lacks the reduction that it uses by default.
+
+Blocks are gathered ahead as FSDP2 does by itself: in backward it asks for the block before, in forward each block is
+asked for when the CPU comes to it, far ahead of the GPU, since a step never waits for it. Asking explicitly
+(set_modules_to_forward_prefetch) would be for a CPU that is slower than the GPU, and hold one block more.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.parallel import check_sequence_ranks
+from lmms.configs.parallel import check_offload, check_ranks
+from lmms.train.alone import Copies
 from lmms.train.share import WHOLE, Share
 
 T = TypeVar("T")
@@ -34,6 +40,7 @@ class World:
     size: int
     device: torch.device
     mesh: DeviceMesh
+    """Of one dimension, or of two: copies of the weights, and the ranks that a copy is sharded over."""
     share: Share = WHOLE
     """The part of its packs that this rank trains on; the ranks with the other parts are its neighbours."""
     sequence_group: dist.ProcessGroup | None = None
@@ -48,6 +55,11 @@ class World:
     def data_size(self) -> int:
         """How many ranks, or groups of ranks that share packs, a step is dealt out to."""
         return self.size // self.share.ranks
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that hold the same shard of every parameter."""
+        return self.mesh.size(0) if self.mesh.ndim > 1 else 1
 
     @property
     def is_main(self) -> bool:
@@ -70,18 +82,27 @@ class World:
         return values[0]
 
 
-def start_world(setting: Literal["auto", "cpu", "cuda"], stall_s: float = 1800.0, sequence: int = 1) -> World:
+def start_world(
+    setting: Literal["auto", "cpu", "cuda"],
+    stall_s: float = 1800.0,
+    sequence: int = 1,
+    replicate: int = 1,
+    offload: bool = False,
+) -> World:
     """Join the ranks that a launcher announced in the environment, or be the only one.
 
     stall_s: of the watchdog, which has more to say than a collective that waited for too long, and so comes first.
     sequence: ranks that share their packs, one after the other.
-    ConfigError without the GPU that is asked for, and for a number of ranks that `sequence` does not divide.
+    replicate: copies of the weights, each over ranks that follow one another. offload: whether it is asked for.
+    ConfigError without the GPU that is asked for, for a number of ranks that `sequence` or `replicate` does not divide,
+    and for offload without a GPU.
     """
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here; set device to cpu or auto")
     kind = "cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu"
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    check_sequence_ranks(sequence, size)
+    check_offload(offload, kind)
+    check_ranks(sequence, replicate, size)
     device = torch.device("cpu")
     if kind == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -93,7 +114,9 @@ def start_world(setting: Literal["auto", "cpu", "cuda"], stall_s: float = 1800.0
     group = None
     if sequence > 1:
         group, _ = dist.new_subgroups(sequence, timeout=timeout)  # type: ignore[no-untyped-call]
-    return World(rank, size, device, init_device_mesh(kind, (size,)), Share(rank % sequence, sequence), group)
+    sizes, names = ((size,), ("shard",)) if replicate == 1 else ((replicate, size // replicate), ("replicate", "shard"))
+    mesh = init_device_mesh(kind, sizes, mesh_dim_names=names)
+    return World(rank, size, device, mesh, Share(rank % sequence, sequence), group)
 
 
 def stop_world() -> None:
@@ -113,16 +136,40 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def shard_model(model: nn.Module, blocks: Sequence[nn.Module], world: World, dtype: torch.dtype) -> None:
+def shard_model(
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    world: World,
+    dtype: torch.dtype,
+    reshard: bool = True,
+    offload: bool = False,
+) -> None:
     """Shard every parameter over the ranks, in place: the blocks first, what remains with the root.
 
+    reshard, offload: see ParallelConfig. The last block is not resharded: backward starts with it.
     Inputs are not cast: rotary tables stay fp32 on their way into the blocks, as in the models themselves.
+    One rank alone shards nothing, see alone.py; with offload it does, for the way to main memory and back.
     """
+    if world.size == 1 and not offload:
+        kept: Any = model
+        kept.copies = Copies(model, blocks, dtype, reshard)
+        return
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    where = CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if offload else OffloadPolicy()
     for block in blocks:
-        fully_shard(block, mesh=world.mesh, mp_policy=policy)
-    fully_shard(model, mesh=world.mesh, mp_policy=policy)
+        again = reshard and block is not blocks[-1]
+        fully_shard(block, mesh=world.mesh, mp_policy=policy, offload_policy=where, reshard_after_forward=again)
+    fully_shard(model, mesh=world.mesh, mp_policy=policy, offload_policy=where, reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def reshard_all(model: nn.Module) -> None:
+    """Give back what forward passes gathered where no backward follows: the next step would use its old weights."""
+    if isinstance(copies := getattr(model, "copies", None), Copies):
+        copies.release()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -15,6 +15,7 @@ from lmms.train.ahead import ahead
 from lmms.train.batch import Batch
 from lmms.train.boards import boards, check_boards
 from lmms.train.checkpoint import TrainerState, tensors_of
+from lmms.train.deterministic import deterministic
 from lmms.train.due import all_datasets, evaluated_shards, next_evaluation
 from lmms.train.evaluate import Evaluation, evaluate
 from lmms.train.loader import batches
@@ -50,8 +51,10 @@ def train(config: TrainConfig, report: Report) -> bool:
     with ExitStack() as first:
         # Before the other ranks are waited for, who may never come.
         asked = first.enter_context(signals(config.grace_s))
+        first.enter_context(deterministic(config))
         beat = first.enter_context(watchdog(config.stall_s, int(os.environ.get("RANK", "0"))))
-        world = start_world(config.device, config.stall_s, config.parallel.sequence)
+        parallel = config.parallel
+        world = start_world(config.device, config.stall_s, parallel.sequence, parallel.replicate, parallel.offload)
         tell = report if world.is_main else lambda event: None
         try:
             with ExitStack() as held:

@@ -11,9 +11,10 @@ from lmms.configs.train import TrainConfig
 def savings(config: TrainConfig, *, keeps_vision: bool, offload_gb: int) -> list[tuple[str, TrainConfig]]:
     """(change, the settings with it), those first that cost least time.
 
-    A pass over fewer packs costs next to nothing. To recompute elementwise costs what reading its inputs costs, the
-    vision tower in full one forward pass of it, everything in full a third of the step. What blocks keep then is little
-    enough to go to main memory unnoticed. Last, the strongest of these with the changes of other sections.
+    To shard what is held whole costs traffic, a pass over fewer packs next to nothing. To recompute elementwise costs
+    what reading its inputs costs, the vision tower in full one forward pass of it, everything in full a third of the
+    step. What blocks keep then is little enough to go to main memory unnoticed. Last, the strongest of these with the
+    changes of other sections.
     keeps_vision: whether the vision tower keeps anything. offload_gb: GiB of main memory that take all that blocks keep
     with `in_full`.
     """
@@ -26,19 +27,28 @@ def savings(config: TrainConfig, *, keeps_vision: bool, offload_gb: int) -> list
     # A setting that says the same in other words is no change.
     same = {now, replace(now, recompute_vision=now.vision)}
     changed = [replace(config, memory=memory) for memory in dict.fromkeys(ladder) if memory not in same]
-    others: list[dict[str, Any]] = []
-    if config.data.micro_packs > 1:
-        others.append({"data": replace(config.data, micro_packs=1)})
-    apart, together = [replace(config, **one) for one in others], changed[-2:]
+    wanted = (("parallel", "reshard", True), ("parallel", "replicate", 1), ("data", "micro_packs", 1))
+    others = [(section, name, value) for section, name, value in wanted if _value(config, section, name) != value]
+    apart, together = [_with(config, *other) for other in others], changed[-2:] or [config]
     for other in others:
-        together = [replace(one, **other) for one in together]
-    found = [*apart, *changed, *(together if others else ())]
+        together = [_with(one, *other) for one in together]
+    # Of one change alone there is nothing together.
+    found = [*apart, *changed, *(together if others and len(others) + len(changed) > 1 else ())]
     return [(_words(config, one), one) for one in found]
 
 
 def in_full(memory: MemoryConfig) -> MemoryConfig:
     """Everything recomputed in full."""
     return replace(memory, recompute="full", recompute_vision=memory.recompute_vision and "full")
+
+
+def _value(config: TrainConfig, section: str, name: str) -> Any:
+    return getattr(getattr(config, section), name)
+
+
+def _with(config: TrainConfig, section: str, name: str, value: Any) -> TrainConfig:
+    changes: dict[str, Any] = {section: replace(getattr(config, section), **{name: value})}
+    return replace(config, **changes)
 
 
 def _words(before: TrainConfig, after: TrainConfig) -> str:
@@ -53,4 +63,5 @@ def _settings(section: Mapping[str, Any], above: str) -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from _settings(value, f"{above}{name}.")
         else:
-            yield f"{above}{name}", f"{value:g}" if isinstance(value, float) else str(value)
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            yield f"{above}{name}", text.lower() if isinstance(value, bool) else text

@@ -14,6 +14,7 @@ from lmms.configs.load import to_yaml
 from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
 from lmms.train.compiled import compile_blocks
+from lmms.train.deterministic import deterministic_kernels, refuse_cudnn
 from lmms.train.flops import ranks_peak
 from lmms.train.initial import fill_initial, plan_initial
 from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
@@ -72,7 +73,8 @@ def start(
     """
     dtype = compute_dtype(config.model.precision, world.device)
     machine = this_machine(world.device, dtype)
-    kernels = choose_kernels(config.kernels, machine)
+    kernels = choose_kernels(deterministic_kernels(config), machine)
+    refuse_cudnn(config, kernels, world.device)
     opened = open_run(config, beat, world.share, partial(on_main, world))
     sets, evaluated, model, now, fresh = opened.sets, opened.evaluated, opened.model, opened.phase, opened.fresh
     recipe, eval_recipe = _padded(config, opened) if kernels.compile else (opened.recipe, opened.eval_recipe)
@@ -94,8 +96,9 @@ def start(
     if config.memory.offload_bytes:
         room = pinned_room(config.memory.offload_bytes, world.device)
         offload_blocks(model, blocks(model), room, copy_on_stream(world.device), LEAST_BYTES)
-    shard_model(model, blocks(model), world, dtype)
-    materialize(model, world.device)
+    parallel = config.parallel
+    shard_model(model, blocks(model), world, dtype, parallel.reshard, parallel.offload)
+    materialize(model, world.device, parallel.offload)
     optimizer = make_optimizer(model, config.optim)
     beat("reading the weights")
     fill_initial(initial, model, config.seed)

@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.by_part import PARTS, Part
 from lmms.configs.errors import TrainError
 from lmms.train.batch import Batch
-from lmms.train.parallel import World
+from lmms.train.parallel import World, reshard_all
 from lmms.train.passes import StepPlan, pack_names
 from lmms.train.signals import Asked
 
@@ -89,7 +88,7 @@ def take_step(
             (loss / plan.weight).backward()
         else:
             # A step without images that trains the vision tower alone: no backward follows to free what was gathered.
-            cast(FSDPModule, model).reshard()
+            reshard_all(model)
         losses.append(loss.detach())
         groups = groups + by_group
     grads = {part: _local_grads(parameters) for part, parameters in parts.items()}
@@ -118,7 +117,9 @@ def take_step(
         )
     rescale = plan.weight / denominator
     norms = {
-        part: rescale * math.sqrt(square) for part, square in zip(PARTS, squares_sum, strict=True) if part in parts
+        part: rescale * math.sqrt(square / world.replicas)
+        for part, square in zip(PARTS, squares_sum, strict=True)
+        if part in parts
     }
     norm = math.hypot(*norms.values())
     fault = ""

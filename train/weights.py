@@ -108,8 +108,9 @@ def local_rows(parameter: torch.Tensor) -> slice:
     """The rows (dimension 0) that this rank owns. FSDP2 cuts them into ceil(rows / ranks), the last ones shorter."""
     if not isinstance(parameter, DTensor):
         return slice(0, parameter.shape[0])
-    rows, ranks = parameter.shape[0], parameter.device_mesh.size()
-    start = min(parameter.device_mesh.get_local_rank() * -(-rows // ranks), rows)
+    mesh = parameter.device_mesh
+    rows, ranks = parameter.shape[0], mesh.size(mesh.ndim - 1)
+    start = min(mesh.get_local_rank(mesh.ndim - 1) * -(-rows // ranks), rows)
     return slice(start, start + parameter.to_local().shape[0])
 
 

@@ -105,10 +105,11 @@ def silent(event: StepLog | str) -> None:
 
 def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:
     """Train these runs one after the other, on that many gloo ranks in processes of their own."""
-    torch.multiprocessing.spawn(_rank, (ranks, configs, [free_port() for _ in configs]), nprocs=ranks)
+    torch.multiprocessing.spawn(train_as_rank, (ranks, configs, [free_port() for _ in configs]), nprocs=ranks)
 
 
-def _rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
+def train_as_rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
+    """Train these runs one after the other as one of so many ranks, which meet at these ports."""
     torch.set_num_threads(1)
     for config, port in zip(configs, ports, strict=True):
         os.environ |= {

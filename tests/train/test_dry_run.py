@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import lmms.train.rules
 from lmms.configs.errors import ConfigError, LmmsError, ModelError, TrainError
+from lmms.configs.parallel import ParallelConfig
 from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.cards import MEMORY, Card, cards_to_show, find_card
@@ -118,6 +119,34 @@ def test_ranks_that_share_their_packs_count_once(settings: dict[str, Any]) -> No
     assert any("parallel.sequence 2" in line for line in shared.remarks)
     with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but there are 3 ranks"):
         dry_run(run_config(settings, parallel__sequence=2), 3, BIG)
+
+
+def test_copies_of_the_weights_and_weights_kept_gathered_need_more_and_the_way_back_is_proposed(
+    settings: dict[str, Any],
+) -> None:
+    config = run_config(settings, data__micro_packs=1, memory__recompute="full", device="auto")
+    plain, copies, kept, offloaded = (
+        dry_run(replace(config, parallel=ParallelConfig(**changed)), 4, BIG)
+        for changed in ({}, {"replicate": 2}, {"reshard": False}, {"offload": True})
+    )
+    assert sum(rank["weights"] for rank in copies.memory) == 2 * sum(rank["weights"] for rank in plain.memory)
+    assert copies.memory[:2] == copies.memory[2:]
+    assert kept.memory[0]["gathered"] > plain.memory[0]["gathered"] == copies.memory[0]["gathered"]
+    assert kept.memory[0]["weights"] == plain.memory[0]["weights"]
+    assert {offloaded.memory[0][name] for name in ("weights", "optimizer")} == {0}
+    # Those of one unit, on their way to main memory.
+    assert 0 < offloaded.memory[0]["gradients"] < plain.memory[0]["gradients"]
+    held = sum(plain.memory[0][name] for name in ("weights", "optimizer")) + plain.memory[0]["weights"]
+    assert any(f"main memory: {held / 2**30:.2f} GiB a rank" in line for line in offloaded.remarks)
+    for found, changed, name in (
+        (copies, ParallelConfig(replicate=2), "parallel.replicate: 1"),
+        (kept, ParallelConfig(reshard=False), "parallel.reshard: true"),
+    ):
+        small = [Card(name="small", memory=found.total - 1, peak_flops=None)]
+        proposed = {p.change: p.total for p in dry_run(replace(config, parallel=changed), 4, small).proposals}
+        assert proposed[name] == plain.total
+    with pytest.raises(ConfigError, match=r"parallel\.replicate is 2, but there are 3 ranks"):
+        dry_run(replace(config, parallel=ParallelConfig(replicate=2)), 3, BIG)
 
 
 def test_the_heaviest_packs_are_looked_at(settings: dict[str, Any]) -> None:

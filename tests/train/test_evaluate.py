@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.signals import Asked
 from lmms.train.stream import PackReader, read_sidecar
+from lmms.train.weights import local_tensor
 from tests.train.helpers import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
 from tests.train.runs import write_model_folder
 from tests.train.served import WholeFiles
@@ -76,9 +78,17 @@ def recipe_of(dataset: Dataset, on_bad_media: str = "stop") -> Recipe:
     return make_recipe([dataset.manifest], tiny_config(dataset.manifest.family), on_bad_media, by="source")
 
 
-def sharded_model(world: World, family: str) -> TrainModel:
+WAYS: dict[str, dict[str, Any]] = {
+    # On a CPU offload moves nothing: it is FSDP2 as several ranks have it.
+    "sharded": {"dtype": torch.float32, "offload": True},
+    "copied": {"dtype": torch.bfloat16},
+}
+"""How one rank comes to the weights that it computes with."""
+
+
+def sharded_model(world: World, family: str, way: str = "sharded") -> TrainModel:
     model = build_model(tiny_config(family), "full")
-    shard_model(model, blocks(model), world, torch.float32)
+    shard_model(model, blocks(model), world, **WAYS[way])
     materialize(model, world.device)
     init_random(model, 0)
     return model
@@ -207,8 +217,9 @@ def random_states() -> bytes:
     return pickle.dumps((torch.get_rng_state().tolist(), np.random.get_state(), random.getstate()))
 
 
-def test_training_does_not_notice_an_evaluation(folders: dict[str, Path], world: World) -> None:
-    """Modes, random numbers, gradients and what FSDP2 gathered: the next backward is the same to the bit."""
+@pytest.mark.parametrize("way", WAYS)
+def test_training_does_not_notice_an_evaluation(folders: dict[str, Path], world: World, way: str) -> None:
+    """Modes, random numbers, gradients and what was gathered or copied: the next backward is the same to the bit."""
     dataset = opened(folders["qwen2_5_vl"])
     sidecar, reader = read_sidecar(dataset), PackReader([dataset])
     recipe = make_recipe([dataset.manifest], tiny_config("qwen2_5_vl"), "stop")
@@ -216,7 +227,7 @@ def test_training_does_not_notice_an_evaluation(folders: dict[str, Path], world:
     reader.close()
     grads = []
     for between in (False, True):
-        model = sharded_model(world, "qwen2_5_vl")
+        model = sharded_model(world, "qwen2_5_vl", way)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         model.hf.model.visual.eval()
         modes = [module.training for module in model.modules()]
@@ -230,7 +241,7 @@ def test_training_does_not_notice_an_evaluation(folders: dict[str, Path], world:
             optimizer.zero_grad()
         model(batches[0], True)[0].backward()
         assert [module.training for module in model.modules()] == modes
-        grads.append({name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()})
+        grads.append({name: local_tensor(parameter.grad) for name, parameter in model.named_parameters()})
     assert all(torch.equal(grads[1][name], gradient) for name, gradient in grads[0].items())
 
 
@@ -288,14 +299,15 @@ def test_each_pass_is_announced_and_none_prepares_a_backward(folders: dict[str, 
     assert events == [names[0], False, names[1], False, names[2], False]
 
 
-def test_a_frozen_model_is_evaluated_with_the_weights_of_now(folders: dict[str, Path], world: World) -> None:
-    """Twice with a change between: nothing that was gathered for the first is used by the second."""
-    model = sharded_model(world, "qwen3")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_frozen_model_is_evaluated_with_the_weights_of_now(folders: dict[str, Path], world: World, way: str) -> None:
+    """Twice with a change between: nothing that was gathered or copied for the first is used by the second."""
+    model = sharded_model(world, "qwen3", way)
     model.requires_grad_(False)
     first = evaluated(model, folders["qwen3"], world)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.to_local().mul_(0.5)
+            local_tensor(parameter).mul_(0.5)
     second = evaluated(model, folders["qwen3"], world)
     assert abs(second.loss - first.loss) > 1e-2
 

@@ -18,6 +18,7 @@ from lmms.train.metrics import METRICS_NAME, StepLog
 from lmms.train.reads import trained_records
 from lmms.train.run import train
 from lmms.train.step import take_step
+from lmms.train.weights import local_tensor
 from tests.train.runs import free_port, read_metrics, read_tensors, run_config, silent, write_run
 
 Step = Callable[..., Any]
@@ -35,7 +36,7 @@ def poisoned(steps: Collection[int]) -> Step:
         if plan.step not in steps:
             return take_step(model, optimizer, parts, plan, *rest)
         states = tensors_of(model, optimizer)
-        norm = model.hf.model.language_model.norm.weight.to_local()
+        norm = local_tensor(model.hf.model.language_model.norm.weight)
         kept = norm.detach().clone()
         norm.detach().fill_(float("nan"))
         before = {name: value.detach().clone() for name, value in states.items()}

@@ -27,6 +27,7 @@ from lmms.train.sets import Sets, make_order, open_sets, packs_digest
 from lmms.train.signals import Asked
 from lmms.train.step import StepResult, take_step
 from lmms.train.stream import PackReader
+from lmms.train.weights import local_tensor
 from tests.train.helpers import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
 from tests.train.runs import write_model_folder
 from tests.train.shards import make_pack, write_shards
@@ -153,10 +154,10 @@ def test_what_is_not_finite_never_reaches_the_weights_and_names_step_and_packs(
     model = sharded_model(world)
     with torch.no_grad():
         # One word's embedding: only the packs that hold it are to blame.
-        embeddings = model.hf.get_input_embeddings().weight.to_local()
+        embeddings = local_tensor(model.hf.get_input_embeddings().weight)
         word = int(next(loaded(sets, plan)).input_ids[0, -1])
         embeddings[word] = value
-        before = [parameter.to_local().clone() for parameter in model.parameters()]
+        before = [local_tensor(parameter).clone() for parameter in model.parameters()]
     read = zip(plan.passes, loaded(sets, plan), strict=True)
     blamed = [request.places[0].pack for request, batch in read if word in batch.input_ids]
     expected = ", ".join(map(str, sorted(blamed)))
@@ -164,7 +165,7 @@ def test_what_is_not_finite_never_reaches_the_weights_and_names_step_and_packs(
     assert result.fault.startswith("step 1: loss sum is nan, gradient norm nan, expected finite numbers; ")
     assert result.fault.endswith(f"; packs {expected}")
     for parameter, kept in zip(model.parameters(), before, strict=True):
-        torch.testing.assert_close(parameter.to_local(), kept, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(local_tensor(parameter), kept, rtol=0, atol=0, equal_nan=True)
 
 
 def damaged(pack: Pack) -> Pack:
@@ -219,7 +220,7 @@ def test_a_pass_that_does_not_count_changes_nothing(world: World, sets: Sets) ->
     plain, other = (one_step(world, sets, p, model) for p, model in zip((plan, padded), models, strict=True))
     assert (other.loss, other.grad_norm, other.digest) == (plain.loss, plain.grad_norm, plain.digest)
     for one, two in zip(*(model.parameters() for model in models), strict=True):
-        assert torch.equal(one.to_local(), two.to_local())
+        assert torch.equal(one, two)
 
 
 def test_the_digest_is_that_of_the_packs_which_were_read(world: World, sets: Sets) -> None:

@@ -1,6 +1,8 @@
 """Pretrained weights arrive as from_pretrained would read them, whole or by rows, and what does not fit is named."""
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,15 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmms.configs.errors import ModelError
 from lmms.train.model import TrainModel, blocks, build_model, materialize
-from lmms.train.parallel import World, shard_model
+from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.weights import load_pretrained, local_rows, local_tensor
 from tests.train.helpers import FAMILIES, tiny_config, tiny_model
+from tests.train.runs import free_port
 
 CPU = torch.device("cpu")
 
@@ -99,6 +104,63 @@ def test_each_rank_gets_its_rows_also_when_they_do_not_divide(tmp_path: Path) ->
     for name, parameter in saved.named_parameters():
         assert torch.equal(torch.cat(parts[name]), parameter), name
     assert any(len({len(part) for part in pieces}) > 1 for pieces in parts.values())
+
+
+def anonymous_bytes() -> int:
+    """Main memory of this process, but for files that are mapped into it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
+    return 1024 * int(line.split()[1])
+
+
+@contextmanager
+def peak_growth() -> Iterator[list[int]]:
+    """A list that gets by how much anonymous_bytes grew at most within the block, looked at every millisecond."""
+    before, peak, over = anonymous_bytes(), [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.001):
+            peak[0] = max(peak[0], anonymous_bytes() - before)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
+
+
+def read_as_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
+    """Build, shard and read the model of a folder; leaves what that took and what this rank owns, in bytes."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = start_world("cpu")
+    config = AutoConfig.from_pretrained(folder)
+    # Whatever is imported or made once.
+    build_model(tiny_config("qwen3"), "none")
+    with peak_growth() as peak:
+        model = build_model(config, "none")
+        shard_model(model, blocks(model), world, torch.float32)
+        materialize(model, world.device)
+        load_pretrained(model.hf, folder)
+    own = sum(local_tensor(parameter).nbytes for parameter in model.parameters())
+    (folder / f"{rank}.json").write_text(json.dumps({"peak": peak[0], "own": own}))
+    stop_world()
+
+
+def test_no_rank_ever_holds_more_than_its_own_rows(tmp_path: Path) -> None:
+    """A folder of 200 MB: as fp32 master weights 400 MB, of which each of two ranks may hold its half."""
+    sizes = {"hidden_size": 512, "intermediate_size": 8192, "num_hidden_layers": 6, "vocab_size": 20_000}
+    config = AutoConfig.for_model("qwen3", **sizes, num_attention_heads=4, num_key_value_heads=2, head_dim=128)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path, max_shard_size="60MB")
+    stored = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    assert stored > 200e6
+    torch.multiprocessing.spawn(read_as_rank, (2, free_port(), tmp_path), nprocs=2)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["own"] == pytest.approx(stored, rel=0.01)
+        # A copy of the folder would be as much again, one of the fp32 weights twice as much.
+        assert found["own"] <= found["peak"] < 1.2 * found["own"]
 
 
 def edited(folder: Path, change: dict[str, torch.Tensor | None]) -> Path:
