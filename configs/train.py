@@ -13,6 +13,7 @@ from lmms.configs.log import LogConfig
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig
+from lmms.configs.profile import ProfileConfig
 
 How = Literal["full", "lora", "frozen"]
 """How a parameter is trained; lora: it is frozen, and linear layers get LoRA."""
@@ -91,6 +92,8 @@ class TrainConfig:
     """Steps between lines of the log; metrics.jsonl has every step."""
     log: LogConfig = field(default_factory=LogConfig)
     """Boards that show the run: TensorBoard, wandb."""
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    """Steps whose time and memory are recorded, into output/profile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
 

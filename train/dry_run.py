@@ -1,7 +1,7 @@
 """What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,8 @@ from lmms.train.order import Order
 from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.resume import resumed_state, would_resume
-from lmms.train.stream import PackReader
+from lmms.train.share import WHOLE
+from lmms.train.stream import PackReader, Place
 from lmms.train.weights import check_pretrained
 
 MFU_SUPPOSED = (0.3, 0.5)
@@ -315,6 +316,43 @@ def _proposals(
         total_then = needed(_trace(changed, opened, batches, brought), ranks)
         found.append(Proposal(change="train.vision: frozen", total=total_then))
     return [proposal for proposal in found if proposal.total < total]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """What passes of a run need, and what would need less; bytes of the rank that needs most."""
+
+    here: int | None
+    """Of the pass that was asked about, if any."""
+    heaviest: int
+    proposals: list[Proposal]
+    remarks: list[str]
+
+
+def advise(
+    config: TrainConfig, opened: Opened, ranks: int, masters: Collection[str], memory: int, places: Sequence[Place]
+) -> Advice:
+    """The dry run's arithmetic for a run that goes on so many ranks and has had too little of `memory` bytes a rank.
+
+    masters: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
+    Reads those packs and the heaviest ones.
+    """
+    opened = replace(opened, recipe=replace(opened.recipe, share=WHOLE))
+    here = None
+    if places:
+        reader = PackReader(opened.sets.datasets)
+        batch = make_batch([reader.read(place) for place in places], opened.recipe, places)
+        reader.close()
+        here = _largest(_memory(_trace(config, opened, [batch], masters), ranks))
+    batches = _heaviest(opened, config.data.micro_packs)
+    traced = _trace(config, opened, batches, masters)
+    heaviest = _largest(_memory(traced, ranks))
+    proposals = _proposals(traced, opened, ranks, batches, masters, min(memory, heaviest - 1))
+    return Advice(here=here, heaviest=heaviest, proposals=proposals, remarks=_shared_out(config))
+
+
+def _largest(memory: Sequence[Mapping[str, int]]) -> int:
+    return max(sum(components.values()) for components in memory)
 
 
 def _by_part(model: TrainModel, *, trained: bool) -> dict[str, int]:

@@ -31,6 +31,7 @@ def step_log(
     peak: float | None,
     resumed_from: int,
     skipped: int,
+    profiled: bool = False,
     alarms: Sequence[Part],
 ) -> StepLog:
     """The line of a step that took so many seconds, without its evaluation.
@@ -74,6 +75,7 @@ def step_log(
         skipped=skipped,
         time=time.time(),
         resumed_from=resumed_from,
+        profiled=profiled,
         alarms=tuple(alarms),
         sets=sets if len(sets) > 1 else {},
         eval_loss=evaluation.loss if evaluation else None,
