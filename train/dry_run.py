@@ -330,24 +330,26 @@ class Advice:
 
 
 def advise(
-    config: TrainConfig, opened: Opened, ranks: int, masters: Collection[str], memory: int, places: Sequence[Place]
+    config: TrainConfig, opened: Opened, ranks: int, held: Collection[str], memory: int, places: Sequence[Place]
 ) -> Advice:
     """The dry run's arithmetic for a run that goes on so many ranks and has had too little of `memory` bytes a rank.
 
-    masters: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
+    held: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
     Reads those packs and the heaviest ones.
     """
     opened = replace(opened, recipe=replace(opened.recipe, share=WHOLE))
+    brought = set(held) - {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
     here = None
     if places:
         reader = PackReader(opened.sets.datasets)
         batch = make_batch([reader.read(place) for place in places], opened.recipe, places)
         reader.close()
-        here = _largest(_memory(_trace(config, opened, [batch], masters), ranks))
+        here = _largest(_memory(_trace(config, opened, [batch], brought), ranks))
     batches = _heaviest(opened, config.data.micro_packs)
-    traced = _trace(config, opened, batches, masters)
-    heaviest = _largest(_memory(traced, ranks))
-    proposals = _proposals(traced, opened, ranks, batches, masters, min(memory, heaviest - 1))
+    traced = _trace(config, opened, batches, brought)
+    # A pass may need a little more than those that have most tokens, patches or targets.
+    heaviest = max(_largest(_memory(traced, ranks)), here or 0)
+    proposals = _proposals(traced, opened, ranks, batches, brought, min(memory, heaviest - 1))
     return Advice(here=here, heaviest=heaviest, proposals=proposals, remarks=_shared_out(config))
 
 

@@ -9,6 +9,7 @@
 The folder gets its name when all of them are written.
 """
 
+import gc
 import gzip
 import json
 import shutil
@@ -112,6 +113,8 @@ class Profile:
             return
         self._profiler.stop()
         self._profiler = None
+        # It holds itself: all that it recorded would stay until Python happens to look for such.
+        gc.collect()
         self.marks.ranges = False
         while self._hooks:
             self._hooks.pop().remove()
