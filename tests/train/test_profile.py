@@ -22,7 +22,6 @@ from lmms.train.step import take_step
 from tests.train.helpers import tiny_model
 from tests.train.runs import read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run
 
-
 _THEIRS = ("FSDP::", "Optimizer.", "ProfilerStep", "gloo:")
 
 
