@@ -26,6 +26,7 @@ from lmms.train.opened import Opened, expected_waiting, make_model, open_run, re
 from lmms.train.order import Order
 from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
+from lmms.train.profile import check_profile
 from lmms.train.resume import resumed_state, would_resume
 from lmms.train.share import WHOLE
 from lmms.train.stream import PackReader, Place
@@ -144,6 +145,8 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     if initial.reads_base and initial.base.path:
         check_pretrained(opened.model.hf, Path(initial.base.path))
     phases = go_on([phase_from_json(phase) for phase in state.phases], opened.phase, state.step, state.position)
+    device = "cpu" if config.device == "cpu" else "cuda"
+    check_profile(config.profile, device, ranks, state.step, run_steps(config, phases))
     order = order_of(opened.sets, phases[-1])
     trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
     brought = set(initial.brought.names.values()) if initial.brought else initial.held - trained

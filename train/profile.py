@@ -34,15 +34,17 @@ _MEMORY_EVENTS = 100_000
 """The newest allocations and frees that are kept, several KB each by torch's documentation."""
 
 
-def check_profile(config: ProfileConfig, world: World, step: int, steps: int) -> None:
-    """ConfigError for what a run of so many steps, which goes on after `step`, cannot profile."""
+def check_profile(config: ProfileConfig, device: str, ranks: int, step: int, steps: int) -> None:
+    """ConfigError for what a run of so many steps on this kind of device, going on after `step`, cannot profile."""
     for name, wanted in (("memory", config.memory), ("oom_stacks", config.oom_stacks)):
-        if wanted and world.device.type != "cuda":
-            raise ConfigError(f"profile.{name} is true, but the device is {world.device.type}: it records GPUs alone")
+        if wanted and device != "cuda":
+            raise ConfigError(
+                f"profile.{name} is true, but the device is {device}, expected cuda: it records GPUs alone"
+            )
     if config.start is None:
         return
-    if max(config.ranks) >= world.size:
-        raise ConfigError(f"profile.ranks is {list(config.ranks)}, expected ranks from 0 to {world.size - 1}")
+    if max(config.ranks) >= ranks:
+        raise ConfigError(f"profile.ranks is {list(config.ranks)}, expected ranks from 0 to {ranks - 1}")
     if step == 0 and not window_of(config, step, steps):
         raise ConfigError(
             f"profile.start is {config.start} and profile.steps {config.steps}, but the run ends with step {steps}; set"

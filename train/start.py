@@ -83,7 +83,7 @@ def start(
     state = resumed_state(fresh, stored, found, config.resume_changes) if found and stored else fresh
     phases = go_on([phase_from_json(phase) for phase in state.phases], now, state.step, state.position)
     steps = run_steps(config, phases)
-    check_profile(config.profile, world, state.step, steps)
+    check_profile(config.profile, world.device.type, world.size, state.step, steps)
     measure = _measure(config, evaluated)
     best = on_main(world, lambda: resumed_best(output, state.best, measure, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)

@@ -233,5 +233,4 @@ def test_allocations_are_recorded_in_the_window_or_always(
 
 
 def test_a_gpu_can_record_its_memory() -> None:
-    world = World(0, 1, torch.device("cuda"), mesh=None)  # type: ignore[arg-type]
-    check_profile(ProfileConfig(start=2, memory=True, oom_stacks=True), world, 0, 9)
+    check_profile(ProfileConfig(start=2, memory=True, oom_stacks=True), "cuda", 1, 0, 9)
