@@ -133,6 +133,17 @@ def test_an_evaluation_says_so(settings: dict[str, Any], monkeypatch: pytest.Mon
     assert failure(config).startswith("rank 0, step 1, the evaluation after it: the GPU's memory ran out; small has")
 
 
+def test_a_profiled_step_is_explained_too_and_its_window_is_not_written(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(settings, profile__start=2, profile__steps=1)
+    monkeypatch.setattr(out_of_memory, "advise", lambda *_: Advice(here=None, heaviest=1, proposals=[], remarks=[]))
+    fail_at(monkeypatch, "backward", 4)
+    assert failure(config).startswith("rank 0, step 2, pass 2 of 2, backward: the GPU's memory ran out with pack ")
+    assert not torch.autograd._profiler_enabled()
+    assert not (Path(config.output) / "profile").exists()
+
+
 def test_advice_that_cannot_be_had_hides_nothing(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(device: torch.device) -> CardUse:
         shutil.rmtree(settings["data.shards"])
