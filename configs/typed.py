@@ -3,7 +3,8 @@
 Three steps, so that several sources can be laid over each other in between: check each, then missing_keys, then build.
 A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
 `| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is
-empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set keep those of the field's default.
+empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set keep those of the field's
+default.
 """
 
 import sys
