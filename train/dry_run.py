@@ -1,7 +1,7 @@
 """What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -356,7 +356,7 @@ def advise(
     return Advice(here=here, heaviest=heaviest, proposals=proposals, remarks=_shared_out(config))
 
 
-def _largest(memory: Sequence[Mapping[str, int]]) -> int:
+def _largest(memory: Sequence[dict[str, int]]) -> int:
     return max(sum(components.values()) for components in memory)
 
 

@@ -110,6 +110,8 @@ def start(
     say(f"kernels: {kernels}")
     for line in table_lines(table):
         say(line)
+    for line in window_remarks(config.profile, window_of(config.profile, state.step, steps)):
+        say(line)
     run = Run(
         config=config,
         output=output,
@@ -131,8 +133,6 @@ def start(
         measure=measure,
     )
     for line in remarks(config, run.order, run.phase, world.data_size, run.steps, state):
-        say(line)
-    for line in window_remarks(config.profile, window_of(config.profile, state.step, run.steps)):
         say(line)
     if world.device.type == "cuda" and run.peak is None:
         name = torch.cuda.get_device_name(world.device)
