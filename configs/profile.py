@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +30,7 @@ class ProfileConfig:
             raise ConfigError(
                 f"profile.start is {self.start}, expected at least 2: the step before warms the profiler up"
             )
-        if self.steps < 1:
-            raise ConfigError(f"profile.steps is {self.steps}, expected at least 1")
+        check_range("profile.steps", self.steps, 1)
         if not self.ranks or min(self.ranks) < 0 or len(set(self.ranks)) < len(self.ranks):
             raise ConfigError(f"profile.ranks is {list(self.ranks)}, expected one or more ranks from 0 on, each once")
         of_window = [field for field in fields(self) if field.name not in ("start", "oom_stacks")]

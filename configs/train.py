@@ -1,5 +1,6 @@
 """What a user may set for `lmms train`: frozen, checked once. The doc string under a field is its help text."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig
 from lmms.configs.profile import ProfileConfig
+from lmms.configs.ranges import MOST_SECONDS, check_range
 
 How = Literal["full", "lora", "frozen"]
 """How a parameter is trained; lora: it is frozen, and linear layers get LoRA."""
@@ -108,18 +110,16 @@ class TrainConfig:
         for name, value in given.items():
             if value <= 0:
                 raise ConfigError(f"{name} is {value}, expected above 0")
-        for name, low in (
-            ("save_steps", 1),
-            ("log_steps", 1),
-            ("save_total_limit", 1),
-            ("save_keep_every", 1),
-            ("grace_s", 0),
-            ("stall_s", 1),
-            ("max_skipped", 0),
+        for name, low, high in (
+            ("save_steps", 1, math.inf),
+            ("log_steps", 1, math.inf),
+            ("save_total_limit", 1, math.inf),
+            ("save_keep_every", 1, math.inf),
+            ("grace_s", 0, MOST_SECONDS),
+            ("stall_s", 1, MOST_SECONDS),
+            ("max_skipped", 0, math.inf),
         ):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"{name} is {value}, expected at least {low}")
+            check_range(name, getattr(self, name), low, high)
         if self._reads_far_away and self.data.retry_s > 0.9 * self.stall_s:
             raise ConfigError(
                 f"data.retry_s is {self.data.retry_s:g}, expected at most 0.9 x stall_s ({self.stall_s:g}): the run"

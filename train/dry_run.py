@@ -374,7 +374,9 @@ def _measured_rate(output: Path) -> float | None:
     if not path.exists():
         return None
     try:
-        rates = [json.loads(line)["tokens_per_s"] for line in path.read_text("utf-8").splitlines()[-_RATE_LINES:]]
-    except (ValueError, KeyError, TypeError) as error:
+        # A last line without its end is still being written.
+        lines = path.read_text("utf-8").rpartition("\n")[0].splitlines()[-_RATE_LINES:]
+        rates = [rate for line in lines if (rate := json.loads(line).get("tokens_per_s")) is not None]
+    except (ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
     return median(rates) if rates else None

@@ -1,12 +1,13 @@
 """What a step reports, metrics.jsonl, and the alarm for a trained part that gets no gradient."""
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
@@ -61,7 +62,8 @@ class StepLog:
     visual_tokens: int
     """Placeholders of images, one for each merged patch."""
     padding_tokens: int
-    """Computed for nothing, not in `tokens`: packs repeated with weight 0 where ranks do not divide a step."""
+    """Computed for nothing, not in `tokens`: packs repeated with weight 0 where ranks do not divide a step, and what
+    kernels.compile fills batches up with."""
     seconds: float
     """Of the step: waiting for data, all passes, the update. Not its evaluation and checkpoint."""
     tokens_per_s: float
@@ -155,8 +157,11 @@ def open_metrics(folder: Path, step: int) -> None:
 
 
 def append_metrics(folder: Path, log: StepLog) -> None:
-    """Add the line of one step. Written in one piece, so that a kill of this process leaves it whole."""
-    path, line = folder / METRICS_NAME, json.dumps(asdict(log)).encode() + b"\n"
+    """Add the line of one step, written in one piece, so that a kill of this process leaves it whole.
+
+    Numbers that are not finite are null, since JSON has no other word for them.
+    """
+    path, line = folder / METRICS_NAME, json.dumps(_in_json(asdict(log)), allow_nan=False).encode() + b"\n"
     try:
         with path.open("ab", buffering=0) as file:
             written = file.write(line)
@@ -164,3 +169,9 @@ def append_metrics(folder: Path, log: StepLog) -> None:
         raise TrainError(f"{path} cannot be written: {error.strerror}") from error
     if written != len(line):
         raise TrainError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _in_json(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

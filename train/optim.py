@@ -71,6 +71,11 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     return optimizer
 
 
+def _share_of(ratio: float, steps: int) -> int:
+    """Rounded up: 0.07 of 100 steps is 7, which float64 has as 7.000000000000001."""
+    return math.ceil(round(ratio * steps, 6))
+
+
 def lr_share(step: int, config: OptimConfig, steps: int) -> float:
     """What each peak learning rate is multiplied with at step 1, 2, ..., steps.
 
@@ -78,10 +83,10 @@ def lr_share(step: int, config: OptimConfig, steps: int) -> float:
     when decay_ratio of the steps is left) and would reach the floor one step after the last, so that no step is
     spent at 0.
     """
-    warmup = math.ceil(config.warmup_ratio * steps) if config.warmup_steps is None else config.warmup_steps
+    warmup = _share_of(config.warmup_ratio, steps) if config.warmup_steps is None else config.warmup_steps
     if step <= warmup:
         return step / warmup
-    stable = max(warmup, steps - math.ceil(config.decay_ratio * steps)) if config.schedule == "wsd" else warmup
+    stable = max(warmup, steps - _share_of(config.decay_ratio, steps)) if config.schedule == "wsd" else warmup
     done = max(step - 1 - stable, 0) / max(steps - stable, 1)
     match config.schedule:
         case "constant":

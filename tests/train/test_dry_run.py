@@ -1,5 +1,6 @@
 """A dry run finds what the run would find, and every change that it proposes does what it says."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from lmms.train.cards import MEMORY, Card, cards_to_show, find_card
 from lmms.train.checkpoint import checkpoint_name
 from lmms.train.dry_run import DryRun, dry_run
 from lmms.train.memory import COMPONENTS
+from lmms.train.metrics import METRICS_NAME
 from lmms.train.opened import open_run
 from lmms.train.phases import order_of
 from lmms.train.run import train
@@ -216,3 +218,14 @@ def test_cards_are_found_by_name_in_any_case_and_others_are_refused_with_the_nam
 def test_without_a_card_all_known_ones_are_shown() -> None:
     assert [card.name for card in cards_to_show(None)] == list(MEMORY)
     assert [card.name for card in cards_to_show("A100 40GB")] == ["A100 40GB"]
+
+
+def test_the_rate_is_that_of_the_newest_whole_lines_that_have_one(trained: TrainConfig) -> None:
+    path = Path(trained.output) / METRICS_NAME
+    kept = path.read_text()
+    lines = [json.dumps({"step": step, "tokens_per_s": rate}) for step, rate in enumerate([1.0] * 200 + [7.0] * 100)]
+    try:
+        path.write_text("\n".join([*lines, '{"step": 300}', '{"step": 301, "tok']))
+        assert dry_run(trained, 1, BIG).length.tokens_per_s == 7.0
+    finally:
+        path.write_text(kept)
