@@ -12,6 +12,7 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.kernels import KernelsConfig
 from lmms.configs.log import LogConfig
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
+from lmms.configs.loss_weight import LossWeight
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig
 from lmms.configs.profile import ProfileConfig
@@ -59,10 +60,14 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Of what `train` sets to lora."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    loss_weight: LossWeight = "token"
+    """What counts alike in the loss: token: every target token; conversation: every conversation, however long; sqrt:
+    between them, a conversation counts by the square root of its length. Times the weights of messages and records."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     eval: EvalConfig | None = None
-    """Evaluation during training; the order and the random numbers of the training do not notice it."""
+    """Evaluation during training, its loss by token whatever loss_weight is; the order and the random numbers of the
+    training do not notice it."""
     seed: int = 0
     """Of the order of packs and of random weights."""
     save_steps: int = 500

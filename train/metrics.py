@@ -28,7 +28,7 @@ class SetLog:
     loss: float | None
     """As StepLog.loss, of this set's targets alone; None in a step without any."""
     share: float
-    """Of the step's target weight."""
+    """Of the weight that the step's targets have in the loss."""
     epoch: float
     """Passes over this set so far."""
 
@@ -42,7 +42,7 @@ class StepLog:
     steps: int
     """Of the whole run."""
     loss: float
-    """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
+    """Sum of weighted cross entropy (natural log) over the targets, per unit of their weight: see loss_weight."""
     lr: float
     """The default one: of what optim.lr does not name."""
     grad_norm: float
@@ -62,8 +62,7 @@ class StepLog:
     visual_tokens: int
     """Placeholders of images, one for each merged patch."""
     padding_tokens: int
-    """Computed for nothing, not in `tokens`: packs repeated with weight 0 where ranks do not divide a step, and what
-    kernels.compile fills batches up with."""
+    """Computed for nothing, not in `tokens`: packs repeated where ranks do not divide a step, batches filled up."""
     seconds: float
     """Of the step: waiting for data, all passes, the update. Not its evaluation and checkpoint."""
     tokens_per_s: float
@@ -106,8 +105,10 @@ class StepLog:
     """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
     sets: dict[str, SetLog] = field(default_factory=dict)
     """Of each set of a mixture, by its place: loss, share, epoch. Empty where a run has one set."""
+    loss_by_source: dict[str, float] = field(default_factory=dict)
+    """As loss, of each source that has targets in the step. Empty where the shards have one source, or more than 64."""
     eval_loss: float | None = None
-    """After this step, over all of eval.shards, per unit of target weight; None in a step without evaluation."""
+    """After this step, over all of eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
     """That, of each source of eval.shards."""
 

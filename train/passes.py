@@ -29,7 +29,7 @@ class StepPlan:
     has_images: list[bool]
     """Of each pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
     weight: float
-    """Total weight of the step's targets."""
+    """Of the step's targets, by the run's loss_weight: the denominator."""
     tokens: int
     target_tokens: int
     visual_tokens: int

@@ -165,6 +165,7 @@ def _take_step(
         result,
         run.order,
         run.phase,
+        run.recipe,
         evaluation,
         steps=run.steps,
         lr=share * config.optim.lr["default"],

@@ -19,7 +19,7 @@ from lmms.train.initial import fill_initial, plan_initial
 from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, keep_in, materialize
-from lmms.train.opened import Opened, open_run, remarks
+from lmms.train.opened import MOST_SOURCES, Opened, open_run, remarks
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model
@@ -134,6 +134,9 @@ def start(
     )
     for line in remarks(config, run.order, run.phase, world.data_size, run.steps, state):
         say(line)
+    if recipe.by == "set":
+        sources = sum(len(one.sources) for one in recipe.sets)
+        say(f"the loss is not logged by source: the shards have {sources:,}, more than {MOST_SOURCES}")
     if world.device.type == "cuda" and run.peak is None:
         name = torch.cuda.get_device_name(world.device)
         say(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
@@ -145,7 +148,8 @@ def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
     if metric is None:
         return None
     shards = evaluated.datasets[0].index_hash if evaluated and metric == "eval_loss" else ""
-    return Measure(metric=metric, greater=config.greater_is_better, shards=shards)
+    loss_weight = config.loss_weight if metric == "loss" else ""
+    return Measure(metric=metric, greater=config.greater_is_better, shards=shards, loss_weight=loss_weight)
 
 
 def _padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:

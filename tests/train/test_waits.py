@@ -124,7 +124,7 @@ def batches_of(family: str) -> list[Batch]:
     """One with images of several sizes, one of text alone."""
     images = [picture(1, 56, 40), picture(2, 8, 8), picture(4, 120, 30)] if family in VISION_FAMILIES else []
     packs = [make_pack([talk(0, 10), talk(1, 12, images)]), make_pack([talk(2, 9)])]
-    return [joined([pack], tiny_recipe(family)) for pack in packs]
+    return [joined([pack], tiny_recipe(family, by="source")) for pack in packs]
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
