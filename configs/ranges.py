@@ -11,5 +11,5 @@ MOST_SECONDS = 1e7
 def check_range(key: str, value: float | None, low: float, high: float = math.inf) -> None:
     """ConfigError for a value outside of [low, high]; None is not set."""
     if value is not None and not low <= value <= high:
-        wanted = f"at least {low}" if high == math.inf else f"{low} to {high:g}"
+        wanted = f"at least {low}" if high == math.inf else f"{low} to {high:,.0f}"
         raise ConfigError(f"{key} is {value}, expected {wanted}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.optim import MOMENTUM
 from lmms.configs.parallel import check_sequence_ranks
 from lmms.configs.train import TrainConfig
 from lmms.train.batch import Batch, make_batch
@@ -28,6 +29,7 @@ from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.profile import check_profile
 from lmms.train.resume import resumed_state, would_resume
+from lmms.train.rules import bytes_by_rule
 from lmms.train.share import WHOLE
 from lmms.train.stream import PackReader, Place
 from lmms.train.weights import check_pretrained
@@ -85,6 +87,8 @@ class DryRun:
     """Part -> its parameters."""
     trained: dict[str, int]
     precision: str
+    optimizer: str
+    """optim.name."""
     recompute: str
     ranks: int
     global_packs: int
@@ -161,6 +165,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         parameters=_by_part(opened.model, trained=False),
         trained=_by_part(opened.model, trained=True),
         precision=str(_dtype(config)).removeprefix("torch."),
+        optimizer=config.optim.name,
         recompute=config.model.recompute,
         ranks=ranks,
         global_packs=order.global_packs,
@@ -256,9 +261,10 @@ def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
     gathered = gathered_bytes(units(traced.model), _dtype(traced.config).itemsize, ranks)
     accumulates = _passes(traced.config, ranks) > 1
     parameters = list(traced.model.parameters())
+    optimizer_bytes = bytes_by_rule(traced.config.optim.name, traced.model)
     found = []
     for rank in range(ranks):
-        states = state_bytes(parameters, rank, ranks)
+        states = state_bytes(parameters, rank, ranks, optimizer_bytes)
         of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes]
         found.append(max(of_passes, key=lambda components: sum(components.values())))
     return found
@@ -318,6 +324,8 @@ def _proposals(
         changed = replace(config, train={**config.train, "vision": "frozen"})
         total_then = needed(_trace(changed, opened, batches, brought), ranks)
         found.append(Proposal(change="train.vision: frozen", total=total_then))
+    smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
+    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks)))
     return [proposal for proposal in found if proposal.total < total]
 
 

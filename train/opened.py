@@ -17,7 +17,7 @@ from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import ModelCost, model_cost
 from lmms.train.lora import add_lora
 from lmms.train.model import TrainModel
-from lmms.train.optim import check_rates, set_trained
+from lmms.train.optim import check_optim, set_trained
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.phases import RunPhase, start_phase
 from lmms.train.recipe import Recipe, make_recipe
@@ -80,7 +80,7 @@ def open_run(
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source", share=share)
-    check_rates(model, config.optim)
+    check_optim(model, config.optim)
     cost = model_cost(hf_config, config.train, config.lora)
     phase = start_phase(config, sets, cost)
     return Opened(

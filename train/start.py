@@ -28,6 +28,7 @@ from lmms.train.profile import check_profile, window_of, window_remarks
 from lmms.train.recipe import Recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
+from lmms.train.rules import muon_line
 from lmms.train.sets import Sets
 from lmms.train.shapes import shapes_of
 from lmms.train.trained import Row, table_lines, trained_table, write_table
@@ -110,6 +111,8 @@ def start(
     say(f"kernels: {kernels}")
     for line in table_lines(table):
         say(line)
+    if config.optim.name == "muon":
+        say(muon_line(model))
     for line in window_remarks(config.profile, window_of(config.profile, state.step, steps)):
         say(line)
     run = Run(

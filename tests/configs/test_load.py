@@ -156,7 +156,7 @@ def test_booleans(text: str, value: bool) -> None:
     assert load_config(Numbers, None, [f"flag={text}"]).flag is value
 
 
-@pytest.mark.parametrize("text", ["", "~", "null"])
+@pytest.mark.parametrize("text", ["~", "null"])
 def test_null_unsets_an_optional_value(text: str) -> None:
     assert load_config(Numbers, None, ["limit=3", f"limit={text}"]).limit is None
 
@@ -293,20 +293,21 @@ def test_a_circle_of_extends_is_refused_with_its_chain(tmp_path: Path) -> None:
 
 awkward = st.sampled_from(["1e-6", "089", "0x1f", "yes", "null", " a", "a: b", "# c", "2026-01-01", "ü\u2028\n", "!x"])
 texts = awkward | st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+integers = st.integers(-(2**63), 2**63 - 1)
 inners = st.builds(
     Inner,
     name=texts,
     rate=st.floats(allow_nan=False, allow_infinity=False),
-    pair=st.tuples(st.integers(), st.floats(allow_nan=False, allow_infinity=False)),
+    pair=st.tuples(integers, st.floats(allow_nan=False, allow_infinity=False)),
 )
 outers = st.builds(
     Outer,
     inner=inners,
-    count=st.integers(),
+    count=integers,
     others=st.lists(inners, max_size=3).map(tuple),
     mode=st.sampled_from(["fast", "slow"]),
     flag=st.booleans(),
-    limit=st.none() | st.integers(),
+    limit=st.none() | integers,
     extra=st.none() | inners,
     words=st.lists(texts, max_size=3).map(tuple),
 )

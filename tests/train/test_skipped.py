@@ -138,7 +138,7 @@ def test_a_checkpoint_that_is_due_waits_for_a_step_that_is_not_skipped(
 ) -> None:
     config = run_config(settings, max_steps=9, save_steps=3)
     train_with(monkeypatch, poisoned({3, 4, 8}), config)
-    found = sorted(path.name for path in Path(config.output).glob("checkpoint-*"))
+    found = sorted(path.name for path in Path(config.output).glob("step-*"))
     assert found == [checkpoint_name(step) for step in (5, 6, 9)]
 
 
