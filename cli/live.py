@@ -207,5 +207,6 @@ def facts(log: "StepLog") -> list[tuple[str, str, str]]:
         ("sets", str(len(log.sets) or ""), sets),
         ("masked", f"{log.masked}" if log.masked else "", "conversations with a bad image"),
         ("skipped", f"{log.skipped}" if log.skipped else "", "steps in a row that were not finite"),
+        ("profiled", "yes" if log.profiled else "", "slower than other steps"),
     ]
     return [row for row in rows if row[1]]

@@ -16,6 +16,7 @@ from lmms.configs.loss_weight import LossWeight
 from lmms.configs.memory import MemoryConfig
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig, check_offload
+from lmms.configs.profile import ProfileConfig
 from lmms.configs.ranges import MOST_SECONDS, check_range
 
 How = Literal["full", "lora", "frozen"]
@@ -98,6 +99,8 @@ class TrainConfig:
     """Steps between lines of the log; metrics.jsonl has every step."""
     log: LogConfig = field(default_factory=LogConfig)
     """Boards that show the run: TensorBoard, wandb."""
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    """Steps whose time and memory are recorded, into output/profile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
     deterministic: bool = False

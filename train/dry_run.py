@@ -29,10 +29,12 @@ from lmms.train.opened import Opened, expected_waiting, make_model, open_run, re
 from lmms.train.order import Order
 from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
+from lmms.train.profile import check_profile
 from lmms.train.resume import resumed_state, would_resume
 from lmms.train.rules import bytes_by_rule
 from lmms.train.savings import in_full, savings
-from lmms.train.stream import PackReader
+from lmms.train.share import WHOLE
+from lmms.train.stream import PackReader, Place
 from lmms.train.weights import check_pretrained
 
 MFU_SUPPOSED = (0.3, 0.5)
@@ -150,6 +152,8 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     if initial.reads_base and initial.base.path:
         check_pretrained(opened.model.hf, Path(initial.base.path))
     phases = go_on([phase_from_json(phase) for phase in state.phases], opened.phase, state.step, state.position)
+    device = "cpu" if config.device == "cpu" else "cuda"
+    check_profile(config.profile, device, ranks, state.step, run_steps(config, phases))
     order = order_of(opened.sets, phases[-1])
     trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
     brought = set(initial.brought.names.values()) if initial.brought else initial.held - trained
@@ -355,6 +359,47 @@ def _proposals(
     smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
     found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks)))
     return [proposal for proposal in found if proposal.total < total]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """What passes of a run need, and what would need less; bytes of the rank that needs most."""
+
+    here: int | None
+    """Of the pass that was asked about, if any."""
+    heaviest: int
+    proposals: list[Proposal]
+    remarks: list[str]
+
+
+def advise(
+    config: TrainConfig, opened: Opened, ranks: int, held: Collection[str], memory: int, places: Sequence[Place]
+) -> Advice:
+    """The dry run's arithmetic for a run that goes on so many ranks and has had too little of `memory` bytes a rank.
+
+    held: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
+    Reads those packs and the heaviest ones.
+    """
+    opened = replace(opened, recipe=replace(opened.recipe, share=WHOLE))
+    brought = set(held) - {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
+    here = None
+    if places:
+        reader = PackReader(opened.sets.datasets)
+        batch = make_batch([reader.read(place) for place in places], opened.recipe, places)
+        reader.close()
+        here = _largest(_memory(_trace(config, opened, [batch], brought), ranks))
+    batches = _heaviest(opened, config.data.micro_packs)
+    traced = _trace(config, opened, batches, brought)
+    # A pass may need a little more than those that have most tokens, patches or targets.
+    heaviest = max(_largest(_memory(traced, ranks)), here or 0)
+    proposals = _proposals(traced, opened, ranks, batches, brought, min(memory, heaviest - 1))
+    return Advice(
+        here=here, heaviest=heaviest, proposals=proposals, remarks=_shared_out(config, _states(traced, ranks))
+    )
+
+
+def _largest(memory: Sequence[dict[str, int]]) -> int:
+    return max(sum(components.values()) for components in memory)
 
 
 def _by_part(model: TrainModel, *, trained: bool) -> dict[str, int]:

@@ -33,6 +33,7 @@ def step_log(
     peak: float | None,
     resumed_from: int,
     skipped: int,
+    profiled: bool = False,
     alarms: Sequence[Part],
 ) -> StepLog:
     """The line of a step that took so many seconds, without its evaluation.
@@ -78,6 +79,7 @@ def step_log(
         skipped=skipped,
         time=time.time(),
         resumed_from=resumed_from,
+        profiled=profiled,
         alarms=tuple(alarms),
         sets=sets if len(sets) > 1 else {},
         loss_by_source=loss_by_group(recipe, result.groups) if recipe.by == "source" and recipe.num_groups > 1 else {},

@@ -99,6 +99,8 @@ class StepLog:
     """Seconds since 1970."""
     resumed_from: int
     """Step of the checkpoint that the process went on from which took this step; 0 in one that started anew."""
+    profiled: bool = False
+    """Whether a profiler slowed this step or warmed up in it: rates and MFU are lower than they are without."""
     alarms: tuple[str, ...] = field(default=())
     """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
     sets: dict[str, SetLog] = field(default_factory=dict)

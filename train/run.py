@@ -22,9 +22,11 @@ from lmms.train.loader import batches
 from lmms.train.log import step_log
 from lmms.train.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
 from lmms.train.optim import lr_share
+from lmms.train.out_of_memory import explaining_out_of_memory
 from lmms.train.parallel import start_world, stop_world
 from lmms.train.passes import StepPlan, plan_steps
 from lmms.train.prefetch import look_ahead
+from lmms.train.profile import Profile, profiling, window_of
 from lmms.train.resume import locked, on_main
 from lmms.train.retention import Keep, better
 from lmms.train.saver import Saver, saving
@@ -108,10 +110,13 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
         want = held.enter_context(look_ahead(datasets)) if fills_cache else None
         made = batches(PackReader(datasets), run.recipe, requests, data.workers, config.stall_s)
         arriving = held.enter_context(closing(ahead(held.enter_context(closing(made)), world.device)))
+        window = window_of(config.profile, state.step, run.steps)
+        profile = held.enter_context(profiling(config.profile, run.output, world, run.model, window, report, beat))
         for plan in plans:
             if want:
                 want(plan.ahead)
-            state, stop = _take_step(run, state, plan, arriving, saver, report, asked, beat)
+            with profile.step(plan.step), explaining_out_of_memory(run, plan, profile.marks, beat):
+                state, stop = _take_step(run, state, plan, arriving, saver, profile, report, asked, beat)
             if stop and plan.step < run.steps:
                 report(f"stopped by SIGTERM after step {plan.step}; the same command goes on from there")
                 break
@@ -124,6 +129,7 @@ def _take_step(
     plan: StepPlan,
     arriving: Iterator[Batch],
     saver: Saver,
+    profile: Profile,
     report: Report,
     asked: Asked,
     beat: Beat,
@@ -134,7 +140,8 @@ def _take_step(
     seed_step(config.seed, plan.step, run.world.rank)
     share = lr_share(plan.step, config.optim, run.steps)
     result = take_step(
-        run.model, run.optimizer, run.parts, plan, arriving, run.world, share, config.optim.max_grad_norm, asked, beat
+        *(run.model, run.optimizer, run.parts, plan, arriving, run.world, share, config.optim.max_grad_norm),
+        *(asked, beat, profile.marks),
     )
     seconds = time.perf_counter() - began
     last, state = state, _next_state(state, plan, result)
@@ -149,7 +156,10 @@ def _take_step(
     asked_for = is_last or result.stop or result.save
     saves = not fatal and (asked_for or _save_is_due(plan.step, last.skipped, state.skipped, config.save_steps))
     due = run.evaluated is not None and not (result.stop or fatal) and _evaluates(run, plan.step, saves)
+    if due:
+        profile.marks("evaluation/forward")
     evaluation = _evaluation(run, plan, asked, beat) if due else None
+    profile.marks("after")
     # SIGTERM ends an evaluation too: what was trained before it has to be saved in time.
     stop = result.stop or (due and evaluation is None)
     saves |= stop
@@ -167,6 +177,7 @@ def _take_step(
         peak=run.peak,
         resumed_from=run.resumed_from,
         skipped=state.skipped,
+        profiled=plan.step in profile.slowed,
         alarms=alarms,
     )
     if run.world.is_main:

@@ -26,6 +26,7 @@ from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, write_phases
+from lmms.train.profile import check_profile, window_of, window_remarks
 from lmms.train.recipe import Recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
@@ -42,6 +43,7 @@ class Run:
     config: TrainConfig
     output: Path
     world: World
+    opened: Opened
     sets: Sets
     phase: RunPhase
     steps: int
@@ -84,6 +86,8 @@ def start(
     stored = read_state(found) if found else None
     state = resumed_state(fresh, stored, found, config.resume_changes) if found and stored else fresh
     phases = go_on([phase_from_json(phase) for phase in state.phases], now, state.step, state.position)
+    steps = run_steps(config, phases)
+    check_profile(config.profile, world.device.type, world.size, state.step, steps)
     measure = _measure(config, evaluated)
     best = on_main(world, lambda: resumed_best(output, state.best, measure, say))
     state = replace(state, phases=[asdict(phase) for phase in phases], best=best)
@@ -116,13 +120,16 @@ def start(
         say(line)
     if config.optim.name == "muon":
         say(muon_line(model))
+    for line in window_remarks(config.profile, window_of(config.profile, state.step, steps)):
+        say(line)
     run = Run(
         config=config,
         output=output,
         world=world,
+        opened=opened,
         sets=sets,
         phase=phases[-1],
-        steps=run_steps(config, phases),
+        steps=steps,
         order=order_of(sets, phases[-1]),
         recipe=recipe,
         model=model,

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from lmms.configs.by_part import PARTS, Part
 from lmms.configs.errors import TrainError
 from lmms.train.batch import Batch
+from lmms.train.marks import Mark, unmarked
 from lmms.train.parallel import World, reshard_all
 from lmms.train.passes import StepPlan, pack_names
 from lmms.train.signals import Asked
@@ -63,27 +64,31 @@ def take_step(
     max_grad_norm: float,
     asked: Asked,
     beat: Callable[[str], None],
+    mark: Mark = unmarked,
 ) -> StepResult:
     """Forward and backward over the passes, then the update. The only synchronisation is at the end, once.
 
     A loss or gradient that is not finite never reaches the weights: then the weights and the optimizer's states stay
     as they are, on every rank, and the result says why.
     Where images failed (on_bad_media: mask), the denominator becomes the weight that was left.
-    beat is told before each pass what comes, for the watchdog.
+    beat is told before each pass what comes, for the watchdog; mark, of each of its phases.
     """
     losses: list[torch.Tensor] = []
     masked: list[str] = []
     waited, weight, digest = 0.0, 0.0, 0
     groups = torch.zeros((), dtype=torch.float64, device=world.device)
-    for request, has_images in zip(plan.passes, plan.has_images, strict=True):
+    for number, (request, has_images) in enumerate(zip(plan.passes, plan.has_images, strict=True), 1):
         beat(f"step {plan.step}, {pack_names(request.places)}")
         began = time.perf_counter()
+        mark(f"pass {number}/data")
         batch = next(batches)
         waited += time.perf_counter() - began
         masked += batch.masked
         weight += batch.weight
         digest += batch.digest
+        mark(f"pass {number}/forward")
         loss, by_group = model(batch, has_images, world.sequence_group)
+        mark(f"pass {number}/backward")
         if loss.requires_grad:
             (loss / plan.weight).backward()
         else:
@@ -91,6 +96,7 @@ def take_step(
             reshard_all(model)
         losses.append(loss.detach())
         groups = groups + by_group
+    mark("norms")
     grads = {part: _local_grads(parameters) for part, parameters in parts.items()}
     squares = [nn.utils.get_total_norm(grads.get(part, [])).to(world.device).double().square() for part in PARTS]
     # In halves, which float64 sums exactly.
@@ -124,9 +130,11 @@ def take_step(
     norm = math.hypot(*norms.values())
     fault = ""
     if math.isfinite(loss_sum) and math.isfinite(norm):
+        mark("clip")
         factor = rescale * min(1.0, max_grad_norm / (norm + 1e-6))
         if factor != 1.0:
             torch._foreach_mul_([grad for part in grads.values() for grad in part], factor)
+        mark("update")
         for group in optimizer.param_groups:
             group["lr"] = lr_share * group["peak"]
         optimizer.step()

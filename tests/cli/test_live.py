@@ -45,7 +45,7 @@ def test_a_plain_line_says_all_that_counts() -> None:
 
 def test_what_a_step_lacks_is_not_in_its_line() -> None:
     text = line(step_log(1, masked=0), "")
-    for name in ("MFU", "evaluation", "sets", "masked", "vision", "skipped"):
+    for name in ("MFU", "evaluation", "sets", "masked", "vision", "skipped", "profiled"):
         assert name not in text
 
 
@@ -53,6 +53,10 @@ def test_a_skipped_step_says_so_in_its_line() -> None:
     text = line(step_log(1, loss=float("nan"), grad_norm=float("inf"), skipped=2), "")
     assert "loss nan" in text
     assert "skipped 2 (steps in a row that were not finite)" in text
+
+
+def test_a_profiled_step_says_that_it_is_slower() -> None:
+    assert "profiled yes (slower than other steps)" in line(step_log(1, profiled=True), "")
 
 
 def test_sets_and_evaluations_are_in_the_line_where_there_are_any() -> None:

@@ -192,6 +192,8 @@ def test_nothing_is_written(settings: dict[str, Any], tmp_path: Path) -> None:
         {"train.no_such_name": "frozen"},
         {"optim.lr.no_such_name": 1e-3},
         {"resume": "/nowhere"},
+        {"profile.start": 4},
+        {"profile.start": 2, "profile.memory": True},
     ],
     ids=str,
 )

@@ -1,0 +1,131 @@
+"""What a profile says in short: where the time went, found in the events of a Chrome trace of torch's profiler.
+
+Not by the profiler's own key_averages() and export_stacks(): of steps with stacks those take ten times as long.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+Event = Mapping[str, Any]
+"""{ph, cat, name, pid, tid, ts, dur, args}; times in microseconds."""
+
+_ROWS, _TOP = 60, 8
+"""Rows of each kind in the file, and on the screen."""
+
+_KERNELS, _CALLS = ("kernel", "gpu_memcpy", "gpu_memset"), ("cuda_runtime", "cuda_driver")
+"""Categories: what runs on a GPU, and what starts it, with the same args.correlation."""
+
+KINDS: Mapping[str, str] = {
+    "kernels": "kernels and copies on the GPU",
+    "operators": "operators on the CPU, without those inside them",
+    "ranges": "ranges on the CPU, with all that is inside them",
+}
+
+
+_OBJECT = re.compile(r" at 0x\w+|(?<=^nn\.Module: )(\w+)_\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """All events of one name."""
+
+    name: str
+    calls: int
+    us: float
+
+
+def costs_of(events: Sequence[Event]) -> dict[str, list[Cost]]:
+    """Kind -> its costs, the dearest first."""
+    found = {kind: defaultdict[str, list[float]](list) for kind in KINDS}
+    for event in events:
+        if event.get("cat") in _KERNELS:
+            found["kernels"][event["name"]].append(event["dur"])
+        elif event.get("cat") == "user_annotation":
+            found["ranges"][event["name"]].append(event["dur"])
+    for stack, own in _nested(event for event in events if event.get("cat") == "cpu_op"):
+        found["operators"][stack[-1]["name"]].append(own)
+    return {
+        kind: sorted((Cost(name, len(us), sum(us)) for name, us in by_name.items()), key=lambda cost: -cost.us)
+        for kind, by_name in found.items()
+    }
+
+
+def costs_table(costs: Mapping[str, Sequence[Cost]], steps: int) -> str:
+    """The dearest of each kind, as the text of a file; figures are of one step of so many."""
+    blocks = [[title, *_rows(costs[kind], kind, steps, _ROWS), ""] for kind, title in KINDS.items() if costs[kind]]
+    return "\n".join(line for block in blocks for line in block)
+
+
+def top_lines(costs: Mapping[str, Sequence[Cost]], steps: int) -> list[str]:
+    """The dearest kernels of a GPU, or operators of a CPU, one a line."""
+    kind = "kernels" if costs["kernels"] else "operators"
+    return _rows(costs[kind], kind, steps, _TOP)
+
+
+def folded_stacks(events: Sequence[Event]) -> dict[str, str]:
+    """Device -> lines `frame;frame;frame microseconds`, as flame graphs are drawn from: of the CPU each frame's own
+    time; of the GPU, if it was used, the time of kernels under the stack that started them."""
+    kernels = {_correlation(event): event for event in events if event.get("cat") in _KERNELS}
+    cpu, gpu = Counter[str](), Counter[str]()
+    of_cpu = (
+        event for event in events if event.get("cat") in ("cpu_op", "user_annotation", "python_function", *_CALLS)
+    )
+    for stack, own in _nested(of_cpu):
+        path = ";".join(_frame(event["name"]) for event in stack)
+        cpu[path] += round(own)
+        if stack[-1]["cat"] in _CALLS and (kernel := kernels.get(_correlation(stack[-1]))):
+            gpu[f"{path};{_frame(kernel['name'])}"] += round(kernel["dur"])
+    texts = {
+        device: "".join(f"{path} {us}\n" for path, us in by_path.items() if us > 0)
+        for device, by_path in (("cpu", cpu), ("gpu", gpu))
+    }
+    return {device: text for device, text in texts.items() if text}
+
+
+@cache
+def _frame(name: str) -> str:
+    """A name without what tells one object from another, so that layers and steps fall together."""
+    return _OBJECT.sub(r"\1", name.replace(";", ","))
+
+
+def _correlation(event: Event) -> Any:
+    return event.get("args", {}).get("correlation")
+
+
+def _end(event: Event) -> float:
+    return float(event["ts"] + event["dur"])
+
+
+def _nested(events: Iterable[Event]) -> Iterator[tuple[list[Event], float]]:
+    """Each event, as the last of those around it on its thread; and its time without that of others in it."""
+    threads = defaultdict[Any, list[Event]](list)
+    for event in events:
+        threads[event["pid"], event["tid"]].append(event)
+    for of_thread in threads.values():
+        stack, own = list[Event](), list[float]()
+        for event in sorted(of_thread, key=lambda event: (event["ts"], -event["dur"])):
+            # Also where it begins in another, by a rounding, but does not end there.
+            while stack and (_end(stack[-1]) <= event["ts"] or _end(stack[-1]) < _end(event)):
+                yield stack, own.pop()
+                stack.pop()
+            if own:
+                own[-1] -= event["dur"]
+            stack.append(event)
+            own.append(event["dur"])
+        while stack:
+            yield stack, own.pop()
+            stack.pop()
+
+
+def _rows(costs: Sequence[Cost], kind: str, steps: int, rows: int) -> list[str]:
+    total = sum(cost.us for cost in costs)
+    # Ranges hold one another: they have no sum.
+    shares = ["" if kind == "ranges" else f"{cost.us / total:6.1%} " for cost in costs[:rows]]
+    return [
+        f"{share}{cost.us / steps / 1e3:10.3f} ms {cost.calls / steps:8.1f} calls  {cost.name[:160]}"
+        for share, cost in zip(shares, costs, strict=False)
+    ]
