@@ -14,10 +14,10 @@ from typing import Any, Literal
 from rich.console import Console
 
 from tools.gpu.piece import write_json
-from tools.gpu.processes import Found, Piece, Running, begin, end
+from tools.gpu.processes import Found, Piece, Running, begin, end, not_begun, so_far
 from tools.gpu.schedule import memory_pieces, pack_pieces, pieces
 from tools.gpu.show import show
-from tools.gpu.sizes import FULL, MINI
+from tools.gpu.sizes import FULL, MINI, MINI_ON_GPU
 from tools.gpu.summary import summarise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,17 +97,23 @@ def measure(bench: Bench, only: str, *, mini: bool) -> dict[str, Any]:
     """Every piece that there is time for. Without a GPU all is done in miniature."""
     _read_facts(bench)
     cuda = bench.facts.get("cuda") is not None
-    sizes = FULL if cuda and not mini else replace(MINI, device="cuda", precision="bf16") if cuda else MINI
+    sizes = MINI if not cuda else MINI_ON_GPU if mini else FULL
     device = "-".join(str(bench.facts.get("device", "unknown")).lower().split())
     name = f"{device}-{datetime.now(UTC).date()}{'' if sizes is FULL else '-mini'}.json"
     bench.out = (bench.out or ROOT / "docs" / "gpu" / name).resolve()
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     folder = bench.scratch / "packs"
     chosen = [piece for piece in pieces(folder, sizes) if re.search(only, piece.name)]
-    _run_beside(bench, list(pack_pieces(folder, sizes)))
-    beside = _begin_all(bench, [piece for piece in memory_pieces(folder, sizes) if _wanted(piece, chosen)])
+    for running in [begin(piece, bench.scratch, bench.method) for piece in pack_pieces(folder, sizes)]:
+        bench.keep(end(running, min(running.piece.seconds, bench.left)))
+    beside = [
+        begin(piece, bench.scratch, bench.method)
+        for piece in memory_pieces(folder, sizes)
+        if any(_predicts(piece, other) for other in chosen)
+    ]
     for piece in chosen:
-        bench.keep(_run(bench, _shortened(piece, bench.left)))
+        short = _too_large(piece, beside, bench.facts.get("memory"))
+        bench.keep(not_begun(piece, "no memory", short) if short else _run(bench, _shortened(piece, bench.left)))
     for running in beside:
         bench.keep(end(running, bench.left))
     summary = {"sizes": asdict(sizes), **summarise(bench.report({}), sizes)}
@@ -133,15 +139,7 @@ def _read_facts(bench: Bench) -> None:
 
 def _run(bench: Bench, piece: Piece) -> Found:
     if bench.left < piece.least:
-        return Found(
-            name=piece.name,
-            kind=piece.kind,
-            settings=piece.settings,
-            outcome="not run",
-            error=f"{max(bench.left, 0):.0f} s were left",
-            seconds=0.0,
-            result=None,
-        )
+        return not_begun(piece, "not run", f"{max(bench.left, 0):.0f} s were left")
     return end(begin(piece, bench.scratch, bench.method), min(piece.seconds, bench.left))
 
 
@@ -153,22 +151,21 @@ def _shortened(piece: Piece, left: float) -> Piece:
     return replace(piece, settings={**piece.settings, "seconds": seconds})
 
 
-def _run_beside(bench: Bench, several: Sequence[Piece]) -> None:
-    """Pieces at the same time, to the end of the last."""
-    for running in _begin_all(bench, several):
-        bench.keep(end(running, min(running.piece.seconds, bench.left)))
+def _predicts(memory: Piece, other: Piece) -> bool:
+    """Whether a piece is a training whose memory the first one predicts."""
+    return other.kind == "training" and all(other.settings[key] == memory.settings[key] for key in ("model", "packs"))
 
 
-def _begin_all(bench: Bench, several: Sequence[Piece]) -> list[Running]:
-    return [begin(piece, bench.scratch, bench.method) for piece in several]
-
-
-def _wanted(piece: Piece, chosen: Sequence[Piece]) -> bool:
-    """Whether a training is measured whose memory this piece predicts."""
-    keys = ("model", "packs")
-    return any(
-        other.kind == "training" and all(other.settings[key] == piece.settings[key] for key in keys) for other in chosen
-    )
+def _too_large(piece: Piece, beside: Sequence[Running], memory: int | None) -> str:
+    """Why a training cannot fit into this memory, as far as that is known by now; empty where it may."""
+    for running in beside:
+        if memory is None or not _predicts(running.piece, piece):
+            continue
+        components = (so_far(running) or {}).get(piece.settings["rung"], {})
+        needed = sum(size for name, size in components.items() if name != "allowance")
+        if needed > memory:
+            return f"the dry run expects {needed / 1e9:.0f} GB, the card has {memory / 1e9:.0f}"
+    return ""
 
 
 def _passed(found: Found) -> bool:

@@ -7,6 +7,7 @@ CUDA does not start in a forked process, they are started anew ("spawn").
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -57,31 +58,42 @@ class Found:
     """The last that it gave, also where it failed later; None where it gave nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Running:
     """A piece that was begun."""
 
     piece: Piece
-    process: BaseProcess
-    files: Path
+    result: Path
+    """Its last result, whole, as JSON; not there before the first."""
+    errors: Path
+    """What it wrote on its streams."""
     began: float
-    """On the clock of time.monotonic."""
+    """Seconds since 1970."""
+    process: BaseProcess | None = None
 
 
 def begin(piece: Piece, scratch: Path, method: Literal["fork", "spawn"]) -> Running:
     """Start a piece; its files are in `scratch`."""
-    files = scratch / piece.name.replace("/", "_").replace(" ", "_")
-    result, errors = Path(f"{files}.json"), Path(f"{files}.txt")
-    result.unlink(missing_ok=True)
+    name = re.sub(r"[^\w.+-]+", "_", piece.name)
+    running = Running(piece, scratch / f"{name}.json", scratch / f"{name}.txt", time.time())
+    running.result.unlink(missing_ok=True)
     context: Any = multiprocessing.get_context(method)
-    process = context.Process(target=_work, args=(piece.kind, piece.settings, str(result), str(errors)))
-    process.start()
-    return Running(piece, process, files, time.monotonic())
+    running.process = context.Process(
+        target=_work, args=(piece.kind, piece.settings, str(running.result), str(running.errors))
+    )
+    running.process.start()
+    return running
+
+
+def so_far(running: Running) -> Any:
+    """What it has given; None for nothing."""
+    return json.loads(running.result.read_text(encoding="utf-8")) if running.result.exists() else None
 
 
 def end(running: Running, seconds: float) -> Found:
     """What came of it, waiting for at most so long. Then it is killed with all that it started."""
     piece, process = running.piece, running.process
+    assert process is not None
     process.join(max(seconds, 0.0))
     late = process.is_alive()
     assert process.pid is not None
@@ -89,22 +101,37 @@ def end(running: Running, seconds: float) -> Found:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
-    result, errors = Path(f"{running.files}.json"), Path(f"{running.files}.txt")
-    said = errors.read_text(encoding="utf-8", errors="replace").strip() if errors.exists() else ""
+    said = running.errors.read_text(encoding="utf-8", errors="replace").strip() if running.errors.exists() else ""
     outcome: Outcome = "done"
+    ended = time.time()
     if late:
-        outcome, said = "too slow", f"not done after {time.monotonic() - running.began:.0f} s\n{said}"
+        outcome, said = "too slow", f"not done after {ended - running.began:.0f} s\n{said}"
     elif process.exitcode:
         outcome = _OUTCOMES.get(process.exitcode, "failed")
         said = said or f"ended by signal {-process.exitcode}"
+    elif running.result.exists():  # it may have ended long ago
+        ended = running.result.stat().st_mtime
     return Found(
         name=piece.name,
         kind=piece.kind,
         settings=piece.settings,
         outcome=outcome,
         error="" if outcome == "done" else said[-_ERROR_TAIL:],
-        seconds=time.monotonic() - running.began,
-        result=json.loads(result.read_text(encoding="utf-8")) if result.exists() else None,
+        seconds=ended - running.began,
+        result=so_far(running),
+    )
+
+
+def not_begun(piece: Piece, outcome: Outcome, why: str) -> Found:
+    """Of a piece that is left out."""
+    return Found(
+        name=piece.name,
+        kind=piece.kind,
+        settings=piece.settings,
+        outcome=outcome,
+        error=why,
+        seconds=0.0,
+        result=None,
     )
 
 
@@ -117,6 +144,8 @@ def _work(kind: str, settings: dict[str, Any], result: str, errors: str) -> None
     with Path(errors).open("wb", buffering=0) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
+    # Whoever forked may have put others in their places.
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
     try:
         for value in results_of(kind, settings):
             write_json(Path(result), value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from tools.gpu.backends import BACKENDS
 from tools.gpu.comparators import COMPARATORS
 from tools.gpu.losses import LOSSES
 from tools.gpu.processes import Piece
-from tools.gpu.rungs import BEST, LADDER, OTHERS
+from tools.gpu.rungs import BEST, LADDER, OTHERS, rung_of
 from tools.gpu.sizes import Sizes
 
 FIRST, SECOND, LARGE = "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-8B"
+CHUNKED, PADDED = "packed, varlen, chunked loss", "padded, sdpa"
+"""The comparators that need nothing which a bare machine lacks."""
 PLAIN, COMPILED = 60.0, 150.0
 """Seconds for a training: blocks are compiled in some."""
 
@@ -40,76 +43,58 @@ def memory_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
 
 def pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
     """All others."""
-    made = _Maker(folder, sizes)
+    products = partial(_products, folder, sizes)
+    attention = partial(_attention, folder, sizes)
+    training = partial(_training, folder, sizes)
+    comparator = partial(_comparator, folder, sizes)
     yield Piece(name="ceilings", kind="ceilings", settings={"sizes": asdict(sizes)}, seconds=40.0)
-    yield made.products(FIRST, "vision")
-    first = "varlen"
-    yield made.attention(first)
-    goals = ((FIRST, "vision"), (SECOND, "vision"), (FIRST, "text"))
-    yield made.training(*goals[0], BEST)
-    yield made.comparator(FIRST, "packed, varlen, chunked loss")
-    yield made.training(*goals[1], BEST)
-    yield made.products(SECOND, "vision")
-    yield made.training(*goals[2], BEST)
-    yield made.products(FIRST, "text")
-    yield made.comparator(SECOND, "packed, varlen, chunked loss")
-    for backend in BACKENDS:
-        if backend not in (first, "flex"):
-            yield made.attention(backend)
+    yield products(FIRST, "vision")
+    yield attention("varlen")
+    yield training(FIRST, "vision", BEST)
+    yield comparator(FIRST, CHUNKED)
+    yield training(SECOND, "vision", BEST)
+    yield products(SECOND, "vision")
+    yield training(FIRST, "text", BEST)
+    yield products(FIRST, "text")
+    yield comparator(SECOND, CHUNKED)
+    yield from (attention(backend) for backend in BACKENDS if backend not in ("varlen", "flex"))
     for name in LOSSES:
         settings = {"name": name, "sizes": asdict(sizes)}
         yield Piece(name=f"loss {name}", kind="loss", settings=settings, seconds=40.0)
     ladder = [rung.name for rung in LADDER if rung.name != BEST]
-    for rung in ladder:
-        yield made.training(FIRST, "vision", rung)
-    yield made.comparator(FIRST, "padded, sdpa")
-    yield made.training(LARGE, "vision", BEST)
-    for rung in ladder:
-        yield made.training(SECOND, "vision", rung)
+    yield from (training(FIRST, "vision", rung) for rung in ladder)
+    yield comparator(FIRST, PADDED)
+    yield training(LARGE, "vision", BEST)
+    yield from (training(SECOND, "vision", rung) for rung in ladder)
     for name in COMPARATORS:
-        if name not in ("packed, varlen, chunked loss", "padded, sdpa"):
-            yield made.comparator(FIRST, name)
-            yield made.comparator(SECOND, name)
-    yield made.comparator(SECOND, "padded, sdpa")
-    for other in OTHERS:
-        yield made.training(FIRST, "vision", other.name)
-    yield made.attention("flex")
+        if name not in (CHUNKED, PADDED):
+            yield from (comparator(model, name) for model in (FIRST, SECOND))
+    yield comparator(SECOND, PADDED)
+    yield from (training(FIRST, "vision", other.name) for other in OTHERS)
+    # Compiles for each shape.
+    yield attention("flex")
 
 
-class _Maker:
-    """Pieces of these sizes on the packs in a folder."""
+def _products(folder: Path, sizes: Sizes, model: str, packs: str) -> Piece:
+    settings = {"model": model, "packs": packs, "folder": str(folder / model), "sizes": asdict(sizes)}
+    return Piece(name=f"products {model} {packs}", kind="products", settings=settings, seconds=30.0)
 
-    def __init__(self, folder: Path, sizes: Sizes) -> None:
-        self._folder = folder
-        self._sizes = sizes
 
-    def products(self, model: str, packs: str) -> Piece:
-        return self._piece("products", f"products {model} {packs}", 30.0, model=model, packs=packs, folder=model)
+def _attention(folder: Path, sizes: Sizes, backend: str) -> Piece:
+    packs = [(FIRST, "vision"), (SECOND, "vision"), (FIRST, "text"), (LARGE, "vision")]
+    settings = {"backend": backend, "packs": packs, "folder": str(folder), "sizes": asdict(sizes)}
+    return Piece(name=f"attention {backend}", kind="attention", settings=settings, seconds=60.0)
 
-    def attention(self, backend: str) -> Piece:
-        packs = [(FIRST, "vision"), (SECOND, "vision"), (FIRST, "text"), (LARGE, "vision")]
-        settings = {"backend": backend, "packs": packs, "folder": str(self._folder), "sizes": asdict(self._sizes)}
-        return Piece(name=f"attention {backend}", kind="attention", settings=settings, seconds=60.0)
 
-    def training(self, model: str, packs: str, rung: str) -> Piece:
-        name = f"training {model} {packs} {rung}"
-        compiles = not any(part in rung for part in ("eager", "+ attention", "liger"))
-        seconds = COMPILED if compiles else PLAIN
-        output = str(self._folder / f"run {name}")
-        return self._piece(
-            *("training", name, seconds),
-            model=model,
-            packs=packs,
-            rung=rung,
-            folder=model,
-            output=output,
-            seconds=seconds / 2,
-        )
+def _training(folder: Path, sizes: Sizes, model: str, packs: str, rung: str) -> Piece:
+    name = f"training {model} {packs} {rung}"
+    limit = COMPILED if rung_of(rung).settings["kernels.compile"] else PLAIN
+    settings: dict[str, Any] = {"model": model, "packs": packs, "rung": rung, "sizes": asdict(sizes)}
+    settings |= {"folder": str(folder / model), "output": str(folder / f"run {name}"), "seconds": 0.5 * limit}
+    return Piece(name=name, kind="training", settings=settings, seconds=limit, least=20.0)
 
-    def comparator(self, model: str, name: str) -> Piece:
-        settings = {"name": name, "model": model, "packs": "vision", "folder": model, "seconds": PLAIN / 2}
-        return self._piece("comparator", f"comparator {model} {name}", PLAIN, **settings)
 
-    def _piece(self, kind: str, label: str, limit: float, **settings: Any) -> Piece:
-        settings |= {"folder": str(self._folder / settings["folder"]), "sizes": asdict(self._sizes)}
-        return Piece(name=label, kind=kind, settings=settings, seconds=limit)
+def _comparator(folder: Path, sizes: Sizes, model: str, name: str) -> Piece:
+    settings: dict[str, Any] = {"name": name, "model": model, "packs": "vision", "folder": str(folder / model)}
+    settings |= {"sizes": asdict(sizes), "seconds": 0.5 * PLAIN}
+    return Piece(name=f"comparator {model} {name}", kind="comparator", settings=settings, seconds=PLAIN, least=20.0)

@@ -1,6 +1,6 @@
 """How large everything is: whole models on a GPU, or the same in miniature where there is none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -60,3 +60,6 @@ MINI = Sizes(
     repeats=2,
     backend="aot_eager",
 )
+
+MINI_ON_GPU = replace(MINI, device="cuda", precision="bf16", workers=2, backend="inductor")
+"""Whether every piece runs there, in a minute or two."""

@@ -58,6 +58,13 @@ def trace_step(
     step: Callable[[], object], optimizer: torch.optim.Optimizer, loss_at: str, device: torch.device
 ) -> Trace:
     """Profile one step. loss_at: dotted name of the function that computes the loss, "" where there is none to mark."""
+    return read_trace(traced_events(step, optimizer, loss_at, device))
+
+
+def traced_events(
+    step: Callable[[], object], optimizer: torch.optim.Optimizer, loss_at: str, device: torch.device
+) -> list[dict[str, Any]]:
+    """The events of one step as torch writes them for Chrome: a GPU's kernels, or a CPU's operators."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with tempfile.TemporaryDirectory() as folder, _marked(optimizer, loss_at, device):
         with profile(activities=[activity]) as found:
@@ -65,8 +72,8 @@ def trace_step(
             synchronize(device)
         file = Path(folder) / "trace.json"
         found.export_chrome_trace(str(file))
-        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-    return read_trace(events)
+        events: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    return events
 
 
 def read_trace(events: Iterable[Mapping[str, Any]]) -> Trace:
