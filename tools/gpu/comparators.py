@@ -84,7 +84,7 @@ class Comparator(TrainModel):
         self, batch: PlainBatch, step_has_images: bool, sequence_group: None = None
     ) -> tuple[Tensor, Tensor]:
         """Sum of cross entropies over the batch's targets; and nothing by group."""
-        _bounds[:] = [batch.cu_seqlens]
+        _bounds[:] = [(batch.cu_seqlens, batch.longest)]
         if self.recipe.loss == "theirs":
             # A sum: one divides by the number of targets, here by 1.
             one = torch.ones((), device=batch.labels.device)
@@ -97,9 +97,9 @@ class Comparator(TrainModel):
         return loss, torch.zeros(1, 2, dtype=torch.float64, device=batch.labels.device)
 
 
-_bounds: list[Tensor | None] = []
-"""cu_seqlens of the batch that is computed, for the language model's attention: transformers' own way finds them in the
-position ids, on the device, in every layer."""
+_bounds: list[tuple[Tensor | None, int]] = []
+"""cu_seqlens and longest conversation of the batch that is computed, for the language model's attention: transformers'
+own way finds them in the position ids, waiting for the device."""
 
 
 def build_comparator(config: PretrainedConfig, recipe: Recipe, device: torch.device) -> Comparator:
@@ -203,12 +203,9 @@ def _attention(
     """transformers' attention interface over the batch's conversations, or over the images that a tower names."""
     q, k, v = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     causal = bool(module.is_causal) if is_causal is None else is_causal
-    bounds = cu_seq_lens_q
-    if bounds is None:
-        (bounds,) = _bounds
-    assert bounds is not None
-    longest = int(bounds.diff().max()) if max_length_q is None else int(max_length_q)
-    return attend(q, k, v, bounds, longest, scaling, causal).unsqueeze(0), None
+    if cu_seq_lens_q is None or max_length_q is None:
+        ((cu_seq_lens_q, max_length_q),) = _bounds
+    return attend(q, k, v, cu_seq_lens_q, int(max_length_q), scaling, causal).unsqueeze(0), None
 
 
 def _use_liger(hf: PreTrainedModel) -> None:

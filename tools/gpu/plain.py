@@ -28,6 +28,8 @@ class PlainBatch:
     """int64 [rows, tokens], as input_ids: -100 where nothing is predicted."""
     cu_seqlens: Tensor | None
     """int32 [conversations + 1] of a packed one."""
+    longest: int
+    """Tokens of the longest conversation."""
     weight: float
     masked: tuple[str, ...] = ()
     digest: int = 0
@@ -58,6 +60,7 @@ def packed_batches(packs: Sequence[Pack], recipe: Recipe) -> Iterator[PlainBatch
             inputs={**inputs, **_pictures(batch)},
             labels=labels[None],
             cu_seqlens=batch.cu_seqlens,
+            longest=batch.max_length,
             weight=batch.weight,
         )
 
@@ -89,6 +92,7 @@ def _padded(conversations: Sequence[Pack], recipe: Recipe) -> PlainBatch:
         inputs={**inputs, **pictures},
         labels=torch.stack([filled(labels, _IGNORED) for _, labels in rows]),
         cu_seqlens=None,
+        longest=longest,
         weight=sum(batch.weight for batch, _ in rows),
     )
 

@@ -68,6 +68,7 @@ def one_by_one(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, sc
     return torch.nested.as_nested_tensor(outputs, layout=torch.jagged).transpose(1, 2)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("causal", [True, False])
 def test_jagged_and_flex_attention_are_the_reference(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU torch attends to jagged tensors by a slow way of its own, which is not what is compared here."""
