@@ -48,7 +48,7 @@ def _of_shards(places: Sequence[str], options: Mapping[str, Any], epochs: int) -
         "model.path": options["--model"] or read_manifest(open_store(places[0], _RETRY_S)).model,
         "data.mixture": [{"shards": place, "epochs": 1.0} for place in places],
         **{f"data.{name}": options[option] for option, name in _DATA.items() if options[option] is not None},
-        "output": "",
+        "output": "nowhere",
         "max_epochs": float(epochs),
         "train": {**EVERYTHING, **frozen},
         "seed": options["--seed"] or 0,

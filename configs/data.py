@@ -24,7 +24,7 @@ class ShareConfig:
 class DataConfig:
     """Which shards are read, in which order, and how."""
 
-    shards: str = ""
+    shards: str | None = None
     """Folder that `lmms prep build-shards` wrote, or its URL: s3, gs, az, http(s), sftp, hf, oci, dbfs."""
     mixture: tuple[ShareConfig, ...] = ()
     """Several sets of shards instead of one: a list of {shards, weight | tokens | epochs}."""
@@ -58,6 +58,11 @@ class DataConfig:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}, expected at least {low}")
         _check_shares(self)
 
+    @property
+    def shares(self) -> tuple[ShareConfig, ...]:
+        """The sets of a run: those of its mixture, or its only one."""
+        return self.mixture if self.shards is None else (ShareConfig(shards=self.shards, weight=1.0),)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
@@ -74,16 +79,16 @@ class EvalConfig:
 
 
 def _check_shares(data: DataConfig) -> None:
-    if bool(data.shards) == bool(data.mixture):
+    if (data.shards is None) == (not data.mixture):
         raise ConfigError("set one of data.shards (one set) and data.mixture (several)")
     kinds = set()
     for i, share in enumerate(data.mixture):
-        if not share.shards:
-            raise ConfigError(f"data.mixture[{i}].shards is empty, expected a folder or URL")
         amounts = {kind: getattr(share, kind) for kind in ("weight", "tokens", "epochs")}
         given = [kind for kind, amount in amounts.items() if amount is not None]
-        if len(given) != 1 or amounts[given[0]] <= 0:
-            raise ConfigError(f"data.mixture[{i}] has {given or 'no amount'}, expected one of {list(amounts)}, above 0")
+        if len(given) != 1:
+            raise ConfigError(f"data.mixture[{i}] has {given or 'no amount'}, expected one of {list(amounts)}")
+        if amounts[given[0]] <= 0:
+            raise ConfigError(f"data.mixture[{i}].{given[0]} is {amounts[given[0]]:g}, expected above 0")
         kinds.add(given[0])
     if len(kinds) > 1:
         raise ConfigError(f"data.mixture measures by {sorted(kinds)}, expected one of them for all sets")

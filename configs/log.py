@@ -20,7 +20,5 @@ class LogConfig:
     """offline: into output/wandb, without network; `wandb sync` sends it later."""
 
     def __post_init__(self) -> None:
-        if self.wandb == "":
-            raise ConfigError("log.wandb is empty, expected the name of a wandb project, or null")
         if self.wandb is None and (self.wandb_name is not None or self.wandb_mode != "online"):
             raise ConfigError("log.wandb_name or log.wandb_mode is set, but log.wandb is not; name a wandb project")

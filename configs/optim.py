@@ -33,8 +33,11 @@ class OptimConfig:
     """Floor of each learning rate, as a share of its peak."""
 
     def __post_init__(self) -> None:
-        if self.max_grad_norm <= 0 or self.eps <= 0 or self.weight_decay < 0:
-            raise ConfigError("optim: eps and max_grad_norm must be above 0, weight_decay at least 0")
+        for name in ("eps", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"optim.{name} is {getattr(self, name):g}, expected above 0")
+        if self.weight_decay < 0:
+            raise ConfigError(f"optim.weight_decay is {self.weight_decay:g}, expected at least 0")
         for name, peak in self.lr.items():
             if peak <= 0:
                 raise ConfigError(

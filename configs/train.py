@@ -137,5 +137,5 @@ class TrainConfig:
 
     @property
     def _reads_far_away(self) -> bool:
-        shares = (*self.data.mixture, *((self.eval,) if self.eval else ()))
-        return any("://" in place for place in (self.data.shards, *(share.shards for share in shares)))
+        places = [share.shards for share in (*self.data.shares, *((self.eval,) if self.eval else ()))]
+        return any("://" in place for place in places)

@@ -2,8 +2,9 @@
 
 Three steps, so that several sources can be laid over each other in between: check each, then missing_keys, then build.
 A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
-`| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is a
-list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set keep those of the field's default.
+`| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is
+empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set keep those of the field's
+default.
 """
 
 import sys
@@ -34,7 +35,7 @@ def check(hint: Any, value: Any, key: str, origin: str) -> Any:
             return tuple(check(hints[i], item, f"{key}[{i}]", origin) for i, item in enumerate(value))
     if inner is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    if inner in (str, bool, int) and type(value) is inner:
+    if inner in (str, bool, int) and type(value) is inner and value != "":
         return value
     if get_origin(inner) is Literal and (type(value), value) in [(type(choice), choice) for choice in get_args(inner)]:
         return value
@@ -112,7 +113,8 @@ def _found(value: Any) -> str:
         int: "an integer",
         float: "a number",
     }
-    return "null" if value is None else f"{value!r:.60} ({names.get(type(value), type(value).__name__)})"
+    name = "an empty string" if value == "" else names.get(type(value), type(value).__name__)
+    return "null" if value is None else f"{value!r:.60} ({name})"
 
 
 def _expected(hint: Any) -> str:

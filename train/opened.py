@@ -20,7 +20,7 @@ from lmms.train.optim import check_rates, set_trained
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.phases import RunPhase, start_phase
 from lmms.train.recipe import Recipe, make_recipe
-from lmms.train.sets import Sets, costs_digest, find_sets, read_sets, shares
+from lmms.train.sets import Sets, costs_digest, find_sets, read_sets
 from lmms.train.share import WHOLE, Share
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
@@ -58,7 +58,7 @@ def open_run(
     beat("opening the shards")
     data = config.data
     cache = Cache(Path(data.cache).expanduser(), int(data.cache_gb * 1e9)) if data.cache else None
-    places = [[one.shards for one in shares(data)], *([[config.eval.shards]] if config.eval else [])]
+    places = [[one.shards for one in data.shares], *([[config.eval.shards]] if config.eval else [])]
     # Rank 0 asks for all files and their sizes: of thousands of ranks each, that would be a burden to a file server.
     found = once(lambda: [find_sets(own, cache, data.retry_s) for own in places])
     sets, evaluated = read_sets(found[0]), read_sets(found[1]) if config.eval else None

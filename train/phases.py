@@ -17,7 +17,7 @@ from lmms.configs.train import TrainConfig
 from lmms.train.flops import ModelCost
 from lmms.train.mixture import Phase, cursors_at
 from lmms.train.order import Order
-from lmms.train.sets import Sets, make_order, mixture_turns, pack_tokens, pass_packs, shares
+from lmms.train.sets import Sets, make_order, mixture_turns, pack_tokens, pass_packs
 
 PHASES_NAME = "phases.json"
 
@@ -65,7 +65,7 @@ class RunPhase:
 
 def start_phase(config: TrainConfig, sets: Sets, cost: ModelCost) -> RunPhase:
     """The phase of a run that starts with these settings."""
-    given = shares(config.data)
+    given = config.data.shares
     places = zip(given, sets.datasets, mixture_turns(sets, given), strict=True)
     return RunPhase(
         step=0,

@@ -20,7 +20,7 @@ from lmms.train.order import Order
 from lmms.train.phases import go_on, order_of, phase_from_json, run_steps, start_phase
 from lmms.train.reads import RankReads, hashes, rank_reads
 from lmms.train.resume import resumed_state
-from lmms.train.sets import Sets, open_sets, packs_digest, shares
+from lmms.train.sets import Sets, open_sets, packs_digest
 from lmms.train.sources import Sources, join_sources, source_tokens
 
 Int64s = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
     run: the output folder to go on from; the steps are then those after its newest complete checkpoint, or the one that
     config.resume names. Raises the classes of configs/errors.py: what `lmms train` refuses to go on from, too.
     """
-    sets = open_sets([share.shards for share in shares(config.data)], None, config.data.retry_s)
+    sets = open_sets([share.shards for share in config.data.shares], None, config.data.retry_s)
     folder = resolve_model(config.model.path, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)

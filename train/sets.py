@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from lmms.configs.data import DataConfig, ShareConfig
+from lmms.configs.data import ShareConfig
 from lmms.configs.errors import ConfigError
 from lmms.configs.hashing import mix64
 from lmms.configs.manifest import Dataset, open_dataset
@@ -43,11 +43,6 @@ class Sets:
         """Where this pack of the run is."""
         number = self.set_of(pack)
         return self.sidecars[number].place(pack - int(self.first_packs[number]), number)
-
-
-def shares(data: DataConfig) -> tuple[ShareConfig, ...]:
-    """The sets of a run: those of its mixture, or its only one."""
-    return data.mixture or (ShareConfig(shards=data.shards, weight=1.0),)
 
 
 def open_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s: float = 120.0) -> Sets:

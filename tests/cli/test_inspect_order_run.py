@@ -31,7 +31,7 @@ def mixed(folder: Path, output: Path, **changes: Any) -> TrainConfig:
     settings = write_settings(folder) | {"output": str(output), "train": {"default": "full", "vision": "frozen"}}
     config = run_config(settings, seed=5, data__group_packs=2, **changes)
     shares = tuple(ShareConfig(shards=str(folder / name / "shards"), weight=w) for name, w in (("a", 1.0), ("b", 2.0)))
-    return replace(config, data=replace(config.data, shards="", mixture=shares))
+    return replace(config, data=replace(config.data, shards=None, mixture=shares))
 
 
 def write_settings(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,3 @@ from lmms.configs.log import LogConfig
 def test_settings_of_wandb_without_a_project_are_refused(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"log\.wandb_name or log\.wandb_mode is set, but log\.wandb is not"):
         LogConfig(**settings)  # type: ignore[arg-type]
-
-
-def test_an_empty_project_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"log\.wandb is empty"):
-        LogConfig(wandb="")

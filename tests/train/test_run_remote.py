@@ -62,7 +62,7 @@ def test_what_a_url_holds_besides_the_place_is_in_no_log(settings: dict[str, Any
             places = [f"{url}/shards?token={token}", f"{url}/more/shards?token={token}"]
             mixture = [{"shards": place, "weight": 1.0} for place in places]
             mixed = run_config(
-                settings, output=str(tmp_path / "run"), data__shards="", data__mixture=mixture, max_steps=steps
+                settings, output=str(tmp_path / "run"), data__shards=None, data__mixture=mixture, max_steps=steps
             )
             train(mixed, events.append)
         with pytest.raises(ConfigError) as twice:

@@ -39,7 +39,7 @@ def mixed(places: dict[str, Path], output: Path, **weights: float) -> TrainConfi
     """A run of three steps over these sets by weight."""
     config = run_config(settings_of(places), output=str(output))
     shares = tuple(ShareConfig(shards=str(places[name] / "shards"), weight=w) for name, w in weights.items())
-    return replace(config, data=replace(config.data, shards="", mixture=shares))
+    return replace(config, data=replace(config.data, shards=None, mixture=shares))
 
 
 def settings_of(places: dict[str, Path]) -> dict[str, Any]:
