@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tools.gpu.traces import CLASSES
@@ -119,7 +120,7 @@ def _missing(pieces: Iterable[Mapping[str, Any]]) -> Table:
     table = _table("not done", ["piece", "", "why"])
     for one in pieces:
         if one["outcome"] != "done":
-            table.add_row(one["name"], one["outcome"], one["error"].strip().rpartition("\n")[2][:120])
+            table.add_row(one["name"], one["outcome"], escape(one["error"].strip().rpartition("\n")[2][:120]))
     return table
 
 
