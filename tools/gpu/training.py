@@ -101,11 +101,11 @@ def measure_training(
             held.enter_context(patch("lmms.train.start.compile_blocks", partial(compile_blocks, backend=sizes.backend)))
         if chosen.loss == "whole":
             held.enter_context(patch(LOSS_AT, whole_cross_entropy))
-        yield from _measure(config, packs, rung, deadline, sizes, held)
+        yield from _measure(config, Path(folder), packs, rung, deadline, sizes, held)
 
 
 def _measure(
-    config: TrainConfig, packs: str, rung: str, deadline: float, sizes: Sizes, held: ExitStack
+    config: TrainConfig, folder: Path, packs: str, rung: str, deadline: float, sizes: Sizes, held: ExitStack
 ) -> Iterator[Measured]:
     world = start_world(config.device, config.stall_s, config.parallel.sequence)
     held.callback(stop_world)
@@ -128,7 +128,7 @@ def _measure(
         )
 
     steps = time_steps(take, sizes, world.device, deadline)
-    found = _found(run, config, packs, rung, says, steps)
+    found = _found(run, config, folder, packs, rung, says, steps)
     yield found
     found.waits = waits_in(take)
     early = early_waits(found.waits)
@@ -140,15 +140,17 @@ def _measure(
     yield found
 
 
-def _found(run: Run, config: TrainConfig, packs: str, rung: str, says: list[str], steps: Steps) -> Measured:
+def _found(
+    run: Run, config: TrainConfig, folder: Path, packs: str, rung: str, says: list[str], steps: Steps
+) -> Measured:
     parameters = list(run.model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     cost = model_cost(run.model.hf.config, config.train, config.lora)
-    shown = pack_file(Path(config.data.shards).parent, packs)
+    shown = pack_file(folder, packs)
     tokens = int(run.sets.tokens.sum())
     faults = faults_of(steps)
     return Measured(
-        model=Path(config.data.shards).parent.name,
+        model=folder.name,
         packs=packs,
         name=rung,
         says=says,
