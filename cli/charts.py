@@ -52,6 +52,7 @@ CHARTS = (
 _FAMILIES: tuple[tuple[str, Unit, str, str], ...] = (
     ("loss by set", "", "sets/", "/loss"),
     ("share by set", "share", "sets/", "/share"),
+    ("loss by source", "", "loss_by_source/", ""),
     ("evaluation loss by source", "", "eval_loss_by_source/", ""),
 )
 """Title, unit, and what stands before and after the name in the keys of charts with a curve for each name."""

@@ -70,7 +70,7 @@ def _run_facts(found: "DryRun") -> list[tuple[str, str]]:
     images = f", {heaviest.images:,} images of {heaviest.patches:,} patches" if heaviest.images else ""
     return [
         ("model", f"{Path(found.model).name}, {_millions(sum(found.parameters.values()))} parameters: {parts}"),
-        ("trained", f"{trained:.0%} of them, in {found.precision}, recompute {found.recompute}"),
+        ("trained", f"{trained:.0%} of them, in {found.precision} by {found.optimizer}, recompute {found.recompute}"),
         ("shards", f"{found.shards:,} with {found.packs:,} packs"),
         ("step", f"{found.global_packs:,} packs: {found.passes:,} x {found.micro_packs:,} on each of {_ranks(found)}"),
         ("heaviest", f"{heaviest.tokens:,} tokens, {heaviest.target_tokens:,} targets{images} in a pass"),

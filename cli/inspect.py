@@ -82,17 +82,19 @@ def pack_json(number: int, pack: "Pack", manifest: "Manifest") -> dict[str, Any]
 
 
 def pack_segments(pack: "Pack", manifest: "Manifest") -> Iterator[dict[str, Any]]:
-    """Each conversation of a pack: its place, source, row, targets [start, end, weight] and media."""
+    """Each conversation of a pack: its place, source, row, weight, targets [start, end, message's weight] and media."""
     targets = [
         [*span, weight] for span, weight in zip(pack.targets.tolist(), pack.target_weights.tolist(), strict=True)
     ]
     bounds = pack.cu_seqlens.tolist()
-    for (source, row), start, end in zip(pack.samples.tolist(), bounds, bounds[1:], strict=False):
+    samples = zip(pack.samples.tolist(), pack.sample_weights.tolist(), strict=True)
+    for ((source, row), weight), start, end in zip(samples, bounds, bounds[1:], strict=False):
         yield {
             "start": start,
             "end": end,
             "source": manifest.sources[source]["name"],
             "row": row,
+            "weight": weight,
             "targets": [target for target in targets if start <= target[0] < end],
             "media": [media.to_json() for media in pack.media if start <= media.start < end],
         }
@@ -120,7 +122,7 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
         ("model", f"{manifest.model} ({manifest.family})"),
         ("records", f"{counts['packed']:,} packed, {counts['rejected']:,} rejected, {counts['skipped']:,} skipped"),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens in {len(dataset.shards):,} shards"),
-        ("tokens", f"{counts['tokens']:,}, {counts['target_tokens']:,} targets"),
+        ("tokens", f"{counts['tokens']:,}, {counts['target_tokens']:,} targets{_mean_weight(sidecar)}"),
         ("images", f"{counts['media']:,}, {counts['patches']:,} patches"),
         *(("source", f"{s['name']}: {s['packed']:,} records, {s['tokens']:,} tokens") for s in manifest.sources),
     ]
@@ -132,6 +134,11 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
     screen.print(ui.histogram("images a pack", sidecar.media))
 
 
+def _mean_weight(sidecar: "Sidecar") -> str:
+    mean = float(sidecar.target_weight.sum()) / int(sidecar.target_tokens.sum())
+    return "" if mean == 1 else f" of mean weight {mean:.4g}"
+
+
 def _show_pack(
     screen: Console, number: int, pack: "Pack", dataset: "Dataset", tokenizer: "Tokenizer", shorten: bool
 ) -> None:
@@ -139,7 +146,8 @@ def _show_pack(
         f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {len(pack.lengths)} conversations", align="left"
     )
     for i, segment in enumerate(pack_segments(pack, dataset.manifest)):
-        place = escape(f"{segment['source']}, row {segment['row']}")
+        weight = "" if segment["weight"] == 1 else f", weight {segment['weight']:g}"
+        place = escape(f"{segment['source']}, row {segment['row']}{weight}")
         screen.rule(
             f"{i}  [{segment['start']:,}, {segment['end']:,})  {place}", align="left", style="dim", characters="╌"
         )
@@ -150,8 +158,9 @@ def _show_pack(
 
 
 def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") -> Text:
-    """The conversation as the model reads it: targets green, the rest plain, an image as what it is."""
-    targets = {(start, end): "bold green" for start, end, _ in segment["targets"]}
+    """The conversation as the model reads it: targets green, the rest plain, an image as what it is; before a target
+    the weight of its message, where that is not 1."""
+    targets = {(start, end): weight for start, end, weight in segment["targets"]}
     images = {(m["start"], m["end"]): m for m in segment["media"]}
     text = Text()
     at = segment["start"]
@@ -164,6 +173,8 @@ def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") 
             what = f"{media['kind']} {w} x {h}, {grid}, {media['bytes']:,} bytes"
             text.append(f"[{what}]", style="bold cyan")
         else:
+            if targets[start, end] != 1:
+                text.append(f"[weight {targets[start, end]:g}]", style="bold yellow")
             text.append(_decoded(tokenizer, pack, start, end), style="bold green")
         at = end
     return text.append(_decoded(tokenizer, pack, at, segment["end"]))

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.cli.plot import sparkline
+from lmms.configs.errors import LmmsError
 
 if TYPE_CHECKING:
     from lmms.train.metrics import StepLog
@@ -79,7 +80,11 @@ class Seen:
         """Take in what metrics.jsonl has of the steps before this one: the curves of a resumed run are whole."""
         from lmms.train.history import read_history
 
-        run = read_history(output)
+        try:
+            run = read_history(output)
+        except LmmsError:
+            # The run goes on from its checkpoint whatever its log holds; the curves begin here.
+            return
         for number, *values in zip(
             run.steps.tolist(),
             *(run.column(name).tolist() for name in ("loss", "tokens_per_s", "eval_loss")),

@@ -1,7 +1,8 @@
 """Settings that may differ from part to part of a model: {default, llm, vision, aligner, <pattern>}.
 
-A pattern is a regular expression that is searched for in the names of parameters, as they stand in the model's
-safetensors. It wins over the part, the part over the default, a later pattern over an earlier one.
+A pattern is a regular expression that is searched for in the names of parameters as transformers has them in the
+model, such as model.language_model.layers.0.self_attn.q_proj.weight; one without any sign is a whole word between dots.
+It wins over the part, the part over the default, a later pattern over an earlier one.
 """
 
 import re
@@ -23,7 +24,7 @@ def patterns(settings: Mapping[str, object]) -> list[str]:
 
 def setting_of(settings: Mapping[str, T], part: Part, name: str) -> T:
     """The setting of a parameter by its part and name."""
-    matching = [pattern for pattern in patterns(settings) if re.search(pattern, name)]
+    matching = [pattern for pattern in patterns(settings) if _matches(pattern, name)]
     return settings[matching[-1] if matching else part if part in settings else "default"]
 
 
@@ -49,12 +50,17 @@ def check_matches(key: str, settings: Mapping[str, object], parameters: Mapping[
             found = ", ".join(part for part in PARTS if part in parameters.values())
             raise ConfigError(f"{key} names {name!r}, which this model does not have; it has {found}")
     for pattern in patterns(settings):
-        if not any(re.search(pattern, name) for name in parameters):
+        if not any(_matches(pattern, name) for name in parameters):
             raise ConfigError(
                 f"{key}: pattern {pattern!r} is in no parameter's name{nearest(pattern, _words(parameters))}"
             )
 
 
+def _matches(pattern: str, name: str) -> bool:
+    """A mistyped part such as lm is in many names, as in lm_head: so a word is a whole one."""
+    return pattern in name.split(".") if re.fullmatch(r"\w+", pattern) else bool(re.search(pattern, name))
+
+
 def _words(names: Iterable[str]) -> set[str]:
     """What somebody may have meant: the parts, and the names of modules without the numbers of layers."""
-    return {*PARTS, *(word for name in names for word in name.split(".") if not word.isdigit())}
+    return {"default", *PARTS, *(word for name in names for word in name.split(".") if not word.isdigit())}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmms.configs.contract import Pack
+from lmms.configs.contract import LEAST_WEIGHT, MOST_WEIGHT, Pack
 from lmms.configs.geometry import grid_tokens
 
 
@@ -35,6 +35,7 @@ def _shape_faults(pack: Pack) -> list[str]:
         "cu_seqlens": (segments + 1,),
         "targets": (spans, 2),
         "target_weights": (spans,),
+        "sample_weights": (segments,),
         "samples": (segments, 2),
     }
     found = {name: getattr(pack, name).shape for name in expected}
@@ -60,8 +61,10 @@ def _target_faults(pack: Pack) -> list[str]:
     segment = np.searchsorted(pack.cu_seqlens, starts, side="right") - 1
     if (starts == pack.cu_seqlens[segment]).any() or (ends > pack.cu_seqlens[segment + 1]).any():
         faults.append("a target span starts a segment or crosses its end")
-    if not (np.isfinite(pack.target_weights) & (pack.target_weights > 0)).all():
-        faults.append("a target weight is not finite and above 0")
+    for name in ("target_weights", "sample_weights"):
+        weights = getattr(pack, name)
+        if not ((weights >= LEAST_WEIGHT) & (weights <= MOST_WEIGHT)).all():
+            faults.append(f"{name} are not all from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}")
     return faults
 
 

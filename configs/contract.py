@@ -6,13 +6,16 @@ A pack is one training sequence: whole conversations, end to end. Positions are 
     input_ids       ndarray:int32   [tokens]        token ids, image placeholders expanded
     cu_seqlens      ndarray:int32   [segments + 1]  0, end of segment 0, ..., tokens; a segment is one conversation
     targets         ndarray:int32   [spans, 2]      [start, end) of tokens to predict; never a segment's first token
-    target_weights  ndarray:float32 [spans]         weight of each target token of the span, > 0
+    target_weights  ndarray:float64 [spans]         weight of the message that the span is of: of each target token
+    sample_weights  ndarray:float64 [segments]      weight of the record that the conversation is
     samples         ndarray:int64   [segments, 2]   (index into manifest.sources, row in that source)
     media           json            list            {kind, start, end, size [w, h], grid_thw [t, h, w], bytes}, in order
     media_bytes     bytes                           the media's own encoded bytes, one after the other
 
 Plain MDS encodings only, so that any MDS reader decodes every column. MDS refuses empty arrays: a pack always has
 tokens, a segment and a target, and what may be empty is json or bytes.
+
+What a target counts in the loss follows from both weights: see loss_weight.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +27,17 @@ import numpy.typing as npt
 
 from lmms.configs.geometry import grid_patches
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12
+"""Of a weight that is not 0: a product of two is summed in float32 without overflow."""
 
 COLUMNS: Mapping[str, str] = {
     "input_ids": "ndarray:int32",
     "cu_seqlens": "ndarray:int32",
     "targets": "ndarray:int32",
-    "target_weights": "ndarray:float32",
+    "target_weights": "ndarray:float64",
+    "sample_weights": "ndarray:float64",
     "samples": "ndarray:int64",
     "media": "json",
     "media_bytes": "bytes",
@@ -43,7 +50,9 @@ PACK_TABLE: Mapping[str, str] = {
     "xxh3": "uint64",  # of those bytes
     "tokens": "int32",
     "target_tokens": "int32",
-    "target_weight": "float64",  # sum over target tokens: the pack's part of the loss denominator
+    "target_weight": "float64",  # sum over target tokens: the pack's part of the loss denominator, and so are these:
+    "conversation_weight": "float64",  # where every conversation counts alike
+    "sqrt_weight": "float64",  # where it counts by the square root of its length; see loss_weight.py
     "segments": "int32",
     "sum_squared_lengths": "int64",  # over segments: the cost of attention
     "patches": "int32",
@@ -107,7 +116,8 @@ class Pack:
     input_ids: npt.NDArray[np.int32]
     cu_seqlens: npt.NDArray[np.int32]
     targets: npt.NDArray[np.int32]
-    target_weights: npt.NDArray[np.float32]
+    target_weights: npt.NDArray[np.float64]
+    sample_weights: npt.NDArray[np.float64]
     samples: npt.NDArray[np.int64]
     media: tuple[Media, ...]
     media_bytes: bytes
@@ -119,6 +129,7 @@ class Pack:
             "cu_seqlens": self.cu_seqlens,
             "targets": self.targets,
             "target_weights": self.target_weights,
+            "sample_weights": self.sample_weights,
             "samples": self.samples,
             "media": [m.to_json() for m in self.media],
             "media_bytes": self.media_bytes,
@@ -163,6 +174,7 @@ def join_packs(packs: Sequence[Pack]) -> Pack:
         cu_seqlens=np.concatenate([starts[:1], *(pack.cu_seqlens[1:] + np.int32(start) for pack, start in placed)]),
         targets=np.concatenate([pack.targets + np.int32(start) for pack, start in placed]),
         target_weights=np.concatenate([pack.target_weights for pack in packs]),
+        sample_weights=np.concatenate([pack.sample_weights for pack in packs]),
         samples=np.concatenate([pack.samples for pack in packs]),
         media=tuple(replace(m, start=m.start + start, end=m.end + start) for pack, start in placed for m in pack.media),
         media_bytes=b"".join(pack.media_bytes for pack in packs),

@@ -1,9 +1,14 @@
 """Which shards a run reads, in which order, and how."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import MOST_SECONDS, check_range
+
+MOST_PACKS = 2**20
+"""Of a step, of a group, of a pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,16 +51,15 @@ class DataConfig:
     """Seconds for which a store that fails is asked again before the run stops."""
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("global_packs", 1),
-            ("group_packs", 1),
-            ("micro_packs", 1),
-            ("workers", 0),
-            ("cache_gb", 0),
-            ("retry_s", 0),
+        for name, low, high in (
+            ("global_packs", 1, MOST_PACKS),
+            ("group_packs", 1, MOST_PACKS),
+            ("micro_packs", 1, MOST_PACKS),
+            ("workers", 0, 1024),
+            ("cache_gb", 0, math.inf),
+            ("retry_s", 0, MOST_SECONDS),
         ):
-            if getattr(self, name) < low:
-                raise ConfigError(f"data.{name} is {getattr(self, name)}, expected at least {low}")
+            check_range(f"data.{name}", getattr(self, name), low, high)
         _check_shares(self)
 
     @property

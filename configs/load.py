@@ -59,6 +59,8 @@ def _layers(
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"{origin} has no '='; expected KEY=VALUE, such as optim.lr=1e-5")
+        if not text.strip():
+            raise ConfigError(f"{origin} has no value; expected KEY=VALUE, with null to take a setting back")
         yield origin, _nested(key.strip(), parse_yaml(text, origin))
     for key, value in values.items():
         yield "options", _nested(key, value)

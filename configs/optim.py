@@ -6,15 +6,25 @@ from typing import Literal
 from lmms.configs.by_part import check_patterns
 from lmms.configs.errors import ConfigError
 
+OptimName = Literal["adamw", "adamw-bf16", "adamw-8bit", "muon"]
+"""How weights are updated, see train/rules.py."""
+MOMENTUM = 0.95
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    name: OptimName = "adamw"
+    """adamw keeps two averages of each gradient in fp32, adamw-bf16 in bf16, adamw-8bit in blocks of 8-bit codes. muon:
+    for the matrices in the blocks of the language model and the vision tower, with one average in fp32; adamw for the
+    rest. All take the same lr and weight_decay."""
     lr: dict[str, float] = field(default_factory=lambda: {"default": 1e-5})
     """Peak rates: {default, llm, vision, aligner, <regex of parameter names>}; a number alone is the default."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's averaging constants."""
+    momentum: float = MOMENTUM
+    """Muon's averaging constant."""
     eps: float = 1e-8
     """AdamW's denominator floor."""
     weight_decay: float = 0.1
@@ -46,6 +56,13 @@ class OptimConfig:
         check_patterns("optim.lr", self.lr)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optim.betas is {list(self.betas)}, expected numbers from 0 to below 1")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optim.momentum is {self.momentum}, expected a number from 0 to below 1")
+        if self.momentum != MOMENTUM and self.name != "muon":
+            raise ConfigError(
+                f"optim.momentum is {self.momentum}, but optim.name {self.name} has none (optim.betas are its"
+                " averaging constants); set optim.name to muon, or leave momentum out"
+            )
         if (self.warmup_steps or 0) < 0:
             raise ConfigError(f"optim.warmup_steps is {self.warmup_steps}, expected at least 0")
         if self.warmup_steps is not None and self.warmup_ratio:

@@ -1,5 +1,6 @@
 """What a user may set for `lmms train`: frozen, checked once. The doc string under a field is its help text."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,8 +12,10 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.kernels import KernelsConfig
 from lmms.configs.log import LogConfig
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
+from lmms.configs.loss_weight import LossWeight
 from lmms.configs.optim import OptimConfig
 from lmms.configs.parallel import ParallelConfig
+from lmms.configs.ranges import MOST_SECONDS, check_range
 
 How = Literal["full", "lora", "frozen"]
 """How a parameter is trained; lora: it is frozen, and linear layers get LoRA."""
@@ -56,10 +59,14 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Of what `train` sets to lora."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    loss_weight: LossWeight = "token"
+    """What counts alike in the loss: token: every target token; conversation: every conversation, however long; sqrt:
+    between them, a conversation counts by the square root of its length. Times the weights of messages and records."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     eval: EvalConfig | None = None
-    """Evaluation during training; the order and the random numbers of the training do not notice it."""
+    """Evaluation during training, its loss by token whatever loss_weight is; the order and the random numbers of the
+    training do not notice it."""
     seed: int = 0
     """Of the order of packs and of random weights."""
     save_steps: int = 500
@@ -105,18 +112,16 @@ class TrainConfig:
         for name, value in given.items():
             if value <= 0:
                 raise ConfigError(f"{name} is {value}, expected above 0")
-        for name, low in (
-            ("save_steps", 1),
-            ("log_steps", 1),
-            ("save_total_limit", 1),
-            ("save_keep_every", 1),
-            ("grace_s", 0),
-            ("stall_s", 1),
-            ("max_skipped", 0),
+        for name, low, high in (
+            ("save_steps", 1, math.inf),
+            ("log_steps", 1, math.inf),
+            ("save_total_limit", 1, math.inf),
+            ("save_keep_every", 1, math.inf),
+            ("grace_s", 0, MOST_SECONDS),
+            ("stall_s", 1, MOST_SECONDS),
+            ("max_skipped", 0, math.inf),
         ):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"{name} is {value}, expected at least {low}")
+            check_range(name, getattr(self, name), low, high)
         if self._reads_far_away and self.data.retry_s > 0.9 * self.stall_s:
             raise ConfigError(
                 f"data.retry_s is {self.data.retry_s:g}, expected at most 0.9 x stall_s ({self.stall_s:g}): the run"

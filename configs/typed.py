@@ -3,8 +3,8 @@
 Three steps, so that several sources can be laid over each other in between: check each, then missing_keys, then build.
 A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
 `| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is
-empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set keep those of the field's
-default.
+empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set, or null, keep those of
+the field's default.
 """
 
 import sys
@@ -28,14 +28,14 @@ def check(hint: Any, value: Any, key: str, origin: str) -> Any:
         return _check_keys(inner, value, key, origin)
     if get_origin(inner) is dict:
         items = value if isinstance(value, dict) else {"default": value}
-        return {name: check(get_args(inner)[1], item, f"{key}.{name}", origin) for name, item in items.items()}
+        return {name: check(get_args(inner)[1] | None, item, f"{key}.{name}", origin) for name, item in items.items()}
     if get_origin(inner) is tuple and isinstance(value, list | tuple):
         hints = _item_hints(inner, len(value))
         if len(hints) == len(value):
             return tuple(check(hints[i], item, f"{key}[{i}]", origin) for i, item in enumerate(value))
     if inner is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    if inner in (str, bool, int) and type(value) is inner and value != "":
+    if inner in (str, bool, int) and type(value) is inner and value != "" and not _too_large(value):
         return value
     if get_origin(inner) is Literal and (type(value), value) in [(type(choice), choice) for choice in get_args(inner)]:
         return value
@@ -72,7 +72,14 @@ def build(hint: Any, value: Any) -> Any:
 def _over_defaults(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The values of a dataclass's fields, each dict laid over the one that is the field's default."""
     defaults = {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
-    return {name: {**defaults[name], **value} if isinstance(value, dict) else value for name, value in values.items()}
+    return {
+        name: _laid_over(defaults[name], value) if isinstance(value, dict) else value for name, value in values.items()
+    }
+
+
+def _laid_over(default: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    """A null takes back what a weaker source has set."""
+    return {**default, **{name: item for name, item in value.items() if item is not None}}
 
 
 def _check_keys(kind: Any, body: dict[str, Any], key: str, origin: str) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def _check_keys(kind: Any, body: dict[str, Any], key: str, origin: str) -> dict[
     paths = {name: f"{key}.{name}" if key else name for name in body}
     for name in body:
         if name not in known:
-            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{nearest(name, known)}")
+            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{_meant(name, known)}")
     return {name: check(known[name][0], value, paths[name], origin) for name, value in body.items()}
 
 
@@ -104,6 +111,17 @@ def _item_hints(hint: Any, length: int) -> tuple[Any, ...]:
     return args[:1] * length if args[-1] is Ellipsis else args
 
 
+def _meant(name: str, known: dict[str, tuple[Any, bool]]) -> str:
+    """The same key in a section, or the nearest here."""
+    sections = {section: _without_none(hint) for section, (hint, _) in known.items()}
+    within = [f"{section}.{name}" for section, hint in sections.items() if is_dataclass(hint) and name in _fields(hint)]
+    return f"; did you mean {within[0]!r}?" if within else nearest(name, known)
+
+
+def _too_large(value: Any) -> bool:
+    return type(value) is int and not -(2**63) <= value < 2**63
+
+
 def _found(value: Any) -> str:
     names = {
         dict: "a mapping",
@@ -113,7 +131,13 @@ def _found(value: Any) -> str:
         int: "an integer",
         float: "a number",
     }
-    name = "an empty string" if value == "" else names.get(type(value), type(value).__name__)
+    name = (
+        "an empty string"
+        if value == ""
+        else "an integer of more than 64 bits"
+        if _too_large(value)
+        else names.get(type(value), type(value).__name__)
+    )
     return "null" if value is None else f"{value!r:.60} ({name})"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lmms.configs.contract import LEAST_WEIGHT, MOST_WEIGHT
 from lmms.prep.lines import kind_of, parse_json
 from lmms.prep.media import ImageRef
 from lmms.prep.parts import Image, Part, Text, parse_images, parse_part
@@ -17,7 +18,7 @@ from lmms.prep.reject import Reject
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
-_USED_COLUMNS = ("messages", "images", "id")
+_USED_COLUMNS = ("messages", "images", "weight", "id")
 _USED_MESSAGE_KEYS = ("role", "content", "weight", "reasoning_content")
 
 
@@ -27,8 +28,8 @@ class Message:
 
     role: Role
     content: str | tuple[Part, ...]
-    weight: int
-    """1, or 0 for an assistant turn that is context only."""
+    weight: float
+    """Of each token of an assistant turn in the loss; 0: context only. The other turns' is without effect."""
     reasoning: str | None
 
     @property
@@ -51,6 +52,8 @@ class Record:
     """One conversation."""
 
     messages: tuple[Message, ...]
+    weight: float
+    """Of the whole conversation in the loss, above 0."""
     unused: tuple[str, ...]
     """Columns and message keys that hold something and are not used: reported once, by name."""
 
@@ -77,7 +80,10 @@ def parse_record(raw: Any) -> Record:
         )
     if not any(message.role == "assistant" for message in parsed):
         raise Reject("no_assistant", "no assistant turn: nothing to learn from", "messages")
-    return Record(tuple(parsed), _unused(raw, messages))
+    weight = _weight(raw, "weight")
+    if weight == 0:
+        raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
+    return Record(tuple(parsed), weight, _unused(raw, messages))
 
 
 def _reject_later(raw: Mapping[str, Any]) -> None:
@@ -115,7 +121,12 @@ def _message(message: Any, place: str, images: list[ImageRef]) -> tuple[Message,
     if role not in ROLES:
         raise Reject("unknown_role", f"role {role!r}; expected one of {', '.join(ROLES)}", place)
     content, images = _content(message, place, images)
-    parsed = Message(role, content, _weight(message, place), _reasoning(message, place))
+    weight = _weight(message, f"{place}.weight")
+    if role != "assistant" and weight not in (0, 1):
+        raise Reject(
+            "bad_weight", f"weight {weight:g} of a {role} turn, which is not learned; expected none", f"{place}.weight"
+        )
+    parsed = Message(role, content, weight, _reasoning(message, place))
     if role == "assistant" and parsed.images:
         raise Reject("image_in_assistant", "an image in an assistant turn; the model only reads images", place)
     return parsed, images
@@ -145,13 +156,17 @@ def _content(
     return tuple(parts), images
 
 
-def _weight(message: Mapping[str, Any], place: str) -> int:
-    weight = message.get("weight")
+def _weight(holder: Mapping[str, Any], place: str) -> float:
+    """The `weight` of a record or message; 1 where it has none."""
+    weight = holder.get("weight")
     if weight is None:
-        return 1
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
-        raise Reject("bad_weight", f"weight {weight!r}; expected 0 or 1", f"{place}.weight")
-    return int(weight)
+        return 1.0
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not (weight == 0 or LEAST_WEIGHT <= weight <= MOST_WEIGHT):
+        found = repr(weight)[:40] if is_number else kind_of(weight)
+        expected = f"expected a number, 0 or from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
+        raise Reject("bad_weight", f"weight is {found}; {expected}", place)
+    return float(weight)
 
 
 def _reasoning(message: Mapping[str, Any], place: str) -> str | None:

@@ -35,7 +35,7 @@ REASONS: Mapping[str, str] = {
     "null_content": "`content` is null",
     "bad_content_type": "`content` is neither a string nor a list of parts",
     "empty_content": "`content` is an empty list",
-    "bad_weight": "`weight` is neither 0 nor 1",
+    "bad_weight": "a `weight` is no number, or neither 0 nor from 1e-12 to 1e12",
     "bad_reasoning": "`reasoning_content` is not a string",
     "no_assistant": "no assistant turn: nothing to learn from",
     # parts
@@ -69,7 +69,7 @@ REASONS: Mapping[str, str] = {
     "count_mismatch": "the number of bare image parts is not the number of entries in `images`",
     "template_error": "the chat template refuses the record",
     "template_changes_record": "the chat template drops, adds or moves a turn or an image",
-    "no_target_tokens": "no assistant turn carries weight: nothing to learn from",
+    "no_target_tokens": "the record or every assistant turn has weight 0: nothing to learn from",
     "too_long": "more tokens than a pack holds",
     "too_many_patches": "more vision patches than a pack holds",
 }

@@ -52,6 +52,8 @@ class Rendered:
     input_ids: npt.NDArray[np.int32]
     targets: list[tuple[int, int]]
     """[start, end) of the tokens of each weighted assistant turn, its end token included."""
+    weights: list[float]
+    """The turn's weight, of each of `targets`."""
     image_starts: list[int]
     """Position of the first token of each image."""
     dropped_text: bool
@@ -112,12 +114,12 @@ def _assemble(
     weights = iter([m.weight for m in record.messages if m.role == "assistant"])
     sizes = iter(image_tokens)
     ids: list[int] = []
-    targets, image_starts = [], []
+    targets, target_weights, image_starts = [], [], []
     opened: int | None = None
     for i, piece in enumerate(pieces):
         if i % 2 == 0:
             encoding = encoded[i // 2]
-            if i in headers and piece.startswith("assistant\n") and next(weights):
+            if i in headers and piece.startswith("assistant\n") and (weight := next(weights)):
                 opened = len(ids) + sum(end <= headers[i] for _, end in encoding.offsets)
             ids.extend(encoding.ids)
         elif piece == IMAGE:
@@ -127,10 +129,11 @@ def _assemble(
             ids.append(renderer.control_ids[piece])
             if piece == TURN_END and opened is not None:
                 targets.append((opened, len(ids)))
+                target_weights.append(weight)
                 opened = None
     if not targets:
         raise Reject("no_target_tokens", "every assistant turn has weight 0: nothing to learn from", "messages")
-    return Rendered(np.array(ids, np.int32), targets, image_starts, dropped_text)
+    return Rendered(np.array(ids, np.int32), targets, target_weights, image_starts, dropped_text)
 
 
 def _turns(pieces: Sequence[str]) -> tuple[list[_Turn], dict[int, int]]:

@@ -48,7 +48,8 @@ def make_sample(
         input_ids=rendered.input_ids,
         cu_seqlens=np.array([0, len(rendered.input_ids)], np.int32),
         targets=np.array(rendered.targets, np.int32),
-        target_weights=np.ones(len(rendered.targets), np.float32),
+        target_weights=np.array(rendered.weights, np.float64),
+        sample_weights=np.array([record.weight], np.float64),
         samples=np.array([[source_id, row]], np.int64),
         media=tuple(
             Media(

@@ -12,6 +12,7 @@ import xxhash
 from lmms.configs.check import PackLimits, check_pack
 from lmms.configs.contract import COLUMNS, Pack, join_packs
 from lmms.configs.errors import BuildError
+from lmms.configs.loss_weight import total_weights
 from lmms.configs.mds import MAX_SHARD_BYTES, ShardFile, encode_sample, shard_header, shard_offsets
 from lmms.prep.spool import read_spooled
 
@@ -71,7 +72,7 @@ def _pack_row(shard: int, pack: Pack, data: bytes) -> dict[str, Any]:
         "xxh3": xxhash.xxh3_64_intdigest(data),
         "tokens": len(pack.input_ids),
         "target_tokens": int(spans.sum()),
-        "target_weight": float((spans * pack.target_weights.astype(np.float64)).sum()),
+        **total_weights(pack),
         "segments": len(lengths),
         "sum_squared_lengths": int((lengths**2).sum()),
         "patches": pack.patches,

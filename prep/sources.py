@@ -38,7 +38,7 @@ CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 _BOM = b"\xef\xbb\xbf"
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
-USED_COLUMNS = ("messages", "images", "tools", "videos", "audios", "text")
+USED_COLUMNS = ("messages", "images", "weight", "tools", "videos", "audios", "text")
 """Columns of a table that are converted; of the others only the names matter."""
 
 OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)

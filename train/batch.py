@@ -18,6 +18,7 @@ from lmms.configs.check import check_pack
 from lmms.configs.contract import Pack, join_packs
 from lmms.configs.errors import DatasetError, TrainError
 from lmms.configs.hashing import mix64
+from lmms.configs.loss_weight import span_weights
 from lmms.train.families import text, vision
 from lmms.train.pictures import Pictures, make_pictures
 from lmms.train.pixels import BadMediaError, image_patches
@@ -88,7 +89,8 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     cu_seqlens = joined.cu_seqlens.astype(np.int64)
     targets = np.concatenate([np.arange(start, end) for start, end in joined.targets.tolist()])
     segments = np.searchsorted(cu_seqlens, targets, side="right") - 1
-    weights = np.repeat(joined.target_weights, np.diff(joined.targets)[:, 0])
+    # Once per token rounded to float32: their sum is the sidecar's to 1e-7.
+    weights = np.repeat(span_weights(joined, recipe.loss_weight), np.diff(joined.targets)[:, 0]).astype(np.float32)
     groups = np.concatenate([recipe.groups(pack, place) for pack, place in zip(packs, places, strict=True)])
     pictures, masked = None, dict[int, str]()
     if recipe.tower is None:

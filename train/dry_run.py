@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.optim import MOMENTUM
 from lmms.configs.parallel import check_sequence_ranks
 from lmms.configs.train import TrainConfig
 from lmms.train.batch import Batch, make_batch
@@ -27,6 +28,7 @@ from lmms.train.order import Order
 from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.resume import resumed_state, would_resume
+from lmms.train.rules import bytes_by_rule
 from lmms.train.stream import PackReader
 from lmms.train.weights import check_pretrained
 
@@ -83,6 +85,8 @@ class DryRun:
     """Part -> its parameters."""
     trained: dict[str, int]
     precision: str
+    optimizer: str
+    """optim.name."""
     recompute: str
     ranks: int
     global_packs: int
@@ -157,6 +161,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         parameters=_by_part(opened.model, trained=False),
         trained=_by_part(opened.model, trained=True),
         precision=str(_dtype(config)).removeprefix("torch."),
+        optimizer=config.optim.name,
         recompute=config.model.recompute,
         ranks=ranks,
         global_packs=order.global_packs,
@@ -252,9 +257,10 @@ def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
     gathered = gathered_bytes(units(traced.model), _dtype(traced.config).itemsize, ranks)
     accumulates = _passes(traced.config, ranks) > 1
     parameters = list(traced.model.parameters())
+    optimizer_bytes = bytes_by_rule(traced.config.optim.name, traced.model)
     found = []
     for rank in range(ranks):
-        states = state_bytes(parameters, rank, ranks)
+        states = state_bytes(parameters, rank, ranks, optimizer_bytes)
         of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes]
         found.append(max(of_passes, key=lambda components: sum(components.values())))
     return found
@@ -314,6 +320,8 @@ def _proposals(
         changed = replace(config, train={**config.train, "vision": "frozen"})
         total_then = needed(_trace(changed, opened, batches, brought), ranks)
         found.append(Proposal(change="train.vision: frozen", total=total_then))
+    smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
+    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks)))
     return [proposal for proposal in found if proposal.total < total]
 
 
@@ -331,7 +339,9 @@ def _measured_rate(output: Path) -> float | None:
     if not path.exists():
         return None
     try:
-        rates = [json.loads(line)["tokens_per_s"] for line in path.read_text("utf-8").splitlines()[-_RATE_LINES:]]
-    except (ValueError, KeyError, TypeError) as error:
+        # A last line without its end is still being written.
+        lines = path.read_text("utf-8").rpartition("\n")[0].splitlines()[-_RATE_LINES:]
+        rates = [rate for line in lines if (rate := json.loads(line).get("tokens_per_s")) is not None]
+    except (ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
     return median(rates) if rates else None

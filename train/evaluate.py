@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -19,14 +20,15 @@ from lmms.train.ahead import ahead as on_device
 from lmms.train.loader import Request, batches
 from lmms.train.needed import Ahead
 from lmms.train.parallel import World
-from lmms.train.recipe import Recipe
+from lmms.train.recipe import Recipe, loss_by_group
 from lmms.train.signals import Asked
 from lmms.train.stream import PackReader, Sidecar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What an evaluation found. A loss is the sum of weighted cross entropy (natural log) per unit of target weight."""
+    """What an evaluation found. A loss is the sum of weighted cross entropy (natural log) per unit of target weight, by
+    token: with the weights of messages and records, whatever loss_weight is."""
 
     loss: float
     by_source: dict[str, float]
@@ -54,7 +56,8 @@ def evaluate(
 
     None as soon as any rank was asked to stop.
 
-    recipe: of this data set, with groups by source. beat is told before each pass what comes, for the watchdog.
+    recipe: of this data set, by token, with groups by source. beat is told before each pass what comes, for the
+    watchdog.
     trained, ahead: the data sets of the training and what it needs next, which leaves a cache last; `dataset` has the
     number after theirs there.
     Raises what reading and making batches raise, and TrainError where no target has weight.
@@ -80,11 +83,7 @@ def evaluate(
         raise TrainError(f"{dataset.where}: every image failed, no target is left to evaluate on")
     return Evaluation(
         loss=sum(losses) / sum(weights),
-        by_source={
-            name: loss / weight
-            for name, loss, weight in zip(recipe.group_names, losses, weights, strict=True)
-            if weight
-        },
+        by_source=loss_by_group(recipe, np.array(totals).reshape(-1, 2)),
         target_weight=sum(weights),
     )
 

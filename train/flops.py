@@ -29,11 +29,14 @@ from lmms.train.model import build_model, own_parameters, parameter_name, part_o
 from lmms.train.stream import Sidecar
 
 PEAK_FLOPS: Mapping[str, float] = {
-    r"\bH100 PCIe": 756e12,
+    r"\bH[18]00 PCIe": 756e12,
     r"\bH[12]00 NVL": 835e12,
-    r"\bH[12]00\b": 989e12,
-    r"\bA100\b": 312e12,
+    r"\bG?H[128]00\b": 989e12,
+    r"\bH20\b": 148e12,
+    r"\bA[18]00\b": 312e12,
     r"\bL40S\b": 362e12,
+    r"\bRTX 4090\b": 165e12,
+    r"\bGB200\b": 2500e12,
     r"\bB200\b": 2250e12,
 }
 """Pattern of a device's name -> dense bf16 operations a second by its data sheet; the first match holds."""

@@ -4,6 +4,7 @@ Nothing heavy is loaded, and a run may still be writing: a last line without its
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,16 +68,17 @@ def read_history(folder: Path) -> History:
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            if not isinstance(entry["step"], int) or (steps and entry["step"] <= steps[-1]):
+            if type(entry["step"]) is not int or (steps and entry["step"] <= steps[-1]):
                 raise ValueError(f"step is {entry['step']!r}, expected a number above {steps[-1] if steps else 0}")
-            _ = [float(entry[name]) for name in _NEEDED]
+            # null: it was not finite
+            _ = [entry[name] is None or float(entry[name]) for name in _NEEDED]
             alarms += [(entry["step"], str(part)) for part in entry.get("alarms", ())]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            rows.append(dict(_numbers(entry)))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"{type(error).__name__}: {error}"
             raise TrainError(
                 f"{path} is damaged in line {number} ({what}); without it the rest can be shown"
             ) from error
-        rows.append(dict(_numbers(entry)))
         steps.append(entry["step"])
         digests.append(str(entry.get("digest", "")))
     names = dict.fromkeys(name for row in rows for name in row)
@@ -108,7 +110,7 @@ class Summary:
     tokens: float
     """Of all steps: exact where every step was logged, else see total_tokens."""
     every_step: bool
-    """Whether every step up to the last was logged."""
+    """Whether every step from the first of this folder up to the last was logged."""
     target_share: float | None
     """Of the tokens; so are the next two."""
     visual_share: float | None
@@ -153,16 +155,16 @@ def summarize(run: History) -> Summary:
         best_eval_loss=float(evals[best_eval]) if best_eval is not None else None,
         best_eval_step=int(run.steps[best_eval]) if best_eval is not None else None,
         tokens=total,
-        every_step=len(run.steps) == int(run.steps[-1]),
+        every_step=len(run.steps) == int(run.steps[-1]) - _begun_at(run),
         target_share=_share(run, "target_tokens"),
         visual_share=_share(run, "visual_tokens"),
         padding_share=_share(run, "padding_tokens"),
         hours=hours,
-        tokens_per_s=total / (3600 * hours),
+        tokens_per_s=total / (3600 * hours) if hours else math.nan,
         mfu=_mean(run.column("mfu"), seconds),
         busy_mfu=_mean(run.column("busy_mfu"), seconds * (1 - run.column("data_wait"))),
         data_wait=_mean(run.column("data_wait"), seconds) or 0.0,
-        memory=float(np.nanmax(run.column("memory"))),
+        memory=float(np.max(run.column("memory"), initial=0.0, where=np.isfinite(run.column("memory")))),
         epoch=float(run.column("epoch")[-1]),
         resumes=len(np.unique(run.column("resumed_from"))) - 1 + int(run.column("resumed_from")[0] > 0)
         if run.has("resumed_from")
@@ -262,7 +264,7 @@ def bucketed(values: Column, most: int) -> Buckets:
 
 def total_tokens(run: History) -> Column:
     """float64 [lines]: tokens up to each step; a step that was not logged counts as the logged one after it."""
-    return np.cumsum(run.column("tokens") * np.diff(run.steps, prepend=0))
+    return np.cumsum(run.column("tokens") * np.diff(run.steps, prepend=_begun_at(run)))
 
 
 def step_seconds(run: History) -> Column:
@@ -279,6 +281,12 @@ def elapsed(run: History) -> Column:
     return np.cumsum(took) / 3600
 
 
+def _begun_at(run: History) -> int:
+    """The step after which this folder's first line was taken: that of the checkpoint of another run, if of any."""
+    first = run.column("resumed_from")[0]
+    return int(first) if np.isfinite(first) else 0
+
+
 def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in line.items():
         if isinstance(value, dict):
@@ -290,7 +298,12 @@ def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 def _settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    return dict(_flat(parse_yaml(path.read_text(encoding="utf-8"), str(path))))
+    body = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(body, Mapping):
+        raise TrainError(
+            f"{path} is damaged: it holds {body!r:.40}, expected keys and values; without it the rest is shown"
+        )
+    return dict(_flat(body))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

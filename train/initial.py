@@ -4,7 +4,7 @@ A checkpoint holds what the run may have changed and what init_from brought. The
 again: so a checkpoint of LoRA is small.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,7 +80,9 @@ def plan_initial(
     brought = None
     if source is not None and source.kind != "model":
         brought = Brought(source=source, names=_fitting_names(source, model, config))
-        say(f"model.init_from: {len(brought.names)} tensors of {source.path}")
+        say(f"model.init_from: {len(brought.names)} tensors of {source.path}{_anew(model, brought.names.values())}")
+        if (line := _other_base(source, config)) is not None:
+            say(line)
     held = trained | set(brought.names.values() if brought else ())
     reads_base = brought is None or not every <= set(brought.names.values())
     base = Base(path="", digest="")
@@ -88,6 +90,7 @@ def plan_initial(
         base = once(lambda: _base_of(config, _base_folder(config, folder, source)))
         if source is not None and source.kind == "checkpoint":
             _refuse_other_base(source.path, Base(**read_state(source.path).base), base)
+        say(f"weights: those of {base.path}" if base.path else f"weights: {base.digest}")
     elif not every <= trained:
         say(
             "every checkpoint will hold all weights, since init_from brings them all; to keep checkpoints small, export"
@@ -112,6 +115,24 @@ def fill_initial(initial: Initial, model: TrainModel, seed: int) -> None:
     with safe_open(source.path / ADAPTER_WEIGHTS, framework="pt") as file:
         for stored, parameter in targets.items():
             fill_rows(parameter, file.get_slice(stored))
+
+
+def _anew(model: TrainModel, brought: Collection[str]) -> str:
+    """How many of the layers with LoRA start without what was learned, if some do."""
+    layers = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if is_lora(name)}
+    known = {name.partition(".lora_")[0] for name in brought if is_lora(name)}
+    return f"; LoRA of {len(layers - known)} of {len(layers)} layers starts anew" if known and layers - known else ""
+
+
+def _other_base(source: Source, config: TrainConfig) -> str | None:
+    """What is to be said of an adapter that names another base than this run's. By name alone: folders are moved."""
+    if source.kind != "adapter":
+        return None
+    named = read_adapter_config(source.path).get("base_model_name_or_path")
+    if named == config.model.path and config.model.init == "pretrained":
+        return None
+    own = config.model.path if config.model.init == "pretrained" else "random numbers"
+    return f"model.init_from: {source.path} was trained on {named}, and this run starts with {own}: are they the same?"
 
 
 def _base_folder(config: TrainConfig, folder: Path, source: Source | None) -> Path | None:

@@ -14,6 +14,7 @@ from lmms.train.mixture import cursors_at
 from lmms.train.order import Order
 from lmms.train.passes import StepPlan
 from lmms.train.phases import RunPhase
+from lmms.train.recipe import Recipe, loss_by_group
 from lmms.train.step import StepResult
 
 
@@ -22,6 +23,7 @@ def step_log(
     result: StepResult,
     order: Order,
     phase: RunPhase,
+    recipe: Recipe,
     evaluation: Evaluation | None,
     *,
     steps: int,
@@ -40,7 +42,9 @@ def step_log(
     flops = float(order.costs[plan.packs].sum())
     prompt_tokens = plan.tokens - plan.target_tokens - plan.visual_tokens
     position = plan.position + len(plan.packs)
-    sets = _set_logs(result.groups, order, phase, position)
+    of_sets = np.zeros((len(order.sets), 2))
+    np.add.at(of_sets, recipe.group_sets, result.groups)
+    sets = _set_logs(of_sets, order, phase, position)
     return StepLog(
         step=plan.step,
         steps=steps,
@@ -76,15 +80,16 @@ def step_log(
         resumed_from=resumed_from,
         alarms=tuple(alarms),
         sets=sets if len(sets) > 1 else {},
+        loss_by_source=loss_by_group(recipe, result.groups) if recipe.by == "source" and recipe.num_groups > 1 else {},
         eval_loss=evaluation.loss if evaluation else None,
         eval_loss_by_source=evaluation.by_source if evaluation else {},
     )
 
 
-def _set_logs(groups: npt.NDArray[np.float64], order: Order, phase: RunPhase, position: int) -> dict[str, SetLog]:
+def _set_logs(of_sets: npt.NDArray[np.float64], order: Order, phase: RunPhase, position: int) -> dict[str, SetLog]:
     """Place of each set -> what it had in the step, and how far it is. A place that stands twice has its number too."""
     cursors = cursors_at(order.phase, position)
-    total = groups[:, 1].sum()
+    total = of_sets[:, 1].sum()
     places = [shown(share.shards) for share in phase.sets]
     return {
         places[k] if places.count(places[k]) == 1 else f"{places[k]} ({k})": SetLog(
@@ -92,5 +97,5 @@ def _set_logs(groups: npt.NDArray[np.float64], order: Order, phase: RunPhase, po
             share=float(weight / total),
             epoch=cursors[k] / len(order.sets[k].costs),
         )
-        for k, (loss, weight) in enumerate(groups)
+        for k, (loss, weight) in enumerate(of_sets)
     }

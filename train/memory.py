@@ -35,11 +35,6 @@ class States:
     """When all of a step's are there."""
 
 
-def adamw_bytes(parameter: Tensor, local: int) -> int:
-    """Optimizer states of `local` elements of a parameter: two averages in its type, and the number of its steps."""
-    return 2 * local * parameter.element_size() + 4
-
-
 def local_elements(parameter: Tensor, rank: int, ranks: int) -> int:
     """Elements that a rank owns. FSDP2 cuts rows (dimension 0) into ceil(rows / ranks), the last ones shorter."""
     rows = parameter.shape[0]
@@ -51,11 +46,11 @@ def state_bytes(
     parameters: Iterable[nn.Parameter],
     rank: int,
     ranks: int,
-    optimizer_bytes: Callable[[Tensor, int], int] = adamw_bytes,
+    optimizer_bytes: Callable[[Tensor, int], int],
 ) -> States:
     """States of these parameters on one rank. Frozen ones have weights alone.
 
-    optimizer_bytes: of a trained parameter and the number of its elements on the rank.
+    optimizer_bytes: of a trained parameter and the number of its elements on the rank, see rules.bytes_by_rule.
     """
     weights = optimizer = gradients = 0
     for parameter in parameters:

@@ -1,12 +1,13 @@
 """What a step reports, metrics.jsonl, and the alarm for a trained part that gets no gradient."""
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
@@ -27,7 +28,7 @@ class SetLog:
     loss: float | None
     """As StepLog.loss, of this set's targets alone; None in a step without any."""
     share: float
-    """Of the step's target weight."""
+    """Of the weight that the step's targets have in the loss."""
     epoch: float
     """Passes over this set so far."""
 
@@ -41,7 +42,7 @@ class StepLog:
     steps: int
     """Of the whole run."""
     loss: float
-    """Sum of weighted cross entropy (natural log) over the targets, per unit of target weight."""
+    """Sum of weighted cross entropy (natural log) over the targets, per unit of their weight: see loss_weight."""
     lr: float
     """The default one: of what optim.lr does not name."""
     grad_norm: float
@@ -61,7 +62,7 @@ class StepLog:
     visual_tokens: int
     """Placeholders of images, one for each merged patch."""
     padding_tokens: int
-    """Computed for nothing, not in `tokens`: packs repeated with weight 0 where ranks do not divide a step."""
+    """Computed for nothing, not in `tokens`: packs repeated where ranks do not divide a step, batches filled up."""
     seconds: float
     """Of the step: waiting for data, all passes, the update. Not its evaluation and checkpoint."""
     tokens_per_s: float
@@ -102,8 +103,10 @@ class StepLog:
     """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
     sets: dict[str, SetLog] = field(default_factory=dict)
     """Of each set of a mixture, by its place: loss, share, epoch. Empty where a run has one set."""
+    loss_by_source: dict[str, float] = field(default_factory=dict)
+    """As loss, of each source that has targets in the step. Empty where the shards have one source, or more than 64."""
     eval_loss: float | None = None
-    """After this step, over all of eval.shards, per unit of target weight; None in a step without evaluation."""
+    """After this step, over all of eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
     """That, of each source of eval.shards."""
 
@@ -153,8 +156,11 @@ def open_metrics(folder: Path, step: int) -> None:
 
 
 def append_metrics(folder: Path, log: StepLog) -> None:
-    """Add the line of one step. Written in one piece, so that a kill of this process leaves it whole."""
-    path, line = folder / METRICS_NAME, json.dumps(asdict(log)).encode() + b"\n"
+    """Add the line of one step, written in one piece, so that a kill of this process leaves it whole.
+
+    Numbers that are not finite are null, since JSON has no other word for them.
+    """
+    path, line = folder / METRICS_NAME, json.dumps(_in_json(asdict(log)), allow_nan=False).encode() + b"\n"
     try:
         with path.open("ab", buffering=0) as file:
             written = file.write(line)
@@ -162,3 +168,9 @@ def append_metrics(folder: Path, log: StepLog) -> None:
         raise TrainError(f"{path} cannot be written: {error.strerror}") from error
     if written != len(line):
         raise TrainError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _in_json(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

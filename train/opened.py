@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from lmms.configs.manifest import Dataset
 from lmms.configs.model_folder import ModelFolder
@@ -16,7 +17,7 @@ from lmms.train.fit import fitting_model, model_of
 from lmms.train.flops import ModelCost, model_cost
 from lmms.train.lora import add_lora
 from lmms.train.model import TrainModel
-from lmms.train.optim import check_rates, set_trained
+from lmms.train.optim import check_optim, set_trained
 from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.phases import RunPhase, start_phase
 from lmms.train.recipe import Recipe, make_recipe
@@ -25,6 +26,8 @@ from lmms.train.share import WHOLE, Share
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
 """The steps whose balance is looked at, and the share of time lost by waiting from which a person should know."""
+MOST_SOURCES = 64
+"""Up to so many sources the log has the loss of each; with one for each of thousands of files its lines grow long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,7 +64,8 @@ def open_run(
     places = [[one.shards for one in data.shares], *([[config.eval.shards]] if config.eval else [])]
     # Rank 0 asks for all files and their sizes: of thousands of ranks each, that would be a burden to a file server.
     found = once(lambda: [find_sets(own, cache, data.retry_s) for own in places])
-    sets, evaluated = read_sets(found[0]), read_sets(found[1]) if config.eval else None
+    sets = read_sets(found[0], config.loss_weight)
+    evaluated = read_sets(found[1]) if config.eval else None
     datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
     (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
     beat("building the model")
@@ -69,12 +73,14 @@ def open_run(
     hf_config = model.hf.config
     check_sequence_heads(config.parallel.sequence, hf_config.get_text_config().num_attention_heads)
     manifests = [dataset.manifest for dataset in sets.datasets]
-    recipe = make_recipe(manifests, hf_config, data.on_bad_media, share=share)
+    sources = sum(len(manifest.sources) for manifest in manifests)
+    by: Literal["set", "source"] = "source" if sources <= MOST_SOURCES else "set"
+    recipe = make_recipe(manifests, hf_config, data.on_bad_media, by, share, config.loss_weight)
     eval_recipe = None
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source", share=share)
-    check_rates(model, config.optim)
+    check_optim(model, config.optim)
     cost = model_cost(hf_config, config.train, config.lora)
     phase = start_phase(config, sets, cost)
     return Opened(

@@ -1,4 +1,4 @@
-"""Which parameters are trained, by AdamW with what decay, at what learning rate."""
+"""Which parameters are trained, by what rule with what decay, at what learning rate."""
 
 import math
 from collections.abc import Mapping
@@ -10,10 +10,11 @@ from torch import nn
 from lmms.configs.by_part import Part, check_matches, setting_of
 from lmms.configs.errors import ConfigError
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
-from lmms.configs.optim import OptimConfig
+from lmms.configs.optim import OptimConfig, OptimName
 from lmms.configs.train import How
 from lmms.train.lora import trained_names
 from lmms.train.model import is_lora, parameter_name, part_of
+from lmms.train.rules import SMALL, Updates, rules_of, stacked_matrices
 
 
 def set_trained(model: nn.Module, train: Mapping[str, How], lora: LoraConfig = DEFAULT_LORA) -> None:
@@ -37,38 +38,56 @@ def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:
     return parts
 
 
-def check_rates(model: nn.Module, config: OptimConfig) -> None:
-    """Raise ConfigError for learning rates that match nothing of the model."""
+def check_optim(model: nn.Module, config: OptimConfig) -> None:
+    """Raise ConfigError for learning rates that match nothing of the model, and for an optimizer with nothing to do."""
     check_matches("optim.lr", config.lr, {parameter_name(name): part_of(name) for name, _ in model.named_parameters()})
+    rules = rules_of(config.name, model)
+    if not any(rules[parameter] == config.name for parameter in model.parameters() if parameter.requires_grad):
+        meant = "weight of a linear layer in the blocks" if config.name == "muon" else f"matrix of {SMALL:,} elements"
+        raise ConfigError(
+            f"optim.name is {config.name}, but no {meant} is trained, and adamw would update everything; set optim.name"
+            " to adamw, or train more"
+        )
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters, with weight decay on those of two or more dimensions.
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over the trained parameters, with weight decay on those of two or more dimensions.
 
-    A group has one peak learning rate, which stands in it as `peak`, and one decay. The averages exist from the start
-    and not from a parameter's first gradient: so every checkpoint holds the same tensors, also when no step so far has
-    reached the vision tower. ConfigError for learning rates that match nothing.
+    A group has one peak learning rate, which stands in it as `peak`, one decay, and one rule, see rules.py. States
+    exist from the start and not from a parameter's first gradient: so every checkpoint holds the same tensors, also
+    when no step so far has reached the vision tower. ConfigError: see check_optim.
     """
-    check_rates(model, config)
+    check_optim(model, config)
     names = {parameter_name(name): parameter for name, parameter in model.named_parameters()}
     trained = {name: parameter for name, parameter in names.items() if parameter.requires_grad}
+    rules = rules_of(config.name, model)
+    stacked = stacked_matrices(model) if config.name == "muon" else {}
 
-    def group_of(name: str) -> tuple[float, float]:
-        decay = config.weight_decay if trained[name].ndim >= 2 else 0.0
-        return setting_of(config.lr, part_of(name), name), decay
+    def group_of(name: str) -> tuple[float, float, OptimName, int]:
+        parameter = trained[name]
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        return setting_of(config.lr, part_of(name), name), decay, rules[parameter], stacked.get(parameter, 1)
 
     groups = [
-        {"params": [trained[name] for name in members], "lr": peak, "peak": peak, "weight_decay": decay}
-        for (peak, decay), members in groupby(sorted(trained, key=group_of), group_of)
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
-    for parameter in trained.values():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
+        {
+            "params": [trained[name] for name in members],
+            "lr": peak,
+            "peak": peak,
+            "weight_decay": decay,
+            "betas": config.betas,
+            "eps": config.eps,
+            "momentum": config.momentum,
+            "rule": rule,
+            "stacked": number,
         }
-    return optimizer
+        for (peak, decay, rule, number), members in groupby(sorted(trained, key=group_of), group_of)
+    ]
+    return Updates(groups)
+
+
+def _share_of(ratio: float, steps: int) -> int:
+    """Rounded up: 0.07 of 100 steps is 7, which float64 has as 7.000000000000001."""
+    return math.ceil(round(ratio * steps, 6))
 
 
 def lr_share(step: int, config: OptimConfig, steps: int) -> float:
@@ -78,10 +97,10 @@ def lr_share(step: int, config: OptimConfig, steps: int) -> float:
     when decay_ratio of the steps is left) and would reach the floor one step after the last, so that no step is
     spent at 0.
     """
-    warmup = math.ceil(config.warmup_ratio * steps) if config.warmup_steps is None else config.warmup_steps
+    warmup = _share_of(config.warmup_ratio, steps) if config.warmup_steps is None else config.warmup_steps
     if step <= warmup:
         return step / warmup
-    stable = max(warmup, steps - math.ceil(config.decay_ratio * steps)) if config.schedule == "wsd" else warmup
+    stable = max(warmup, steps - _share_of(config.decay_ratio, steps)) if config.schedule == "wsd" else warmup
     done = max(step - 1 - stable, 0) / max(steps - stable, 1)
     match config.schedule:
         case "constant":

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.parallel import check_sequence_ranks
@@ -105,6 +106,11 @@ def compute_dtype(setting: Literal["auto", "bf16", "fp32"], device: torch.device
     if setting == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if setting == "bf16" else torch.float32
+
+
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a tensor, which shares its memory; all of it where it is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_model(model: nn.Module, blocks: Sequence[nn.Module], world: World, dtype: torch.dtype) -> None:

@@ -29,13 +29,14 @@ class StepPlan:
     has_images: list[bool]
     """Of each pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
     weight: float
-    """Total weight of the step's targets."""
+    """Of the step's targets, by the run's loss_weight: the denominator."""
     tokens: int
     target_tokens: int
     visual_tokens: int
     """Placeholders of images."""
     padding_tokens: int
-    """Computed for nothing, over all ranks: those of passes that do not count. Not in `tokens`."""
+    """Computed for nothing, over all ranks: those of passes that do not count, and what batches are filled up with
+    where they are compiled. Not in `tokens`."""
     ahead: Ahead
     """What the cache is to hold; the same object until it changes, empty where nobody looks ahead."""
 
@@ -60,11 +61,13 @@ def plan_steps(
     position: int,
     *,
     look_ahead: bool,
+    padded_to: int | None = None,
     evaluated: Evaluated | None = None,
 ) -> Iterator[StepPlan]:
     """The plans of step + 1, step + 2, ... without end, for a run that stands at `position` after `step`.
 
     look_ahead: say which shards come next, for a cache; to the loader only where it needs whole shards.
+    padded_to: tokens of every batch, where they all have as many.
     evaluated: what evaluations read comes in the same list.
     """
     coming = _coming(order, evaluated) if look_ahead else lambda number, position: ()
@@ -74,6 +77,7 @@ def plan_steps(
         ahead = coming(number, position)
         dealt = deal(packs, rank, world, micro_packs)
         of_a_pass = world * micro_packs
+        tokens = int(sets.tokens[packs].sum())
         has_images = [bool(sets.media[packs[i : i + of_a_pass]].any()) for i in range(0, len(packs), of_a_pass)]
         yield StepPlan(
             step=number,
@@ -82,10 +86,12 @@ def plan_steps(
             passes=[_request(tuple(map(sets.place, own)), counts, whole, ahead) for own, counts in dealt],
             has_images=has_images,
             weight=float(sets.target_weight[packs].sum()),
-            tokens=int(sets.tokens[packs].sum()),
+            tokens=tokens,
             target_tokens=int(sets.target_tokens[packs].sum()),
             visual_tokens=int(sets.visual_tokens[packs].sum()),
-            padding_tokens=idle_passes(len(packs), world, micro_packs) * int(sets.tokens[packs[-1]]),
+            padding_tokens=idle_passes(len(packs), world, micro_packs) * int(sets.tokens[packs[-1]])
+            if padded_to is None
+            else len(has_images) * world * padded_to - tokens,
             ahead=ahead,
         )
         position += len(packs)

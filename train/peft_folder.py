@@ -24,8 +24,13 @@ from lmms.train.model import TrainModel, is_lora, parameter_name
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."
-_OTHER_LORA = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "target_parameters")
+_OTHER_LORA = (
+    *("use_dora", "use_rslora", "use_qalora", "use_bdlora", "lora_bias", "rank_pattern", "alpha_pattern"),
+    *("target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "arrow_config"),
+)
 """PEFT's settings of LoRA that add something else than alpha / r * B A x."""
+_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Ways to start LoRA that leave the base as it is."""
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -38,6 +43,11 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise TrainError(f"{file} is damaged ({type(error).__name__}: {error}); copy the folder again") from error
     if others := [name for name in _OTHER_LORA if settings.get(name)]:
         raise TrainError(f"{file} sets {', '.join(others)}, which a run does not have; merge it with PEFT first")
+    if (start := settings.get("init_lora_weights")) not in _STARTS:
+        raise TrainError(
+            f"{file} has init_lora_weights {start!r}, which changes the base too; convert it with PEFT"
+            " (path_initial_model_for_weight_conversion), or merge it"
+        )
     if kind != "LORA":
         raise TrainError(f"{file} is of peft_type {kind}, expected LORA; merge it with PEFT first")
     return {**settings, "r": rank, "lora_alpha": alpha}

@@ -100,7 +100,7 @@ def run_steps(config: TrainConfig, phases: Sequence[RunPhase]) -> int:
         done += (later.position - phase.position) * _amount(config, phase)
     left = ((config.max_epochs or config.max_tokens or 0.0) - done) / (_amount(config, last) * last.global_packs)
     # A whole number of epochs has to give the same after float64's rounding.
-    return last.step + max(math.ceil(round(left, 6)), 0)
+    return last.step + max(math.ceil(round(left, 6)), 0 if last.step else 1)
 
 
 def _amount(config: TrainConfig, phase: RunPhase) -> float:

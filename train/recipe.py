@@ -12,6 +12,7 @@ from lmms.configs.check import PackLimits
 from lmms.configs.contract import Pack
 from lmms.configs.errors import ModelError
 from lmms.configs.geometry import Vision
+from lmms.configs.loss_weight import LossWeight
 from lmms.configs.manifest import Manifest
 from lmms.train.families.vision import Tower
 from lmms.train.shapes import Shapes
@@ -37,6 +38,7 @@ class Recipe:
     tower: Tower | None
     vocab_size: int
     on_bad_media: Literal["stop", "mask"]
+    loss_weight: LossWeight = "token"
     by: Literal["set", "source"] = "set"
     """What the loss is told apart by: sets of shards, or the sources of all sets, one set after the other."""
     share: Share = WHOLE
@@ -62,6 +64,12 @@ class Recipe:
             for source in one.sources
         )
 
+    @property
+    def group_sets(self) -> npt.NDArray[np.int64]:
+        """int64 [num_groups]: the set of each group."""
+        counts = [1 if self.by == "set" else len(one.sources) for one in self.sets]
+        return np.repeat(np.arange(len(counts)), counts)
+
     def groups(self, pack: Pack, place: Place) -> npt.NDArray[np.int64]:
         """int64 [segments]: the group of each conversation of a pack."""
         if self.by == "set":
@@ -79,6 +87,7 @@ def make_recipe(
     on_bad_media: Literal["stop", "mask"],
     by: Literal["set", "source"] = "set",
     share: Share = WHOLE,
+    loss_weight: LossWeight = "token",
 ) -> Recipe:
     """The recipe for sets of shards and a model. ModelError where one does not fit the model or the first set."""
     for number, manifest in enumerate(manifests):
@@ -99,9 +108,16 @@ def make_recipe(
         tower=_tower(hf_config) if manifests[0].vision else None,
         vocab_size=hf_config.get_text_config().vocab_size,
         on_bad_media=on_bad_media,
+        loss_weight=loss_weight,
         by=by,
         share=share,
     )
+
+
+def loss_by_group(recipe: Recipe, groups: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Name -> loss of each group that has weight. groups: [num_groups, 2], sums of weighted losses and of weights."""
+    sums = zip(recipe.group_names, groups.tolist(), strict=True)
+    return {name: loss / weight for name, (loss, weight) in sums if weight}
 
 
 def _tower(hf_config: PretrainedConfig) -> Tower:

@@ -205,11 +205,16 @@ def _differences(
     for name in sorted((stored.fingerprints.keys() | fresh.fingerprints.keys()) - of_sets):
         found, expected = stored.fingerprints.get(name), fresh.fingerprints.get(name)
         rows += [(name, found, expected, f"the shards are of another {name}; go on with the same shards and model")]
-    averages = "AdamW's averages are those of other parameters; go on with the same train"
+    averages = "the optimizer's averages are those of other parameters; go on with the same train"
+    of_name = (
+        "its averages are another optimizer's, its weights alone can be taken with model.init_from; go on with the same"
+        " optim.name"
+    )
     dealt = "its packs would be dealt out otherwise; go on with the same model and version of lmms"
     rows += [
         ("train", stored.config.get("train"), fresh.config["train"], averages),
         ("costs", stored.costs, fresh.costs, dealt),
+        ("optim.name", *(state.config["optim"].get("name", "adamw") for state in (stored, fresh)), of_name),
     ]
     before, now = (_settings(state.config.get("lora") or {}, "lora.") for state in (stored, fresh))
     rows += [

@@ -1,6 +1,7 @@
 """Which checkpoints of a run are kept, and which is the best: best.json in its output folder.
 
-{"checkpoint": "step-00000100", "step": 100, "value": 1.25, "metric": "eval_loss", "greater": false, "shards": "..."}
+{"checkpoint": "step-00000100", "step": 100, "value": 1.25, "metric": "eval_loss", "greater": false, "shards": "...",
+ "loss_weight": ""}
 """
 
 import json
@@ -52,6 +53,8 @@ class Measure:
     """Whether a greater value is better."""
     shards: str
     """What eval_loss is taken on: the hash of an index.json; empty for the training loss."""
+    loss_weight: str
+    """What the training loss is weighted by; empty for eval_loss."""
 
 
 def better(best: dict[str, Any] | None, step: int, measure: Measure, value: float | None) -> dict[str, Any] | None:

@@ -84,6 +84,7 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
         data.micro_packs,
         state.step,
         state.position,
+        padded_to=run.recipe.shapes.tokens if run.recipe.shapes else None,
         look_ahead=fills_cache or any(isinstance(dataset.store, FileStore) for dataset in datasets),
         evaluated=evaluated_shards(run),
     )
@@ -134,17 +135,17 @@ def _take_step(
     )
     seconds = time.perf_counter() - began
     last, state = state, _next_state(state, plan, result)
-    if state.skipped > config.max_skipped:
-        raise TrainError(_with_advice(run, plan, result, state.skipped))
-    if state.skipped:
+    fatal = state.skipped > config.max_skipped
+    if state.skipped and not fatal:
         report(f"ALARM: {_with_advice(run, plan, result, state.skipped)}")
     alarms = alarmed_parts(last.zero_steps, state.zero_steps)
     for sentence in result.masked:
         report(f"masked: {sentence}")
     for part in alarms:
         report(f"ALARM: {part} is trained, but its gradient was 0 for {state.zero_steps[part]} steps that reach it")
-    saves = is_last or result.stop or result.save or plan.step % config.save_steps == 0
-    due = run.evaluated is not None and not result.stop and _evaluates(run, plan.step, saves)
+    asked_for = is_last or result.stop or result.save
+    saves = not fatal and (asked_for or _save_is_due(plan.step, last.skipped, state.skipped, config.save_steps))
+    due = run.evaluated is not None and not (result.stop or fatal) and _evaluates(run, plan.step, saves)
     evaluation = _evaluation(run, plan, asked, beat) if due else None
     # SIGTERM ends an evaluation too: what was trained before it has to be saved in time.
     stop = result.stop or (due and evaluation is None)
@@ -154,6 +155,7 @@ def _take_step(
         result,
         run.order,
         run.phase,
+        run.recipe,
         evaluation,
         steps=run.steps,
         lr=share * config.optim.lr["default"],
@@ -166,6 +168,8 @@ def _take_step(
     )
     if run.world.is_main:
         append_metrics(run.output, log)
+    if fatal:
+        raise TrainError(_with_advice(run, plan, result, state.skipped))
     if plan.step % config.log_steps == 0 or is_last or alarms or evaluation:
         report(log)
     saver.check()
@@ -178,6 +182,15 @@ def _take_step(
             state = replace(state, best=better(state.best, plan.step, run.measure, value))
         saver.save(state, tensors_of(run.model, run.optimizer, run.held))
     return state, stop
+
+
+def _save_is_due(step: int, skipped_before: int, skipped: int, save_steps: int) -> bool:
+    """Whether save_steps asks for a checkpoint.
+
+    Not of a skipped step, whose weights may be what is wrong, and which could be the last one kept: the next good step
+    then makes up for it.
+    """
+    return not skipped and step // save_steps > (step - skipped_before - 1) // save_steps
 
 
 def _evaluates(run: Run, step: int, saves: bool) -> bool:

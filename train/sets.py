@@ -12,6 +12,7 @@ import xxhash
 from lmms.configs.data import ShareConfig
 from lmms.configs.errors import ConfigError
 from lmms.configs.hashing import mix64
+from lmms.configs.loss_weight import TOTALS, LossWeight
 from lmms.configs.manifest import Dataset, open_dataset
 from lmms.configs.store import Cache, shown
 from lmms.train.flops import ModelCost, table_costs
@@ -31,6 +32,7 @@ class Sets:
     tokens: npt.NDArray[np.int32]
     target_tokens: npt.NDArray[np.int32]
     target_weight: npt.NDArray[np.float64]
+    """Sum of what the targets count by the run's loss_weight."""
     visual_tokens: npt.NDArray[np.int32]
     """Image placeholders: a token for every merge_size x merge_size patches."""
     media: npt.NDArray[np.int32]
@@ -60,12 +62,12 @@ def find_sets(places: Sequence[str | Path], cache: Cache | None = None, retry_s:
     return datasets
 
 
-def read_sets(datasets: Sequence[Dataset]) -> Sets:
+def read_sets(datasets: Sequence[Dataset], loss_weight: LossWeight = "token") -> Sets:
     """The data sets of a run with what their sidecars say."""
-    return join_sets(datasets, [read_sidecar(dataset) for dataset in datasets])
+    return join_sets(datasets, [read_sidecar(dataset) for dataset in datasets], loss_weight)
 
 
-def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar]) -> Sets:
+def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar], loss_weight: LossWeight = "token") -> Sets:
     """The sets of a run as one."""
     return Sets(
         datasets=tuple(datasets),
@@ -73,7 +75,7 @@ def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar]) -> Sets:
         first_packs=np.cumsum([0, *map(len, sidecars)]),
         tokens=_joined([sidecar.tokens for sidecar in sidecars]),
         target_tokens=_joined([sidecar.target_tokens for sidecar in sidecars]),
-        target_weight=_joined([sidecar.target_weight for sidecar in sidecars]),
+        target_weight=_joined([getattr(sidecar, TOTALS[loss_weight]) for sidecar in sidecars]),
         visual_tokens=_joined(
             [sidecar.patches // _patches_a_token(one) for one, sidecar in zip(datasets, sidecars, strict=True)]
         ),

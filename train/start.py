@@ -19,7 +19,7 @@ from lmms.train.initial import fill_initial, plan_initial
 from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, keep_in, materialize
-from lmms.train.opened import Opened, open_run, remarks
+from lmms.train.opened import MOST_SOURCES, Opened, open_run, remarks
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model
@@ -27,6 +27,7 @@ from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_st
 from lmms.train.recipe import Recipe
 from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
+from lmms.train.rules import muon_line
 from lmms.train.sets import Sets
 from lmms.train.shapes import shapes_of
 from lmms.train.trained import Row, table_lines, trained_table, write_table
@@ -106,6 +107,8 @@ def start(
     say(f"kernels: {kernels}")
     for line in table_lines(table):
         say(line)
+    if config.optim.name == "muon":
+        say(muon_line(model))
     run = Run(
         config=config,
         output=output,
@@ -127,6 +130,9 @@ def start(
     )
     for line in remarks(config, run.order, run.phase, world.data_size, run.steps, state):
         say(line)
+    if recipe.by == "set":
+        sources = sum(len(one.sources) for one in recipe.sets)
+        say(f"the loss is not logged by source: the shards have {sources:,}, more than {MOST_SOURCES}")
     if world.device.type == "cuda" and run.peak is None:
         name = torch.cuda.get_device_name(world.device)
         say(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
@@ -138,7 +144,8 @@ def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
     if metric is None:
         return None
     shards = evaluated.datasets[0].index_hash if evaluated and metric == "eval_loss" else ""
-    return Measure(metric=metric, greater=config.greater_is_better, shards=shards)
+    loss_weight = config.loss_weight if metric == "loss" else ""
+    return Measure(metric=metric, greater=config.greater_is_better, shards=shards, loss_weight=loss_weight)
 
 
 def _padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:

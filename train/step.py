@@ -111,6 +111,11 @@ def take_step(
     if denominator == 0:
         own = [place for request in plan.passes for place in request.places]
         raise TrainError(f"step {plan.step}: every image failed, no target is left; {pack_names(_of_all_ranks(own))}")
+    if not math.isclose(weight, denominator, rel_tol=1e-6):
+        raise TrainError(
+            f"step {plan.step}: the targets that were read have the weight {weight}, packs.parquet says {plan.weight};"
+            " rebuild the shards"
+        )
     rescale = plan.weight / denominator
     norms = {
         part: rescale * math.sqrt(square) for part, square in zip(PARTS, squares_sum, strict=True) if part in parts

@@ -52,6 +52,8 @@ class Sidecar:
     tokens: npt.NDArray[np.int32]
     target_tokens: npt.NDArray[np.int32]
     target_weight: npt.NDArray[np.float64]
+    conversation_weight: npt.NDArray[np.float64]
+    sqrt_weight: npt.NDArray[np.float64]
     segments: npt.NDArray[np.int32]
     sum_squared_lengths: npt.NDArray[np.int64]
     patches: npt.NDArray[np.int32]

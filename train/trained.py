@@ -36,6 +36,8 @@ class Row:
     lr: tuple[float, ...]
     """Peak learning rates, the lowest first."""
     weight_decay: tuple[float, ...]
+    rule: dict[str, int]
+    """By which they are moved, see rules.py -> how many."""
     dtype: tuple[str, ...]
     """Types in which the weights are kept, by name."""
 
@@ -63,7 +65,18 @@ def trained_table(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Ro
 
 def table_lines(rows: Sequence[Row]) -> list[str]:
     """The table as lines of equal width, the first with the names of its columns."""
-    head = ("part", "trained", "modules", "parameters", "of these trained", "rank", "lr", "weight decay", "kept in")
+    head = (
+        "part",
+        "trained",
+        "modules",
+        "parameters",
+        "of these trained",
+        "rank",
+        "lr",
+        "weight decay",
+        "moved by",
+        "kept in",
+    )
     body = [
         (
             row.part,
@@ -74,6 +87,7 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
             str(row.rank or "-"),
             _numbers(row.lr),
             _numbers(row.weight_decay),
+            _rules(row.rule),
             ", ".join(row.dtype),
         )
         for row in rows
@@ -98,6 +112,7 @@ def _row(
     moved = [parameter for _, parameter in members if parameter in groups]
     owners = {parameter_name(name).partition(".lora_")[0] for name, _ in members if is_lora(name)}
     owners |= {parameter_name(name).rpartition(".")[0] for name, _ in members if not is_lora(name)}
+    rules = sorted({groups[parameter]["rule"] for parameter in moved})
     return Row(
         part=part,
         how=how,
@@ -107,9 +122,16 @@ def _row(
         rank=next((parameter.shape[0] for name, parameter in members if ".lora_A." in name), None),
         lr=tuple(sorted({groups[parameter]["peak"] for parameter in moved})),
         weight_decay=tuple(sorted({groups[parameter]["weight_decay"] for parameter in moved})),
+        rule={rule: sum(p.numel() for p in moved if groups[p]["rule"] == rule) for rule in rules},
         dtype=tuple(sorted({str(parameter.dtype).removeprefix("torch.") for _, parameter in members})),
     )
 
 
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values) or "-"
+
+
+def _rules(moved: Mapping[str, int]) -> str:
+    if len(moved) < 2:
+        return "".join(moved) or "-"
+    return ", ".join(f"{rule} {number:,}" for rule, number in moved.items())

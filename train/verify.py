@@ -10,6 +10,7 @@ import xxhash
 from lmms.configs.check import check_pack
 from lmms.configs.contract import SAMPLE_TABLE, Pack
 from lmms.configs.errors import DatasetError
+from lmms.configs.loss_weight import total_weights
 from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Dataset, data_entry, open_dataset
 from lmms.configs.store import read_blocks
 from lmms.train.stream import PackReader, Sidecar, read_sidecar, read_table
@@ -90,7 +91,7 @@ def _row_faults(i: int, pack: Pack, sidecar: Sidecar, samples: dict[str, Any]) -
     expected = {
         "tokens": len(pack.input_ids),
         "target_tokens": spans.sum(),
-        "target_weight": (spans * pack.target_weights.astype(np.float64)).sum(),
+        **total_weights(pack),
         "segments": len(lengths),
         "sum_squared_lengths": (lengths**2).sum(),
         "patches": pack.patches,

@@ -43,7 +43,7 @@ def test_json_is_one_line_a_pack_with_positions_within_the_pack(shards: Path) ->
         assert line["input_ids"] == pack.input_ids.tolist()
         assert [s["start"] for s in line["segments"]] + [len(pack.input_ids)] == pack.cu_seqlens.tolist()
         for segment in line["segments"]:
-            assert set(segment) == {"start", "end", "source", "row", "targets", "media"}
+            assert set(segment) == {"start", "end", "source", "row", "weight", "targets", "media"}
             seen.add((Path(segment["source"]).name, segment["row"]))
             assert all(segment["start"] < start < end <= segment["end"] for start, end, _ in segment["targets"])
             for media in segment["media"]:
@@ -83,6 +83,28 @@ def test_targets_are_coloured_and_nothing_else(shards: Path) -> None:
         parts = [pack.input_ids[start:end].tolist() for start, end, _ in segment["targets"]]
         assert green == "".join(tokenizer.decode(ids, skip_special_tokens=False) for ids in parts)
         assert green.endswith("<|im_end|>")
+
+
+def test_weights_are_shown_where_they_are_not_1(shards: Path, tmp_path: Path) -> None:
+    assert "weight" not in lmms("inspect", "shard", shards).output
+    messages = [
+        {"role": role, "content": text, **more}
+        for role, text, more in [
+            ("user", "a", {}), ("assistant", "bee", {"weight": 0.1}), ("user", "c", {}), ("assistant", "dee", {}),
+        ]
+    ]  # fmt: skip
+    (tmp_path / "text.jsonl").write_text(json.dumps({"messages": messages, "weight": 2.5}) + "\n")
+    sources = (str(tmp_path / "text.jsonl"),)
+    model = str(tiny_model_folder(tmp_path))
+    build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=str(tmp_path / "out"), workers=1))
+    output = lmms("inspect", "shard", tmp_path / "out").output
+    assert "row 0, weight 2.5" in output
+    assert "[weight 0.1]" in output
+    assert output.count("[weight") == 1
+    (segment,) = json.loads(lmms("inspect", "shard", tmp_path / "out", "--json").output)["segments"]
+    assert (segment["weight"], [weight for *_, weight in segment["targets"]]) == (2.5, [0.1, 1.0])
+    (first, second) = (end - start for start, end, _ in segment["targets"])
+    assert f"targets of mean weight {2.5 * (0.1 * first + second) / (first + second):.4g}" in output
 
 
 def test_a_tokenizer_that_is_not_the_shards_is_refused(shards: Path, tmp_path: Path) -> None:

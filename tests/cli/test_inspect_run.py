@@ -33,6 +33,7 @@ def make_run(folder: Path, steps: int, scale: float = 1.0, parts_at: int = 10**9
             digest=f"{step if step < parts_at else 7:016x}",
             sets={"s3://a<b": SetLog(loss=1.5, share=0.25, epoch=0.1), "b": SetLog(loss=2.0, share=0.75, epoch=2.0)},
             eval_loss=1.5 + 1 / step if step % 10 == 0 else None,
+            loss_by_source={"x.jsonl": 1.5, "y.jsonl": 2.0 + 1 / step},
             eval_loss_by_source={"x.jsonl": 1.0 + 1 / step} if step % 10 == 0 else {},
             resumed_from=steps // 2 if step > steps // 2 else 0,
             alarms=("vision",) if step == 5 else (),
@@ -157,6 +158,7 @@ def test_the_page_holds_every_curve_of_every_run(count: int, tmp_path: Path) -> 
             "waiting for data": ["wait"],
             "memory": ["peak"],
             "loss by set": ["b", "s3://a<b"],
+            "loss by source": ["x.jsonl", "y.jsonl"],
             "evaluation loss by source": ["x.jsonl"],
         }.items():
             assert [label for name, number, label in curves if (name, number) == (title, run)] == labels, title

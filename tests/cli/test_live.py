@@ -113,3 +113,12 @@ def test_few_steps_have_a_bar_each_and_none_have_none() -> None:
     for value in (1.0, 1.0, 3.0):
         trend.add(value)
     assert trend.drawn(32) == "▁▁█"
+
+
+def test_a_log_that_cannot_be_read_leaves_the_view_without_the_course_before(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    seen = Seen()
+    seen.go_on(tmp_path, 5)
+    seen.add(step_log(5))
+    assert seen.last is not None
+    assert next(text for text in shown(seen, 80) if text.startswith("loss")).split()[1] == "2.5000"

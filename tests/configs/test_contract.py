@@ -26,7 +26,7 @@ def test_a_pack_round_trips_through_its_columns(image_pack: Pack, text_pack: Pac
         again = Pack.from_columns(columns)
         assert again.media == pack.media
         assert again.media_bytes == pack.media_bytes
-        for name in ("input_ids", "cu_seqlens", "targets", "target_weights", "samples"):
+        for name in ("input_ids", "cu_seqlens", "targets", "target_weights", "sample_weights", "samples"):
             np.testing.assert_array_equal(getattr(again, name), getattr(pack, name))
             assert getattr(again, name).dtype == getattr(pack, name).dtype
 
@@ -72,7 +72,11 @@ def targets(*spans: list[int]) -> Callable[[Pack], Pack]:
 
 
 def weights(*values: float) -> Callable[[Pack], Pack]:
-    return lambda pack: replace(pack, target_weights=np.array(values, np.float32))
+    return lambda pack: replace(pack, target_weights=np.array(values, np.float64))
+
+
+def sample_weights(*values: float) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, sample_weights=np.array(values, np.float64))
 
 
 def empty(name: str) -> Callable[[Pack], Pack]:
@@ -104,10 +108,14 @@ FAULTS: dict[str, tuple[Callable[[Pack], Pack], str]] = {
     "a target that starts the second segment": (targets([1, 3], [3, 4]), "starts a segment"),
     "a span across segments": (targets([1, 4], [8, 10]), "crosses its end"),
     "a weight too few": (weights(1), "target_weights has shape (1,), expected (2,)"),
-    "a weight of zero": (weights(1, 0), "a target weight is not finite and above 0"),
-    "a negative weight": (weights(1, -1), "a target weight is not finite and above 0"),
-    "a weight that is no number": (weights(1, np.nan), "a target weight is not finite and above 0"),
-    "an infinite weight": (weights(1, np.inf), "a target weight is not finite and above 0"),
+    "a weight of zero": (weights(1, 0), "target_weights are not all from 1e-12 to 1e+12"),
+    "a negative weight": (weights(1, -1), "target_weights are not all from 1e-12 to 1e+12"),
+    "a weight that is no number": (weights(1, np.nan), "target_weights are not all from 1e-12 to 1e+12"),
+    "an infinite weight": (weights(1, np.inf), "target_weights are not all from 1e-12 to 1e+12"),
+    "a weight too small to be summed": (weights(1, 1e-13), "target_weights are not all from 1e-12 to 1e+12"),
+    "a conversation's weight too few": (sample_weights(1), "sample_weights has shape (1,), expected (2,)"),
+    "a conversation's weight of zero": (sample_weights(1, 0), "sample_weights are not all from 1e-12 to 1e+12"),
+    "a conversation's weight too large": (sample_weights(1, 1e13), "sample_weights are not all from 1e-12 to 1e+12"),
     "media bytes too few": (lambda p: replace(p, media_bytes=b"abcd"), "media_bytes has 4 bytes, media states 5"),
     "media before the pack": (media(start=-1, end=3), "media 0 at [-1, 3) is out of order"),
     "media beyond the pack": (media(start=8, end=12), "media 0 at [8, 12) is out of order, out of the pack"),

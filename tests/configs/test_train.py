@@ -119,3 +119,24 @@ def test_a_rate_alone_is_the_default_and_leaves_those_of_the_file(tmp_path: Path
 
 def test_a_store_is_waited_for_as_long_as_one_likes_where_there_is_none() -> None:
     assert load_config(TrainConfig, None, values={**NEEDED, "stall_s": 10}).stall_s == 10
+
+
+def test_null_takes_back_what_a_parent_set_for_a_part(tmp_path: Path) -> None:
+    parent, child = tmp_path / "parent.yaml", tmp_path / "child.yaml"
+    parent.write_text("train: {llm: lora, vision: frozen}\noptim: {lr: {default: 2.0e-5, vision: 1.0e-6}}\n")
+    child.write_text("extends: parent.yaml\ntrain: {llm: null}\n")
+    config = load_config(TrainConfig, child, ["optim.lr.vision=null", "optim.lr.default=null"], NEEDED)
+    assert config.train == {"default": "full", "vision": "frozen"}
+    assert config.optim.lr == {"default": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data.global_packs": 2**21}, "data.global_packs is 2097152, expected 1 to 1,048,576"),
+        ({"stall_s": 1e300}, r"stall_s is 1e\+300, expected 1 to 10,000,000"),
+    ],
+)
+def test_numbers_that_no_machine_could_hold_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, None, values={**NEEDED, **settings})

@@ -82,7 +82,13 @@ def assert_same_steps(found: Sequence[dict[str, Any]], expected: Sequence[dict[s
     for line, other in zip(found, expected, strict=True):
         assert line.keys() == other.keys()
         for name, value in other.items():
-            assert line[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
+            assert line[name] == _nearly(value), name
+
+
+def _nearly(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _nearly(inner) for name, inner in value.items()}
+    return pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
 
 
 def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

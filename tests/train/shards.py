@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Media, Pack
 from lmms.configs.geometry import Vision, grid_patches, grid_tokens, image_grid
+from lmms.configs.loss_weight import total_weights
 from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Manifest, file_entry, write_manifest
 from lmms.configs.mds import INDEX_NAME, ShardFile, encode_sample, index_json, shard_header
 from lmms.configs.model_folder import ModelFolder
@@ -53,15 +55,18 @@ def make_pack(
         input_ids=input_ids,
         cu_seqlens=cu_seqlens,
         targets=np.stack([starts, cu_seqlens[1:]], axis=1).astype(np.int32),
-        target_weights=rng.choice(np.array([0.5, 1.0, 2.0], np.float32), len(lengths)),
+        target_weights=rng.choice(np.array([0.5, 1.0, 2.0]), len(lengths)),
+        sample_weights=np.ones(len(lengths)),
         samples=np.stack([np.zeros(len(lengths)), rng.integers(0, 1000, len(lengths))], axis=1).astype(np.int64),
         media=tuple(media),
         media_bytes=data,
     )
 
 
-def write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_len: int) -> Path:
-    """A complete shard folder of these packs, two shards where there are two packs or more."""
+def write_shards(
+    folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_len: int, sources: Sequence[str] = ("made.jsonl",)
+) -> Path:
+    """A complete shard folder of these packs of these sources, two shards where there are two packs or more."""
     folder.mkdir(parents=True)
     half = max(len(packs) // 2, 1)
     rows: list[dict[str, object]] = []
@@ -79,7 +84,9 @@ def write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_le
     _write_table(folder / PACKS_NAME, PACK_TABLE, rows)
     _write_table(folder / SAMPLES_NAME, SAMPLE_TABLE, [])
     _write_table(folder / REJECTS_NAME, REJECT_TABLE, [])
-    write_manifest(_manifest(folder, packs, model, seq_len), folder)
+    manifest = _manifest(folder, packs, model, seq_len)
+    of_all = manifest.sources[0]
+    write_manifest(replace(manifest, sources=tuple({**of_all, "name": name} for name in sources)), folder)
     return folder
 
 
@@ -106,7 +113,7 @@ def _pack_row(shard: int, offset: int, sample: bytes, pack: Pack) -> dict[str, o
         "xxh3": xxhash.xxh3_64_intdigest(sample),
         "tokens": len(pack.input_ids),
         "target_tokens": int(spans.sum()),
-        "target_weight": float((spans * pack.target_weights.astype(np.float64)).sum()),
+        **total_weights(pack),
         "segments": len(pack.lengths),
         "sum_squared_lengths": int((pack.lengths.astype(np.int64) ** 2).sum()),
         "patches": pack.patches,

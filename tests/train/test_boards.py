@@ -132,10 +132,18 @@ def test_wandb_is_not_told_what_may_be_a_credential(settings: dict[str, Any]) ->
 
 def test_every_number_of_a_line_is_shown_under_its_key() -> None:
     sets = {"s3://a": SetLog(loss=1.5, share=0.5, epoch=0.1), "b": SetLog(loss=None, share=0.5, epoch=2.0)}
-    log = step_log(3, sets=sets, eval_loss=1.0, eval_loss_by_source={"x.jsonl": 2.0}, alarms=("vision",))
+    log = step_log(
+        3,
+        sets=sets,
+        eval_loss=1.0,
+        loss_by_source={"y.jsonl": 3.0},
+        eval_loss_by_source={"x.jsonl": 2.0},
+        alarms=("vision",),
+    )
     found = numbers(log)
     assert found["sets/s3://a/loss"] == 1.5
     assert found["eval_loss_by_source/x.jsonl"] == 2.0
+    assert found["loss_by_source/y.jsonl"] == 3.0
     assert found["alarms"] == 1
     assert found["grad_norm_aligner"] == 0.0
     assert not {"step", "time", "digest", "mfu", "grad_norm_vision", "sets/b/loss"} & found.keys()

@@ -1,5 +1,6 @@
 """A dry run finds what the run would find, and every change that it proposes does what it says."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import lmms.train.rules
 from lmms.configs.errors import ConfigError, LmmsError, ModelError, TrainError
 from lmms.configs.train import TrainConfig
 from lmms.train.balance import straggler_loss, take_steps
@@ -16,6 +18,7 @@ from lmms.train.cards import MEMORY, Card, cards_to_show, find_card
 from lmms.train.checkpoint import checkpoint_name
 from lmms.train.dry_run import DryRun, dry_run
 from lmms.train.memory import COMPONENTS
+from lmms.train.metrics import METRICS_NAME
 from lmms.train.opened import open_run
 from lmms.train.phases import order_of
 from lmms.train.run import train
@@ -44,7 +47,11 @@ def test_nothing_is_proposed_where_it_fits(settings: dict[str, Any]) -> None:
     assert found.memory[0][found.largest] == max(found.memory[0].values())
 
 
-def test_each_change_that_is_proposed_needs_what_it_says(settings: dict[str, Any]) -> None:
+def test_each_change_that_is_proposed_needs_what_it_says(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tiny model has no matrix that 8 bits are for.
+    monkeypatch.setattr(lmms.train.rules, "SMALL", 600)
     config = run_config(settings)
     total = dry_run(config, 1, BIG).total
     found = dry_run(config, 1, fits_all_but(total))
@@ -53,11 +60,13 @@ def test_each_change_that_is_proposed_needs_what_it_says(settings: dict[str, Any
     one = replace(config, data=replace(config.data, micro_packs=1))
     frozen = replace(config, train={"default": "full", "vision": "frozen"})
     both = replace(full, data=one.data)
+    in_8_bits = replace(config, optim=replace(config.optim, name="adamw-8bit"))
     changed: dict[str, TrainConfig] = {
         "model.recompute: full": full,
         "data.micro_packs: 1": one,
         "model.recompute: full and data.micro_packs: 1": both,
         "train.vision: frozen": frozen,
+        "optim.name: adamw-8bit": in_8_bits,
     }
     assert totals == {change: dry_run(config, 1, BIG).total for change, config in changed.items()}
     assert max(totals.values()) < total
@@ -214,3 +223,14 @@ def test_cards_are_found_by_name_in_any_case_and_others_are_refused_with_the_nam
 def test_without_a_card_all_known_ones_are_shown() -> None:
     assert [card.name for card in cards_to_show(None)] == list(MEMORY)
     assert [card.name for card in cards_to_show("A100 40GB")] == ["A100 40GB"]
+
+
+def test_the_rate_is_that_of_the_newest_whole_lines_that_have_one(trained: TrainConfig) -> None:
+    path = Path(trained.output) / METRICS_NAME
+    kept = path.read_text()
+    lines = [json.dumps({"step": step, "tokens_per_s": rate}) for step, rate in enumerate([1.0] * 200 + [7.0] * 100)]
+    try:
+        path.write_text("\n".join([*lines, '{"step": 300}', '{"step": 301, "tok']))
+        assert dry_run(trained, 1, BIG).length.tokens_per_s == 7.0
+    finally:
+        path.write_text(kept)

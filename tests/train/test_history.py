@@ -1,6 +1,7 @@
 """A run read back from its metrics.jsonl: columns, sums, where two part, and files that cannot be read."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,47 @@ def test_buckets_hold_every_value_once_and_keep_its_spikes() -> None:
     few = bucketed(np.array([1.0, np.nan, 3.0]), 64)
     assert (few.last.tolist(), few.mean.tolist()) == ([0, 2], [1.0, 3.0])
     assert len(bucketed(np.full(3, np.nan), 64).mean) == 0
+
+
+def test_a_run_that_went_on_from_another_folder_counts_its_own_steps(tmp_path: Path) -> None:
+    logs = [step_log(step, tokens=100, seconds=60.0, resumed_from=10) for step in (11, 12, 13)]
+    run = read_history(write_metrics(tmp_path, logs))
+    assert total_tokens(run).tolist() == [100, 200, 300]
+    found = summarize(run)
+    assert (found.every_step, found.resumes) == (True, 1)
+    assert found.tokens_per_s == pytest.approx(300 / 180)
+
+
+def test_busy_mfu_is_the_mean_over_the_time_without_waiting(tmp_path: Path) -> None:
+    steps = [(0.4, 0.0, 10.0), (0.2, 0.5, 40.0)]
+    logs = [
+        step_log(i, busy_mfu=busy, mfu=busy * (1 - wait), data_wait=wait, seconds=seconds)
+        for i, (busy, wait, seconds) in enumerate(steps, 1)
+    ]
+    found = summarize(read_history(write_metrics(tmp_path, logs)))
+    assert found.busy_mfu == pytest.approx((0.4 * 10 + 0.2 * 20) / 30)
+    assert found.mfu == pytest.approx((0.4 * 10 + 0.1 * 40) / 50)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_resumptions_are_counted(times: int, tmp_path: Path) -> None:
+    logs = [step_log(step, resumed_from=2 * min(step // 2, times)) for step in range(1, 12)]
+    assert summarize(read_history(write_metrics(tmp_path, logs))).resumes == times
+
+
+def test_numbers_that_cannot_be_are_shown_as_none_or_named(tmp_path: Path) -> None:
+    found = summarize(read_history(write_metrics(tmp_path, [step_log(1, seconds=0.0, memory=float("nan"))])))
+    assert np.isnan(found.tokens_per_s)
+    assert found.memory == 0
+    with (tmp_path / METRICS_NAME).open("a") as file:
+        file.write(json.dumps({**asdict(step_log(2)), "tokens": 10**400}) + "\n")
+    with pytest.raises(TrainError, match=r"damaged in line 2 \(OverflowError"):
+        read_history(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n"])
+def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
+    write_metrics(tmp_path, [step_log(1)])
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(TrainError, match=r"config\.yaml is damaged: .*expected keys and values"):
+        read_history(tmp_path)

@@ -170,12 +170,43 @@ def test_a_folder_of_nothing_is_refused(made: dict[str, Any], tmp_path: Path) ->
         train(run_config(made, output=str(tmp_path / "out"), model__init_from=str(tmp_path)), silent)
 
 
-def test_an_adapter_of_another_kind_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"use_dora": True}, "sets use_dora, which a run does not have"),
+        ({"use_rslora": True}, "sets use_rslora"),
+        ({"rank_pattern": {"q_proj": 4}}, "sets rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 4}}, "sets alpha_pattern"),
+        ({"lora_bias": True}, "sets lora_bias"),
+        ({"target_parameters": ["a"]}, "sets target_parameters"),
+        ({"init_lora_weights": "pissa"}, "has init_lora_weights 'pissa', which changes the base too"),
+        ({"init_lora_weights": "olora"}, "has init_lora_weights 'olora'"),
+    ],
+)
+def test_an_adapter_of_another_kind_is_refused(
+    made: dict[str, Any], tmp_path: Path, other: dict[str, Any], message: str
+) -> None:
     adapter = export(Path(made["output"]) / checkpoint_name(4), tmp_path / "adapter")
     file = adapter / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "use_dora": True}))
-    with pytest.raises(TrainError, match="sets use_dora, which a run does not have"):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **other}))
+    with pytest.raises(TrainError, match=message):
         train(run_config({**made, **LORA}, output=str(tmp_path / "out"), model__init_from=str(adapter)), silent)
+
+
+def test_what_an_adapter_leaves_open_is_said(made: dict[str, Any], tmp_path: Path) -> None:
+    narrow = {**made, **LORA, "lora.targets": ["q_proj"], "max_steps": 1}
+    train(run_config(narrow, output=str(tmp_path / "narrow")), silent)
+    adapter = export(tmp_path / "narrow" / checkpoint_name(1), tmp_path / "adapter")
+    wide = {**made, **LORA, "model.init_from": str(adapter), "max_steps": 1}
+    said = lines_of(run_config(wide, output=str(tmp_path / "wide")))
+    assert f"model.init_from: 6 tensors of {adapter}; LoRA of 18 of 21 layers starts anew" in said
+    assert f"weights: those of {Path(made['model.path']).resolve()}" in said
+    assert not any("are they the same?" in line for line in said)
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "Qwen/other"}))
+    said = lines_of(run_config(wide, output=str(tmp_path / "other")))
+    expected = f"{adapter} was trained on Qwen/other, and this run starts with {made['model.path']}: are they the same?"
+    assert f"model.init_from: {expected}" in said
 
 
 def preset(name: str, settings: dict[str, Any], **changes: Any) -> TrainConfig:

@@ -15,7 +15,7 @@ from lmms.train.run import train
 from lmms.train.sets import open_sets
 from lmms.train.step import StepResult
 from lmms.train.stream import PackReader
-from tests.train.helpers import IMAGE_TOKEN, tiny_config
+from tests.train.helpers import IMAGE_TOKEN, tiny_config, tiny_recipe
 from tests.train.runs import run_config, silent, train_on_ranks, write_run
 
 
@@ -75,7 +75,8 @@ def test_mfu_is_operations_over_what_all_ranks_could_do_with_and_without_the_wai
     )
     flops = int(order.costs[plan.packs].sum())
     common = {"steps": 9, "lr": 1.0, "seconds": 2.0, "memory": 1, "resumed_from": 0, "skipped": 0, "alarms": ()}
-    log = step_log(plan, result, order, phase, None, peak=2 * flops, **common)  # type: ignore[arg-type]
+    recipe = tiny_recipe("qwen3")
+    log = step_log(plan, result, order, phase, recipe, None, peak=2 * flops, **common)  # type: ignore[arg-type]
     assert log.mfu == pytest.approx(1 / 4)
     assert log.busy_mfu == pytest.approx(1 / 3)
     assert log.data_wait == 0.25

@@ -24,6 +24,7 @@ from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.optim import make_optimizer, set_trained
 from lmms.train.parallel import shard_model, start_world, stop_world
+from lmms.train.rules import bytes_by_rule
 from tests.train.helpers import frozen, joined, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
 from tests.train.live import LiveStorages, kernel_attention
 from tests.train.runs import free_port
@@ -99,7 +100,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_states_are_what_each_rank_holds_to_the_byte(measured: list[list[dict[str, Any]]], case: int) -> None:
     model = meta_model(*CASES[case])
     for rank, found in enumerate(measured):
-        states = state_bytes(model.parameters(), rank, len(measured))
+        states = state_bytes(model.parameters(), rank, len(measured), bytes_by_rule("adamw", model))
         assert asdict(states) == {name: found[case][name] for name in asdict(states)}
 
 
@@ -114,7 +115,7 @@ def test_the_peak_of_a_pass_is_that_of_real_ranks(
     moments = trace_pass(meta_model(*CASES[case]), batch, torch.float32)
     of_batch = sum(tensor.nbytes for tensor in tensors_in(batch))
     for rank, found in enumerate(measured):
-        states = state_bytes(model.parameters(), rank, ranks)
+        states = state_bytes(model.parameters(), rank, ranks, bytes_by_rule("adamw", model))
         needed = rank_memory(states, gathered, moments, of_batch, accumulates=accumulates)
         # The test has no batch on its way, and no context of a GPU.
         expected = sum(needed.values()) - needed["allowance"] - of_batch

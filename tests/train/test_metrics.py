@@ -11,6 +11,7 @@ from lmms.configs.errors import TrainError
 from lmms.train.metrics import (
     METRICS_NAME,
     ZERO_STEPS,
+    SetLog,
     alarmed_parts,
     append_metrics,
     count_zero_steps,
@@ -76,3 +77,13 @@ def test_the_alarm_comes_at_every_multiple_and_not_between() -> None:
 
 def test_peak_memory_is_in_bytes() -> None:
     assert 2**26 < peak_memory(torch.device("cpu")) < 2**36
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    log = step_log(
+        1, loss=float("nan"), grad_norm=float("inf"), sets={"a": SetLog(loss=float("nan"), share=1, epoch=0)}
+    )
+    append_metrics(tmp_path, log)
+    text = (tmp_path / METRICS_NAME).read_text()
+    line = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert (line["loss"], line["grad_norm"], line["sets"]["a"]["loss"]) == (None, None, None)

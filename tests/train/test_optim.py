@@ -52,6 +52,14 @@ def test_warm_up_may_be_a_share_of_the_steps() -> None:
     assert rates(by_share, 9)[:3] == pytest.approx([2 / 3, 4 / 3, 2.0])
 
 
+def test_a_share_of_the_steps_is_rounded_up_but_not_for_what_float64_adds() -> None:
+    for steps, ratio, warmup in ((100, 0.07, 7), (100, 0.55, 55), (9, 0.3, 3), (10, 0.11, 2), (5, 0.01, 1)):
+        assert rates(replace(PEAK, warmup_ratio=ratio), steps) == rates(replace(PEAK, warmup_steps=warmup), steps)
+    wsd = replace(PEAK, schedule="wsd", warmup_steps=0)
+    assert rates(replace(wsd, decay_ratio=0.07), 100).count(PEAK.lr["default"]) == 94
+    assert rates(replace(wsd, decay_ratio=0.11), 10) == rates(replace(wsd, decay_ratio=0.2), 10)
+
+
 def test_wsd_stays_at_the_peak_and_falls_in_a_line_at_the_end() -> None:
     config = replace(PEAK, schedule="wsd", warmup_steps=2, decay_ratio=0.4, min_lr_ratio=0.5)
     assert rates(config, 10) == pytest.approx([1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.75, 1.5, 1.25])
@@ -96,6 +104,8 @@ def test_a_pattern_says_what_is_trained_whatever_its_part() -> None:
     [
         ("visoin", "did you mean 'vision'"),
         ("qproj", "did you mean 'q_proj'"),
+        ("lm", "did you mean 'llm'"),
+        ("defualt", "did you mean 'default'"),
         (r"layers\.9\.", "in no parameter's name"),
     ],
 )

@@ -143,3 +143,10 @@ def test_the_shards_ahead_go_to_the_loader_only_where_it_needs_whole_ones(
 def test_packs_are_named_once_and_by_their_set_where_that_is_not_the_first() -> None:
     places = [Place(set=k, pack=pack, shard=0, offset=0, bytes=0, xxh3=0) for k, pack in ((1, 7), (0, 3), (1, 7))]
     assert pack_names(places) == "packs 3, 7 of set 1"
+
+
+def test_what_batches_are_filled_up_with_is_padding(sets: Sets) -> None:
+    order = order_of(sets, 3)
+    plan = next(plan_steps(order, sets, 0, 2, 1, 0, 0, look_ahead=False, padded_to=512))
+    assert plan.padding_tokens == 2 * 2 * 512 - plan.tokens
+    assert len(plan.passes) == 2

@@ -85,6 +85,8 @@ def test_every_set_goes_on_without_a_gap_through_any_changes() -> None:
         ({"max_epochs": 3.0}, 38),
         ({"max_tokens": 4000.0}, 10),
         ({"max_tokens": 4001.0}, 11),
+        ({"max_tokens": 1e-5}, 1),
+        ({"max_epochs": 1e-9}, 1),
     ],
 )
 def test_epochs_and_tokens_are_whole_steps_that_reach_them(length: dict[str, float], steps: int) -> None:

@@ -89,6 +89,8 @@ def test_groups_are_sets_or_the_sources_of_all_sets() -> None:
     names = ("first.jsonl", "second.jsonl")
     assert (one.num_groups, one.group_names) == (2, names)
     assert (two.num_groups, two.group_names) == (4, tuple(f"set {k}, {name}" for k in range(2) for name in names))
+    assert (one.group_sets.tolist(), two.group_sets.tolist()) == ([0, 0], [0, 0, 1, 1])
+    assert replace(two, by="set").group_sets.tolist() == [0, 1]
     pack = make_pack([talk(1, 4), talk(2, 4), talk(3, 4)])
     (place,) = places(9, of_set=1)
     assert two.groups(pack, place).tolist() == [3, 2, 3]

@@ -15,7 +15,7 @@ from lmms.train.parallel import World, start_world, stop_world
 from lmms.train.retention import BEST_NAME, Keep, Measure, best_checkpoint, better, resumed_best, to_delete, write_best
 from tests.train.checkpoints import save
 
-LOSS = Measure(metric="loss", greater=False, shards="")
+LOSS = Measure(metric="loss", greater=False, shards="", loss_weight="token")
 STEPS = st.sets(st.integers(0, 60), max_size=20)
 
 
@@ -79,7 +79,7 @@ def test_multiples_and_the_best_outlive_the_limit(tmp_path: Path, world: World) 
 def test_the_best_is_the_first_of_the_best_values(greater: bool, steps: list[int]) -> None:
     best, found = None, []
     for step, value in enumerate([0.5, 0.25, 0.25, None, 0.125, 0.75], 1):
-        best = better(best, step, Measure(metric="loss", greater=greater, shards=""), value)
+        best = better(best, step, Measure(metric="loss", greater=greater, shards="", loss_weight="token"), value)
         assert best is not None
         found.append(best["step"])
     assert found == steps
@@ -105,7 +105,8 @@ def test_a_resumed_run_keeps_its_best(tmp_path: Path, world: World) -> None:
         ("step-00000002/trainer.json", LOSS, "trainer.json is missing"),
         (None, replace(LOSS, metric="eval_loss", shards="ab"), "this run measures {'metric': 'eval_loss'"),
         (None, replace(LOSS, greater=True), "this run measures {'metric': 'loss', 'greater': True"),
-        (None, replace(LOSS, shards="cd"), "'shards': 'cd'}"),
+        (None, replace(LOSS, shards="cd"), "'shards': 'cd'"),
+        (None, replace(LOSS, loss_weight="sqrt"), "'loss_weight': 'sqrt'}"),
         (None, None, "this run measures nothing"),
     ],
 )

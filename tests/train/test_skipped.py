@@ -63,6 +63,17 @@ def undone(steps: Collection[int]) -> Step:
     return step
 
 
+def saved_at(step: int, take: Step) -> Step:
+    """take_step while SIGUSR1 asks for a checkpoint of this step."""
+
+    def asked(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+        if plan.step == step:
+            rest[4].save = 1
+        return take(model, optimizer, parts, plan, *rest)
+
+    return asked
+
+
 def train_with(monkeypatch: pytest.MonkeyPatch, step: Step, config: TrainConfig) -> list[str]:
     """Train; what was said."""
     events: list[StepLog | str] = []
@@ -102,10 +113,12 @@ def test_more_in_a_row_than_allowed_stop_the_run_also_over_a_resumption(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps 1, 2 and 4, 5 are two in a row; 6 would be the third, after a resumption between 5 and 6."""
-    config = run_config(settings, max_steps=8, save_steps=5, max_skipped=2)
+    config = run_config(settings, max_steps=8, save_steps=9, max_skipped=2)
     with pytest.raises(TrainError, match=r"step 6: loss sum is nan.*packs \d.*; max_skipped is 2; `lmms inspect step"):
-        train_with(monkeypatch, poisoned({1, 2, 4, 5, 6}), config)
-    assert skips(config.output) == [1, 2, 0, 1, 2]
+        train_with(monkeypatch, saved_at(5, poisoned({1, 2, 4, 5, 6})), config)
+    assert skips(config.output) == [1, 2, 0, 1, 2, 3]
+    # As the message says.
+    assert trained_records(Path(config.output), 6).records
     assert read_state(Path(config.output) / checkpoint_name(5)).skipped == 2
     with pytest.raises(TrainError, match=r"step 6: .*; max_skipped is 2"):
         train_with(monkeypatch, poisoned({6}), config)
@@ -117,7 +130,16 @@ def test_without_any_allowed_the_first_one_stops(settings: dict[str, Any], monke
     config = run_config(settings, max_skipped=0)
     with pytest.raises(TrainError, match=r"step 2: .*; max_skipped is 0"):
         train_with(monkeypatch, poisoned({2}), config)
-    assert skips(config.output) == [0]
+    assert skips(config.output) == [0, 1]
+
+
+def test_a_checkpoint_that_is_due_waits_for_a_step_that_is_not_skipped(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(settings, max_steps=9, save_steps=3)
+    train_with(monkeypatch, poisoned({3, 4, 8}), config)
+    found = sorted(path.name for path in Path(config.output).glob("step-*"))
+    assert found == [checkpoint_name(step) for step in (5, 6, 9)]
 
 
 def test_fewer_than_none_is_refused(settings: dict[str, Any]) -> None:

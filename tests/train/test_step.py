@@ -128,7 +128,8 @@ def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(wo
 def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World, sets: Sets) -> None:
     """With the vision tower alone in training, a pass without images has no backward, which else frees weights."""
     passes = [Request((sets.place(pack),), True, ()) for pack in (0, 1)]
-    plan = replace(plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False])
+    weight = float(sets.target_weight[:2].sum())
+    plan = replace(plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False], weight=weight)
     plain = build_model(tiny_config(FAMILY), "none")
     materialize(plain, world.device)
     init_random(plain, 0)
@@ -179,6 +180,7 @@ def second_alone(pack: Pack) -> Pack:
         cu_seqlens=pack.cu_seqlens[1:] - start,
         targets=pack.targets[1:] - start,
         target_weights=pack.target_weights[1:],
+        sample_weights=pack.sample_weights[1:],
         samples=pack.samples[1:],
         media=(),
         media_bytes=b"",
@@ -244,6 +246,13 @@ def test_the_loss_of_each_set_adds_up_to_the_loss(
     assert (weights > 0).all()
     assert weights.sum() == pytest.approx(plan.weight, rel=1e-12)
     assert losses.sum() / plan.weight == pytest.approx(result.loss, rel=1e-6)
+
+
+def test_targets_that_weigh_other_than_the_sidecar_says_stop_the_run(world: World, sets: Sets) -> None:
+    plan = plan_of(sets, 2)
+    one_step(world, sets, replace(plan, weight=plan.weight * (1 + 5e-7)), sharded_model(world))
+    with pytest.raises(TrainError, match=r"step 1: the targets that were read have the weight .*; rebuild the shards"):
+        one_step(world, sets, replace(plan, weight=plan.weight * (1 + 3e-6)), sharded_model(world))
 
 
 @pytest.mark.parametrize(("stop", "save"), [(0, 0), (1, 0), (0, 1)])

@@ -33,6 +33,7 @@ def test_each_part_has_a_row_for_each_way_it_is_trained() -> None:
         rank=4,
         lr=(1.0, 3.0),
         weight_decay=(0.1,),
+        rule={"adamw": 3 * 4 * (32 + 64)},
         dtype=("bfloat16", "float32"),
     )
     # The biases of three mergers' first layers, each as wide as four patches of 16.

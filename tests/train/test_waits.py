@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
+import lmms.train.rules
 from lmms.configs.by_part import Part
-from lmms.configs.optim import OptimConfig
+from lmms.configs.optim import OptimConfig, OptimName
+from lmms.train.adamw import new_averages
 from lmms.train.batch import Batch
 from lmms.train.loader import Request
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize, part_of
@@ -124,7 +126,7 @@ def batches_of(family: str) -> list[Batch]:
     """One with images of several sizes, one of text alone."""
     images = [picture(1, 56, 40), picture(2, 8, 8), picture(4, 120, 30)] if family in VISION_FAMILIES else []
     packs = [make_pack([talk(0, 10), talk(1, 12, images)]), make_pack([talk(2, 9)])]
-    return [joined([pack], tiny_recipe(family)) for pack in packs]
+    return [joined([pack], tiny_recipe(family, by="source")) for pack in packs]
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
@@ -158,6 +160,28 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         )
     assert found.count("reduced") == 1
     assert found == ["reduced", "tolist"], "before the reduction, and between it and the update, nothing may wait"
+
+
+@pytest.mark.parametrize("name", ["adamw-bf16", "adamw-8bit", "muon"])
+def test_an_update_reads_its_own_counts_of_steps_alone_which_are_in_main_memory(
+    name: OptimName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmms.train.rules, "SMALL", 0)
+    model = tiny_model("qwen3_vl")
+    optimizer = make_optimizer(model, OptimConfig(name=name))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    # Code books are made once.
+    optimizer.step()
+    with waits() as found:
+        optimizer.step()
+    few_bits = [group["params"] for group in optimizer.param_groups if group["rule"] in ("adamw-bf16", "adamw-8bit")]
+    counted = [parameter for parameters in few_bits for parameter in parameters]
+    assert sorted(set(found)) == (["__int__", "aten._local_scalar_dense"] if counted else [])
+    assert found.count("aten._local_scalar_dense") == len(counted)
+    on_device = nn.Parameter(torch.empty(64, 64, device="meta"))
+    if name != "muon":
+        assert new_averages(name, on_device)["step"].device.type == "cpu"
 
 
 @pytest.mark.parametrize(

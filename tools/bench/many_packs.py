@@ -68,7 +68,8 @@ def _pack(shard: int, row: int, tokens: int) -> Pack:
         input_ids=np.arange(row, row + tokens, dtype=np.int32) % 32,  # any vocabulary has these
         cu_seqlens=np.array([0, tokens], np.int32),
         targets=np.array([[1, tokens]], np.int32),
-        target_weights=np.ones(1, np.float32),
+        target_weights=np.ones(1),
+        sample_weights=np.ones(1),
         samples=np.array([[0, shard << 32 | row]]),
         media=(),
         media_bytes=b"",
@@ -88,6 +89,8 @@ def _write_packs(
         "tokens": tokens,
         "target_tokens": tokens - 1,
         "target_weight": tokens - 1.0,
+        "conversation_weight": np.ones(len(tokens)),
+        "sqrt_weight": np.sqrt(tokens - 1.0),
         "segments": np.ones_like(shard),
         "sum_squared_lengths": tokens**2,
         **dict.fromkeys(("patches", "sum_squared_patches", "media"), np.zeros_like(shard)),
