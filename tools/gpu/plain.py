@@ -107,6 +107,7 @@ def _alone(pack: Pack, segment: int) -> Pack:
         cu_seqlens=np.array([0, end - start], np.int32),
         targets=pack.targets[own] - np.int32(start),
         target_weights=pack.target_weights[own],
+        sample_weights=pack.sample_weights[segment : segment + 1],
         samples=pack.samples[segment : segment + 1],
         media=tuple(replace(m, start=m.start - start, end=m.end - start) for m, _ in shown),
         media_bytes=b"".join(data for _, data in shown),
