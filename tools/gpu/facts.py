@@ -1,12 +1,17 @@
-"""What this machine and its libraries are, and how fast it multiplies."""
+"""What this machine and its libraries are."""
 
 import os
 import platform
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 import transformers
+
+from lmms.train.flops import peak_flops
+
+_OPTIONAL = ("flash_attn", "flash_attn_interface", "liger_kernel", "triton", "torchao", "peft")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,45 +25,31 @@ class Facts:
     capability: str | None
     memory: int | None
     """Bytes of the GPU."""
+    peak_flops: float | None
+    """Dense bf16 operations a second by the data sheet; None where lmms has none."""
     cpus: int
     python: str
     torch: str
     transformers: str
-    matmul_flops: float
-    """Operations a second of one large bf16 product of random numbers, measured here: what can be hoped for."""
+    installed: list[str]
+    """Of the packages that are used where they are there."""
 
 
-def read_facts() -> Facts:
-    """Takes about a second."""
+def read_facts() -> Iterator[Facts]:
+    """Starts CUDA where there is one."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    return Facts(
+    if gpu:
+        torch.zeros((), device="cuda")
+    yield Facts(
         device=gpu.name if gpu else "cpu",
         cuda=torch.version.cuda if gpu else None,
         cudnn=torch.backends.cudnn.version() if gpu else None,  # type: ignore[no-untyped-call]
         capability=f"{gpu.major}.{gpu.minor}" if gpu else None,
         memory=gpu.total_memory if gpu else None,
+        peak_flops=peak_flops(gpu.name) if gpu else None,
         cpus=os.cpu_count() or 1,
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=transformers.__version__,
-        matmul_flops=_matmul_flops(torch.device("cuda"), 8192) if gpu else _matmul_flops(torch.device("cpu"), 256),
+        installed=[name for name in _OPTIONAL if find_spec(name)],
     )
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _matmul_flops(device: torch.device, size: int) -> float:
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    rounds = 20
-    for _ in range(3):
-        a @ b
-    synchronize(device)
-    began = time.perf_counter()
-    for _ in range(rounds):
-        a @ b
-    synchronize(device)
-    return 2.0 * size**3 * rounds / (time.perf_counter() - began)

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from tools.gpu.traces import CLASSES
 
 
 def show(report: Mapping[str, Any], screen: Console) -> None:
@@ -13,54 +16,143 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
     if facts:
         libraries = f"torch {facts['torch']}, transformers {facts['transformers']}, Python {facts['python']}"
         screen.print(f"[bold]{facts['device']}[/] with {libraries}")
-        screen.print(f"a large bf16 product runs at {facts['matmul_flops'] / 1e12:.3g} TFLOP/s")
-    checks = _table("bf16 against fp32", ["what", "relative errors", "of allowed", ""])
-    for check in report["checks"]:
-        worst = max(check["errors"][name] / allowed for name, allowed in check["tolerances"].items())
-        checks.add_row(check["name"], _numbers(check["errors"]), f"{worst:.0%}", _verdict(check))
-    steps = _table("training steps", ["model", "pack", "type", "tokens/s", "MFU", "GB", "wait", "loss", ""])
-    for model in report["models"]:
-        steps.add_row(*_step_row(model), _verdict(model))
-    for table in (checks, steps):
+    tables = [
+        _ceilings(_of_kind(report, "ceilings")),
+        _attention(_of_kind(report, "attention")),
+        _losses(_of_kind(report, "loss")),
+        _trainings(report["trainings"]),
+        _classes(report["trainings"]),
+        _goals(report["goals"]),
+        _missing(report["pieces"]),
+    ]
+    for table in tables:
         if table.row_count:
             screen.print(table, "")
-    if any(model.get("mfu", 0) is None for model in report["models"]):
-        screen.print(f"no MFU: the data sheet's peak of {facts['device']!r} is not in lmms.train.flops")
-    for fault in _faults(report):
-        screen.print(fault, style="red", markup=False)
+    for one in report["trainings"]:
+        for fault in one["faults"] or ():
+            screen.print(f"{_name(one)}: {fault}", style="red", markup=False)
+    if facts and facts.get("peak_flops") is None:
+        screen.print(f"no MFU: the data sheet's peak of {facts['device']!r} is not in lmms.train.flops", markup=False)
     verdict = "[bold green]passed[/]" if report["passed"] else "[bold red]failed[/]"
     screen.print(f"{verdict} in {report['seconds']:.0f} s")
+
+
+def _of_kind(report: Mapping[str, Any], kind: str) -> list[Any]:
+    return [piece["result"] for piece in report["pieces"] if piece["kind"] == kind and piece["result"] is not None]
+
+
+def _ceilings(found: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("what this card can do at most", ["what", "rate"])
+    for one in found:
+        table.add_row("a large bf16 product", f"{one['matmul_flops'] / 1e12:.4g} TFLOP/s")
+        table.add_row("the same for seconds", f"{one['sustained_flops'] / 1e12:.4g} TFLOP/s")
+        table.add_row("copy on the device, read + write", f"{one['copy'] / 1e9:.4g} GB/s")
+        table.add_row("copy to the device, pinned", f"{one['to_device'] / 1e9:.4g} GB/s")
+    return table
+
+
+def _attention(found: Iterable[Iterable[Mapping[str, Any]]]) -> Table:
+    table = _table("attention", ["kernel", "model", "layer", "forward ms", "backward ms", "TFLOP/s", "worst", ""])
+    for kernel in (one for several in found for one in several):
+        speeds = {speed["layer"]: speed for speed in kernel["speeds"]}
+        for check in kernel["checks"]:
+            speed = speeds.get(check["name"])
+            times = [f"{1e3 * speed[part]:.3g}" for part in ("forward", "backward")] if speed else ["", ""]
+            rate = f"{speed['flops'] / 1e12:.3g}" if speed else ""
+            place = f"{kernel['model']} {kernel['packs']}"
+            table.add_row(kernel["backend"], place, check["name"], *times, rate, _worst(check), _verdict(check))
+    return table
+
+
+def _losses(found: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("loss, forward and backward", ["loss", "rows", "ms", "GB", "worst", ""])
+    for one in found:
+        for speed in one["speeds"] or ({"rows": 0},):
+            ms = f"{1e3 * speed['seconds']:.3g}" if one["speeds"] else ""
+            gigabytes = _gigabytes(speed.get("memory"))
+            rows = f"{speed['rows']:,}" if one["speeds"] else ""
+            table.add_row(one["name"], rows, ms, gigabytes, _worst(one["check"]), _verdict(one))
+    return table
+
+
+def _trainings(found: Iterable[Mapping[str, Any]]) -> Table:
+    columns = ["training", "tokens/s", "strict MFU", "of product", "step s", "x floor", "x packed", "GB", "expected"]
+    table = _table("training steps", [*columns, "wait", "recompiles", "syncs", ""])
+    for one in found:
+        table.add_row(
+            _name(one),
+            f"{one['tokens_per_s']:,.0f}",
+            _percent(one["mfu"]),
+            _percent(one["share of the measured product"]),
+            f"{one['seconds']:.3f}",
+            _times(one["times its floor"]),
+            _times(one["times the packed recipe"]),
+            _gigabytes(one["peak_memory"]),
+            _gigabytes(one["predicted_memory"]),
+            _percent(one["data_wait"]),
+            str(one["recompiles"]),
+            "" if one["waits"] is None else str(one["waits"]),
+            _verdict(one),
+        )
+    return table
+
+
+def _classes(found: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("ms of a step by class of kernel: measured / floor", ["training", *CLASSES, "idle"])
+    for one in found:
+        if one["measured"] is None:
+            continue
+        floors = one["floors"] or {}
+        cells = [_milliseconds(one["measured"][kind], floors.get(kind)) for kind in CLASSES]
+        table.add_row(_name(one), *cells, _percent(one["idle"]))
+    return table
+
+
+def _goals(found: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("goals on one H100", ["goal", "wanted", "found", ""])
+    for one in found:
+        verdict = {None: "not measured", True: "[green]met[/]", False: "[red]not met[/]"}[one["met"]]
+        table.add_row(one["goal"], f"{one['wanted']:g}", "" if one["found"] is None else f"{one['found']:.3f}", verdict)
+    return table
+
+
+def _missing(pieces: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("not done", ["piece", "", "why"])
+    for one in pieces:
+        if one["outcome"] != "done":
+            table.add_row(one["name"], one["outcome"], escape(one["error"].strip().rpartition("\n")[2][:120]))
+    return table
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column != "relative errors")
+        table.add_column(column, no_wrap=column not in ("why", "training"))
     return table
 
 
-def _step_row(model: Mapping[str, Any]) -> list[str]:
-    place = [model["model"], f"{model['seq_len']:,}"]
-    if "skipped" in model:
-        return [*place, "no memory", "", "", "", "", ""]
-    return [
-        *place,
-        model["precision"] + (" thin" if model["thin"] else ""),
-        f"{model['tokens_per_s']:,.0f}",
-        "none" if model["mfu"] is None else f"{model['mfu']:.1%}",
-        f"{model['peak_memory'] / 1e9:.1f}",
-        f"{model['data_wait']:.1%}",
-        f"{model['losses'][0]:.2f} → {model['losses'][-1]:.2f}",
-    ]
+def _name(one: Mapping[str, Any]) -> str:
+    return f"{one['model']} {one['packs']}, {one['name']}"
 
 
-def _faults(report: Mapping[str, Any]) -> list[str]:
-    found = [f"{m['model']} at {m['seq_len']}: {fault}" for m in report["models"] for fault in m.get("faults", ())]
-    return found + [f"{failure['stage']} failed: {failure['error']}" for failure in report["failures"]]
+def _worst(check: Mapping[str, Any]) -> str:
+    return f"{max(check['errors'][name] / allowed for name, allowed in check['tolerances'].items()):.0%} of allowed"
 
 
-def _numbers(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.1e}" for name, value in values.items())
+def _milliseconds(measured: float, floor: float | None) -> str:
+    return f"{1e3 * measured:.1f}" + ("" if floor is None else f" / {1e3 * floor:.1f}")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _gigabytes(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e9:.1f}"
 
 
 def _verdict(result: Mapping[str, Any]) -> str:

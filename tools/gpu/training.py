@@ -1,193 +1,188 @@
-"""Training steps of one model by the trainer's own path, timed as a user would wait for them.
+"""A rung of the ladder: the trainer's own start and steps with these settings, timed, watched and profiled."""
 
-A step is one pass over a shard folder: every step sees the same packs, so the loss has to fall.
-"""
-
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import tee
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from transformers import PretrainedConfig
 
-from lmms.configs.errors import TrainError
-from lmms.configs.manifest import open_dataset
-from lmms.configs.optim import OptimConfig
+from lmms.configs.load import load_config
+from lmms.configs.train import TrainConfig
 from lmms.train.ahead import ahead
-from lmms.train.flops import ModelCost, model_cost, pack_flops, peak_flops
+from lmms.train.compiled import compile_blocks
+from lmms.train.flops import model_cost, pack_flops
 from lmms.train.loader import batches
-from lmms.train.metrics import peak_memory
-from lmms.train.mixture import Phase
-from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.optim import make_optimizer, trained_parts
-from lmms.train.parallel import World, compute_dtype, shard_model, start_world, stop_world
-from lmms.train.passes import StepPlan, plan_steps
-from lmms.train.recipe import make_recipe
-from lmms.train.sets import Sets, make_order, open_sets
+from lmms.train.parallel import start_world, stop_world
+from lmms.train.passes import plan_steps
 from lmms.train.signals import Asked
+from lmms.train.start import Run, start
 from lmms.train.step import StepResult, take_step
 from lmms.train.stream import PackReader
-from tools.gpu.configs import read_config
-from tools.gpu.facts import synchronize
-from tools.gpu.plan import Run
+from tools.gpu.losses import whole_cross_entropy
+from tools.gpu.packs import pack_file
+from tools.gpu.rungs import OF_MODEL, RECOMPUTE, Rung, rung_of
+from tools.gpu.sizes import Sizes
+from tools.gpu.steps import Steps, faults_of, time_steps
+from tools.gpu.traces import Trace, trace_step
+from tools.gpu.waits import early_waits, waits_in
 
-WARM_STEPS, TIMED_STEPS = 2, 5
-STALL_S = 120.0
+LOSS_AT = "lmms.train.model.linear_cross_entropy"
+"""Where the trainer's model finds its loss."""
+_RATE = 1e-4
+"""Peak learning rate: random weights learn random tokens by heart."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Measured:
-    """What training on one shard folder came to. A step is one pass over it."""
+    """What a training came to. A step is one pass over the packs of a file."""
 
     model: str
-    seq_len: int
-    precision: str
-    thin: bool
+    packs: str
+    name: str
+    """Of the rung or comparator."""
+    says: list[str]
+    """What the trainer said at its start: kernels, what is trained."""
     parameters: int
-    init_seconds: float
-    """To draw random weights and make the optimizer."""
-    packs: int
-    """Of a step, as are the next four."""
+    trained: int
     tokens: int
+    """Of a step, as are the next three."""
     target_tokens: int
-    images: int
     patches: int
-    losses: list[float]
-    """Of each step, those before the timed ones too."""
-    step_seconds: list[float]
-    """Of the timed steps: from asking for data until the weights are updated."""
+    flops: float
+    """Operations of the model for a step, strictly counted: see lmms.train.flops."""
+    steps: Steps
+    seconds: float
+    """Median of a step."""
     tokens_per_s: float
-    data_wait: float
-    """Share of the timed steps in which the trainer waited for data."""
-    model_flops: float
-    """Operations of a step, see lmms.train.flops."""
-    mfu: float | None
-    """Operations a second as a share of the data sheet's peak; None for a device that is not in the table."""
-    matmul_share: float
-    """The same as a share of the speed of one large product on this device."""
-    peak_memory: int
-    faults: list[str]
-    passed: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Skipped:
-    """A shard folder whose packs do not fit into this device's memory."""
-
-    model: str
-    seq_len: int
-    skipped: str
+    recompute: str
+    optimizer_bytes: int
+    """What an update reads and writes at least."""
+    waits: dict[str, int] | None = None
+    """file:line -> how often a step waits for the GPU there."""
+    trace: Trace | None = None
+    faults: list[str] | None = None
     passed: bool = True
 
 
-def measure(run: Run, seconds: float, matmul_flops: float) -> Iterator[Measured | Skipped]:
-    """A result for each of the run's shard folders, in about these seconds.
+def settings_of(model: str, packs: str, rung: Rung, folder: str, output: str, sizes: Sizes) -> dict[str, Any]:
+    """The settings of a run file: a rung's, on a file of packs."""
+    return {
+        "model.path": f"{folder}/model",
+        "model.init": "random",
+        "model.precision": sizes.precision,
+        "data.shards": f"{folder}/{packs}",
+        "data.global_packs": sizes.packs,
+        "data.workers": sizes.workers,
+        "output": output,
+        "max_steps": 1000,
+        "resume": "never",
+        "device": sizes.device,
+        "optim.lr": _RATE,
+        **OF_MODEL.get(model, {}),
+        **rung.settings,
+    }
 
-    The shortest packs have to fit into memory. The first that do not are skipped, with all that are longer.
-    """
+
+def measure_training(
+    model: str, packs: str, rung: str, folder: str, output: str, seconds: float, sizes: Sizes
+) -> Iterator[Measured]:
+    """Measure a rung on a file of packs in about these seconds; what is found comes more than once, ever more of it."""
     deadline = time.monotonic() + seconds
-    world = start_world("auto")
-    hf_config = read_config(Path(run.model), run.thin)
-    model = build_model(hf_config, "full")
-    shard_model(model, blocks(model), world, compute_dtype(run.precision, world.device))
-    materialize(model, world.device)
-    for i, folder in enumerate(run.shards):
-        share = (deadline - time.monotonic()) / (len(run.shards) - i)
-        try:
-            yield _measure(run, model, hf_config, Path(folder), world, time.monotonic() + share, matmul_flops)
-        except torch.OutOfMemoryError as error:
-            if i == 0:
-                raise
-            seq_len = open_dataset(Path(folder)).manifest.seq_len
-            yield Skipped(model=Path(run.model).name, seq_len=seq_len, skipped=str(error))
-            break
-    stop_world()
+    chosen = rung_of(rung)
+    config = load_config(TrainConfig, None, values=settings_of(model, packs, chosen, folder, output, sizes))
+    with ExitStack() as held:
+        if sizes.backend != "inductor":
+            held.enter_context(patch("lmms.train.start.compile_blocks", partial(compile_blocks, backend=sizes.backend)))
+        if chosen.loss == "whole":
+            held.enter_context(patch(LOSS_AT, whole_cross_entropy))
+        yield from _measure(config, Path(folder), packs, rung, deadline, sizes, held)
 
 
 def _measure(
-    run: Run,
-    model: TrainModel,
-    hf_config: PretrainedConfig,
-    folder: Path,
-    world: World,
-    deadline: float,
-    matmul_flops: float,
+    config: TrainConfig, folder: Path, packs: str, rung: str, deadline: float, sizes: Sizes, held: ExitStack
+) -> Iterator[Measured]:
+    world = start_world(config.device, config.stall_s, config.parallel.sequence)
+    held.callback(stop_world)
+    Path(config.output).mkdir(parents=True)
+    says = list[str]()
+    run, _ = start(config, Path(config.output), world, says.append, lambda coming: None)
+    every = plan_steps(
+        run.order, run.sets, world.data_rank, world.data_size, config.data.micro_packs, 0, 0, look_ahead=False
+    )
+    plans, coming = tee(every)
+    requests = (request for plan in coming for request in plan.passes)
+    made = batches(PackReader(run.sets.datasets), run.recipe, requests, config.data.workers, config.stall_s)
+    arriving = held.enter_context(closing(ahead(held.enter_context(closing(made)), world.device)))
+
+    def take() -> StepResult:
+        plan = next(plans)
+        norm = config.optim.max_grad_norm
+        return take_step(
+            run.model, run.optimizer, run.parts, plan, arriving, world, 1.0, norm, Asked(), lambda coming: None
+        )
+
+    steps = time_steps(take, sizes, world.device, deadline)
+    found = _found(run, config, folder, packs, rung, says, steps)
+    yield found
+    found.waits = waits_in(take)
+    early = early_waits(found.waits)
+    if early and config.kernels.attention != "sdpa":
+        found.faults = [*(found.faults or ()), f"a step waits for the GPU before its end: {early}"]
+        found.passed = False
+    yield found
+    found.trace = trace_step(take, run.optimizer, LOSS_AT, world.device)
+    yield found
+
+
+def _found(
+    run: Run, config: TrainConfig, folder: Path, packs: str, rung: str, says: list[str], steps: Steps
 ) -> Measured:
-    sets = open_sets([folder])
-    (dataset,), (sidecar,) = sets.datasets, sets.sidecars
-    cost = model_cost(hf_config)
-    began = time.perf_counter()
-    init_random(model, seed=0)
-    optimizer = make_optimizer(model, OptimConfig(lr={"default": run.lr}))
-    synchronize(world.device)
-    init_seconds = time.perf_counter() - began
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(world.device)
-
-    recipe = make_recipe([dataset.manifest], hf_config, "stop")
-    plans = _plans(sets, cost)
-    requests = [request for plan in plans for request in plan.passes]
-    made = batches(PackReader([dataset]), recipe, requests, run.workers, STALL_S)
-    loader = ahead(made, world.device)
-    parts = trained_parts(model)
-    results: list[StepResult] = []
-    seconds: list[float] = []
-    for plan in plans:
-        began = time.perf_counter()
-        results.append(take_step(model, optimizer, parts, plan, loader, world, 1.0, 1.0, Asked(), lambda coming: None))
-        if results[-1].fault:
-            raise TrainError(results[-1].fault)
-        synchronize(world.device)
-        seconds.append(time.perf_counter() - began)
-        if len(seconds) > WARM_STEPS and time.monotonic() + seconds[-1] > deadline:
-            break
-
-    timed, losses = seconds[WARM_STEPS:], [result.loss for result in results]
-    mean = sum(timed) / len(timed)
-    flops = _flops(cost, PackReader([dataset]), sets)
-    peak = peak_flops(torch.cuda.get_device_name(world.device)) if world.device.type == "cuda" else None
-    faults = _faults(losses)
+    parameters = list(run.model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    cost = model_cost(run.model.hf.config, config.train, config.lora)
+    shown = pack_file(folder, packs)
+    tokens = int(run.sets.tokens.sum())
+    faults = faults_of(steps)
     return Measured(
-        model=Path(run.model).name,
-        seq_len=dataset.manifest.seq_len,
-        precision=run.precision,
-        thin=run.thin,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        init_seconds=init_seconds,
-        packs=len(sidecar),
-        tokens=plans[0].tokens,
-        target_tokens=plans[0].target_tokens,
-        images=int(sidecar.media.sum()),
-        patches=int(sidecar.patches.sum()),
-        losses=losses,
-        step_seconds=timed,
-        tokens_per_s=plans[0].tokens / mean,
-        data_wait=sum(result.waited for result in results[WARM_STEPS:]) / sum(timed),
-        model_flops=flops,
-        mfu=flops / mean / peak if peak else None,
-        matmul_share=flops / mean / matmul_flops,
-        peak_memory=peak_memory(world.device),
+        model=folder.name,
+        packs=packs,
+        name=rung,
+        says=says,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trained=sum(parameter.numel() for parameter in trained),
+        tokens=tokens,
+        target_tokens=int(run.sets.target_tokens.sum()),
+        patches=sum(pack.patches for pack in shown),
+        flops=sum(pack_flops(cost, pack) for pack in shown),
+        steps=steps,
+        seconds=steps.median,
+        tokens_per_s=tokens / steps.median,
+        recompute=str(_setting(asdict(config), RECOMPUTE)),
+        optimizer_bytes=update_bytes(run.optimizer),
         faults=faults,
         passed=not faults,
     )
 
 
-def _plans(sets: Sets, cost: ModelCost) -> list[StepPlan]:
-    """The same packs in every step, one in a forward pass, in the order that the trainer would take."""
-    order = make_order(sets, Phase(), cost, seed=0, global_packs=len(sets.tokens))
-    return list(islice(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False), WARM_STEPS + TIMED_STEPS))
+def update_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """What an update moves at least: weights and states read and written, gradients read, for their norm once more."""
+    moved = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            tensors = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
+            states = sum(tensor.nbytes for tensor in tensors if tensor.numel() > 1)
+            moved += 2 * parameter.nbytes + 2 * states + 2 * parameter.nbytes
+    return moved
 
 
-def _flops(cost: ModelCost, reader: PackReader, sets: Sets) -> float:
-    total = sum(pack_flops(cost, reader.read(sets.place(pack))) for pack in range(len(sets.tokens)))
-    reader.close()
-    return total
-
-
-def _faults(losses: list[float]) -> list[str]:
-    if not all(math.isfinite(loss) for loss in losses):
-        return [f"losses {losses} are not all finite"]
-    return [] if losses[-1] < losses[0] else [f"the loss did not fall: {losses[0]:.4f}, then {losses[-1]:.4f}"]
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value

@@ -1,0 +1,95 @@
+"""Others' recipes compute the trainer's loss and gradients on the same packs and the same weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmms.configs.manifest import open_dataset
+from lmms.train.batch import make_batch
+from lmms.train.model import TrainModel, build_model, init_random, materialize
+from lmms.train.recipe import Recipe as BatchRecipe
+from lmms.train.recipe import make_recipe
+from lmms.train.stream import Place
+from tools.gpu.comparators import COMPARATORS, Comparator, build_comparator
+from tools.gpu.models import model_config
+from tools.gpu.packs import make_packs, pack_file
+from tools.gpu.plain import PADDED, packed_batches, padded_batches
+from tools.gpu.sizes import MINI
+
+CPU = torch.device("cpu")
+MODELS = ("Qwen2.5-VL-3B", "Qwen3-VL-2B")
+SMALL = replace(MINI, seq_len=128, packs=1, conversation=(16, 30, 50), image=(4, 12))
+
+pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
+# transformers 5.17, which is still allowed, has no other name for it.
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, TrainModel]:
+    """A model with the gradients of its packs, and where the packs are."""
+    folder = make_packs(request.param, SMALL, tmp_path_factory.mktemp("packs"))
+    model = build_model(model_config(request.param, thin=True), "none")
+    materialize(model, CPU)
+    init_random(model, 0)
+    return request.param, folder, model
+
+
+def recipe_of(model: str, folder: Path, packs: str) -> BatchRecipe:
+    return make_recipe([open_dataset(folder / packs).manifest], model_config(model, thin=True), "stop")
+
+
+def trained(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("packs", ["text", "vision"])
+@pytest.mark.parametrize("name", ["padded, sdpa", "packed, varlen", "packed, varlen, chunked loss"])
+def test_a_recipe_has_the_trainers_loss_and_gradients(
+    ours: tuple[str, Path, TrainModel], packs: str, name: str
+) -> None:
+    model, folder, train_model = ours
+    recipe, shown = recipe_of(model, folder, packs), pack_file(folder, packs)
+    batch = make_batch(shown, recipe, [Place(0, 0, 0, 0, 0, 0)])
+    expected, _ = train_model(batch, bool(batch.images))
+    gradients = trained(train_model, expected)
+    comparator = build_comparator(model_config(model, thin=True), COMPARATORS[name], CPU)
+    materialize(comparator, CPU)
+    init_random(comparator, 0)
+    made = list((packed_batches if COMPARATORS[name].packed else padded_batches)(shown, recipe))
+    total = torch.zeros(())
+    found: dict[str, Tensor] = {}
+    for plain in made:
+        loss, _ = comparator(plain, "pixel_values" in plain.inputs)
+        total = total + loss.detach()
+        for parameter, grad in trained(comparator, loss).items():
+            found[parameter] = found.get(parameter, torch.zeros_like(grad)) + grad
+    torch.testing.assert_close(total, expected.detach(), rtol=1e-5, atol=0)
+    assert sum(plain.weight for plain in made) == batch.weight
+    assert found.keys() == gradients.keys()
+    for parameter, grad in gradients.items():
+        difference = float((found[parameter] - grad).norm())
+        assert difference <= 1e-4 * max(float(grad.norm()), 1e-2), f"{parameter} differs by {difference}"
+
+
+def test_padding_fills_two_conversations_up_to_the_longer(ours: tuple[str, Path, TrainModel]) -> None:
+    model, folder, _ = ours
+    (pack,) = pack_file(folder, "text")
+    made = list(padded_batches([pack], recipe_of(model, folder, "text")))
+    assert len(made) == -(-len(pack.lengths) // PADDED)
+    first = made[0].inputs
+    assert first["input_ids"].shape == (PADDED, int(pack.lengths[:PADDED].max()))
+    assert first["attention_mask"].sum(1).tolist() == pack.lengths[:PADDED].tolist()
+    assert (made[0].labels[first["attention_mask"] == 0] == -100).all()
+
+
+def test_a_comparator_keeps_no_more_than_the_inputs_of_blocks(ours: tuple[str, Path, TrainModel]) -> None:
+    model = build_comparator(model_config(ours[0], thin=True), COMPARATORS["padded, sdpa"], CPU)
+    assert isinstance(model, Comparator)
+    blocks = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+    assert len(blocks) >= 4
+    assert all(block.gradient_checkpointing for block in blocks)

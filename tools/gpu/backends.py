@@ -1,0 +1,113 @@
+"""The attention kernels that are compared, each as the trainer's seam wants it (train/attention.py, Attend)."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, get_args
+
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, activate_flash_attention_impl, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from lmms.configs.kernels import KernelsConfig
+from lmms.train.attention import Attend, reference_attention, varlen_attention
+from lmms.train.kernels import choose_kernels, this_machine
+from tools.gpu.errors import NotHereError
+
+Backend = Literal["varlen", "cudnn", "flash-attn-2", "flash-attn-3", "flash-attn-4", "flex", "sdpa"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+def attend_by(backend: Backend, device: torch.device) -> Attend:
+    """The kernel of this name. NotHereError or ConfigError where it cannot be used on this device.
+
+    flash-attn-3 and -4 take the place of torch's own for the rest of the process.
+    """
+    match backend:
+        case "sdpa":
+            return _sdpa
+        case "varlen":
+            return varlen_attention
+        case "flex" | "cudnn" if device.type != "cuda":
+            raise NotHereError(f"{backend} has its gradients on a GPU alone")
+        case "flex":
+            return _flex
+        case "cudnn":
+            return nested_attention
+    choose_kernels(KernelsConfig(attention=backend), this_machine(device, torch.bfloat16))
+    if backend == "flash-attn-2":
+        return _flash_attn_2
+    activate_flash_attention_impl("FA3" if backend == "flash-attn-3" else "FA4")
+    return varlen_attention
+
+
+def nested_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    scale: float,
+    causal: bool,
+) -> Tensor:
+    """SDPA by cuDNN over torch's jagged tensors: its way to many documents, which the trainer does not take."""
+    groups = query.shape[1] // key.shape[1]
+    q, k, v = (
+        torch.nested.nested_tensor_from_jagged(part, cu_seqlens, min_seqlen=1, max_seqlen=max_length).transpose(1, 2)
+        for part in (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
+    )
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        output = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    values: Tensor = output.transpose(1, 2).contiguous().values()
+    return values
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
+) -> Tensor:
+    return reference_attention(query, key, value, cu_seqlens, scale, causal)
+
+
+def _flash_attn_2(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
+) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    output: Tensor = flash_attn_varlen_func(
+        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, softmax_scale=scale, causal=causal
+    )
+    return output
+
+
+def _flex(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
+) -> Tensor:
+    q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (query, key, value))
+    output = _compiled_flex(query.is_cuda)(
+        q, k, v, block_mask=document_mask(cu_seqlens, causal), scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    flat: Tensor = output.squeeze(0).transpose(0, 1)
+    return flat
+
+
+@cache
+def _compiled_flex(compiled: bool) -> Callable[..., Any]:
+    """Not compiled it is right and slow, and holds all scores."""
+    plain: Callable[..., Any] = flex_attention
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(plain, dynamic=False) if compiled else plain
+
+
+@cache
+def document_mask(cu_seqlens: Tensor, causal: bool) -> BlockMask:
+    """Of flex attention: within the same document. Made once for a pack, as all layers of a model share it."""
+    tokens = int(cu_seqlens[-1])
+    document = torch.searchsorted(cu_seqlens[1:].long(), torch.arange(tokens, device=cu_seqlens.device), right=True)
+
+    def same(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        inside = document[q] == document[k]
+        return inside & (q >= k) if causal else inside
+
+    return create_block_mask(same, None, None, tokens, tokens, device=cu_seqlens.device.type)

@@ -1,0 +1,70 @@
+"""The ablation ladder, as data: each rung is the one before it and a few settings of a run file more.
+
+A new setting of the trainer gets a rung by one line here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Any, Literal
+
+RECOMPUTE = "model.recompute"
+"""The setting that says what is computed again in backward."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """What a training is measured with."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """Dotted key of a run file -> value."""
+    loss: Literal["chunked", "whole"] = "chunked"
+    """The trainer's loss, or all logits of the target rows at once, which no setting gives."""
+
+
+def _on_top(below: Rung, step: Rung) -> Rung:
+    return Rung(name=step.name, settings={**below.settings, **step.settings}, loss=step.loss)
+
+
+_EAGER: Mapping[str, Any] = MappingProxyType(
+    {"kernels.attention": "sdpa", "kernels.liger": "off", "kernels.compile": False, RECOMPUTE: "full"}
+)
+
+LADDER: tuple[Rung, ...] = tuple(
+    accumulate(
+        (
+            Rung(name="eager", settings=_EAGER, loss="whole"),
+            # Before compiling: compiled blocks have no fast way to attend with sdpa.
+            Rung(name="+ attention", settings={"kernels.attention": "auto"}, loss="whole"),
+            Rung(name="+ compile", settings={"kernels.compile": True}, loss="whole"),
+            Rung(name="+ loss", settings={}),
+            Rung(name="+ recompute none", settings={RECOMPUTE: "none"}),
+        ),
+        _on_top,
+    )
+)
+BEST = "+ loss"
+"""The rung that the goals are held to: the highest of the ladder that fits one card of 80 GB."""
+
+_BEST = next(rung for rung in LADDER if rung.name == BEST)
+
+OTHERS: tuple[Rung, ...] = (
+    *(
+        Rung(name=f"{BEST}, {kernel}", settings={**_BEST.settings, "kernels.attention": kernel})
+        for kernel in ("flash-attn-2", "flash-attn-3", "flash-attn-4")
+    ),
+    Rung(name="liger", settings={**_BEST.settings, "kernels.compile": False, "kernels.liger": "on"}),
+)
+"""Beside the ladder: another kernel in its best rung."""
+
+OF_MODEL: Mapping[str, Mapping[str, Any]] = {
+    "Qwen3-VL-8B": {"train": {"default": "frozen", "llm": "lora"}},
+}
+"""Settings of models that do not fit one card otherwise."""
+
+
+def rung_of(name: str) -> Rung:
+    """The rung of this name."""
+    return next(rung for rung in (*LADDER, *OTHERS) if rung.name == name)
