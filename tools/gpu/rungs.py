@@ -9,7 +9,7 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Literal
 
-RECOMPUTE = "model.recompute"
+RECOMPUTE = "memory.recompute"
 """The setting that says what is computed again in backward."""
 
 
@@ -40,6 +40,8 @@ LADDER: tuple[Rung, ...] = tuple(
             Rung(name="+ attention", settings={"kernels.attention": "auto"}, loss="whole"),
             Rung(name="+ compile", settings={"kernels.compile": True}, loss="whole"),
             Rung(name="+ loss", settings={}),
+            Rung(name="+ adamw-8bit", settings={"optim.name": "adamw-8bit"}),
+            Rung(name="+ recompute elementwise", settings={RECOMPUTE: "elementwise"}),
             Rung(name="+ recompute none", settings={RECOMPUTE: "none"}),
         ),
         _on_top,
