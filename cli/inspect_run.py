@@ -16,7 +16,8 @@ from lmms.cli import ui
 
 if TYPE_CHECKING:
     from lmms.cli.charts import Chart
-    from lmms.train.history import History, Parting, Summary
+    from lmms.train.history import History
+    from lmms.train.summary import Parting, Summary
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _ROWS, _LABELS, _WIDE = 7, 9, 100
@@ -36,7 +37,8 @@ def run(
 
     Example: lmms inspect run runs/first runs/second --html runs.html
     """
-    from lmms.train.history import parting, read_history, summarize
+    from lmms.train.history import read_history
+    from lmms.train.summary import parting, summarize
 
     runs = [read_history(folder) for folder in folders]
     sums = [summarize(one) for one in runs]
@@ -87,7 +89,7 @@ def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"]
 
     from lmms.cli.charts import number
     from lmms.cli.plot import Curve, plot
-    from lmms.train.history import smoothed
+    from lmms.train.curves import smoothed
 
     key, label = chart.series[0]
     shown = [one for one in group if one.has(key)]

@@ -1,40 +1,39 @@
 """What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.memory import MemoryConfig
-from lmms.configs.optim import MOMENTUM
 from lmms.configs.parallel import check_ranks
 from lmms.configs.train import TrainConfig
-from lmms.train.batch import Batch, make_batch
+from lmms.train.advice import Proposal, beside, proposals_of
 from lmms.train.cards import Card
 from lmms.train.checkpoint import read_state
+from lmms.train.estimate import (
+    cuda_dtype,
+    heaviest,
+    largest,
+    memory_of,
+    parameters_by_part,
+    passes_of,
+    states_of,
+    trace,
+)
 from lmms.train.initial import plan_initial
-from lmms.train.memory import States, copied_bytes, gathered_bytes, rank_memory, state_bytes
-from lmms.train.memory_trace import Moment, offloaded_bytes, tensors_in, trace_pass, units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.mixture import PERIOD
-from lmms.train.model import TrainModel, keep_in, part_of
-from lmms.train.opened import Opened, expected_waiting, make_model, open_run, remarks
+from lmms.train.opened import expected_waiting, open_run, remarks
 from lmms.train.order import Order
-from lmms.train.parallel import compute_dtype
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.profile import check_profile
 from lmms.train.resume import resumed_state, would_resume
-from lmms.train.rules import bytes_by_rule
-from lmms.train.savings import in_full, savings
-from lmms.train.share import WHOLE
-from lmms.train.stream import PackReader, Place
 from lmms.train.weights import check_pretrained
 
 MFU_SUPPOSED = (0.3, 0.5)
@@ -42,8 +41,6 @@ MFU_SUPPOSED = (0.3, 0.5)
 
 _RATE_LINES = 100
 """Lines of metrics.jsonl whose median is a run's rate."""
-
-_MORE_RANKS = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,15 +51,6 @@ class Heaviest:
     patches: int
     images: int
     target_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Proposal:
-    """A change of the settings, and what a rank would need then."""
-
-    change: str
-    total: int
-    """Bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +104,7 @@ class DryRun:
     @property
     def total(self) -> int:
         """Bytes of the rank that needs most."""
-        return max(sum(components.values()) for components in self.memory)
+        return largest(self.memory)
 
     @property
     def largest(self) -> str:
@@ -157,23 +145,22 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     order = order_of(opened.sets, phases[-1])
     trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
     brought = set(initial.brought.names.values()) if initial.brought else initial.held - trained
-    batches = _heaviest(opened, config.data.micro_packs)
-    traced = _trace(config, opened, batches, brought)
-    memory = _memory(traced, ranks)
+    batches = heaviest(config, opened)
+    traced = trace(config, opened, batches, brought)
+    memory = memory_of(traced, ranks)
     steps = run_steps(config, phases)
-    total = max(sum(components.values()) for components in memory)
-    short = [card.memory for card in cards if total > card.memory]
+    short = [card.memory for card in cards if largest(memory) > card.memory]
     return DryRun(
         model=str(opened.folder.path),
-        parameters=_by_part(opened.model, trained=False),
-        trained=_by_part(opened.model, trained=True),
-        precision=str(_dtype(config)).removeprefix("torch."),
+        parameters=parameters_by_part(opened.model, trained=False),
+        trained=parameters_by_part(opened.model, trained=True),
+        precision=str(cuda_dtype(config)).removeprefix("torch."),
         optimizer=config.optim.name,
         recompute=_recompute(config.memory),
         ranks=ranks,
         global_packs=order.global_packs,
         micro_packs=config.data.micro_packs,
-        passes=_passes(config, ranks),
+        passes=passes_of(config, ranks),
         shards=sum(len(dataset.shards) for dataset in opened.sets.datasets),
         packs=len(order.costs),
         resumes=str(found) if found else None,
@@ -185,30 +172,14 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         ),
         memory=memory,
         cards=list(cards),
-        proposals=_proposals(traced, opened, ranks, batches, brought, min(short)) if short else [],
+        proposals=proposals_of(traced, opened, ranks, batches, brought, min(short)) if short else [],
         length=_length(config, order, phases, state.step, output),
         waiting=expected_waiting(config, order, ranks // sequence, state.position),
         remarks=[
-            *_shared_out(config, _states(traced, ranks)),
+            *beside(config, states_of(traced, ranks)),
             *remarks(config, order, phases[-1], ranks // sequence, steps, state),
         ],
     )
-
-
-def _shared_out(config: TrainConfig, states: Sequence[States]) -> list[str]:
-    sequence = config.parallel.sequence
-    lines = []
-    if sequence > 1:
-        lines.append(
-            f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"
-        )
-    if config.parallel.offload:
-        most = max(one.weights + one.optimizer + one.gradients for one in states)
-        lines.append(
-            f"with parallel.offload, weights, gradients and averages are in main memory: {most / 2**30:.2f} GiB a rank,"
-            " which are not shown above"
-        )
-    return lines
 
 
 def _recompute(memory: MemoryConfig) -> str:
@@ -231,183 +202,6 @@ def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step:
         flops_an_epoch=of_pack * phase.pass_packs,
         tokens_per_s=_measured_rate(output),
     )
-
-
-def _passes(config: TrainConfig, ranks: int) -> int:
-    return -(-config.data.global_packs // (ranks // config.parallel.sequence * config.data.micro_packs))
-
-
-def _heaviest(opened: Opened, micro_packs: int) -> list[Batch]:
-    """Real batches that bound those of the run: the packs with most tokens, with most patches, with most targets."""
-    sets = opened.sets
-    patches = np.concatenate([sidecar.patches for sidecar in sets.sidecars])
-    columns = (sets.tokens, patches, sets.target_tokens)
-    chosen: dict[tuple[int, ...], None] = {}
-    for first in range(len(columns)):
-        # Of packs that are equal in this column, those that are heavier in the next ones.
-        keys = [columns[(first + i) % len(columns)] for i in reversed(range(len(columns)))]
-        top = np.lexsort(keys)[::-1][:micro_packs].tolist()
-        # A pass over fewer packs than there are could hold one of them twice.
-        chosen[tuple((top * micro_packs)[:micro_packs])] = None
-    reader = PackReader(sets.datasets)
-    batches = []
-    for numbers in chosen:
-        places = [sets.place(number) for number in numbers]
-        batches.append(make_batch([reader.read(place) for place in places], opened.recipe, places))
-    reader.close()
-    return batches
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Traced:
-    """Settings that change what a pass needs, and what that is. The number of ranks is not one of them."""
-
-    config: TrainConfig
-    model: TrainModel
-    passes: Callable[[bool], list[tuple[list[Moment], int]]]
-    """Of each of the heaviest batches: its moments, and its own bytes; on one rank alone, or on several."""
-
-
-def _trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], brought: Collection[str]) -> _Traced:
-    dtype, offload = _dtype(config), config.memory.offload_bytes
-
-    @cache
-    def passes(alone: bool) -> list[tuple[list[Moment], int]]:
-        return [
-            (
-                trace_pass(_model(config, opened, brought), batch, dtype, offload, alone=alone),
-                sum(tensor.nbytes for tensor in tensors_in(batch)),
-            )
-            for batch in batches
-        ]
-
-    return _Traced(config=config, model=_model(config, opened, brought), passes=passes)
-
-
-def _memory(traced: _Traced, ranks: int) -> list[dict[str, int]]:
-    """Bytes of each rank by component, at its peak in the worst of the passes."""
-    parallel, dtype = traced.config.parallel, _dtype(traced.config)
-    sharers = ranks // parallel.replicate
-    alone, of_units = ranks == 1 and not parallel.offload, units(traced.model)
-
-    def gathered(moment: Moment) -> int:
-        if alone:
-            return copied_bytes(of_units, dtype, parallel.reshard)
-        return gathered_bytes(moment, of_units, dtype.itemsize, sharers, parallel.reshard)
-
-    accumulates = _passes(traced.config, ranks) > 1
-    found = []
-    for states in _states(traced, ranks):
-        if parallel.offload:
-            states = States(weights=0, optimizer=0, gradients=0)
-        of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes(alone)]
-        found.append(max(of_passes, key=lambda components: sum(components.values())))
-    return found
-
-
-def _states(traced: _Traced, ranks: int) -> list[States]:
-    """Of each rank, wherever they are kept."""
-    sharers = ranks // traced.config.parallel.replicate
-    parameters = list(traced.model.parameters())
-    of_optimizer = bytes_by_rule(traced.config.optim.name, traced.model)
-    return [state_bytes(parameters, rank % sharers, sharers, of_optimizer) for rank in range(ranks)]
-
-
-def _model(config: TrainConfig, opened: Opened, brought: Collection[str]) -> TrainModel:
-    """A model on the meta device as the settings want it: to trace a pass spoils one.
-
-    brought: parameters that are kept in fp32 though they may be frozen, see initial.py.
-    """
-    model = make_model(config, opened.folder.path)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    keep_in(model, _dtype(config), {*trained, *brought})
-    return model
-
-
-def _dtype(config: TrainConfig) -> torch.dtype:
-    return compute_dtype(config.model.precision, torch.device("cuda"))
-
-
-def _proposals(
-    traced: _Traced, opened: Opened, ranks: int, batches: Sequence[Batch], brought: Collection[str], enough: int
-) -> list[Proposal]:
-    """The changes of savings.py, and then of the number of ranks too, until `enough` bytes are."""
-
-    def needed(one: _Traced, on_ranks: int) -> int:
-        return max(sum(components.values()) for components in _memory(one, on_ranks))
-
-    config, trained = traced.config, _by_part(traced.model, trained=True)
-    total = needed(traced, ranks)
-    full = replace(config, memory=in_full(config.memory))
-    kept = max(offloaded_bytes(_model(full, opened, brought), batch, _dtype(config)) for batch in batches)
-    changes = savings(config, keeps_vision="vision" in trained, offload_gb=-(-kept // 2**30))
-    found, last = [], traced
-    for change, changed in changes:
-        same = changed.data.micro_packs == config.data.micro_packs
-        last = _trace(changed, opened, batches if same else _heaviest(opened, changed.data.micro_packs), brought)
-        found.append(Proposal(change=change, total=needed(last, ranks)))
-    so_far = f"{changes[-1][0]} and " if changes else ""
-    for times in _MORE_RANKS:
-        if min((proposal.total for proposal in found), default=total) <= enough:
-            break
-        found.append(Proposal(change=f"{so_far}{ranks * times} ranks", total=needed(last, ranks * times)))
-    vision = config.train.get("vision", config.train["default"])
-    if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= trained.keys():
-        changed = replace(config, train={**config.train, "vision": "frozen"})
-        total_then = needed(_trace(changed, opened, batches, brought), ranks)
-        found.append(Proposal(change="train.vision: frozen", total=total_then))
-    smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
-    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks)))
-    return [proposal for proposal in found if proposal.total < total]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Advice:
-    """What passes of a run need, and what would need less; bytes of the rank that needs most."""
-
-    here: int | None
-    """Of the pass that was asked about, if any."""
-    heaviest: int
-    proposals: list[Proposal]
-    remarks: list[str]
-
-
-def advise(
-    config: TrainConfig, opened: Opened, ranks: int, held: Collection[str], memory: int, places: Sequence[Place]
-) -> Advice:
-    """The dry run's arithmetic for a run that goes on so many ranks and has had too little of `memory` bytes a rank.
-
-    held: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
-    Reads those packs and the heaviest ones.
-    """
-    opened = replace(opened, recipe=replace(opened.recipe, share=WHOLE))
-    brought = set(held) - {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
-    here = None
-    if places:
-        reader = PackReader(opened.sets.datasets)
-        batch = make_batch([reader.read(place) for place in places], opened.recipe, places)
-        reader.close()
-        here = _largest(_memory(_trace(config, opened, [batch], brought), ranks))
-    batches = _heaviest(opened, config.data.micro_packs)
-    traced = _trace(config, opened, batches, brought)
-    # A pass may need a little more than those that have most tokens, patches or targets.
-    heaviest = max(_largest(_memory(traced, ranks)), here or 0)
-    proposals = _proposals(traced, opened, ranks, batches, brought, min(memory, heaviest - 1))
-    return Advice(
-        here=here, heaviest=heaviest, proposals=proposals, remarks=_shared_out(config, _states(traced, ranks))
-    )
-
-
-def _largest(memory: Sequence[dict[str, int]]) -> int:
-    return max(sum(components.values()) for components in memory)
-
-
-def _by_part(model: TrainModel, *, trained: bool) -> dict[str, int]:
-    parts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad or not trained:
-            parts[part_of(name)] = parts.get(part_of(name), 0) + parameter.numel()
-    return parts
 
 
 def _measured_rate(output: Path) -> float | None:

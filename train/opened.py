@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from lmms.train.order import ORDER_VERSION, Order
 from lmms.train.phases import RunPhase, start_phase
 from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.sets import Sets, costs_digest, find_sets, read_sets
+from lmms.train.shapes import shapes_of
 from lmms.train.share import WHOLE, Share
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
@@ -184,3 +185,13 @@ def fresh_state(
         best=None,
         config=asdict(config),
     )
+
+
+def padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:
+    """The recipes of training and evaluation, whose batches come in few shapes."""
+    every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
+    sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
+    seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)
+    shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower)
+    evaluation = replace(opened.eval_recipe, shapes=shapes) if opened.eval_recipe else None
+    return replace(opened.recipe, shapes=shapes), evaluation

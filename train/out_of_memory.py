@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from lmms.configs.errors import LmmsError, TrainError
+from lmms.train.advice import Advice, advise
 from lmms.train.cards import GIB
-from lmms.train.dry_run import Advice, advise
 from lmms.train.marks import Marks
 from lmms.train.passes import StepPlan
 from lmms.train.sets import Sets

@@ -21,7 +21,7 @@ from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_
 from lmms.train.metrics import open_metrics
 from lmms.train.model import TrainModel, blocks, keep_in, materialize
 from lmms.train.offload import LEAST_BYTES, copy_on_stream, offload_blocks, pinned_room
-from lmms.train.opened import MOST_SOURCES, Opened, open_run, remarks
+from lmms.train.opened import MOST_SOURCES, Opened, open_run, padded, remarks
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
 from lmms.train.parallel import World, compute_dtype, shard_model
@@ -32,7 +32,6 @@ from lmms.train.resume import changes, on_main, resume_from, resumed_state
 from lmms.train.retention import Measure, resumed_best
 from lmms.train.rules import muon_line
 from lmms.train.sets import Sets
-from lmms.train.shapes import shapes_of
 from lmms.train.trained import Row, table_lines, trained_table, write_table
 
 
@@ -79,7 +78,7 @@ def start(
     refuse_cudnn(config, kernels, world.device)
     opened = open_run(config, beat, world.share, partial(on_main, world))
     sets, evaluated, model, now, fresh = opened.sets, opened.evaluated, opened.model, opened.phase, opened.fresh
-    recipe, eval_recipe = _padded(config, opened) if kernels.compile else (opened.recipe, opened.eval_recipe)
+    recipe, eval_recipe = padded(config, opened) if kernels.compile else (opened.recipe, opened.eval_recipe)
     use_kernels(model, kernels, keeps_products="elementwise" in (config.memory.recompute, config.memory.vision))
 
     found = resume_from(config.resume, output, world, say)
@@ -160,16 +159,6 @@ def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
     shards = evaluated.datasets[0].index_hash if evaluated and metric == "eval_loss" else ""
     loss_weight = config.loss_weight if metric == "loss" else ""
     return Measure(metric=metric, greater=config.greater_is_better, shards=shards, loss_weight=loss_weight)
-
-
-def _padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:
-    """The recipes of training and evaluation, whose batches come in few shapes."""
-    every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
-    sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
-    seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)
-    shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower)
-    evaluation = replace(opened.eval_recipe, shapes=shapes) if opened.eval_recipe else None
-    return replace(opened.recipe, shapes=shapes), evaluation
 
 
 def _open_output(

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from lmms.cli.charts import Chart, all_charts
 from lmms.cli.inspect_run import parting_sentences, summary_rows
-from lmms.train.history import Column, History, Parting, Summary, bucketed, elapsed, total_tokens
+from lmms.train.curves import bucketed
+from lmms.train.history import Column, History, elapsed, total_tokens
+from lmms.train.summary import Parting, Summary
 
 _POINTS = 1500
 """Points of a curve at most: about as many as a wide screen has columns."""

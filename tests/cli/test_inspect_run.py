@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from lmms.cli.inspect_run import show
 from lmms.cli.main import app
 from lmms.configs.errors import TrainError
-from lmms.train.history import parting, read_history, summarize
+from lmms.train.history import read_history
 from lmms.train.metrics import SetLog
+from lmms.train.summary import parting, summarize
 from tests.train.logs import step_log, write_metrics
 
 

@@ -157,6 +157,35 @@ def test_the_heaviest_packs_are_looked_at(settings: dict[str, Any]) -> None:
     assert found.heaviest.patches == sets.sidecars[0].patches.max() > 0
 
 
+def test_a_pass_of_more_packs_than_there_are_holds_some_twice(settings: dict[str, Any]) -> None:
+    found = dry_run(run_config(settings, data__micro_packs=22, data__global_packs=22), 1, BIG)
+    assert found.heaviest.tokens == 2 * open_run(run_config(settings), lambda coming: None).sets.tokens.sum()
+
+
+def test_compiled_passes_are_looked_at_as_they_are_padded(settings: dict[str, Any]) -> None:
+    found = dry_run(run_config(settings, kernels__compile=True), 1, fits_all_but(1))
+    assert found.heaviest.tokens == 2 * 512
+    assert found.total > dry_run(run_config(settings), 1, BIG).total
+    assert any("of compiled blocks the activations are at most these" in remark for remark in found.remarks)
+    # Of one pack a pass too, which is another shape.
+    fewer = next(proposal for proposal in found.proposals if proposal.change == "data.micro_packs: 1")
+    assert fewer.total == dry_run(run_config(settings, kernels__compile=True, data__micro_packs=1), 1, BIG).total
+
+
+def test_of_a_mixture_operations_are_those_of_its_shares(settings: dict[str, Any], tmp_path: Path) -> None:
+    other = write_run(tmp_path, "qwen3_vl", packs=2)["data.shards"]
+    mixture = [{"shards": settings["data.shards"], "weight": 1.0}, {"shards": other, "weight": 3.0}]
+    config = run_config(settings, data__shards=None, data__mixture=mixture)
+    opened = open_run(config, lambda coming: None)
+    order = order_of(opened.sets, opened.phase)
+    first, second = order.costs[:11].mean(), order.costs[11:].mean()
+    tokens = [float(sidecar.tokens.mean()) for sidecar in opened.sets.sidecars]
+    # Shares are of tokens: turns are in proportion to weight / mean tokens of a pack.
+    turns = [1 / tokens[0], 3 / tokens[1]]
+    expected = (turns[0] * first + turns[1] * second) / sum(turns) * 4
+    assert dry_run(config, 1, BIG).length.flops_a_step == pytest.approx(expected, rel=1e-6)
+
+
 def test_lora_needs_no_states_for_what_is_frozen(settings: dict[str, Any]) -> None:
     config = run_config(settings, train={"default": "lora"}, lora__rank=2)
     full, lora = dry_run(run_config(settings), 1, BIG), dry_run(config, 1, BIG)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from lmms.configs.errors import TrainError
-from lmms.train.history import bucketed, elapsed, parting, read_history, smoothed, summarize, total_tokens
+from lmms.train.curves import bucketed, smoothed
+from lmms.train.history import elapsed, read_history, total_tokens
 from lmms.train.metrics import METRICS_NAME, SetLog
+from lmms.train.summary import parting, summarize
 from tests.train.logs import step_log, write_metrics
 
 

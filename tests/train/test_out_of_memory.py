@@ -17,8 +17,9 @@ from torch import Tensor
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
 from lmms.train import out_of_memory
+from lmms.train.advice import Advice, Proposal, advise
 from lmms.train.cards import GIB, Card
-from lmms.train.dry_run import Advice, Proposal, advise, dry_run
+from lmms.train.dry_run import dry_run
 from lmms.train.model import TrainModel
 from lmms.train.opened import open_run
 from lmms.train.optim import make_optimizer

@@ -1,0 +1,124 @@
+"""What would need less memory: for a dry run whose cards are too small, and a run that has had too little."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from lmms.configs.optim import MOMENTUM
+from lmms.configs.train import TrainConfig
+from lmms.train.batch import Batch
+from lmms.train.estimate import (
+    Traced,
+    batch_of,
+    cuda_dtype,
+    heaviest,
+    largest,
+    memory_of,
+    parameters_by_part,
+    states_of,
+    trace,
+    traced_model,
+)
+from lmms.train.memory import States
+from lmms.train.memory_trace import offloaded_bytes
+from lmms.train.opened import Opened
+from lmms.train.savings import in_full, savings
+from lmms.train.share import WHOLE
+from lmms.train.stream import Place
+
+_MORE_RANKS = (2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """A change of the settings, and what a rank would need then."""
+
+    change: str
+    total: int
+    """Bytes."""
+
+
+def proposals_of(
+    traced: Traced, opened: Opened, ranks: int, batches: Sequence[Batch], brought: Collection[str], enough: int
+) -> list[Proposal]:
+    """The changes of savings.py, and then of the number of ranks too, until `enough` bytes are."""
+
+    def needed(one: Traced, on_ranks: int) -> int:
+        return largest(memory_of(one, on_ranks))
+
+    config, trained = traced.config, parameters_by_part(traced.model, trained=True)
+    total = needed(traced, ranks)
+    full = replace(config, memory=in_full(config.memory))
+    kept = max(offloaded_bytes(traced_model(full, opened, brought), batch, cuda_dtype(config)) for batch in batches)
+    changes = savings(config, keeps_vision="vision" in trained, offload_gb=-(-kept // 2**30))
+    found, last = [], traced
+    for change, changed in changes:
+        same = changed.data.micro_packs == config.data.micro_packs
+        last = trace(changed, opened, batches if same else heaviest(changed, opened), brought)
+        found.append(Proposal(change=change, total=needed(last, ranks)))
+    so_far = f"{changes[-1][0]} and " if changes else ""
+    for times in _MORE_RANKS:
+        if min((proposal.total for proposal in found), default=total) <= enough:
+            break
+        found.append(Proposal(change=f"{so_far}{ranks * times} ranks", total=needed(last, ranks * times)))
+    vision = config.train.get("vision", config.train["default"])
+    if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= trained.keys():
+        changed = replace(config, train={**config.train, "vision": "frozen"})
+        total_then = needed(trace(changed, opened, batches, brought), ranks)
+        found.append(Proposal(change="train.vision: frozen", total=total_then))
+    smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
+    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks)))
+    return [proposal for proposal in found if proposal.total < total]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """What passes of a run need, and what would need less; bytes of the rank that needs most."""
+
+    here: int | None
+    """Of the pass that was asked about, if any."""
+    heaviest: int
+    proposals: list[Proposal]
+    remarks: list[str]
+
+
+def advise(
+    config: TrainConfig, opened: Opened, ranks: int, held: Collection[str], memory: int, places: Sequence[Place]
+) -> Advice:
+    """The dry run's arithmetic for a run that goes on so many ranks and has had too little of `memory` bytes a rank.
+
+    held: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
+    Reads those packs and the heaviest ones.
+    """
+    opened = replace(opened, recipe=replace(opened.recipe, share=WHOLE))
+    brought = set(held) - {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
+    here = None
+    if places:
+        batch = batch_of(config, opened, places)
+        here = largest(memory_of(trace(config, opened, [batch], brought), ranks))
+    batches = heaviest(config, opened)
+    traced = trace(config, opened, batches, brought)
+    # A pass may need a little more than those that have most tokens, patches or targets.
+    most = max(largest(memory_of(traced, ranks)), here or 0)
+    proposals = proposals_of(traced, opened, ranks, batches, brought, min(memory, most - 1))
+    return Advice(here=here, heaviest=most, proposals=proposals, remarks=beside(config, states_of(traced, ranks)))
+
+
+def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
+    """What there is to say beside the figures."""
+    sequence = config.parallel.sequence
+    lines = []
+    if sequence > 1:
+        lines.append(
+            f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"
+        )
+    if config.parallel.offload:
+        most = max(one.weights + one.optimizer + one.gradients for one in states)
+        lines.append(
+            f"with parallel.offload, weights, gradients and averages are in main memory: {most / 2**30:.2f} GiB a rank,"
+            " which are not shown above"
+        )
+    if config.kernels.compile:
+        lines.append("of compiled blocks the activations are at most these: what a graph keeps is not traced")
+    if config.kernels.liger != "off" and not config.kernels.compile:
+        lines.append("where Liger's kernels are used, the activations are less than these")
+    return lines

@@ -1,0 +1,50 @@
+"""Columns of a run as curves that can be drawn: smoothed, and in few points."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.train.history import Column
+
+
+def smoothed(values: Column, span: float) -> Column:
+    """float64 [values]: exponential mean over about `span` values, unbiased at the start; NaN keeps what was before.
+
+    Source: the bias correction of Adam (arXiv 1412.6980).
+    """
+    keep = 1 - min(2 / (span + 1), 1.0)
+    mean, weight, result = 0.0, 0.0, np.full(len(values), np.nan)
+    for i, value in enumerate(values.tolist()):
+        if np.isfinite(value):
+            mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        if weight:
+            result[i] = mean / weight
+    return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Buckets:
+    """A column in few enough points to draw: the mean, lowest and highest of runs of neighbours."""
+
+    last: npt.NDArray[np.int64]
+    """[points]: the index of each one's last line."""
+    mean: Column
+    low: Column
+    high: Column
+
+
+def bucketed(values: Column, most: int) -> Buckets:
+    """At most so many points of the finite values of a column."""
+    finite = np.flatnonzero(np.isfinite(values))
+    count = min(len(finite), most)
+    starts = np.arange(count) * len(finite) // max(count, 1)
+    last = np.append(starts[1:], len(finite))[:count] - 1
+    kept = values[finite]
+    empty = np.empty(0)
+    return Buckets(
+        last=finite[last],
+        mean=np.add.reduceat(kept, starts) / np.diff(starts, append=len(kept)) if count else empty,
+        low=np.minimum.reduceat(kept, starts) if count else empty,
+        high=np.maximum.reduceat(kept, starts) if count else empty,
+    )
