@@ -214,7 +214,7 @@ def _differences(
     rows += [
         ("train", stored.config.get("train"), fresh.config["train"], averages),
         ("costs", stored.costs, fresh.costs, dealt),
-        ("optim.name", *(state.config["optim"].get("name", "adamw") for state in (stored, fresh)), of_name),
+        ("optim.name", *((state.config.get("optim") or {}).get("name", "adamw") for state in (stored, fresh)), of_name),
     ]
     before, now = (_settings(state.config.get("lora") or {}, "lora.") for state in (stored, fresh))
     rows += [

@@ -37,7 +37,7 @@ def test_two_launched_ranks_train_and_only_one_speaks_and_the_result_exports(
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split("  ")[0] for line in lines if line.startswith("step")] == [f"step {i}/4" for i in (1, 2, 3, 4)]
-    assert lines[0] == "started at step 0"
+    assert lines[:2] == ["weights: random numbers of seed 0", "started at step 0"]
     assert lines[-1] == f"saved {output / checkpoint_name(4)}"
     assert [line["step"] for line in read_metrics(output)] == [1, 2, 3, 4]
     export(output / checkpoint_name(4), run_file.parent / "exported")

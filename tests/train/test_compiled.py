@@ -12,6 +12,7 @@ import torch
 import torch.multiprocessing
 from torch import nn
 from torch._dynamo.exc import RecompileError
+from torch.distributed.tensor import DTensor
 
 from lmms.configs.contract import Pack
 from lmms.configs.train import How
@@ -233,7 +234,11 @@ def on_a_rank(rank: int, ranks: int, port: int, family: str, folder: str) -> Non
         for batch in padded(family)[:2][rank::ranks]:
             model(batch, family in VISION_FAMILIES)[0].backward()
         graphs.append(compiled_graphs() - before)
-    whole = {name: gradient.full_tensor() for name, gradient in gradients(model).items()}
+    # One rank alone is not sharded.
+    whole = {
+        name: gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        for name, gradient in gradients(model).items()
+    }
     if rank == 0:
         torch.save((whole, graphs), Path(folder) / "found")
     stop_world()
