@@ -9,6 +9,7 @@ from lmms.configs.errors import ConfigError
 OptimName = Literal["adamw", "adamw-bf16", "adamw-8bit", "muon"]
 """How weights are updated, see train/rules.py."""
 MOMENTUM = 0.95
+SLOWEST_8BIT = 0.97
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,12 @@ class OptimConfig:
         check_patterns("optim.lr", self.lr)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optim.betas is {list(self.betas)}, expected numbers from 0 to below 1")
+        if self.name == "adamw-8bit" and self.betas[1] > SLOWEST_8BIT:
+            raise ConfigError(
+                f"optim.betas is {list(self.betas)}, expected a second one of at most {SLOWEST_8BIT} with optim.name"
+                " adamw-8bit: an average that changes less in a step than its codes are apart could not fall; take"
+                " adamw-bf16"
+            )
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"optim.momentum is {self.momentum}, expected a number from 0 to below 1")
         if self.momentum != MOMENTUM and self.name != "muon":
@@ -66,7 +73,10 @@ class OptimConfig:
         if (self.warmup_steps or 0) < 0:
             raise ConfigError(f"optim.warmup_steps is {self.warmup_steps}, expected at least 0")
         if self.warmup_steps is not None and self.warmup_ratio:
-            raise ConfigError("optim.warmup_steps and optim.warmup_ratio are both set; set one to null or 0")
+            raise ConfigError(
+                f"optim.warmup_steps is {self.warmup_steps} and optim.warmup_ratio {self.warmup_ratio:g}, expected one"
+                " of them; set warmup_steps to null, or warmup_ratio to 0"
+            )
         for name in ("warmup_ratio", "decay_ratio", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"optim.{name} is {getattr(self, name)}, expected a share between 0 and 1")

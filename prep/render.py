@@ -98,7 +98,9 @@ def render(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> R
     _check_turns(turns, record)
     plain = [piece.replace(mark, "") for piece in pieces[::2]] if mark else pieces[::2]
     encoded = renderer.tokenizer.encode_batch(plain, add_special_tokens=False)
-    return _assemble(renderer, record, pieces, headers, encoded, image_tokens, _drops_text(record, "".join(plain)))
+    roles = {i: turn.role for i, turn in zip(headers, turns, strict=True)}
+    dropped_text = _drops_text(record, "".join(plain))
+    return _assemble(renderer, record, pieces, headers, roles, encoded, image_tokens, dropped_text)
 
 
 def _assemble(
@@ -106,6 +108,7 @@ def _assemble(
     record: Record,
     pieces: Sequence[str],
     headers: dict[int, int],
+    roles: dict[int, str],
     encoded: Sequence[Any],
     image_tokens: Sequence[int],
     dropped_text: bool,
@@ -119,7 +122,9 @@ def _assemble(
     for i, piece in enumerate(pieces):
         if i % 2 == 0:
             encoding = encoded[i // 2]
-            if i in headers and piece.startswith("assistant\n") and (weight := next(weights)):
+            if i in headers and opened is not None:
+                raise _unclosed()
+            if roles.get(i) == "assistant" and (weight := next(weights)):
                 opened = len(ids) + sum(end <= headers[i] for _, end in encoding.offsets)
             ids.extend(encoding.ids)
         elif piece == IMAGE:
@@ -131,9 +136,19 @@ def _assemble(
                 targets.append((opened, len(ids)))
                 target_weights.append(weight)
                 opened = None
+    if opened is not None:
+        raise _unclosed()
     if not targets:
         raise Reject("no_target_tokens", "every assistant turn has weight 0: nothing to learn from", "messages")
     return Rendered(np.array(ids, np.int32), targets, target_weights, image_starts, dropped_text)
+
+
+def _unclosed() -> Reject:
+    return Reject(
+        "template_changes_record",
+        f"the chat template does not close an assistant turn with {TURN_END}: the model would not learn where to stop",
+        "messages",
+    )
 
 
 def _turns(pieces: Sequence[str]) -> tuple[list[_Turn], dict[int, int]]:

@@ -119,6 +119,6 @@ def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
         )
     if config.kernels.compile:
         lines.append("of compiled blocks the activations are at most these: what a graph keeps is not traced")
-    if config.kernels.liger != "off" and not config.kernels.compile:
+    if config.kernels.liger != "off" and not (config.kernels.compile or config.deterministic):
         lines.append("where Liger's kernels are used, the activations are less than these")
     return lines

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,35 @@ def test_an_image_that_the_template_drops_is_a_rejection_and_never_a_shifted_pla
     record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
     with pytest.raises(Reject) as caught:
         render(renderer, record, [4, 8])
+    assert caught.value.reason == "template_changes_record"
+
+
+EMPTY_WITHOUT_A_LINE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{{ '\n' + m.content if m.content else '' }}<|im_end|>\n{% endfor %}"
+)
+
+
+def test_each_turn_has_its_own_weight_whatever_its_header_ends_with(qwen3: ModelFolder) -> None:
+    renderer = load_renderer(replace(qwen3, chat_template=EMPTY_WITHOUT_A_LINE))
+    turns = [("user", "a", 1), ("assistant", "", 2), ("user", "b", 1), ("assistant", "c d", 3)]
+    messages = [{"role": role, "content": content} | ({"weight": w} if w > 1 else {}) for role, content, w in turns]
+    found = render(renderer, parse_record({"messages": messages}), [])
+    assert found.weights == [2, 3]
+    assert np.diff(found.targets)[0] == 1
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_turn_that_the_template_does_not_close_is_a_rejection(qwen3: ModelFolder, last: bool) -> None:
+    closed = "loop.last" if not last else "not loop.last"
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "{{ '<|im_end|>' if m.role == 'user' or " + closed + " else '' }}\n{% endfor %}"
+    )
+    renderer = load_renderer(replace(qwen3, chat_template=template))
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
+    with pytest.raises(Reject, match="does not close an assistant turn") as caught:
+        render(renderer, record, [])
     assert caught.value.reason == "template_changes_record"
 
 

@@ -175,7 +175,8 @@ def update_bytes(optimizer: torch.optim.Optimizer) -> int:
     moved = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            tensors = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
+            state = optimizer.state.get(parameter, {})
+            tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
             states = sum(tensor.nbytes for tensor in tensors if tensor.numel() > 1)
             moved += 2 * parameter.nbytes + 2 * states + 2 * parameter.nbytes
     return moved
