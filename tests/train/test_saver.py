@@ -185,6 +185,10 @@ def test_a_thread_that_dies_of_a_mistake_is_an_error_too(
     monkeypatch.setattr(saver_module, "_begin", lambda *arguments: 1 / 0)
     with pytest.raises(TrainError, match="the thread that writes checkpoints died"):
         save(tmp_path, world, 1)
+    # It is to end here, where pytest may find what it died of.
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
 
 
 def test_ctrl_c_interrupts_the_wait(tmp_path: Path, world: World, held: threading.Event) -> None:
