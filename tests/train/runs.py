@@ -77,18 +77,18 @@ def read_metrics(output: str | Path) -> list[dict[str, Any]]:
     ]
 
 
-def assert_same_steps(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> None:
-    """The same lines of metrics, to the rounding of sums that are taken in another order: 1e-5."""
+def assert_same_steps(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]], rel: float = 1e-5) -> None:
+    """The same lines of metrics, to the rounding of sums that are taken in another order."""
     for line, other in zip(found, expected, strict=True):
         assert line.keys() == other.keys()
         for name, value in other.items():
-            assert line[name] == _nearly(value), name
+            assert line[name] == _nearly(value, rel), name
 
 
-def _nearly(value: Any) -> Any:
+def _nearly(value: Any, rel: float) -> Any:
     if isinstance(value, dict):
-        return {name: _nearly(inner) for name, inner in value.items()}
-    return pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+        return {name: _nearly(inner, rel) for name, inner in value.items()}
+    return pytest.approx(value, rel=rel) if isinstance(value, float) else value
 
 
 def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

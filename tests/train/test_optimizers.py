@@ -167,8 +167,10 @@ def test_a_run_on_two_ranks_is_that_on_one(outputs: Path, name: OptimName) -> No
     one, two, resumed = (outputs / name / output for output in ("one", "two", "resumed"))
     tensors = {output: read_tensors(output / checkpoint_name(3), "model.") for output in (one, two, resumed)}
     if name in ("adamw", "muon"):
-        assert_same_steps(read_metrics(two), read_metrics(one))
-        assert_same_steps(read_metrics(resumed), read_metrics(one)[-1:])
+        # To orthogonalise makes much of a last bit where a matrix has small singular values.
+        rel = 1e-4 if name == "muon" else 1e-5
+        assert_same_steps(read_metrics(two), read_metrics(one), rel)
+        assert_same_steps(read_metrics(resumed), read_metrics(one)[-1:], rel)
         assert_same_tensors(tensors[two], tensors[one])
         assert_same_tensors(tensors[resumed], tensors[one])
         return
