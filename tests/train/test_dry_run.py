@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 import lmms.train.rules
 from lmms.configs.errors import ConfigError, LmmsError, ModelError, TrainError
@@ -260,6 +262,37 @@ def test_a_run_that_goes_on_has_the_rest_to_do_at_its_measured_rate(trained: Tra
     assert found.length.steps == 3
     assert found.length.tokens_per_s is not None
     assert found.length.tokens_per_s > 0
+
+
+def test_a_checkpoint_takes_as_much_main_memory_as_it_holds(
+    trained: TrainConfig, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    some = {"default": "full", "vision": "frozen"}
+    in_bf16 = run_config(settings, max_steps=1, train=some, optim__name="adamw-bf16", output=str(tmp_path))
+    train(in_bf16, silent)
+    for config, step in ((trained, 2), (in_bf16, 1)):
+        stored = FileSystemReader(Path(config.output) / checkpoint_name(step)).read_metadata().state_dict_metadata
+        tensors = [entry for entry in stored.values() if isinstance(entry, TensorStorageMetadata)]
+        held = sum(entry.size.numel() * entry.properties.dtype.itemsize for entry in tensors)
+        alone, *shared = (dry_run(config, ranks, BIG).staged for ranks in (1, 4))
+        assert alone == held
+        assert shared[0] == pytest.approx(held / 4, rel=0.1)
+
+
+def test_what_no_checkpoint_goes_on_with_is_marked(settings: dict[str, Any], trained: TrainConfig) -> None:
+    fresh, goes_on = (
+        {p.change: p.anew for p in dry_run(config, 1, fits_all_but(1)).proposals}
+        for config in (run_config(settings), trained)
+    )
+    assert fresh.keys() == goes_on.keys()
+    assert not any(fresh.values())
+    assert {change for change, anew in goes_on.items() if anew} == {"train.vision: frozen", "optim.name: adamw-8bit"}
+    # What is said is what resume does.
+    with pytest.raises(TrainError, match="was trained with train"):
+        dry_run(replace(trained, train={"default": "full", "vision": "frozen"}), 1, BIG)
+    with pytest.raises(TrainError, match=r"was trained with optim\.name"):
+        dry_run(replace(trained, optim=replace(trained.optim, name="adamw-8bit")), 1, BIG)
+    dry_run(replace(trained, data=replace(trained.data, micro_packs=1)), 1, BIG)
 
 
 def test_a_checkpoint_of_other_settings_is_an_error(trained: TrainConfig) -> None:
