@@ -92,9 +92,8 @@ def test_the_newest_loss_of_each_source_stays_where_it_is() -> None:
     assert row.split() == ["sources", "2", "b.jsonl", "2.0000,", "a.jsonl", "0.5000"]
     seen.add(step_log(3, loss_by_source={f"{k:02}": 1.0 for k in range(40)}))
     text = " ".join(" ".join(shown(seen, 60)).split())
-    assert text.endswith(
-        "sources 42 b.jsonl 2.0000, a.jsonl 0.5000, 00 1.0000, 01 1.0000, 02 1.0000, 03 1.0000, and 36 more in metrics.jsonl"
-    )
+    assert " sources 42 b.jsonl 2.0000, a.jsonl 0.5000, 00 1.0000, " in text
+    assert text.endswith(" 03 1.0000, and 36 more in metrics.jsonl")
 
 
 def test_without_sources_there_is_no_row_of_them() -> None:

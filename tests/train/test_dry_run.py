@@ -21,6 +21,7 @@ from lmms.train.cards import MEMORY, Card, cards_to_show, find_card
 from lmms.train.checkpoint import checkpoint_name
 from lmms.train.dry_run import DryRun, dry_run
 from lmms.train.memory import COMPONENTS
+from lmms.train.memory_trace import units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.opened import open_run
 from lmms.train.phases import order_of
@@ -147,6 +148,11 @@ def test_copies_of_the_weights_and_weights_kept_gathered_need_more_and_the_way_b
         small = [Card(name="small", memory=found.total - 1, peak_flops=None)]
         proposed = {p.change: p.total for p in dry_run(replace(config, parallel=changed), 4, small).proposals}
         assert proposed[name] == plain.total
+    # With offload one rank alone gathers as several do, and from nobody: nothing is on its way.
+    one = dry_run(replace(config, parallel=ParallelConfig(offload=True)), 1, BIG)
+    assert plain.memory[0]["gathered"] == offloaded.memory[0]["gathered"] > one.memory[0]["gathered"] > 0
+    largest = max(sum(p.numel() for p in unit) for unit in units(open_run(config, lambda coming: None).model)[:-1])
+    assert plain.memory[0]["gathered"] - one.memory[0]["gathered"] == 2 * largest
     with pytest.raises(ConfigError, match=r"parallel\.replicate is 2, but there are 3 ranks"):
         dry_run(replace(config, parallel=ParallelConfig(replicate=2)), 3, BIG)
 
