@@ -19,12 +19,12 @@ class MemoryConfig:
     recompute_vision: Literal["none", "elementwise", "full"] | None = None
     """The same of the vision tower's blocks. Default: as recompute."""
     offload_activations_gb: float = 0.0
-    """GiB of pinned main memory, a rank, for what blocks keep, those first that wait longest for backward. 0: none."""
+    """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none."""
 
     def __post_init__(self) -> None:
         if self.offload_activations_gb < 0:
             raise ConfigError(
-                f"memory.offload_activations_gb is {self.offload_activations_gb:g}, expected 0 (none) or GiB of main"
+                f"memory.offload_activations_gb is {self.offload_activations_gb:g}, expected 0 (none) or GB of main"
                 " memory for each rank"
             )
 
@@ -36,4 +36,13 @@ class MemoryConfig:
     @property
     def offload_bytes(self) -> int:
         """Of main memory, a rank."""
-        return int(self.offload_activations_gb * 2**30)
+        return int(self.offload_activations_gb * 1e9)
+
+
+def check_activations(offload_bytes: int, device: str) -> None:
+    """ConfigError for activations that are to leave a device which has no memory of its own."""
+    if offload_bytes and device != "cuda":
+        raise ConfigError(
+            f"memory.offload_activations_gb is {offload_bytes / 1e9:g}, but this run is on {device}, whose memory is"
+            " main memory; set it to 0"
+        )

@@ -1,5 +1,6 @@
 """Where the files of a data set are: a folder of this node, which is read in place, or a URL (see remote.py)."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -117,6 +118,12 @@ def shown_setting(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [shown_setting(item) for item in value]
     return shown(value) if isinstance(value, str) else value
+
+
+def setting_text(value: Any) -> str:
+    """A setting in a sentence, as it may stand in a run file; with all that is in it, see shown."""
+    text = shown_setting(value)
+    return text if isinstance(text, str) and text else json.dumps(text, ensure_ascii=False).replace('"', "")
 
 
 def read_blocks(store: Store, name: str, size: int) -> Iterator[bytes]:

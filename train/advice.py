@@ -18,13 +18,15 @@ from lmms.train.estimate import (
     trace,
     traced_model,
 )
-from lmms.train.memory import States
+from lmms.train.memory import ALLOWANCE_BYTES, States
 from lmms.train.memory_trace import offloaded_bytes
 from lmms.train.opened import Opened
 from lmms.train.savings import in_full, savings
 from lmms.train.share import WHOLE
 from lmms.train.stream import Place
 
+_WORTH_IT = 0.01
+"""Share of what a rank needs, but for the fixed allowance, that a change has to save."""
 _MORE_RANKS = (2, 4, 8, 16, 32, 64)
 
 
@@ -61,7 +63,7 @@ def proposals_of(
     total = needed(traced, ranks)
     full = replace(config, memory=in_full(config.memory))
     kept = max(offloaded_bytes(traced_model(full, opened, brought), batch, cuda_dtype(config)) for batch in batches)
-    changes = savings(config, keeps_vision="vision" in trained, offload_gb=-(-kept // 2**30))
+    changes = savings(config, keeps_vision="vision" in trained, offload_gb=-(-kept // 10**9))
     found, last = [], traced
     for change, changed in changes:
         same = changed.data.micro_packs == config.data.micro_packs
@@ -79,7 +81,8 @@ def proposals_of(
         found.append(Proposal(change="train.vision: frozen", total=total_then, anew=goes_on))
     smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
     found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks), anew=goes_on))
-    return [proposal for proposal in found if proposal.total < total]
+    least = total - _WORTH_IT * (total - ALLOWANCE_BYTES)
+    return [proposal for proposal in found if proposal.total <= least]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,8 +136,13 @@ def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
     if config.parallel.offload:
         most = max(one.weights + one.optimizer + one.gradients for one in states)
         lines.append(
-            f"with parallel.offload, weights, gradients and averages are in main memory: {most / 2**30:.2f} GiB a rank,"
+            f"with parallel.offload, weights, gradients and averages are in main memory: {most / 1e9:.2f} GB a rank,"
             " which are not shown above, beside what a checkpoint takes"
+        )
+    if config.memory.offload_bytes:
+        lines.append(
+            f"memory.offload_activations_gb pins {config.memory.offload_activations_gb:g} GB of main memory for each"
+            " rank of a machine"
         )
     if config.kernels.compile:
         lines.append("of compiled blocks the activations are at most these: what a graph keeps is not traced")

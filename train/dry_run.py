@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.memory import MemoryConfig
+from lmms.configs.memory import MemoryConfig, check_activations
 from lmms.configs.parallel import check_ranks
 from lmms.configs.train import TrainConfig
 from lmms.train.advice import Proposal, beside, proposals_of
@@ -34,7 +34,7 @@ from lmms.train.opened import expected_waiting, open_run, remarks
 from lmms.train.order import Order
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.profile import check_profile
-from lmms.train.resume import resumed_state, would_resume
+from lmms.train.resume import check_output, resumed_state, would_resume
 from lmms.train.weights import check_pretrained
 
 MFU_SUPPOSED = (0.3, 0.5)
@@ -133,8 +133,11 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     """
     sequence = config.parallel.sequence
     check_ranks(sequence, config.parallel.replicate, ranks)
+    device = "cpu" if config.device == "cpu" else "cuda"
+    check_activations(config.memory.offload_bytes, device)
     opened = open_run(config, lambda coming: None)
     output = Path(config.output).expanduser()
+    check_output(output)
     found = would_resume(config.resume, output)
     state = opened.fresh
     if found:
@@ -143,7 +146,6 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     if initial.reads_base and initial.base.path:
         check_pretrained(opened.model.hf, Path(initial.base.path))
     phases = go_on([phase_from_json(phase) for phase in state.phases], opened.phase, state.step, state.position)
-    device = "cpu" if config.device == "cpu" else "cuda"
     check_profile(config.profile, device, ranks, state.step, run_steps(config, phases))
     order = order_of(opened.sets, phases[-1])
     trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
@@ -190,7 +192,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
 
 def _recompute(memory: MemoryConfig) -> str:
     vision = f", vision {memory.vision}" if memory.vision != memory.recompute else ""
-    gone = f", up to {memory.offload_activations_gb:g} GiB in main memory" if memory.offload_activations_gb else ""
+    gone = f", up to {memory.offload_activations_gb:g} GB in main memory" if memory.offload_activations_gb else ""
     return f"{memory.recompute}{vision}{gone}"
 
 

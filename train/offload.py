@@ -20,6 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.memory import check_activations
 
 LEAST_BYTES = 2**20
 """Smaller storages stay: a copy takes longer to start than they take to copy."""
@@ -33,11 +34,7 @@ Copy = Callable[[Tensor, Tensor], Callable[[], None]]
 
 def pinned_room(size: int, device: torch.device) -> Tensor:
     """uint8 [size] of main memory that a GPU copies to and from by itself. ConfigError without a GPU or that memory."""
-    if device.type != "cuda":
-        raise ConfigError(
-            f"memory.offload_activations_gb is {size / 2**30:g}, but this run is on {device.type}, whose memory is main"
-            " memory; set it to 0"
-        )
+    check_activations(size, device.type)
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     try:
         # torch's own pinned memory comes in powers of two.
@@ -48,7 +45,7 @@ def pinned_room(size: int, device: torch.device) -> Tensor:
         fault = " ".join(str(error).split())
     if fault:
         raise ConfigError(
-            f"memory.offload_activations_gb is {size / 2**30:g}, but so much main memory cannot be pinned for each rank"
+            f"memory.offload_activations_gb is {size / 1e9:g}, but so much main memory cannot be pinned for each rank"
             f" of this machine ({fault}); set it lower, or raise the limit of locked memory (ulimit -l)"
         )
     weakref.finalize(room.untyped_storage(), runtime.cudaHostUnregister, room.data_ptr()).atexit = False

@@ -11,6 +11,7 @@ from lmms.configs.by_part import Part, check_matches, setting_of
 from lmms.configs.errors import ConfigError
 from lmms.configs.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.optim import OptimConfig, OptimName
+from lmms.configs.store import setting_text
 from lmms.configs.train import How
 from lmms.train.lora import trained_names
 from lmms.train.model import is_lora, parameter_name, part_of
@@ -26,7 +27,7 @@ def set_trained(model: nn.Module, train: Mapping[str, How], lora: LoraConfig = D
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_lora(name) or parameter_name(name) in trained)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(f"train is {dict(train)}: nothing of this model would be trained")
+        raise ConfigError(f"train is {setting_text(dict(train))}: nothing of this model would be trained")
 
 
 def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.configs.store import shown_setting
+from lmms.configs.store import setting_text
 from lmms.train.checkpoint import (
     TrainerState,
     checkpoint_name,
@@ -27,6 +27,14 @@ T = TypeVar("T")
 
 BROKEN_SUFFIX = ".broken"
 """Of a checkpoint that was set aside."""
+
+
+def check_output(output: Path) -> None:
+    """TrainError where a run could not make this folder, or write into it."""
+    found = next(path for path in (output, *output.parents) if path.exists())
+    fault = "not a folder" if not found.is_dir() else "" if os.access(found, os.W_OK | os.X_OK) else "read-only"
+    if fault:
+        raise TrainError(f"output {output} cannot be opened as a folder: {found} is {fault}")
 
 
 @contextmanager
@@ -167,8 +175,8 @@ def resumed_state(
     """
     for name, found, expected, advice in _differences(fresh, stored, allowed):
         raise TrainError(
-            f"{checkpoint} was trained with {name} {found}, this run has {expected}: {advice}, or start in another"
-            " output folder"
+            f"{checkpoint} was trained with {name} {setting_text(found)}, this run has {setting_text(expected)}:"
+            f" {advice}, or start in another output folder"
         )
     return replace(
         fresh,
@@ -235,7 +243,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     old, new = _settings(before), _settings(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            was, now_is = (shown_setting(settings.get(key)) for settings in (old, new))
+            was, now_is = (setting_text(settings.get(key)) for settings in (old, new))
             yield f"changed since the checkpoint: {key} was {was}, is {now_is}"
 
 

@@ -15,7 +15,7 @@ def savings(config: TrainConfig, *, keeps_vision: bool, offload_gb: int) -> list
     what reading its inputs costs, the vision tower in full one forward pass of it, everything in full a third of the
     step. What blocks keep then is little enough to go to main memory unnoticed. Last, the strongest of these with the
     changes of other sections.
-    keeps_vision: whether the vision tower keeps anything. offload_gb: GiB of main memory that take all that blocks keep
+    keeps_vision: whether the vision tower keeps anything. offload_gb: GB of main memory that take all that blocks keep
     with `in_full`.
     """
     now = config.memory

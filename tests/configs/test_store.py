@@ -11,7 +11,8 @@ import pytest
 from lmms.configs import remote, store
 from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.remote import FileStore, ObjectStore, patiently, seen
-from lmms.configs.store import LocalStore, open_store, read_blocks, shown
+from lmms.configs.store import LocalStore, open_store, read_blocks, setting_text, shown, shown_setting
+from lmms.configs.yaml12 import parse_yaml
 
 
 def test_a_folder_is_read_by_name_and_range(tmp_path: Path) -> None:
@@ -162,6 +163,23 @@ def test_what_does_not_pass_is_not_tried_again(error: Exception, message: str) -
 def test_a_busy_server_is_asked_again(status: int) -> None:
     attempts = Attempts(Exception(f"Server returned non-2xx status code: {status}"))
     assert patiently(attempts, "place", 60) == "answer"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1e-5, "1e-05"),
+        ("auto", "auto"),
+        ("https://name:word@host/a", "https://host/a"),
+        ({"default": "full", "vision": None}, "{default: full, vision: null}"),
+        (("a", 1), "[a, 1]"),
+    ],
+)
+def test_a_setting_in_a_sentence_is_as_in_a_run_file(value: object, text: str) -> None:
+    assert setting_text(value) == text
+    assert parse_yaml(text, "here") == shown_setting(value)
 
 
 def test_an_error_is_shown_without_addresses_and_answers_of_servers() -> None:

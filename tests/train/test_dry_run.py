@@ -20,7 +20,7 @@ from lmms.train.balance import straggler_loss, take_steps
 from lmms.train.cards import MEMORY, Card, cards_to_show, find_card
 from lmms.train.checkpoint import checkpoint_name
 from lmms.train.dry_run import DryRun, dry_run
-from lmms.train.memory import COMPONENTS
+from lmms.train.memory import ALLOWANCE_BYTES, COMPONENTS
 from lmms.train.memory_trace import units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.opened import open_run
@@ -140,7 +140,7 @@ def test_copies_of_the_weights_and_weights_kept_gathered_need_more_and_the_way_b
     # Those of one unit, on their way to main memory.
     assert 0 < offloaded.memory[0]["gradients"] < plain.memory[0]["gradients"]
     held = sum(plain.memory[0][name] for name in ("weights", "optimizer")) + plain.memory[0]["weights"]
-    assert any(f"main memory: {held / 2**30:.2f} GiB a rank" in line for line in offloaded.remarks)
+    assert any(f"main memory: {held / 1e9:.2f} GB a rank" in line for line in offloaded.remarks)
     for found, changed, name in (
         (copies, ParallelConfig(replicate=2), "parallel.replicate: 1"),
         (kept, ParallelConfig(reshard=False), "parallel.reshard: true"),
@@ -231,6 +231,7 @@ def test_nothing_is_written(settings: dict[str, Any], tmp_path: Path) -> None:
         {"resume": "/nowhere"},
         {"profile.start": 4},
         {"profile.start": 2, "profile.memory": True},
+        {"memory.offload_activations_gb": 2},
     ],
     ids=str,
 )
@@ -241,6 +242,21 @@ def test_what_a_run_would_raise_is_raised(settings: dict[str, Any], tmp_path: Pa
     with pytest.raises(type(expected.value)) as found:
         dry_run(config, 1, BIG)
     assert str(found.value) == str(expected.value)
+
+
+def test_an_output_that_no_run_could_make_is_an_error(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(TrainError, match=f"output {output} cannot be opened as a folder: .*/file is not a folder"):
+            dry_run(run_config(settings, output=str(output)), 1, BIG)
+
+
+def test_a_change_that_saves_next_to_nothing_is_not_proposed(settings: dict[str, Any]) -> None:
+    plain = dry_run(run_config(settings, device="auto"), 1, fits_all_but(1))
+    small = replace(run_config(settings, device="auto"), data=replace(run_config(settings).data, micro_packs=1))
+    for found in (plain, dry_run(small, 1, fits_all_but(1))):
+        least = 0.01 * (found.total - ALLOWANCE_BYTES)
+        assert min(found.total - proposal.total for proposal in found.proposals) >= least > 1000
 
 
 def test_weights_are_checked_by_name_and_shape(settings: dict[str, Any], tmp_path: Path) -> None:

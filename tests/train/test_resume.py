@@ -196,7 +196,7 @@ def test_settings_that_changed_are_listed() -> None:
     before = {"max_steps": 1, "optim": {"betas": [0.9, 0.95]}, "eval": None}
     now = {"max_steps": 2, "optim": {"betas": (0.9, 0.95)}, "eval": {"every_steps": 3}}
     assert list(changes(before, now)) == [
-        "changed since the checkpoint: eval.every_steps was None, is 3",
+        "changed since the checkpoint: eval.every_steps was null, is 3",
         "changed since the checkpoint: max_steps was 1, is 2",
     ]
 
