@@ -113,7 +113,7 @@ def test_an_average_with_a_constant_of_0_999_falls_as_in_fp32_where_rounding_to_
     module._bounds.cache_clear()
     found, exact = squares_over_steps(gradients, 0.999)
     module._bounds.cache_clear()
-    assert float((found[1:] / exact[1:]).min()) > 2
+    assert float((found[1:] / exact[1:]).min()) > 1.5
 
 
 @pytest.mark.parametrize("period", [2, 4])
@@ -123,7 +123,7 @@ def test_an_average_follows_gradients_that_come_in_turns(period: int) -> None:
     gradients[torch.arange(3000) % period > 0] *= 0.1
     gradients[1000:, 1:] *= 0.1
     found, exact = squares_over_steps(gradients, 0.999)
-    assert float((found / exact).mean()) == pytest.approx(1.0, abs=0.05)
+    assert float((found / exact).mean()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_what_falls_below_the_least_code_stays_there() -> None:
