@@ -152,7 +152,6 @@ def test_fewer_than_none_is_refused(settings: dict[str, Any]) -> None:
 
 
 def _rank(rank: int, ranks: int, config: TrainConfig) -> None:
-
     def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
         """On rank 1 alone, the loss of step 2 is infinite."""
         hook = model.register_forward_hook(lambda module, args, out: (out[0] * float("inf"), out[1]))
