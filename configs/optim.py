@@ -9,7 +9,6 @@ from lmms.configs.errors import ConfigError
 OptimName = Literal["adamw", "adamw-bf16", "adamw-8bit", "muon"]
 """How weights are updated, see train/rules.py."""
 MOMENTUM = 0.95
-SLOWEST_8BIT = 0.97
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +56,6 @@ class OptimConfig:
         check_patterns("optim.lr", self.lr)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optim.betas is {list(self.betas)}, expected numbers from 0 to below 1")
-        if self.name == "adamw-8bit" and self.betas[1] > SLOWEST_8BIT:
-            raise ConfigError(
-                f"optim.betas is {list(self.betas)}, expected a second one of at most {SLOWEST_8BIT} with optim.name"
-                " adamw-8bit: an average that changes less in a step than its codes are apart could not fall; take"
-                " adamw-bf16"
-            )
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"optim.momentum is {self.momentum}, expected a number from 0 to below 1")
         if self.momentum != MOMENTUM and self.name != "muon":

@@ -137,6 +137,6 @@ def _write(rule: OptimName, rows: _Rows, first: Tensor, second: Tensor) -> None:
         rows.state["exp_avg_sq"].copy_(rounded(second, rows.step))
         return
     for name, values, signed in (("exp_avg", first, True), ("exp_avg_sq", second.sqrt_(), False)):
-        codes, scales = quantize(values, signed)
+        codes, scales = quantize(values, signed, rows.step)
         rows.state[f"{name}_codes"].copy_(codes)
         rows.state[f"{name}_scales"].copy_(scales)

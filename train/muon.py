@@ -25,14 +25,16 @@ from lmms.train.parallel import local_of
 _A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5
 """Jordan's: singular values from 0.003 of the norm on come out between 0.7 and 1.2."""
 _RMS = 0.2
-_TINY = 1e-7
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
     """[n, rows, columns] -> of each matrix U S V its U V, roughly, by Newton and Schulz's iteration; 0 stays 0."""
     tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.mT if tall else matrices
-    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=_TINY)
+    # Whatever the unit of the loss: squares of gradients may be too small or too large for fp32.
+    wide = wide / wide.abs().amax((1, 2), keepdim=True).clamp(min=_TINY)
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1)
     for _ in range(_ITERATIONS):
         gram = wide @ wide.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)

@@ -1,47 +1,81 @@
-"""Averages in fewer bits than fp32: rounding to bf16 that loses nothing over steps, and blocks of 8-bit codes.
+"""Averages in fewer bits than fp32, bf16 and blocks of 8-bit codes: rounding that loses nothing over steps.
+
+To nearest, an average would keep what changes it by less than half of what its values are apart: with a constant of
+0.999 it would never fall. So values go up or down by a threshold that is another at each step, and over steps their
+mean is kept. A random one (stochastic rounding) would have to be equal for any number of ranks.
 
 A block lies within a row of its tensor. Sharding cuts between rows, so codes and scales are the same for any number of
 ranks, and are saved and cut as any sharded tensor.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+T = TypeVar("T", int, Tensor)
 
 BLOCK = 256
 """Values of a row that share a scale; of a narrower row all of them."""
 
 _GOLDEN = 40503
 """Of 65536 the share that is the golden ratio's: its multiples fall evenly into every interval."""
+_APART = 25033
+"""Of 65536 by how much the thresholds of two neighbours in a block differ; that of the golden ratio's square."""
 _DECADES = 7
+_LEAST = 2.0**-149
+"""Of fp32's numbers above 0."""
 
 
 def rounded(values: Tensor, step: int) -> Tensor:
-    """fp32 -> bf16, up or down by a threshold that is another at each step: over steps the mean is kept.
-
-    Rounding to nearest loses every change below half a bf16 step, 0.2 to 0.4 %: an average with a constant of 0.999
-    would never fall. A random threshold (stochastic rounding) is as good, but would have to be equal for any number of
-    ranks. Infinite only from 3.38e38 on.
-    """
-    bits = values.view(torch.int32) + step * _GOLDEN % 65536
+    """fp32 -> bf16, to one of its two neighbours. Infinite only from 3.38e38 on."""
+    bits = values.view(torch.int32) + threshold(step, 0)
     return bits.bitwise_and_(-65536).view(torch.float32).bfloat16()
+
+
+def threshold(step: int, offset: T) -> T:
+    """0 to 65535: how many 65536ths of the way to the next magnitude are added before what remains is cut off.
+
+    It walks by the golden ratio, and each odd step has the mirror image of the one before: what changes little in a
+    step moves at extreme thresholds only, and so goes down as often as up in a short time. Bits in reversed order would
+    spread as evenly, but all of every second step into one half, which is wrong where every second gradient is large.
+    """
+    walked = (step // 2 * _GOLDEN + offset) % 65536
+    return 65535 - walked if step % 2 else walked
 
 
 @cache
 def code_book(signed: bool, device: torch.device) -> Tensor:
-    """The 256 values of the codes, fp32 [256], rising: 0, 1 and in each of seven decades below 1 half as many as above.
+    """The values of the codes, fp32 [256], rising: 0, 1 and in each of seven decades below 1 half as many as above.
 
-    The dynamic data type of 8-bit Optimizers via Block-wise Quantization (Dettmers et al. 2021, arXiv 2110.02861).
+    The dynamic data type of 8-bit Optimizers via Block-wise Quantization (Dettmers et al. 2021, arXiv 2110.02861). With
+    a sign there are 255, one less in the first decade, so that -1 is one too: theirs would lose 0.7 % at each step of a
+    block's largest where that is negative.
     """
-    values = [0.0, 1.0]
+    values = [1.0]
     for decade in range(_DECADES):
-        number = 2 ** (_DECADES - 1 - decade) * (1 if signed else 2)
-        middles = [10.0**-decade * (0.1 + 0.9 * (i + 0.5) / number) for i in range(number)]
-        values += middles + ([-middle for middle in middles] if signed else [])
-    return torch.tensor(sorted(values), dtype=torch.float32, device=device)
+        number = 2 ** (_DECADES - 1 - decade) * (1 if signed else 2) - int(signed and decade == 0)
+        values += [10.0**-decade * (0.1 + 0.9 * (i + 0.5) / number) for i in range(number)]
+    below = [-value for value in values] if signed else []
+    return torch.tensor(sorted([*below, 0.0, *values]), dtype=torch.float32, device=device)
+
+
+@lru_cache(maxsize=4)
+def _bounds(signed: bool, step: int, device: torch.device) -> Tensor:
+    """From where on each value of a block gets the upper one of two codes, fp32 [BLOCK, codes - 1].
+
+    Were thresholds the same for all, an average of codes 10 % apart would be off by a third for 1,000 steps, in all of
+    the model alike. Cached, as all parameters of a step have the same.
+    """
+    book = code_book(signed, device)
+    at = 1 - (threshold(step, torch.arange(BLOCK, device=device) * _APART).unsqueeze(1) + 0.5) / 65536
+    bounds = torch.lerp(book[:-1], book[1:], torch.where(book[:-1] < 0, 1 - at, at))
+    if not signed:
+        bounds[:, 0] = _LEAST
+    return bounds
 
 
 def blocks_of_row(shape: torch.Size) -> int:
@@ -50,22 +84,21 @@ def blocks_of_row(shape: torch.Size) -> int:
     return -(-width // min(BLOCK, width))
 
 
-def quantize(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+def quantize(values: Tensor, signed: bool, step: int) -> tuple[Tensor, Tensor]:
     """fp32 [rows, ...] -> codes uint8 of the same shape, and the largest magnitude of each block, fp32 [rows, blocks].
 
-    Each value becomes the nearest of its block's. Values of no sign that are above 0 stay above 0.
+    Each value becomes one of its two neighbours among its block's. Values of no sign that are above 0 stay above 0,
+    also where that makes them larger: a root of squares that were 0 would leave a step without a bound.
     """
-    book = code_book(signed, values.device)
     cut = _in_blocks(values)
     scales = cut.abs().amax(-1) if cut.numel() else cut.new_zeros(cut.shape[:2])
     # What is smaller has no inverse.
     scales = torch.where(scales < torch.finfo(torch.float32).tiny, 0.0, scales)
     units = cut / torch.where(scales == 0, torch.inf, scales).unsqueeze(-1)
-    codes = torch.bucketize(units, (book[1:] + book[:-1]) / 2, out_int32=True)
-    if not signed:
-        codes = torch.where(units > 0, codes.clamp(min=1), codes)
+    bounds = _bounds(signed, step, values.device)[: cut.shape[2]]
+    codes = torch.searchsorted(bounds, units.flatten(0, 1).T.contiguous(), out_int32=True, right=True)
     width = prod(values.shape[1:])
-    return codes.to(torch.uint8).flatten(1)[:, :width].view(values.shape), scales
+    return codes.to(torch.uint8).T.reshape(cut.shape).flatten(1)[:, :width].reshape(values.shape), scales
 
 
 def dequantize(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:

@@ -23,6 +23,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from lmms.configs.errors import ModelError
 from lmms.train.model import is_lora, own_parameters, parameter_name
+from lmms.train.parallel import local_of
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -89,7 +90,7 @@ def weights_digest(folder: Path) -> str:
 def fill_rows(parameter: torch.Tensor, view: Any) -> None:
     """Fill what this rank owns of a parameter from safetensors' view of the whole."""
     with torch.no_grad():
-        local_tensor(parameter).copy_(view[local_rows(parameter)])
+        local_of(parameter).copy_(view[local_rows(parameter)])
 
 
 def differing(model: PreTrainedModel, folder: Path) -> list[str]:
@@ -112,11 +113,6 @@ def local_rows(parameter: torch.Tensor) -> slice:
     rows, ranks = parameter.shape[0], mesh.size(mesh.ndim - 1)
     start = min(mesh.get_local_rank(mesh.ndim - 1) * -(-rows // ranks), rows)
     return slice(start, start + parameter.to_local().shape[0])
-
-
-def local_tensor(parameter: torch.Tensor) -> torch.Tensor:
-    """The rows that this rank owns, sharing memory with the parameter."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
@@ -162,7 +158,7 @@ def _read_file(
     try:
         with safe_open(file, framework="pt") as tensors, torch.no_grad():
             for stored, parameter in entries:
-                view, own = tensors.get_slice(stored), local_tensor(parameter)
+                view, own = tensors.get_slice(stored), local_of(parameter)
                 if view.get_shape() != list(parameter.shape):
                     faults.append(f"{stored} has shape {view.get_shape()}, expected {list(parameter.shape)}")
                 elif not with_values:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from lmms.configs.load import load_config
@@ -21,6 +19,7 @@ from lmms.train.checkpoint import load_checkpoint
 from lmms.train.metrics import METRICS_NAME, StepLog
 from lmms.train.run import train
 from tests.train.helpers import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VISION_FAMILIES, tiny_config
+from tests.train.ranks import free_port, on_ranks
 from tests.train.shards import make_pack, write_shards
 
 SMALL_RUN: dict[str, Any] = {
@@ -105,27 +104,14 @@ def silent(event: StepLog | str) -> None:
 
 def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:
     """Train these runs one after the other, on that many gloo ranks in processes of their own."""
-    torch.multiprocessing.spawn(train_as_rank, (ranks, configs, [free_port() for _ in configs]), nprocs=ranks)
+    on_ranks(train_as_rank, ranks, configs, [free_port() for _ in configs])
 
 
 def train_as_rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
-    """Train these runs one after the other as one of so many ranks, which meet at these ports."""
-    torch.set_num_threads(1)
+    """Train these runs one after the other as one of on_ranks' ranks, which meet at these ports."""
     for config, port in zip(configs, ports, strict=True):
-        os.environ |= {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
+        os.environ["MASTER_PORT"] = str(port)
         train(config, silent)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:

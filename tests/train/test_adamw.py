@@ -60,9 +60,9 @@ def test_each_update_is_that_of_the_formula_on_the_averages_that_are_stored(rule
             torch.testing.assert_close(parameter.detach().double(), value, rtol=1e-5, atol=1e-6)
             assert float(state["step"]) == number
             stored = averages(rule, state)
-            # bf16 is off by at most its step, a code by half of the widest gap, of the block's largest; here of all.
+            # bf16 is off by at most its step, a code by the widest gap, of the block's largest; here of all.
             for found, exact in ((stored[0], first), (stored[1].sqrt(), root)):
-                error = {"adamw": 1e-6, "adamw-bf16": 0.0079}.get(rule, 0.0071)
+                error = {"adamw": 1e-6, "adamw-bf16": 0.0079}.get(rule, 0.0143)
                 assert ((found - exact).abs() <= error * exact.abs().max()).all()
 
 
@@ -76,6 +76,28 @@ def test_a_weight_whose_gradient_is_small_beside_its_block_takes_no_giant_step()
         before = weight.detach().clone()
         step("adamw-8bit", [weight], [state])
         assert float((weight.detach() - before).abs().max()) < 5 * GROUP["lr"]  # type: ignore[operator]
+
+
+def test_a_weight_whose_gradients_end_takes_small_steps_until_its_averages_are_gone() -> None:
+    """The squares' root falls to the least code of the block, which another keeps large.
+
+    So near the least codes a step is at most some times the learning rate, as codes of the averages are factors apart.
+    """
+    weight = nn.Parameter(torch.zeros(1, 256))
+    state = new_averages("adamw-8bit", weight)
+    group = GROUP | {"betas": (0.9, 0.99), "eps": 1e-12, "weight_decay": 0.0}
+    moved, generator = list[float](), torch.Generator().manual_seed(0)
+    for number in range(600):
+        weight.grad = torch.randn(1, 256, generator=generator)
+        weight.grad[0, 1:] *= 1e-6 if number < 100 else 0.0
+        before = weight.detach().clone()
+        with torch.no_grad():
+            update_small("adamw-8bit", [weight], [state], group)
+        moved.append(float((weight.detach() - before)[0, 1:].abs().max()))
+    largest, last = max(moved), max(moved[300:])
+    assert largest < 0.1
+    assert last == 0.0
+    assert (state["exp_avg_sq_codes"][0, 1:] == 1).all()
 
 
 @pytest.mark.parametrize("rule", RULES[1:])
@@ -115,3 +137,32 @@ def test_every_optimizer_learns_a_small_task_and_few_bits_learn_it_as_adamw_does
     assert last["adamw-8bit"] == pytest.approx(last["adamw"], rel=0.02)
     assert last["muon"] < 0.1 * first
     assert len(set(last.values())) == 4
+
+
+@pytest.mark.parametrize(("name", "loss", "weights"), [("adamw-bf16", 0.01, 0.02), ("adamw-8bit", 0.04, 0.05)])
+def test_with_a_slow_constant_few_bits_go_where_adamw_goes(
+    name: OptimName, loss: float, weights: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmms.train.rules, "SMALL", 0)
+    packs = [make_pack([talk(3 * k + seed, 30) for seed in range(3)]) for k in range(4)]
+    batches = [joined([pack], tiny_recipe("qwen3")) for pack in packs]
+    found: list[tuple[list[float], Tensor]] = []
+    for one in ("adamw", name):
+        model = tiny_model("qwen3")
+        start = nn.utils.parameters_to_vector(model.parameters()).detach()
+        optimizer = make_optimizer(
+            model, OptimConfig(name=one, lr={"default": 1e-3}, weight_decay=0.0, betas=(0.9, 0.999))
+        )
+        losses = []
+        for number in range(120):
+            batch = batches[number % 4]
+            total, _ = model(batch, False)
+            (total / float(batch.weight)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(total.detach()) / float(batch.weight))
+        found.append((losses, nn.utils.parameters_to_vector(model.parameters()).detach() - start))
+    (expected, way), (losses, other) = found
+    assert expected[-1] < 0.2 * expected[0]
+    assert max(abs(b / a - 1) for a, b in zip(expected, losses, strict=True)) < loss
+    assert 0 < float((other - way).norm()) < weights * float(way.norm())

@@ -15,8 +15,7 @@ from lmms.train.compiled import compile_blocks, no_recompiles
 from lmms.train.lora import add_lora, init_lora
 from lmms.train.model import TrainModel, blocks, build_model, init_random, keep_in, materialize
 from lmms.train.optim import make_optimizer, set_trained
-from lmms.train.parallel import World, reshard_all, shard_model, start_world, stop_world
-from lmms.train.weights import local_tensor
+from lmms.train.parallel import World, local_of, reshard_all, shard_model, start_world, stop_world
 from tests.train.helpers import VISION_FAMILIES, frozen, joined, make_pack, picture, talk, tiny_config, tiny_recipe
 
 BF16 = torch.bfloat16
@@ -69,13 +68,13 @@ def two_steps(model: TrainModel, family: str) -> tuple[list[float], dict[str, Te
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 assert parameter.grad.dtype == parameter.dtype == torch.float32
-                found[f"{step} {name}.grad"] = local_tensor(parameter.grad).clone()
+                found[f"{step} {name}.grad"] = local_of(parameter.grad).clone()
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
             losses.append(model(batches_of(family)[0], family in VISION_FAMILIES)[0].item())
         reshard_all(model)
-    found |= {name: local_tensor(parameter).detach().clone() for name, parameter in model.named_parameters()}
+    found |= {name: local_of(parameter).detach().clone() for name, parameter in model.named_parameters()}
     return losses, found
 
 

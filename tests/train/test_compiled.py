@@ -1,6 +1,5 @@
 """Compiled blocks: the numbers of plain ones, one graph a kind of block and shape, and none after the first steps."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
 from torch._dynamo.exc import RecompileError
 from torch.distributed.tensor import DTensor
@@ -27,7 +25,8 @@ from lmms.train.recipe import Recipe
 from lmms.train.reference import documents_attention
 from lmms.train.run import train
 from tests.train.helpers import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
-from tests.train.runs import free_port, read_metrics, run_config, silent, write_run
+from tests.train.ranks import on_ranks
+from tests.train.runs import read_metrics, run_config, silent, write_run
 from tests.train.test_memory import saved_bytes
 from tests.train.test_model import assert_same_gradients, gradients
 from tests.train.test_offload import offloaded
@@ -215,10 +214,8 @@ def test_the_operator_is_the_reference_with_its_gradients(heads: int, key_heads:
     torch.library.opcheck(documents_attention, (*tensors, cu_seqlens, 0.3, causal))
 
 
-def on_a_rank(rank: int, ranks: int, port: int, family: str, folder: str) -> None:
+def on_a_rank(rank: int, ranks: int, family: str, folder: str) -> None:
     """Twice forward and backward over the packs dealt to this rank; keeps the gradients and the new graphs."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world = start_world("cpu")
     model = build_model(tiny_config(family), "full")
     compile_blocks(blocks(model), BACKEND)
@@ -248,7 +245,7 @@ def on_a_rank(rank: int, ranks: int, port: int, family: str, folder: str) -> Non
 def test_compiled_recomputed_and_sharded_blocks_have_the_gradients_of_plain_ones(
     ranks: int, family: str, tmp_path: Path
 ) -> None:
-    torch.multiprocessing.spawn(on_a_rank, (ranks, free_port(), family, str(tmp_path)), nprocs=ranks)
+    on_ranks(on_a_rank, ranks, family, str(tmp_path))
     plain = tiny_model(family)
     for batch in padded(family)[:2]:
         plain(batch, family in VISION_FAMILIES)[0].backward()

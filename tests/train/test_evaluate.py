@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import random
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 
 from lmms.configs.contract import Pack
 from lmms.configs.errors import TrainError
@@ -25,12 +23,12 @@ from lmms.train.batch import make_batch
 from lmms.train.cache import cached_name, fetch, need_of
 from lmms.train.evaluate import Evaluation, evaluate, plan_passes
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.parallel import World, shard_model, start_world, stop_world
+from lmms.train.parallel import World, local_of, shard_model, start_world, stop_world
 from lmms.train.recipe import Recipe, make_recipe
 from lmms.train.signals import Asked
 from lmms.train.stream import PackReader, read_sidecar
-from lmms.train.weights import local_tensor
 from tests.train.helpers import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
+from tests.train.ranks import on_ranks
 from tests.train.runs import write_model_folder
 from tests.train.served import WholeFiles
 from tests.train.shards import make_pack, write_shards
@@ -168,9 +166,7 @@ def test_the_loss_is_that_of_a_plain_loop_over_the_packs(
     assert found.target_weight == pytest.approx(float(total), rel=1e-12)
 
 
-def _evaluate_as_rank(rank: int, ranks: int, port: int, folders: dict[str, Path], out: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _evaluate_as_rank(rank: int, ranks: int, folders: dict[str, Path], out: Path) -> None:
     world = start_world("cpu")
     found = {}
     for family, folder in folders.items():
@@ -183,10 +179,7 @@ def _evaluate_as_rank(rank: int, ranks: int, port: int, folders: dict[str, Path]
 
 def test_two_ranks_find_the_numbers_of_one(folders: dict[str, Path], world: World, tmp_path: Path) -> None:
     """Seven packs are not to be shared evenly, and pictures are on one rank or the other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_evaluate_as_rank, (2, port, folders, tmp_path), nprocs=2)
+    on_ranks(_evaluate_as_rank, 2, folders, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     for name, found in first.items():
@@ -241,7 +234,7 @@ def test_training_does_not_notice_an_evaluation(folders: dict[str, Path], world:
             optimizer.zero_grad()
         model(batches[0], True)[0].backward()
         assert [module.training for module in model.modules()] == modes
-        grads.append({name: local_tensor(parameter.grad) for name, parameter in model.named_parameters()})
+        grads.append({name: local_of(parameter.grad) for name, parameter in model.named_parameters()})
     assert all(torch.equal(grads[1][name], gradient) for name, gradient in grads[0].items())
 
 
@@ -307,7 +300,7 @@ def test_a_frozen_model_is_evaluated_with_the_weights_of_now(folders: dict[str, 
     first = evaluated(model, folders["qwen3"], world)
     with torch.no_grad():
         for parameter in model.parameters():
-            local_tensor(parameter).mul_(0.5)
+            local_of(parameter).mul_(0.5)
     second = evaluated(model, folders["qwen3"], world)
     assert abs(second.loss - first.loss) > 1e-2
 

@@ -1,7 +1,6 @@
 """The arithmetic of memory against real ranks: every byte of states, the saved activations, the peak of a pass."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface
@@ -28,7 +26,7 @@ from lmms.train.parallel import shard_model, start_world, stop_world
 from lmms.train.rules import bytes_by_rule
 from tests.train.helpers import frozen, joined, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
 from tests.train.live import LiveStorages, kernel_attention
-from tests.train.runs import free_port
+from tests.train.ranks import on_ranks
 
 FAMILIES = ("qwen3", "qwen2_5_vl", "qwen3_vl")
 CASES: list[tuple[str, str, tuple[Part, ...]]] = [
@@ -66,13 +64,11 @@ def some_batch(family: str) -> Batch:
     return joined([make_pack([talk(1, 40, images), talk(2, 90), talk(3, 25, images[:1])])], tiny_recipe(family))
 
 
-def measure(rank: int, ranks: int, port: int, folder: Path) -> None:
+def measure(rank: int, ranks: int, folder: Path) -> None:
     """What one of these ranks holds in each case: the bytes of its states, and the peak of two accumulated passes.
 
     Four ranks hold two copies of the weights.
     """
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     AttentionInterface.register(ATTENTION_NAME, partial(_attention, kernel_attention))
     world = start_world("cpu", replicate=COPIES[ranks])
     found = []
@@ -107,7 +103,7 @@ def local_bytes(tensor: Tensor) -> int:
 def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
     """[rank][case]: what each of one, two or four real ranks held."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(measure, (request.param, free_port(), folder), nprocs=request.param)
+    on_ranks(measure, request.param, folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(request.param)]
 
 

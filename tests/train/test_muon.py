@@ -42,6 +42,12 @@ def test_nothing_stays_nothing() -> None:
     assert not orthogonalised(torch.zeros(2, 4, 3)).any()
 
 
+@pytest.mark.parametrize("unit", [1e-36, 1e-25, 1e-12, 1e-8, 1e25])
+def test_the_unit_of_the_gradients_is_all_the_same(unit: float) -> None:
+    matrices = torch.randn(2, 20, 30, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(orthogonalised(matrices * unit), orthogonalised(matrices), rtol=0, atol=1e-4)
+
+
 def test_two_updates_are_those_of_the_formula_each_matrix_of_a_stack_for_itself() -> None:
     model = tiny_model("qwen3_vl")
     stacked = stacked_matrices(model)

@@ -3,7 +3,6 @@
 A CPU has no other memory to put them into, so here they go from main memory to main memory, in the same order.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -30,7 +28,8 @@ from lmms.train.rules import bytes_by_rule
 from lmms.train.run import train
 from tests.train.helpers import FAMILIES, VISION_FAMILIES, tiny_config, tiny_model
 from tests.train.live import LiveStorages, kernel_attention
-from tests.train.runs import assert_same_steps, free_port, read_metrics, run_config, silent, write_run
+from tests.train.ranks import free_port, on_ranks
+from tests.train.runs import assert_same_steps, read_metrics, run_config, silent, train_as_rank, write_run
 from tests.train.test_memory import TOLERANCE, local, some_batch
 from tests.train.test_model import count_forward_calls
 from tests.train.test_recompute import assert_bitwise, batch_of, model_of, step
@@ -242,13 +241,9 @@ def in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_a_rank(rank: int, ranks: int, configs: list[TrainConfig], ports: list[int]) -> None:
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
         in_main_memory(patched)
-        for config, port in zip(configs, ports, strict=True):
-            place = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            os.environ |= place
-            train(config, silent)
+        train_as_rank(rank, ranks, configs, ports)
 
 
 def test_runs_on_two_ranks_with_packs_apart_and_shared_are_the_run_that_keeps_everything(tmp_path: Path) -> None:
@@ -263,7 +258,7 @@ def test_runs_on_two_ranks_with_packs_apart_and_shared_are_the_run_that_keeps_ev
         "apart for vision": {"memory__recompute": "full", "memory__recompute_vision": "none"},
     }
     configs = [run_config(settings, output=str(tmp_path / name), **changed) for name, changed in changes.items()]
-    torch.multiprocessing.spawn(on_a_rank, (2, configs, [free_port() for _ in configs]), nprocs=2)
+    on_ranks(on_a_rank, 2, configs, [free_port() for _ in configs])
     for name in changes:
         assert_same_steps(read_metrics(tmp_path / name), read_metrics(tmp_path / "plain"))
 

@@ -1,30 +1,37 @@
-"""Every optimizer over one, two and four ranks: the same bits of the same gradients, also through checkpoints."""
+"""Every optimizer over one, two and four ranks: the same bits of the same gradients, also through checkpoints.
+
+So too over copies of sharded weights (parallel.replicate), which stay equal, and from main memory (parallel.offload).
+"""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import pytest
 import torch
-import torch.multiprocessing
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+import lmms.train.rules
 from lmms.configs.errors import TrainError
-from lmms.configs.optim import OptimName
+from lmms.configs.optim import OptimConfig, OptimName
 from lmms.train.checkpoint import checkpoint_name, tensors_of
 from lmms.train.dry_run import dry_run
-from lmms.train.parallel import World, shard_model, start_world, stop_world
+from lmms.train.model import blocks
+from lmms.train.optim import make_optimizer
+from lmms.train.parallel import World, local_of, shard_model, start_world, stop_world
 from lmms.train.rules import Updates
 from lmms.train.run import train
 from lmms.train.trained import TRAINED_NAME
+from tests.train.helpers import tiny_model
+from tests.train.ranks import free_port, on_ranks
 from tests.train.runs import (
     assert_same_steps,
     assert_same_tensors,
-    free_port,
     read_metrics,
     read_tensors,
     run_config,
@@ -32,6 +39,9 @@ from tests.train.runs import (
     train_on_ranks,
     write_run,
 )
+from tests.train.test_memory import some_batch
+from tests.train.test_recompute import batch_of
+from tests.train.test_sharding import train_layouts
 from tests.train.test_skipped import poisoned, train_with
 
 NAMES: tuple[OptimName, ...] = get_args(OptimName)
@@ -84,9 +94,15 @@ def take_steps(world: World, name: OptimName, first: int, last: int, begin: Path
     }
 
 
-def as_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def as_rank_of_two_copies(rank: int, ranks: int, folder: Path) -> None:
+    world = start_world("cpu", replicate=2)
+    found = {name: take_steps(world, name, 1, STEPS, None, None) for name in NAMES}
+    if world.is_main:
+        torch.save(found, folder / "two copies.pt")
+    stop_world()
+
+
+def as_rank(rank: int, ranks: int, folder: Path) -> None:
     world = start_world("cpu")
     for name in NAMES:
         half = folder / f"{name} after 2"
@@ -102,16 +118,20 @@ def as_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensors]:
-    """`name on ranks`: after STEPS steps. `name on 2, 1, 4`: what two began, one went on with, and four ended."""
+    """`name on ranks`: after STEPS steps; 2 x 2: of four ranks with two copies. `name on 2, 1, 4`: what two began, one
+    went on with, and four ended."""
     folder = tmp_path_factory.mktemp("updates")
-    torch.multiprocessing.spawn(as_rank, (2, free_port(), folder), nprocs=2)
+    on_ranks(as_rank, 2, folder)
     world = start_world("cpu")
     every = {f"{name} on 1": take_steps(world, name, 1, STEPS, None, None) for name in NAMES}
     for name in NAMES:
         take_steps(world, name, 3, 4, folder / f"{name} after 2", folder / f"{name} after 4")
     stop_world()
-    torch.multiprocessing.spawn(as_rank, (4, free_port(), folder), nprocs=4)
+    on_ranks(as_rank, 4, folder)
+    on_ranks(as_rank_of_two_copies, 4, folder)
+    copies = torch.load(folder / "two copies.pt")
     for name in NAMES:
+        every[f"{name} on 2 x 2"] = copies[name]
         for ranks in (2, 4):
             every[f"{name} on {ranks}"] = torch.load(folder / f"{name} on {ranks}.pt")["straight"]
         every[f"{name} on 2, 1, 4"] = torch.load(folder / f"{name} on 4.pt")["resumed"]
@@ -119,7 +139,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensors]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("ranks", ["2", "4", "2, 1, 4"])
+@pytest.mark.parametrize("ranks", ["2", "4", "2 x 2", "2, 1, 4"])
 def test_any_ranks_make_the_same_bits_of_the_same_gradients(
     found: dict[str, Tensors], name: OptimName, ranks: str
 ) -> None:
@@ -131,6 +151,38 @@ def test_any_ranks_make_the_same_bits_of_the_same_gradients(
         torch.testing.assert_close(other[key], tensor, rtol=0 if exact else 1e-6, atol=0 if exact else 1e-8, msg=key)
     kinds = {key.rpartition(".")[2] for key in one if key.startswith("optimizer")}
     assert {"adamw-8bit": "exp_avg_codes", "muon": "momentum"}.get(name, "exp_avg") in kinds
+
+
+def train_copies(rank: int, ranks: int, folder: Path) -> None:
+    """Three steps of a model on other packs on each rank; counts what is not the same bits in both copies."""
+    lmms.train.rules.SMALL = 0
+    world, batches = start_world("cpu", replicate=2), [some_batch("qwen3_vl"), batch_of("qwen3_vl")]
+    differing: dict[str, list[str]] = {}
+    for name in NAMES:
+        model = tiny_model("qwen3_vl")
+        shard_model(model, blocks(model), world, torch.float32)
+        optimizer = make_optimizer(model, OptimConfig(name=name, lr={"default": 1e-2}))
+        before = local_of(model.hf.lm_head.weight.detach()).clone()
+        for step in range(3):
+            model(batches[(rank + step) % 2], True)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert not torch.equal(local_of(model.hf.lm_head.weight.detach()), before)
+        differing[name] = []
+        for key, tensor in tensors_of(model, optimizer).items():
+            own = local_of(tensor.detach()).contiguous()
+            others = [torch.empty_like(own) for _ in range(2)]
+            dist.all_gather(others, own, group=world.mesh.get_group("replicate"))
+            if not torch.equal(*others):
+                differing[name].append(key)
+    (folder / f"{rank}.json").write_text(json.dumps(differing))
+    stop_world()
+
+
+def test_copies_of_weights_and_averages_stay_the_same_bits(tmp_path: Path) -> None:
+    on_ranks(train_copies, 4, tmp_path)
+    for rank in range(4):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {name: [] for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -152,32 +204,46 @@ def run_of(settings: dict[str, Any], name: OptimName, output: Path, **changes: A
 
 @pytest.fixture(scope="module")
 def outputs(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """NAME/one and NAME/two: three steps on one rank and on two; NAME/resumed: two ranks from the second step on."""
+    """NAME/one and NAME/two: three steps on one rank and on two; NAME/resumed: two ranks from the second step on;
+    NAME/copies: two of them on four ranks; NAME/offloaded: two ranks with all in main memory, as it is on a CPU."""
     folder = tmp_path_factory.mktemp("outputs")
     for name in NAMES:
         train(run_of(settings, name, folder / name / "one"), silent)
     begun = {name: str(folder / name / "one" / checkpoint_name(2)) for name in NAMES}
     resumed = [run_of(settings, name, folder / name / "resumed", resume=begun[name]) for name in NAMES]
     train_on_ranks([*(run_of(settings, name, folder / name / "two") for name in NAMES), *resumed], 2)
+    train_on_ranks([run_of(settings, name, folder / name / "copies", parallel__replicate=2) for name in NAMES], 4)
+    with patch("lmms.configs.train.check_offload"):
+        offloaded = [run_of(settings, name, folder / name / "offloaded", parallel__offload=True) for name in NAMES]
+    on_ranks(train_layouts, 2, offloaded, [free_port() for _ in offloaded])
     return folder
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_on_two_ranks_is_that_on_one(outputs: Path, name: OptimName) -> None:
-    one, two, resumed = (outputs / name / output for output in ("one", "two", "resumed"))
-    tensors = {output: read_tensors(output / checkpoint_name(3), "model.") for output in (one, two, resumed)}
+@pytest.mark.parametrize("layout", ["two", "resumed", "copies"])
+def test_a_run_on_ranks_is_that_on_one(outputs: Path, name: OptimName, layout: str) -> None:
+    one, other = outputs / name / "one", outputs / name / layout
+    tensors, expected = (read_tensors(output / checkpoint_name(3), "model.") for output in (other, one))
     if name in ("adamw", "muon"):
         # To orthogonalise makes much of a last bit where a matrix has small singular values.
         rel = 1e-4 if name == "muon" else 1e-5
-        assert_same_steps(read_metrics(two), read_metrics(one), rel)
-        assert_same_steps(read_metrics(resumed), read_metrics(one)[-1:], rel)
-        assert_same_tensors(tensors[two], tensors[one])
-        assert_same_tensors(tensors[resumed], tensors[one])
+        steps = read_metrics(other)
+        assert len(steps) == (1 if layout == "resumed" else 3)
+        assert_same_steps(steps, read_metrics(one)[-len(steps) :], rel)
+        assert_same_tensors(tensors, expected)
         return
     # A sum of gradients that is off in its last bit may turn into the next code: at most a part of a step of 1e-2.
-    for other in (two, resumed):
-        for key, tensor in tensors[one].items():
-            assert float((tensors[other][key] - tensor).abs().max()) < 1e-3, key
+    for key, tensor in expected.items():
+        assert float((tensors[key] - tensor).abs().max()) < 1e-3, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_from_main_memory_is_the_same_bits(outputs: Path, name: OptimName) -> None:
+    found, expected = outputs / name / "offloaded", outputs / name / "two"
+    assert read_metrics(found) == read_metrics(expected)
+    tensors, others = (read_tensors(output / checkpoint_name(3)) for output in (found, expected))
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in others.items())
 
 
 @pytest.mark.parametrize("name", NAMES[1:])

@@ -10,6 +10,7 @@ from torch import nn
 import lmms.train.rules
 from lmms.configs.errors import ConfigError
 from lmms.configs.load import load_config
+from lmms.configs.lora import LoraConfig
 from lmms.configs.optim import OptimConfig, OptimName
 from lmms.configs.train import TrainConfig
 from lmms.train.model import TrainModel, is_lora, part_of
@@ -85,13 +86,14 @@ def test_small_parameters_norms_and_biases_keep_their_averages_in_fp32(name: Opt
         assert rules[parameter] == (name if parameter.ndim >= 2 and parameter.numel() >= 600 else "adamw")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_lora_is_trained_by_adamw_of_some_kind(name: OptimName) -> None:
+def test_factors_of_lora_are_adamws_and_in_few_bits_where_they_are_large() -> None:
     train: dict[str, Any] = {"default": "frozen", "llm": "lora"}
-    model = tiny_model("qwen3", train=train)
-    rules = rules_of(name, model)
-    expected = {"adamw"} if name == "muon" else {"adamw", name}
-    assert {rules[p] for tensor, p in model.named_parameters() if is_lora(tensor)} <= expected
+    model = tiny_model("qwen3", train=train, lora=LoraConfig(rank=16))
+    factors = [p for tensor, p in model.named_parameters() if is_lora(tensor)]
+    for name in NAMES:
+        found = {(rules_of(name, model)[p], p.numel() >= 600) for p in factors}
+        large = "adamw" if name == "muon" else name
+        assert found == {("adamw", False), (large, True)}
 
 
 def test_a_wrong_name_is_answered_with_the_choices() -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from lmms.train.resume import locked
 from lmms.train.run import train
 from lmms.train.trained import TRAINED_NAME, Row, table_lines
 from tests.train.helpers import frozen, tiny_config, tiny_model
+from tests.train.ranks import free_port
 from tests.train.runs import (
     assert_same_steps,
     read_metrics,
@@ -91,10 +91,7 @@ def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
 def printed_by_two_ranks(config: TrainConfig, folder: Path) -> list[str]:
     """What each rank of two prints, to the end."""
     (folder / "run.yaml").write_text(to_yaml(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    group = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, folder / "run.yaml"],

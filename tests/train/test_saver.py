@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.tensor import DTensor
@@ -26,6 +24,7 @@ from lmms.train.parallel import World, shard_model, start_world, stop_world
 from lmms.train.retention import Keep
 from lmms.train.saver import Saver, saving
 from tests.train.checkpoints import numbers, save, silent, state_at, stored
+from tests.train.ranks import free_port, on_ranks
 
 KILLED_WHILE_IT_WRITES = """
 import sys, time
@@ -282,22 +281,14 @@ def load_on_all(world: World, folder: Path) -> None:
             assert torch.equal(whole(tensor), step * expected[name]), name
 
 
-def as_rank(rank: int, ranks: int, port: int, act: Callable[[World, Path], None], folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def as_rank(rank: int, ranks: int, act: Callable[[World, Path], None], folder: Path) -> None:
     act(start_world("cpu"), folder)
     stop_world()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_what_two_ranks_save_is_read_by_one_and_by_four(tmp_path: Path, world: World) -> None:
     for ranks, act in ((2, save_and_train_on), (4, load_on_all)):
-        torch.multiprocessing.spawn(as_rank, (ranks, free_port(), act, tmp_path), nprocs=ranks)
+        on_ranks(as_rank, ranks, act, tmp_path)
     load_on_all(world, tmp_path)
     checkpoint = tmp_path / "run" / checkpoint_name(2)
     assert {path.name for path in checkpoint.glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
@@ -337,7 +328,7 @@ def save_with_stale_folders(world: World, folder: Path) -> None:
 
 
 def test_all_files_are_named_whatever_a_rank_sees_of_the_folder(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(as_rank, (2, free_port(), save_with_stale_folders, tmp_path), nprocs=2)
+    on_ranks(as_rank, 2, save_with_stale_folders, tmp_path)
     checkpoint = tmp_path / checkpoint_name(1)
     written = {path.name for path in checkpoint.iterdir()} - {COMPLETE_NAME}
     assert {"__0_0.distcp", "__1_0.distcp"} < written

@@ -8,20 +8,18 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import checkpoint_name
-from lmms.train.parallel import World, shard_model, start_world, stop_world
+from lmms.train.parallel import World, local_of, shard_model, start_world, stop_world
 from lmms.train.run import train
-from lmms.train.weights import local_tensor
+from tests.train.ranks import free_port, on_ranks
 from tests.train.runs import (
     assert_same_steps,
     assert_same_tensors,
-    free_port,
     read_metrics,
     read_tensors,
     run_config,
@@ -78,7 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, 
             on_two += [run_config({**settings, **ON_TWO[key]}, output=str(folder / key)) for key in ON_TWO]
             on_four.append(run_config({**settings, **LAYOUTS["two copies, in main memory"], **resumed}))
     for ranks, configs in ((4, on_four), (2, on_two)):
-        torch.multiprocessing.spawn(train_layouts, (ranks, configs, [free_port() for _ in configs]), nprocs=ranks)
+        on_ranks(train_layouts, ranks, configs, [free_port() for _ in configs])
     return cases
 
 
@@ -153,7 +151,7 @@ def test_offload_computes_the_same(world: World) -> None:
         for _ in range(2):
             model(torch.ones(2, 8)).square().sum().backward()
         assert all(isinstance(parameter, DTensor) == offload for parameter in model.parameters())
-        norms.append([float(local_tensor(p.grad).norm()) for p in model.parameters() if p.grad is not None])
+        norms.append([float(local_of(p.grad).norm()) for p in model.parameters() if p.grad is not None])
     assert norms[0] == norms[1]
 
 

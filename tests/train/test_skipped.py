@@ -1,25 +1,24 @@
 """A step whose loss or gradient is not finite: skipped, named, counted, and too many of them stop the run."""
 
 import json
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 
 import lmms.train.run
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.train import TrainConfig
 from lmms.train.checkpoint import checkpoint_name, read_state, tensors_of
 from lmms.train.metrics import METRICS_NAME, StepLog
+from lmms.train.parallel import local_of
 from lmms.train.reads import trained_records
 from lmms.train.run import train
 from lmms.train.step import take_step
-from lmms.train.weights import local_tensor
-from tests.train.runs import free_port, read_metrics, read_tensors, run_config, silent, write_run
+from tests.train.ranks import on_ranks
+from tests.train.runs import read_metrics, read_tensors, run_config, silent, write_run
 
 Step = Callable[..., Any]
 
@@ -36,7 +35,7 @@ def poisoned(steps: Collection[int]) -> Step:
         if plan.step not in steps:
             return take_step(model, optimizer, parts, plan, *rest)
         states = tensors_of(model, optimizer)
-        norm = local_tensor(model.hf.model.language_model.norm.weight)
+        norm = local_of(model.hf.model.language_model.norm.weight)
         kept = norm.detach().clone()
         norm.detach().fill_(float("nan"))
         before = {name: value.detach().clone() for name, value in states.items()}
@@ -152,11 +151,7 @@ def test_fewer_than_none_is_refused(settings: dict[str, Any]) -> None:
         run_config(settings, max_skipped=-1)
 
 
-def _rank(rank: int, config: TrainConfig, port: int) -> None:
-    torch.set_num_threads(1)
-    group = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in group.items()}
-
+def _rank(rank: int, ranks: int, config: TrainConfig) -> None:
     def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
         """On rank 1 alone, the loss of step 2 is infinite."""
         hook = model.register_forward_hook(lambda module, args, out: (out[0] * float("inf"), out[1]))
@@ -176,7 +171,7 @@ def _rank(rank: int, config: TrainConfig, port: int) -> None:
 
 def test_a_fault_on_one_rank_is_skipped_by_all_and_its_packs_alone_are_named(settings: dict[str, Any]) -> None:
     config = run_config(settings)
-    torch.multiprocessing.spawn(_rank, (config, free_port()), nprocs=2)
+    on_ranks(_rank, 2, config)
     lines = [json.loads(line) for line in (Path(config.output) / METRICS_NAME).read_text().splitlines()]
     assert [line["skipped"] for line in lines] == [0, 1, 0]
     (said,) = json.loads((Path(config.output) / "said.json").read_text())

@@ -21,13 +21,12 @@ from lmms.train.loader import Request, batches
 from lmms.train.mixture import Phase, share_turns
 from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
 from lmms.train.optim import make_optimizer, set_trained, trained_parts
-from lmms.train.parallel import World, shard_model, start_world, stop_world
+from lmms.train.parallel import World, local_of, shard_model, start_world, stop_world
 from lmms.train.passes import StepPlan, pack_names, plan_steps
 from lmms.train.sets import Sets, make_order, open_sets, packs_digest
 from lmms.train.signals import Asked
 from lmms.train.step import StepResult, take_step
 from lmms.train.stream import PackReader
-from lmms.train.weights import local_tensor
 from tests.train.helpers import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
 from tests.train.runs import write_model_folder
 from tests.train.shards import make_pack, write_shards
@@ -154,10 +153,10 @@ def test_what_is_not_finite_never_reaches_the_weights_and_names_step_and_packs(
     model = sharded_model(world)
     with torch.no_grad():
         # One word's embedding: only the packs that hold it are to blame.
-        embeddings = local_tensor(model.hf.get_input_embeddings().weight)
+        embeddings = local_of(model.hf.get_input_embeddings().weight)
         word = int(next(loaded(sets, plan)).input_ids[0, -1])
         embeddings[word] = value
-        before = [local_tensor(parameter).clone() for parameter in model.parameters()]
+        before = [local_of(parameter).clone() for parameter in model.parameters()]
     read = zip(plan.passes, loaded(sets, plan), strict=True)
     blamed = [request.places[0].pack for request, batch in read if word in batch.input_ids]
     expected = ", ".join(map(str, sorted(blamed)))
@@ -165,7 +164,7 @@ def test_what_is_not_finite_never_reaches_the_weights_and_names_step_and_packs(
     assert result.fault.startswith("step 1: loss sum is nan, gradient norm nan, expected finite numbers; ")
     assert result.fault.endswith(f"; packs {expected}")
     for parameter, kept in zip(model.parameters(), before, strict=True):
-        torch.testing.assert_close(local_tensor(parameter), kept, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(local_of(parameter), kept, rtol=0, atol=0, equal_nan=True)
 
 
 def damaged(pack: Pack) -> Pack:

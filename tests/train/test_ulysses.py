@@ -1,7 +1,5 @@
 """Four ranks with a run of the tokens each do what one does with all of them: attention, documents, gradients."""
 
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor
 
 from lmms.configs.errors import TrainError
@@ -19,6 +16,7 @@ from lmms.train.parallel import start_world, stop_world
 from lmms.train.share import WHOLE, Share
 from lmms.train.ulysses import to_heads, to_tokens
 from tests.train.helpers import FIRST_SPECIAL, Talk, make_pack, places, talk, tiny_model, tiny_recipe
+from tests.train.ranks import on_ranks
 
 RANKS = 4
 HEADS = ((4, 4), (4, 2), (8, 1), (12, 6), (12, 3))
@@ -49,10 +47,8 @@ def batch_of(change: str, share: Share = WHOLE) -> Batch:
     return batch
 
 
-def run_rank(rank: int, port: int, folder: Path) -> None:
+def run_rank(rank: int, ranks: int, folder: Path) -> None:
     """Attention for each of HEADS, and losses and gradients of a model for each of CHANGES; saved as found."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world = start_world("cpu", sequence=RANKS)
     assert world.sequence_group is not None
     assert (world.data_rank, world.data_size, world.share) == (0, 1, Share(rank, RANKS))
@@ -80,10 +76,7 @@ def run_rank(rank: int, port: int, folder: Path) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     """What each rank has found."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    torch.multiprocessing.spawn(run_rank, (port, folder), nprocs=RANKS)
+    on_ranks(run_rank, RANKS, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 

@@ -1,7 +1,6 @@
 """Pretrained weights arrive as from_pretrained would read them, whole or by rows, and what does not fit is named."""
 
 import json
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -18,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lmms.configs.errors import ModelError
 from lmms.train.model import TrainModel, blocks, build_model, materialize
-from lmms.train.parallel import World, shard_model, start_world, stop_world
-from lmms.train.weights import load_pretrained, local_rows, local_tensor
+from lmms.train.parallel import World, local_of, shard_model, start_world, stop_world
+from lmms.train.weights import load_pretrained, local_rows
 from tests.train.helpers import FAMILIES, tiny_config, tiny_model
-from tests.train.runs import free_port
+from tests.train.ranks import on_ranks
 
 CPU = torch.device("cpu")
 
@@ -99,8 +97,8 @@ def test_each_rank_gets_its_rows_also_when_they_do_not_divide(tmp_path: Path) ->
             load_pretrained(model.hf, tmp_path)
             for name, parameter in model.named_parameters():
                 rows = local_rows(parameter)
-                assert rows.stop - rows.start == len(local_tensor(parameter))
-                parts.setdefault(name, []).append(local_tensor(parameter).detach().clone())
+                assert rows.stop - rows.start == len(local_of(parameter))
+                parts.setdefault(name, []).append(local_of(parameter).detach().clone())
     for name, parameter in saved.named_parameters():
         assert torch.equal(torch.cat(parts[name]), parameter), name
     assert any(len({len(part) for part in pieces}) > 1 for pieces in parts.values())
@@ -130,10 +128,8 @@ def peak_growth() -> Iterator[list[int]]:
         thread.join()
 
 
-def read_as_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
+def read_as_rank(rank: int, ranks: int, folder: Path) -> None:
     """Build, shard and read the model of a folder; leaves what that took and what this rank owns, in bytes."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world = start_world("cpu")
     config = AutoConfig.from_pretrained(folder)
     # Whatever is imported or made once.
@@ -143,7 +139,7 @@ def read_as_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
         shard_model(model, blocks(model), world, torch.float32)
         materialize(model, world.device)
         load_pretrained(model.hf, folder)
-    own = sum(local_tensor(parameter).nbytes for parameter in model.parameters())
+    own = sum(local_of(parameter).nbytes for parameter in model.parameters())
     (folder / f"{rank}.json").write_text(json.dumps({"peak": peak[0], "own": own}))
     stop_world()
 
@@ -155,7 +151,7 @@ def test_no_rank_ever_holds_more_than_its_own_rows(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path, max_shard_size="60MB")
     stored = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
     assert stored > 200e6
-    torch.multiprocessing.spawn(read_as_rank, (2, free_port(), tmp_path), nprocs=2)
+    on_ranks(read_as_rank, 2, tmp_path)
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["own"] == pytest.approx(stored, rel=0.01)
