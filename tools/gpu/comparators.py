@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AutoModelForImageTextToText, Pretra
 
 from lmms.configs.manifest import open_dataset
 from lmms.configs.optim import OptimConfig
+from lmms.train.attention import Attend, attend_documents
 from lmms.train.flops import model_cost, pack_flops
 from lmms.train.loss import linear_cross_entropy
 from lmms.train.mixture import Phase
@@ -187,7 +188,7 @@ def _plan(folder: Path, config: PretrainedConfig, ready: list[PlainBatch]) -> St
 
 
 def _attention(
-    attend: Any,
+    attend: Attend,
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -201,11 +202,17 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface over the batch's conversations, or over the images that a tower names."""
-    q, k, v = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
-    causal = bool(module.is_causal) if is_causal is None else is_causal
     if cu_seq_lens_q is None or max_length_q is None:
         ((cu_seq_lens_q, max_length_q),) = _bounds
-    return attend(q, k, v, cu_seq_lens_q, int(max_length_q), scaling, causal).unsqueeze(0), None
+    assert cu_seq_lens_q is not None
+    return attend_documents(
+        attend,
+        *(module, query, key, value, attention_mask),
+        scaling=scaling,
+        cu_seq_lens_q=cu_seq_lens_q,
+        max_length_q=int(max_length_q),
+        is_causal=is_causal,
+    )
 
 
 def _use_liger(hf: PreTrainedModel) -> None:

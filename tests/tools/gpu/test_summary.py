@@ -118,7 +118,7 @@ def test_a_goal_is_met_or_not_or_not_measured() -> None:
 
 
 def test_floors_come_from_the_products_and_kernels_of_the_same_packs() -> None:
-    product = {"layers": 2, "in_block": True, "forward": 1e-3, "input_grad": 1e-3, "weight_grad": 1e-3}
+    product = {"layers": 2, "again": True, "forward": 1e-3, "input_grad": 1e-3, "weight_grad": 1e-3}
     products = [{**product, "shape": "head", "head": True}, {**product, "shape": "body", "head": False}]
     speed = {"layer": "language", "count": 2, "forward": 1e-3, "backward": 2e-3}
     kernel = {"model": FIRST, "packs": "vision", "passed": True, "speeds": [speed]}
