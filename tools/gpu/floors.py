@@ -37,9 +37,7 @@ def floor_seconds(
     products, attention: ProductSpeed and LayerSpeed as dicts. copy: bytes a second.
     """
     again = RECOMPUTED[recompute]
-    gemm = sum(
-        one["layers"] * _seconds(one, "gemm" in again and one["again"]) for one in products if not one["head"]
-    )
+    gemm = sum(one["layers"] * _seconds(one, "gemm" in again and one["again"]) for one in products if not one["head"])
     (head,) = (one for one in products if one["head"])
     forwards = 2 if "attention" in again else 1
     attending = sum(one["count"] * (forwards * one["forward"] + one["backward"]) for one in attention)
