@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from tools.gpu.main import ROOT, main
-from tools.gpu.rungs import BEST
+from tools.gpu.rungs import LEAST
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the command trains full-size models")
 
 SOME = (
     "ceilings|products Qwen2.5-VL-3B vision|attention (varlen|flash-attn-2)|loss (chunked|liger)$"
-    rf"|training Qwen2.5-VL-3B vision (\{BEST}|eager|\{BEST}, flash-attn-3)$"
+    rf"|training Qwen2.5-VL-3B vision (\{LEAST}|eager|\{LEAST}, flash-attn-3)$"
     "|comparator Qwen2.5-VL-3B (padded|.* chunked)"
 )
 
@@ -46,7 +46,7 @@ def test_a_miniature_of_every_kind_of_piece_runs_on_a_cpu(finished: tuple[Any, d
     assert {name for name, outcome in outcomes.items() if outcome != "done"} == {
         "attention flash-attn-2",
         "loss liger",
-        f"training Qwen2.5-VL-3B vision {BEST}, flash-attn-3",
+        f"training Qwen2.5-VL-3B vision {LEAST}, flash-attn-3",
     }
     assert {piece["kind"] for piece in report["pieces"]} == {
         *("facts", "packs", "memory", "ceilings", "products", "attention", "loss", "training", "comparator")
@@ -59,7 +59,7 @@ def test_a_miniature_of_every_kind_of_piece_runs_on_a_cpu(finished: tuple[Any, d
 
 def test_a_training_is_the_trainers_own_and_measured_in_full(finished: tuple[Any, dict[str, Any]]) -> None:
     found = {piece["name"]: piece["result"] for piece in finished[1]["pieces"]}
-    best, eager = (found[f"training Qwen2.5-VL-3B vision {rung}"] for rung in (BEST, "eager"))
+    best, eager = (found[f"training Qwen2.5-VL-3B vision {rung}"] for rung in (LEAST, "eager"))
     padded = found["comparator Qwen2.5-VL-3B padded, sdpa"]
     packed = found["comparator Qwen2.5-VL-3B packed, varlen, chunked loss"]
     for one in (best, eager, padded, packed):
@@ -82,7 +82,7 @@ def test_a_training_is_the_trainers_own_and_measured_in_full(finished: tuple[Any
 
 def test_floors_and_the_dry_run_stand_beside_what_was_measured(finished: tuple[Any, dict[str, Any]]) -> None:
     (best, *_) = finished[1]["trainings"]
-    assert best["name"] == BEST
+    assert best["name"] == LEAST
     assert best["predicted_memory"] > 10**9
     assert best["times the packed recipe"] > 0
     assert best["floors"].keys() == {
@@ -106,4 +106,4 @@ def test_without_time_every_piece_is_named_and_the_report_is_whole(tmp_path: Pat
 def test_the_pieces_can_be_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["run", "--list"])
     assert main() == 0
-    assert f"training Qwen3-VL-2B vision {BEST}" in capsys.readouterr().out.splitlines()
+    assert f"training Qwen3-VL-2B vision {LEAST}" in capsys.readouterr().out.splitlines()

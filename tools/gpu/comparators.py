@@ -5,7 +5,7 @@ batch. Batches stand ready in pinned memory: no time is taken for making them.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,8 +25,9 @@ from lmms.configs.optim import OptimConfig
 from lmms.train.attention import Attend, attend_documents
 from lmms.train.flops import model_cost, pack_flops
 from lmms.train.loss import linear_cross_entropy
+from lmms.train.marks import Mark, unmarked
 from lmms.train.mixture import Phase
-from lmms.train.model import TrainModel, blocks, init_random, materialize
+from lmms.train.model import TrainModel, blocks, embed_patches, init_random, materialize
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.parallel import compute_dtype, shard_model, start_world, stop_world
 from lmms.train.passes import StepPlan, plan_steps
@@ -60,9 +61,12 @@ class Recipe:
     loss: Literal["theirs", "all rows"] = "theirs"
     """transformers' own over all logits (with liger its fused one), or lmms's chunked one over every row: what Liger's
     does, for machines without it."""
+    linear_patches: bool = False
+    """The vision tower's convolution over patches as a product on the same weight. cuDNN has been seen to take seconds
+    for it in bf16, and nothing is to be won by that."""
 
 
-COMPARATORS: Mapping[str, Recipe] = MappingProxyType(
+_PLAIN: Mapping[str, Recipe] = MappingProxyType(
     {
         "padded, sdpa": Recipe(packed=False, attention="sdpa"),
         "packed, varlen": Recipe(packed=True, attention="varlen"),
@@ -72,6 +76,21 @@ COMPARATORS: Mapping[str, Recipe] = MappingProxyType(
     }
 )
 """The last is the recipe of LMMs-Engine and VeOmni; torch's varlen holds the kernels of flash-attn 2 too."""
+
+COMPARATORS: Mapping[str, Recipe] = MappingProxyType(
+    {
+        **_PLAIN,
+        **{
+            f"{name}, linear patches": replace(recipe, linear_patches=True)
+            for name, recipe in _PLAIN.items()
+            if recipe.liger or recipe.loss == "all rows"
+        },
+    }
+)
+"""Each that may be taken for the packed recipe with its patches both ways."""
+
+RECIPE: Sequence[str] = [name for name in COMPARATORS if COMPARATORS[name].liger]
+"""The packed recipe: what goals are held against. Without Liger it is another recipe, and a slower one."""
 
 
 class Comparator(TrainModel):
@@ -116,6 +135,9 @@ def build_comparator(config: PretrainedConfig, recipe: Recipe, device: torch.dev
     hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if recipe.liger:
         _use_liger(hf)
+    if recipe.linear_patches:
+        patch_embed: Any = hf.model.visual.patch_embed
+        patch_embed.forward = partial(embed_patches, patch_embed.proj)
     return Comparator(hf, recipe).train()
 
 
@@ -144,9 +166,9 @@ def measure_comparator(
         plan = _plan(Path(folder) / packs, config, ready)
         arriving = (batch.to(world.device) for batch in cycle(ready))
 
-        def take() -> StepResult:
-            found = cast(Any, arriving)
-            return take_step(comparator, optimizer, parts, plan, found, world, 1.0, 1.0, Asked(), lambda coming: None)
+        def take(mark: Mark = unmarked) -> StepResult:
+            of_run = (comparator, optimizer, parts, plan, cast(Any, arriving), world)
+            return take_step(*of_run, 1.0, 1.0, Asked(), lambda coming: None, mark)
 
         steps = time_steps(take, sizes, world.device, deadline)
         parameters = sum(parameter.numel() for parameter in comparator.parameters())
