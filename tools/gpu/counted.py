@@ -6,15 +6,15 @@ from typing import Any
 from tools.gpu.comparators import COMPARATORS, RECIPE
 
 LOSS_WITHIN, NORM_WITHIN = 5e-3, 5e-2
-"""Relative, of the first step's loss and gradient norm from the trainer's: several times what bf16 rounds. All begin with
-the same weights and packs."""
+"""Relative, of the first step's loss and gradient norm from the trainer's; bf16 rounds by 2e-3. All begin with the same
+weights and packs."""
 
 
 def recipes(pieces: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """{model, packs, name, tokens_per_s, counted, why} of each comparator among a report's pieces.
 
-    counted: whether it is held against the trainer. why: it is not; whether it may be without the comparison being the
-    worse for it, is `absent`: what this machine cannot run, and what is another recipe.
+    counted: whether it is held against the trainer; if not, `why`. absent: whether the comparison is complete without
+    it, as this machine cannot run it or it is another recipe.
     """
     for piece in pieces:
         if piece["kind"] == "comparator":
@@ -53,8 +53,8 @@ def _why_not(piece: Mapping[str, Any], ours: tuple[float, float] | None) -> str:
 def _first_step(pieces: Sequence[Mapping[str, Any]], place: Mapping[str, str]) -> tuple[float, float] | None:
     """Loss and gradient norm of the first step of a training of ours on these packs."""
     for piece in pieces:
-        if piece["kind"] == "training" and piece["outcome"] == "done" and piece["result"]["passed"]:
-            if all(piece["settings"][key] == place[key] for key in place):
-                steps = piece["result"]["steps"]
-                return steps["losses"][0], steps["grad_norms"][0]
+        same = piece["kind"] == "training" and all(piece["settings"][key] == place[key] for key in place)
+        if same and piece["outcome"] == "done" and piece["result"]["passed"]:
+            steps = piece["result"]["steps"]
+            return steps["losses"][0], steps["grad_norms"][0]
     return None

@@ -1,7 +1,7 @@
-"""Marks among the kernels of a step, around the loss and around the optimizer: tiny kernels that a step has nowhere else.
+"""Marks among the kernels of a step, around its loss and its optimizer: tiny kernels that a step has nowhere else.
 
-What stands between two marks belongs to one of the two, whatever its kernels are called. Of the loss that is its forward
-and its backward, wherever the gradients are taken; of the optimizer the norms of the gradients, clipping and the update.
+What stands between two marks belongs to one of the two, whatever its kernels are called. Of the loss that is forward
+and backward, wherever gradients are taken; of the optimizer the norms of the gradients, clipping and the update.
 """
 
 from collections.abc import Callable, Iterator, Mapping

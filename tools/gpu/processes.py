@@ -47,7 +47,7 @@ class Piece:
     least: float = 10.0
     """It is not begun with less time left."""
     ours: bool = True
-    """Whether it measures lmms or the machine, so that its failure is the bench's; those of other libraries are told."""
+    """Whether it measures lmms or the machine, so that its failure is the bench's: other libraries' are only told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

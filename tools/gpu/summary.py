@@ -5,8 +5,8 @@ from typing import Any
 
 from tools.gpu.counted import recipes
 from tools.gpu.floors import best_attention, floor_seconds
-from tools.gpu.models import model_config
 from tools.gpu.goals import PACKED, goals_of
+from tools.gpu.models import model_config
 from tools.gpu.rungs import OF_MODEL
 from tools.gpu.shapes import Rows
 from tools.gpu.sizes import Sizes

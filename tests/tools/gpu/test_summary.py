@@ -1,4 +1,4 @@
-"""What the pieces come to together: shares of ceilings, floors, times the packed recipe, and which comparators count."""
+"""What the pieces come to together: shares of ceilings, floors, times the packed recipe; which comparators count."""
 
 from copy import deepcopy
 from typing import Any
@@ -10,7 +10,6 @@ from tools.gpu.rungs import LEAST
 from tools.gpu.schedule import FIRST
 from tools.gpu.sizes import FULL
 from tools.gpu.summary import summarise
-
 
 LIGER, LINEAR = "packed, varlen, liger", "packed, varlen, liger, linear patches"
 STAND_IN = "packed, varlen, chunked loss, linear patches"
