@@ -43,16 +43,15 @@ class Bench:
 
     def run(self, piece: Piece) -> Found:
         """Begin a piece if there is time, and wait for its end."""
-        seconds = allowed(piece, self.left)
-        if self.stopped or not seconds:
+        if self.stopped or not allowed(piece, self.left):
             return not_begun(piece, "not run", self.stopped or f"{self.left:.0f} s were left")
-        return self.end(begin(piece, self.scratch, self.method), seconds)
+        return self.end(begin(piece, self.scratch, self.method))
 
-    def end(self, running: Running, seconds: float) -> Found:
+    def end(self, running: Running) -> Found:
         """What comes of a piece that was begun. It is no fault of a piece that the bench's own time was over."""
-        gets = min(seconds, self.left)
-        found = end(running, gets, lambda: self.stopped)
-        if found.outcome == "too slow" and gets < running.piece.seconds:
+        own, left = running.began + running.piece.seconds - time.time(), self.left
+        found = end(running, min(own, left), lambda: self.stopped)
+        if found.outcome == "too slow" and left < own:
             return replace(found, outcome="not run", error=f"the bench's time was over; {found.error}")
         return found
 

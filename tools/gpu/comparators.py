@@ -5,14 +5,13 @@ batch. Batches stand ready in pinned memory: no time is taken for making them.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +34,12 @@ from lmms.train.recipe import make_recipe
 from lmms.train.sets import make_order, open_sets
 from lmms.train.signals import Asked
 from lmms.train.step import StepResult, take_step
-from tools.gpu.backends import Backend, attend_by
+from tools.gpu.backends import attend_by
 from tools.gpu.errors import NotHereError
 from tools.gpu.models import model_config
 from tools.gpu.packs import pack_file
 from tools.gpu.plain import PlainBatch, packed_batches, padded_batches
+from tools.gpu.recipes import COMPARATORS, Recipe
 from tools.gpu.sizes import Sizes
 from tools.gpu.steps import faults_of, time_steps
 from tools.gpu.traces import trace_step
@@ -48,49 +48,6 @@ from tools.gpu.waits import waits_in
 
 _ATTENTION = "bench_flash"
 """Name that transformers knows the packed attention by; "flash" has its vision towers attend in one call."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """One way to train a transformers model."""
-
-    packed: bool
-    """Conversations end to end in one sequence, or a few of them padded to the longest."""
-    attention: Backend
-    liger: bool = False
-    loss: Literal["theirs", "all rows"] = "theirs"
-    """transformers' own over all logits (with liger its fused one), or lmms's chunked one over every row: what Liger's
-    does, for machines without it."""
-    linear_patches: bool = False
-    """The vision tower's convolution over patches as a product on the same weight. cuDNN has been seen to take seconds
-    for it in bf16, and nothing is to be won by that."""
-
-
-_PLAIN: Mapping[str, Recipe] = MappingProxyType(
-    {
-        "padded, sdpa": Recipe(packed=False, attention="sdpa"),
-        "packed, varlen": Recipe(packed=True, attention="varlen"),
-        "packed, varlen, chunked loss": Recipe(packed=True, attention="varlen", loss="all rows"),
-        "packed, varlen, liger": Recipe(packed=True, attention="varlen", liger=True),
-        "packed, flash-attn-2, liger": Recipe(packed=True, attention="flash-attn-2", liger=True),
-    }
-)
-"""The last is the recipe of LMMs-Engine and VeOmni; torch's varlen holds the kernels of flash-attn 2 too."""
-
-COMPARATORS: Mapping[str, Recipe] = MappingProxyType(
-    {
-        **_PLAIN,
-        **{
-            f"{name}, linear patches": replace(recipe, linear_patches=True)
-            for name, recipe in _PLAIN.items()
-            if recipe.liger or recipe.loss == "all rows"
-        },
-    }
-)
-"""Each that may be taken for the packed recipe with its patches both ways."""
-
-RECIPE: Sequence[str] = [name for name in COMPARATORS if COMPARATORS[name].liger]
-"""The packed recipe: what goals are held against. Without Liger it is another recipe, and a slower one."""
 
 
 class Comparator(TrainModel):

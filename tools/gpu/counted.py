@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tools.gpu.comparators import COMPARATORS, RECIPE
+from tools.gpu.recipes import COMPARATORS, RECIPE
 
 LOSS_WITHIN, NORM_WITHIN = 5e-3, 5e-2
 """Relative, of the first step's loss and gradient norm from the trainer's; bf16 rounds by 2e-3. All begin with the same

@@ -16,12 +16,11 @@ from rich.console import Console
 
 from tools.gpu.bench import Bench
 from tools.gpu.processes import Piece, Running, begin, not_begun, so_far
-from tools.gpu.schedule import BUDGET, latest, memory_pieces, pack_pieces, pieces
+from tools.gpu.schedule import BUDGET, FACTS_SECONDS, latest, memory_pieces, pack_pieces, pieces
 from tools.gpu.show import show
 from tools.gpu.sizes import FULL, MINI, MINI_ON_GPU
 
 ROOT = Path(__file__).resolve().parents[2]
-_FACTS_SECONDS = 60.0
 _WIDTH = 200
 """Columns of the tables in a log."""
 
@@ -82,7 +81,7 @@ def measure(bench: Bench, only: str, *, mini: bool) -> dict[str, Any]:
     bench.waiting = [*packs, *memory, *chosen]
     bench.write()
     for running in [begin(piece, bench.scratch, bench.method) for piece in packs if not bench.stopped]:
-        bench.keep(bench.end(running, running.piece.seconds))
+        bench.keep(bench.end(running))
     beside = [begin(piece, bench.scratch, bench.method) for piece in memory if not bench.stopped]
     for piece in chosen:
         if bench.stopped:
@@ -90,13 +89,13 @@ def measure(bench: Bench, only: str, *, mini: bool) -> dict[str, Any]:
         short = _too_large(piece, beside, bench.facts.get("memory"))
         bench.keep(not_begun(piece, "no memory", short) if short else bench.run(_shortened(piece, bench.left)))
     for running in beside:
-        bench.keep(bench.end(running, bench.left))
+        bench.keep(bench.end(running))
     return bench.write()
 
 
 def _read_facts(bench: Bench) -> None:
     """What machine this is; and whether forked processes can use its GPU."""
-    piece = Piece(name="facts", kind="facts", settings={}, seconds=_FACTS_SECONDS)
+    piece = Piece(name="facts", kind="facts", settings={}, seconds=FACTS_SECONDS)
     found = bench.run(piece)
     if found.outcome != "done" and not bench.stopped:
         bench.keep(replace(found, name="facts, forked", ours=False))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tools.gpu.backends import BACKENDS
-from tools.gpu.comparators import COMPARATORS, RECIPE
 from tools.gpu.losses import LOSSES
 from tools.gpu.processes import Piece
+from tools.gpu.recipes import COMPARATORS, RECIPE
 from tools.gpu.rungs import CANDIDATES, LADDER, LEAST, OTHERS, rung_of
 from tools.gpu.sizes import Sizes
 
@@ -17,6 +17,7 @@ FIRST, SECOND, LARGE = "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-8B"
 PADDED = "padded, sdpa"
 PLAIN, COMPILED = 60.0, 150.0
 """Seconds for a training: blocks are compiled in some."""
+FACTS_SECONDS, PACKS_SECONDS = 30.0, 60.0
 LIMIT = 480.0
 """Seconds for the whole command."""
 BUDGET = 460.0
@@ -29,9 +30,10 @@ def allowed(piece: Piece, left: float) -> float:
     return min(piece.seconds, left) if left >= piece.least else 0.0
 
 
-def latest(pieces: Iterable[Piece], left: float) -> Iterator[tuple[Piece, float | None]]:
+def latest(pieces: Iterable[Piece], seconds: float) -> Iterator[tuple[Piece, float | None]]:
     """Each with the seconds that are left at least when its turn comes, however long those before it take; None where
-    it may not be begun."""
+    it may not be begun. Before all are the facts, perhaps twice, and the packs, together."""
+    left = seconds - 2 * FACTS_SECONDS - PACKS_SECONDS
     for piece in pieces:
         gets = allowed(piece, left)
         yield piece, left if gets else None
@@ -42,7 +44,7 @@ def pack_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
     """The files of packs, which all that follows needs."""
     for model in (FIRST, SECOND, LARGE):
         settings = {"model": model, "folder": str(folder / model), "sizes": asdict(sizes)}
-        yield Piece(name=f"packs {model}", kind="packs", settings=settings, seconds=90.0)
+        yield Piece(name=f"packs {model}", kind="packs", settings=settings, seconds=PACKS_SECONDS)
 
 
 def memory_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
@@ -56,7 +58,7 @@ def memory_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
     ):
         settings: dict[str, Any] = {"model": model, "packs": packs, "rungs": names, "folder": str(folder / model)}
         settings["sizes"] = asdict(sizes)
-        yield Piece(name=f"memory {model} {packs}", kind="memory", settings=settings, seconds=200.0)
+        yield Piece(name=f"memory {model} {packs}", kind="memory", settings=settings, seconds=BUDGET)
 
 
 def pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from tools.gpu.bench import Bench
 from tools.gpu.main import ROOT, stopping
-from tools.gpu.processes import Piece
+from tools.gpu.processes import Piece, begin
 from tools.gpu.show import show
 from tools.gpu.sizes import MINI
 
@@ -102,6 +103,14 @@ def test_it_is_no_fault_of_a_piece_that_the_benchs_time_is_over(bench: Bench) ->
     assert report["missing"]["a piece that is hangs"].startswith("not run: the bench's time was over")
     assert report["missing"]["a piece that is good"] == "not run: 0 s were left"
     assert report["passed"]
+
+
+def test_pieces_side_by_side_share_the_time_of_one(bench: Bench) -> None:
+    began = time.monotonic()
+    several = [begin(replace(piece("hangs", 2.0), name=str(i)), bench.scratch, "fork") for i in range(3)]
+    outcomes = [bench.end(running).outcome for running in several]
+    assert outcomes == ["too slow"] * 3
+    assert time.monotonic() - began < 5.5
 
 
 def test_a_signal_ends_the_piece_that_runs_and_the_rest_is_not_begun(bench: Bench) -> None:

@@ -13,10 +13,11 @@ from lmms.train.model import TrainModel, build_model, init_random, materialize
 from lmms.train.recipe import Recipe as BatchRecipe
 from lmms.train.recipe import make_recipe
 from lmms.train.stream import Place
-from tools.gpu.comparators import COMPARATORS, RECIPE, Comparator, build_comparator
+from tools.gpu.comparators import Comparator, build_comparator
 from tools.gpu.models import model_config
 from tools.gpu.packs import make_packs, pack_file
 from tools.gpu.plain import PADDED, packed_batches, padded_batches
+from tools.gpu.recipes import COMPARATORS, RECIPE
 from tools.gpu.sizes import MINI
 
 CPU = torch.device("cpu")
