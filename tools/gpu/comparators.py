@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
 from transformers import AttentionInterface, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
@@ -23,7 +22,8 @@ from lmms.configs.manifest import open_dataset
 from lmms.configs.optim import OptimConfig
 from lmms.train.attention import Attend, attend_documents
 from lmms.train.flops import model_cost, pack_flops
-from lmms.train.loss import linear_cross_entropy
+from lmms.train.liger import liger_functions, use_liger
+from lmms.train.loss import LOGITS_PER_CHUNK, linear_cross_entropy
 from lmms.train.marks import Mark, unmarked
 from lmms.train.mixture import Phase
 from lmms.train.model import TrainModel, blocks, embed_patches, init_random, materialize
@@ -35,7 +35,7 @@ from lmms.train.sets import make_order, open_sets
 from lmms.train.signals import Asked
 from lmms.train.step import StepResult, take_step
 from tools.gpu.backends import attend_by
-from tools.gpu.errors import NotHereError
+from tools.gpu.losses import Loss, Where, loss_by
 from tools.gpu.models import model_config
 from tools.gpu.packs import pack_file
 from tools.gpu.plain import PlainBatch, packed_batches, padded_batches
@@ -53,24 +53,24 @@ _ATTENTION = "bench_flash"
 class Comparator(TrainModel):
     """A transformers model as transformers runs it; what it returns is what TrainModel returns."""
 
-    def __init__(self, hf: PreTrainedModel, recipe: Recipe) -> None:
+    def __init__(self, hf: PreTrainedModel, head_loss: Loss | None) -> None:
+        """head_loss: over all rows, of which those of label -100 weigh 0; None: transformers' own."""
         super().__init__(hf)
-        self.recipe = recipe
+        self.head_loss = head_loss
 
     def forward(  # type: ignore[override]
         self, batch: PlainBatch, step_has_images: bool, sequence_group: None = None
     ) -> tuple[Tensor, Tensor]:
         """Sum of cross entropies over the batch's targets; and nothing by group."""
         _bounds[:] = [(batch.cu_seqlens, batch.longest)]
-        if self.recipe.loss == "theirs":
+        if self.head_loss is None:
             # A sum: one divides by the number of targets, here by 1.
             one = torch.ones((), device=batch.labels.device)
             loss = self.hf(**batch.inputs, labels=batch.labels, num_items_in_batch=one, use_cache=False).loss
         else:
             hidden = self.hf.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
             labels = F.pad(batch.labels, (0, 1), value=-100)[:, 1:].flatten()
-            weights, groups = (labels >= 0).float(), torch.zeros_like(labels)
-            loss, _ = linear_cross_entropy(hidden, self.hf.lm_head.weight, labels.clamp(min=0), weights, groups, 1)
+            loss = self.head_loss(hidden, self.hf.lm_head.weight, labels, (labels >= 0).float())
         return loss, torch.zeros(1, 2, dtype=torch.float64, device=batch.labels.device)
 
 
@@ -80,7 +80,13 @@ own way finds them in the position ids, waiting for the device."""
 
 
 def build_comparator(config: PretrainedConfig, recipe: Recipe, device: torch.device) -> Comparator:
-    """The model on the meta device. NotHereError or ConfigError where a kernel of the recipe is missing."""
+    """The model on the meta device. NotHereError or ConfigError where a kernel of the recipe is missing.
+
+    Liger's functions are put in by the trainer's own hand: Liger's patches know only some versions of transformers.
+    """
+    head_loss = _all_rows if recipe.loss == "all rows" else None
+    if recipe.liger:
+        head_loss = loss_by("liger", Where(device=device, chunk=LOGITS_PER_CHUNK, backend="inductor"))
     packed = partial(_attention, attend_by(recipe.attention, device)) if recipe.packed else None
     with torch.device("meta"):
         hf = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
@@ -91,11 +97,15 @@ def build_comparator(config: PretrainedConfig, recipe: Recipe, device: torch.dev
                 module.config._attn_implementation = _ATTENTION
     hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if recipe.liger:
-        _use_liger(hf)
+        use_liger(hf, liger_functions())
     if recipe.linear_patches:
         patch_embed: Any = hf.model.visual.patch_embed
         patch_embed.forward = partial(embed_patches, patch_embed.proj)
-    return Comparator(hf, recipe).train()
+    return Comparator(hf, head_loss).train()
+
+
+def _all_rows(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    return linear_cross_entropy(hidden, weight, labels.clamp(min=0), weights, torch.zeros_like(labels), 1)[0]
 
 
 def measure_comparator(
@@ -192,12 +202,3 @@ def _attention(
         max_length_q=int(max_length_q),
         is_causal=is_causal,
     )
-
-
-def _use_liger(hf: PreTrainedModel) -> None:
-    try:
-        from liger_kernel.transformers import monkey_patch
-
-        getattr(monkey_patch, f"apply_liger_kernel_to_{hf.config.model_type}")(model=hf)
-    except ImportError as error:
-        raise NotHereError(f"Liger, for transformers {transformers.__version__}: {error}") from error

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tools.gpu.sizes import FULL
+from tools.gpu.traces import CLASSES
 
 
 def piece(name: str, kind: str, result: Any = None, outcome: str = "done", error: str = "") -> dict[str, Any]:
@@ -40,7 +41,13 @@ def training(name: str, model: str, packs: str, seconds: float, **changed: Any) 
         "passed": not faults,
         "faults": faults,
         "steps": steps,
-        "trace": {"classes": {"gemm": 0.5}, "busy": 0.9, "span": 1.0, "kernels": 3, "marks": marks},
+        "trace": {
+            "classes": {**dict.fromkeys(CLASSES, 0.0), "gemm": 0.5},
+            "busy": 0.9,
+            "span": 1.0,
+            "kernels": 3,
+            "marks": marks,
+        },
         "waits": {"train/step.py:1": 1},
         "recompute": "full",
         "optimizer_bytes": 10**9,

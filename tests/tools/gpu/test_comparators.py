@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmms.configs.manifest import open_dataset
@@ -13,7 +14,9 @@ from lmms.train.model import TrainModel, build_model, init_random, materialize
 from lmms.train.recipe import Recipe as BatchRecipe
 from lmms.train.recipe import make_recipe
 from lmms.train.stream import Place
+from tests.train.test_kernels import plain_functions
 from tools.gpu.comparators import Comparator, build_comparator
+from tools.gpu.errors import NotHereError
 from tools.gpu.models import model_config
 from tools.gpu.packs import make_packs, pack_file
 from tools.gpu.plain import PADDED, packed_batches, padded_batches
@@ -21,7 +24,7 @@ from tools.gpu.recipes import COMPARATORS, RECIPE
 from tools.gpu.sizes import MINI
 
 CPU = torch.device("cpu")
-ON_CPU = [name for name, recipe in COMPARATORS.items() if not recipe.liger]
+ON_CPU = [name for name in COMPARATORS if "flash-attn-2" not in name]
 MODELS = ("Qwen2.5-VL-3B", "Qwen3-VL-2B")
 SMALL = replace(MINI, seq_len=128, packs=1, conversation=(16, 30, 50), image=(4, 12))
 
@@ -49,11 +52,24 @@ def trained(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+def plain_loss(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Liger's fused loss by its meaning: its own runs on a GPU alone."""
+    return F.cross_entropy(hidden @ weight.T, labels, reduction="sum", ignore_index=-100)
+
+
+def test_liger_is_not_tried_without_a_gpu(ours: tuple[str, Path, TrainModel]) -> None:
+    with pytest.raises(NotHereError, match="runs on a GPU"):
+        build_comparator(model_config(ours[0], thin=True), COMPARATORS["packed, varlen, liger"], CPU)
+
+
 @pytest.mark.parametrize("packs", ["text", "vision"])
 @pytest.mark.parametrize("name", ON_CPU)
 def test_a_recipe_has_the_trainers_loss_and_gradients(
-    ours: tuple[str, Path, TrainModel], packs: str, name: str
+    ours: tuple[str, Path, TrainModel], packs: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls = list[str]()
+    monkeypatch.setattr("tools.gpu.comparators.liger_functions", lambda: plain_functions(calls))
+    monkeypatch.setattr("tools.gpu.comparators.loss_by", lambda name, where: plain_loss)
     model, folder, train_model = ours
     recipe, shown = recipe_of(model, folder, packs), pack_file(folder, packs)
     batch = make_batch(shown, recipe, [Place(0, 0, 0, 0, 0, 0)])
@@ -70,6 +86,7 @@ def test_a_recipe_has_the_trainers_loss_and_gradients(
         total = total + loss.detach()
         for parameter, grad in trained(comparator, loss).items():
             found[parameter] = found.get(parameter, torch.zeros_like(grad)) + grad
+    assert bool(calls) == COMPARATORS[name].liger
     torch.testing.assert_close(total, expected.detach(), rtol=1e-5, atol=0)
     assert sum(plain.weight for plain in made) == batch.weight
     assert found.keys() == gradients.keys()

@@ -1,13 +1,16 @@
 """Goals are held to the fastest rung that passed, and to nothing that was not measured."""
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.tools.gpu.reports import comparator, not_done, piece, training
 from tools.gpu.goals import GOALS
 from tools.gpu.rungs import CANDIDATES, LEAST
 from tools.gpu.schedule import FIRST, SECOND
+from tools.gpu.show import show
 from tools.gpu.sizes import FULL, MINI
 from tools.gpu.summary import summarise
 
@@ -117,3 +120,21 @@ def test_a_floor_without_a_kernel_that_could_be_faster_is_none() -> None:
     found = goals(RUNGS + cards + [cudnn])[FLOOR]
     assert found["verdict"] == "incomplete"
     assert found["missing"] == ["attention cudnn: too slow, not done after 60 s"]
+
+
+def test_the_table_says_which_rung_and_what_is_missing() -> None:
+    pieces = replaced(RUNGS, not_done(RUNGS[3], "no memory", "CUDA out of memory")) + COMPARED
+    screen = Console(file=io.StringIO(), width=250)
+    report = {"facts": {}, "pieces": pieces, "passed": True, "stopped": "", "faults": [], "seconds": 1.0}
+    show({**report, **summarise({"facts": {"peak_flops": 989e12}, "pieces": pieces}, FULL)}, screen)
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    (goal,) = (line for line in lines if line.startswith(MFU))
+    assert goal.split()[4:] == [
+        *("0.42", "0.449", "+", "recompute", "elementwise", "met"),
+        *("+", "recompute", "none:", "no", "memory,", "CUDA", "out", "of", "memory"),
+    ]
+    (second,) = (line for line in lines if line.startswith(f"{SECOND}, vision: mfu"))
+    assert "incomplete" in second
+    (flash,) = (line for line in lines if line.startswith(f"{FIRST} vision, {FLASH}") and "does not" in line)
+    assert flash.rstrip().endswith("not available: flash_attn_2_cuda is not installed")
