@@ -17,8 +17,8 @@ class Recipe:
     attention: Backend
     liger: bool = False
     loss: Literal["theirs", "all rows"] = "theirs"
-    """transformers' own over all logits (with liger Liger's fused one), or lmms's chunked one over every row: what Liger's
-    does, for machines without it."""
+    """transformers' own over all logits (with `liger` Liger's fused one), or lmms's chunked one over every row: what
+    Liger's does, for machines without it."""
     linear_patches: bool = False
     """The vision tower's convolution over patches as a product on the same weight. cuDNN has been seen to take seconds
     for it in bf16, and nothing is to be won by that."""

@@ -30,6 +30,7 @@ def training(name: str, model: str, packs: str, seconds: float, **changed: Any) 
         "grad_norms": [3.0, 2.9],
         **changed.pop("steps", {}),
     }
+    classes = {**dict.fromkeys(CLASSES, 0.0), "gemm": 0.5}
     marks = {"loss": 4 * FULL.packs, "optimizer": 2}
     result = {
         "model": model,
@@ -41,13 +42,7 @@ def training(name: str, model: str, packs: str, seconds: float, **changed: Any) 
         "passed": not faults,
         "faults": faults,
         "steps": steps,
-        "trace": {
-            "classes": {**dict.fromkeys(CLASSES, 0.0), "gemm": 0.5},
-            "busy": 0.9,
-            "span": 1.0,
-            "kernels": 3,
-            "marks": marks,
-        },
+        "trace": {"classes": classes, "busy": 0.9, "span": 1.0, "kernels": 3, "marks": marks},
         "waits": {"train/step.py:1": 1},
         "recompute": "full",
         "optimizer_bytes": 10**9,
