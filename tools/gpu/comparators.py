@@ -84,7 +84,7 @@ def build_comparator(config: PretrainedConfig, recipe: Recipe, device: torch.dev
 
     Liger's functions are put in by the trainer's own hand: Liger's patches know only some versions of transformers.
     """
-    head_loss = _all_rows if recipe.loss == "all rows" else None
+    head_loss: Loss | None = _all_rows if recipe.loss == "all rows" else None
     if recipe.liger:
         head_loss = loss_by("liger", Where(device=device, chunk=LOGITS_PER_CHUNK, backend="inductor"))
     packed = partial(_attention, attend_by(recipe.attention, device)) if recipe.packed else None

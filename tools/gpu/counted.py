@@ -14,21 +14,28 @@ def recipes(pieces: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """{model, packs, name, tokens_per_s, counted, why} of each comparator among a report's pieces.
 
     counted: whether it is held against the trainer; if not, `why`. absent: whether the comparison is complete without
-    it, as this machine cannot run it or it is another recipe.
+    it: this machine cannot run it, it is another recipe, or it took all of its time where the same one with its patches
+    as a product is counted.
     """
-    for piece in pieces:
-        if piece["kind"] == "comparator":
-            settings, result = piece["settings"], piece["result"]
-            place = {"model": settings["model"], "packs": settings["packs"]}
-            why = _why_not(piece, _first_step(pieces, place))
-            yield {
-                **place,
-                "name": settings["name"],
-                "tokens_per_s": result["tokens_per_s"] if result else None,
-                "counted": not why,
-                "why": why,
-                "absent": settings["name"] not in RECIPE or piece["outcome"] == "not available",
-            }
+    whys = {piece["name"]: _why_not(piece, _first_step(pieces, piece["settings"])) for piece in _comparators(pieces)}
+    for piece in _comparators(pieces):
+        settings, result, why = piece["settings"], piece["result"], whys[piece["name"]]
+        place = {"model": settings["model"], "packs": settings["packs"]}
+        faster = whys.get(f"{piece['name']}, linear patches", "not there") == ""
+        yield {
+            **place,
+            "name": settings["name"],
+            "tokens_per_s": result["tokens_per_s"] if result else None,
+            "counted": not why,
+            "why": why,
+            "absent": settings["name"] not in RECIPE
+            or piece["outcome"] == "not available"
+            or (piece["outcome"] == "too slow" and faster),
+        }
+
+
+def _comparators(pieces: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [piece for piece in pieces if piece["kind"] == "comparator"]
 
 
 def _why_not(piece: Mapping[str, Any], ours: tuple[float, float] | None) -> str:
@@ -50,10 +57,10 @@ def _why_not(piece: Mapping[str, Any], ours: tuple[float, float] | None) -> str:
     return ""
 
 
-def _first_step(pieces: Sequence[Mapping[str, Any]], place: Mapping[str, str]) -> tuple[float, float] | None:
-    """Loss and gradient norm of the first step of a training of ours on these packs."""
+def _first_step(pieces: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Loss and gradient norm of the first step of a training of ours on the same packs."""
     for piece in pieces:
-        same = piece["kind"] == "training" and all(piece["settings"][key] == place[key] for key in place)
+        same = piece["kind"] == "training" and all(piece["settings"][key] == place[key] for key in ("model", "packs"))
         if same and piece["outcome"] == "done" and piece["result"]["passed"]:
             steps = piece["result"]["steps"]
             return steps["losses"][0], steps["grad_norms"][0]

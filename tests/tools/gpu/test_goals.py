@@ -99,6 +99,8 @@ def test_the_packed_recipe_is_held_against_only_when_all_of_it_that_can_run_has_
     assert conv_alone["found"] == pytest.approx(4.0 / 0.9)
     assert conv_alone["verdict"] == "incomplete"
     assert conv_alone["missing"] == [f"{LINEAR}: not run: 3 s were left"]
+    slow = goals(RUNGS + replaced(COMPARED, not_done(COMPARED[0], "too slow", "not done after 60 s")))[TIMES]
+    assert (slow["verdict"], slow["missing"]) == ("met", [])
     faster = goals(RUNGS + replaced(COMPARED, comparator(LINEAR, FIRST, "vision", 1.5)))[TIMES]
     assert faster["verdict"] == "not met"
 
