@@ -21,6 +21,8 @@ _BAR_WIDTH = 24
 _UNEQUAL = 0.01
 """Ranks whose needs differ by less than this share are shown as one."""
 
+_ANEW = " in another output, from the start"
+
 
 def show(settings: TrainConfig, ranks: int, card: str | None, *, as_json: bool) -> bool:
     """Print the dry run of these settings on so many ranks, against a card or all known ones: does it fit on any?"""
@@ -138,6 +140,7 @@ def _length_facts(found: "DryRun") -> list[tuple[str, str]]:
         ("steps", f"{length.steps:,} to go, {epochs:.2f} epochs of {length.steps_an_epoch:,.1f} steps"),
         ("tokens", f"{ui.count(length.tokens_a_step)} a step, {ui.count(length.tokens_an_epoch)} an epoch"),
         ("operations", f"{length.flops_a_step:.3g} a step, {length.flops_an_epoch:.3g} an epoch (strict)"),
+        ("checkpoint", f"{found.staged / 1e9:.2f} GB of each rank, in main memory until it is written"),
         ("waiting", f"{found.waiting:.1%} of the time is lost by ranks that wait for the dearest"),
     ]
     if length.tokens_per_s:
@@ -154,7 +157,7 @@ def _proposals(found: "DryRun") -> Table:
         if fitting:
             where, style = f"fits {fitting[0].name}" + (" and larger" if len(fitting) > 1 else ""), "green"
         saved = found.total - proposal.total
-        text = Text.assemble(proposal.change, "  ", (where, style))
+        text = Text.assemble(proposal.change, (_ANEW if proposal.anew else "", "yellow"), "  ", (where, style))
         table.add_row(f"{proposal.total / 1e9:.2f}", f"{saved / 1e9:.2f}", text)
     return table
 
@@ -171,6 +174,8 @@ def _verdict(found: "DryRun") -> Text:
         fitting = ", ".join(card.name for card in found.cards if card not in short)
         return Text(f"FITS on {fitting}: {needs}", "bold green")
     memory = max(card.memory for card in short)
-    enough = next((proposal for proposal in found.proposals if proposal.total <= memory), None)
-    advice = f"it would with {enough.change}" if enough else "no change here is enough; build shorter packs"
+    enough = [proposal for proposal in found.proposals if proposal.total <= memory]
+    advice = "no change here is enough; build shorter packs"
+    for proposal in sorted(enough, key=lambda one: one.anew)[:1]:
+        advice = f"it would with {proposal.change}" + (_ANEW if proposal.anew else "")
     return Text(f"DOES NOT FIT: {needs}; {advice}", "bold red")

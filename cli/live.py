@@ -1,9 +1,9 @@
 """What `lmms train` shows while it runs: a live view on a terminal, a line a step elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NARROW, _WIDE = 16, 64
 """Cells of a sparkline: at least, at most."""
+_SOURCES_SHOWN = 6
 _BESIDE = 34
 """Cells that a sparkline leaves to names and values."""
 
@@ -70,11 +71,14 @@ class Seen:
     speed: Trend = field(default_factory=Trend)
     evaluation: Trend = field(default_factory=Trend)
     eval_loss: float | None = None
+    sources: dict[str, float] = field(default_factory=dict)
+    """The newest loss of each source that a step of this process had targets of."""
 
     def add(self, log: "StepLog") -> None:
         """The next step."""
         self.first, self.last = self.first or log, log
         self._add(log.loss, log.tokens_per_s, log.eval_loss)
+        self.sources |= {name: loss for name, loss in log.loss_by_source.items() if isfinite(loss)}
 
     def go_on(self, output: Path, step: int) -> None:
         """Take in what metrics.jsonl has of the steps before this one: the curves of a resumed run are whole."""
@@ -178,7 +182,16 @@ def _panel(seen: Seen, log: "StepLog", width: int) -> RenderableType:
             table.add_row(name, value, Text(more))
     if seen.eval_loss is not None:
         table.add_row("evaluation", f"{seen.eval_loss:.4f}", f"[magenta]{seen.evaluation.drawn(bars)}[/]")
+    if seen.sources:
+        table.add_row("sources", str(len(seen.sources)), Text(_first_sources(seen.sources)))
     return Group(head, table)
+
+
+def _first_sources(sources: Mapping[str, float]) -> str:
+    """Name and loss of the first ones."""
+    shown = [f"{name} {loss:.4f}" for name, loss in islice(sources.items(), _SOURCES_SHOWN)]
+    more = len(sources) - len(shown)
+    return ", ".join(shown) + (f", and {more} more in metrics.jsonl" if more else "")
 
 
 def facts(log: "StepLog") -> list[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.typed import build, check, missing_keys
+from lmms.configs.typed import build, check, check_taken_back, missing_keys
 from lmms.configs.yaml12 import format_yaml, parse_yaml
 
 T = TypeVar("T")
@@ -33,7 +33,9 @@ def load_config(
     """
     settings: dict[str, Any] = {}
     for origin, layer in _layers(file, overrides, values):
-        settings = _merge(settings, check(kind, layer, "", origin))
+        checked = check(kind, layer, "", origin)
+        check_taken_back(kind, settings, checked, "", origin)
+        settings = _merge(settings, checked)
     missing = list(missing_keys(kind, settings, ""))
     if missing:
         origin = f"{file}: " if file else ""

@@ -45,6 +45,26 @@ def check(hint: Any, value: Any, key: str, origin: str) -> Any:
     raise ConfigError(f"{origin}: {key} is {_found(value)}, expected {_expected(hint)}")
 
 
+def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key: str, origin: str) -> None:
+    """ConfigError for a null in a dict[str, T] that takes nothing back: neither `low` nor the default has its key.
+
+    kind: a dataclass. low: the checked keys of weaker sources. value: those of one more.
+    """
+    defaults = {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
+    for name, (hint, _) in _fields(kind).items():
+        inner, items, path = _without_none(hint), value.get(name), f"{key}.{name}" if key else name
+        if not isinstance(items, dict):
+            continue
+        weaker = low.get(name) or {}
+        if is_dataclass(inner):
+            check_taken_back(inner, weaker, items, path, origin)
+        for item in items if get_origin(inner) is dict else ():
+            if items[item] is None and item not in {**defaults.get(name, {}), **weaker}:
+                first, colon, rest = item.partition(":")
+                advice = f"; write '{first}: {rest}', with a space" if colon else ""
+                raise ConfigError(f"{origin}: {path}.{item} is null, but nothing set it before{advice}")
+
+
 def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
     """Dotted names of the required keys that a checked value does not set."""
     inner = _without_none(hint)

@@ -35,12 +35,24 @@ class Proposal:
     change: str
     total: int
     """Bytes."""
+    anew: bool = False
+    """A checkpoint cannot go on with it: the run would have to start anew, in another output."""
 
 
 def proposals_of(
-    traced: Traced, opened: Opened, ranks: int, batches: Sequence[Batch], brought: Collection[str], enough: int
+    traced: Traced,
+    opened: Opened,
+    ranks: int,
+    batches: Sequence[Batch],
+    brought: Collection[str],
+    enough: int,
+    *,
+    goes_on: bool,
 ) -> list[Proposal]:
-    """The changes of savings.py, and then of the number of ranks too, until `enough` bytes are."""
+    """The changes of savings.py, and then of the number of ranks too, until `enough` bytes are.
+
+    goes_on: there is a checkpoint to go on from.
+    """
 
     def needed(one: Traced, on_ranks: int) -> int:
         return largest(memory_of(one, on_ranks))
@@ -64,9 +76,9 @@ def proposals_of(
     if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= trained.keys():
         changed = replace(config, train={**config.train, "vision": "frozen"})
         total_then = needed(trace(changed, opened, batches, brought), ranks)
-        found.append(Proposal(change="train.vision: frozen", total=total_then))
+        found.append(Proposal(change="train.vision: frozen", total=total_then, anew=goes_on))
     smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
-    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks)))
+    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks), anew=goes_on))
     return [proposal for proposal in found if proposal.total < total]
 
 
@@ -82,12 +94,19 @@ class Advice:
 
 
 def advise(
-    config: TrainConfig, opened: Opened, ranks: int, held: Collection[str], memory: int, places: Sequence[Place]
+    config: TrainConfig,
+    opened: Opened,
+    ranks: int,
+    held: Collection[str],
+    memory: int,
+    places: Sequence[Place],
+    *,
+    goes_on: bool,
 ) -> Advice:
     """The dry run's arithmetic for a run that goes on so many ranks and has had too little of `memory` bytes a rank.
 
     held: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
-    Reads those packs and the heaviest ones.
+    goes_on: it has a checkpoint. Reads those packs and the heaviest ones.
     """
     opened = replace(opened, recipe=replace(opened.recipe, share=WHOLE))
     brought = set(held) - {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
@@ -99,7 +118,7 @@ def advise(
     traced = trace(config, opened, batches, brought)
     # A pass may need a little more than those that have most tokens, patches or targets.
     most = max(largest(memory_of(traced, ranks)), here or 0)
-    proposals = proposals_of(traced, opened, ranks, batches, brought, min(memory, most - 1))
+    proposals = proposals_of(traced, opened, ranks, batches, brought, min(memory, most - 1), goes_on=goes_on)
     return Advice(here=here, heaviest=most, proposals=proposals, remarks=beside(config, states_of(traced, ranks)))
 
 
@@ -115,7 +134,7 @@ def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
         most = max(one.weights + one.optimizer + one.gradients for one in states)
         lines.append(
             f"with parallel.offload, weights, gradients and averages are in main memory: {most / 2**30:.2f} GiB a rank,"
-            " which are not shown above"
+            " which are not shown above, beside what a checkpoint takes"
         )
     if config.kernels.compile:
         lines.append("of compiled blocks the activations are at most these: what a graph keeps is not traced")

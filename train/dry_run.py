@@ -23,6 +23,7 @@ from lmms.train.estimate import (
     memory_of,
     parameters_by_part,
     passes_of,
+    staged_bytes,
     states_of,
     trace,
 )
@@ -93,6 +94,8 @@ class DryRun:
     heaviest: Heaviest
     memory: list[dict[str, int]]
     """Bytes of each rank by component, see memory.COMPONENTS."""
+    staged: int
+    """Bytes of main memory that a checkpoint takes on a rank until it is written."""
     cards: list[Card]
     proposals: list[Proposal]
     """What would need less; empty where every card has enough."""
@@ -171,8 +174,11 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
             target_tokens=max(len(batch.labels) for batch in batches),
         ),
         memory=memory,
+        staged=staged_bytes(traced, ranks, initial.held),
         cards=list(cards),
-        proposals=proposals_of(traced, opened, ranks, batches, brought, min(short)) if short else [],
+        proposals=proposals_of(traced, opened, ranks, batches, brought, min(short), goes_on=bool(found))
+        if short
+        else [],
         length=_length(config, order, phases, state.step, output),
         waiting=expected_waiting(config, order, ranks // sequence, state.position),
         remarks=[

@@ -103,6 +103,18 @@ def states_of(traced: Traced, ranks: int) -> list[States]:
     return [state_bytes(parameters, rank % sharers, sharers, of_optimizer) for rank in range(ranks)]
 
 
+def staged_bytes(traced: Traced, ranks: int, held: Collection[str]) -> int:
+    """Bytes of main memory that a checkpoint takes until it is written, on the rank that needs most.
+
+    held: the parameters that it holds.
+    """
+    sharers = ranks // traced.config.parallel.replicate
+    parameters = [parameter for name, parameter in traced.model.named_parameters() if name in held]
+    of_optimizer = bytes_by_rule(traced.config.optim.name, traced.model)
+    of_ranks = (state_bytes(parameters, rank, sharers, of_optimizer) for rank in range(sharers))
+    return max(one.weights + one.optimizer for one in of_ranks)
+
+
 def traced_model(config: TrainConfig, opened: Opened, brought: Collection[str]) -> TrainModel:
     """A model on the meta device as the settings want it: to trace a pass spoils one.
 

@@ -30,7 +30,7 @@ class Evaluation:
 
     loss: float
     by_source: dict[str, float]
-    """Loss of each source that has targets."""
+    """Loss of each source that has targets; empty where the recipe does not tell sources apart."""
     target_weight: float
 
 
@@ -54,8 +54,8 @@ def evaluate(
 
     None as soon as any rank was asked to stop.
 
-    recipe: of this data set, by token, with groups by source. beat is told before each pass what comes, for the
-    watchdog.
+    recipe: of this data set, by token, with groups by source unless there are too many. beat is told before each pass
+    what comes, for the watchdog.
     trained, ahead: the data sets of the training and what it needs next, which leaves a cache last; `dataset` has the
     number after theirs there.
     Raises what reading and making batches raise, and TrainError where no target has weight.
@@ -81,7 +81,7 @@ def evaluate(
         raise TrainError(f"{dataset.where}: every image failed, no target is left to evaluate on")
     return Evaluation(
         loss=sum(losses) / sum(weights),
-        by_source=loss_by_group(recipe, np.array(totals).reshape(-1, 2)),
+        by_source=loss_by_group(recipe, np.array(totals).reshape(-1, 2)) if recipe.by == "source" else {},
         target_weight=sum(weights),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lmms.configs.manifest import Dataset
+from lmms.configs.manifest import Dataset, Manifest
 from lmms.configs.model_folder import ModelFolder
 from lmms.configs.parallel import check_sequence_heads
 from lmms.configs.store import Cache, shown
@@ -74,13 +74,11 @@ def open_run(
     hf_config = model.hf.config
     check_sequence_heads(config.parallel.sequence, hf_config.get_text_config().num_attention_heads)
     manifests = [dataset.manifest for dataset in sets.datasets]
-    sources = sum(len(manifest.sources) for manifest in manifests)
-    by: Literal["set", "source"] = "source" if sources <= MOST_SOURCES else "set"
-    recipe = make_recipe(manifests, hf_config, data.on_bad_media, by, share, config.loss_weight)
+    recipe = make_recipe(manifests, hf_config, data.on_bad_media, _by(manifests), share, config.loss_weight)
     eval_recipe = None
     if evaluated:
         manifests = [dataset.manifest for dataset in evaluated.datasets]
-        eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, by="source", share=share)
+        eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, _by(manifests), share)
     check_optim(model, config.optim)
     cost = model_cost(hf_config, config.train, config.lora)
     phase = start_phase(config, sets, cost)
@@ -94,6 +92,11 @@ def open_run(
         phase=phase,
         fresh=fresh_state(config, sets.datasets, folder.path, phase, cost),
     )
+
+
+def _by(manifests: Sequence[Manifest]) -> Literal["set", "source"]:
+    """What the loss on these shards is told apart by."""
+    return "source" if sum(len(manifest.sources) for manifest in manifests) <= MOST_SOURCES else "set"
 
 
 def make_model(config: TrainConfig, folder: Path) -> TrainModel:

@@ -1,10 +1,11 @@
-"""When a GPU's memory runs out in a step: what was in it, a snapshot of it, and which setting would need less.
+"""When a GPU's memory runs out: what was in it, a snapshot of it, and which setting would need less.
 
 output/oom/step-00000012-rank-3.pickle    for pytorch.org/memory_viz; profile.oom_stacks adds who allocated what
+output/oom/start-rank-3.pickle            before the first step
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from pathlib import Path
 import torch
 
 from lmms.configs.errors import LmmsError, TrainError
+from lmms.configs.train import TrainConfig
 from lmms.train.advice import Advice, advise
 from lmms.train.cards import GIB
+from lmms.train.checkpoint import list_checkpoints
 from lmms.train.marks import Marks
+from lmms.train.opened import Opened
+from lmms.train.parallel import World
 from lmms.train.passes import StepPlan
 from lmms.train.sets import Sets
-from lmms.train.start import Run
 from lmms.train.stream import Place
 
 OOM_NAME = "oom"
@@ -39,6 +43,31 @@ class CardUse:
     """By torch in this process, tensors included."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """When memory ran out."""
+
+    phrase: str
+    name: str
+    """In the name of the snapshot."""
+    places: tuple[Place, ...] = ()
+    """The packs of the pass, if it was in one."""
+
+
+START = Moment(phrase="before the first step, making the model and its averages", name="start")
+
+
+def in_step(plan: StepPlan, marks: Marks) -> Moment:
+    """Where a step is now."""
+    first, _, inner = marks.path.partition("/")
+    number = re.match(r"pass (\d+)", first)
+    # Of a mark in words.
+    words = {"evaluation": "the evaluation after it", "after": "after it", "": "before its passes"}
+    phase = f"{first} of {len(plan.passes)}, {inner.replace('/', ', ')}" if number else words.get(first, first)
+    places = plan.passes[int(number[1]) - 1].places if number else ()
+    return Moment(phrase=f"step {plan.step}, {phase}", name=f"step-{plan.step:08d}", places=places)
+
+
 def card_use(device: torch.device) -> CardUse:
     """That of a GPU now."""
     free, memory = torch.cuda.mem_get_info(device)
@@ -52,29 +81,49 @@ def card_use(device: torch.device) -> CardUse:
 
 
 @contextmanager
-def explaining_out_of_memory(run: Run, plan: StepPlan, marks: Marks, beat: Callable[[str], None]) -> Iterator[None]:
-    """Make of an out-of-memory error of torch a TrainError that says what a person can do about it."""
+def explaining_out_of_memory(
+    config: TrainConfig,
+    output: Path,
+    world: World,
+    opened: Opened,
+    held: Collection[str],
+    moment: Callable[[], Moment],
+    beat: Callable[[str], None],
+) -> Iterator[None]:
+    """Make of an out-of-memory error of torch a TrainError that says what a person can do about it.
+
+    held: see advise. moment: is asked where it happened.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TrainError(_explanation(run, plan, marks.path, str(error), beat)) from error
+        when, use = moment(), card_use(world.device)
+        beat(f"{when.phrase}, out of memory, its snapshot")
+        snapshot = _write_snapshot(output, f"{when.name}-rank-{world.rank}.pickle")
+        beat(f"{when.phrase}, out of memory, what would help")
+        advice = _advice(config, output, world, opened, held, when, use.memory)
+        packs = f" with {_packs(opened.sets, when.places)}" if when.places else ""
+        raise TrainError(
+            f"rank {world.rank}, {when.phrase}: the GPU's memory ran out{packs}; {card_text(use, str(error))};"
+            f" {snapshot}\n{advice}"
+        ) from error
 
 
-def _explanation(run: Run, plan: StepPlan, path: str, said: str, beat: Callable[[str], None]) -> str:
-    use = card_use(run.world.device)
-    beat(f"step {plan.step}, out of memory, its snapshot")
-    snapshot = _write_snapshot(run.output, f"step-{plan.step:08d}-rank-{run.world.rank}.pickle")
-    beat(f"step {plan.step}, out of memory, what would help")
-    places = _places(plan, path)
+def _advice(
+    config: TrainConfig,
+    output: Path,
+    world: World,
+    opened: Opened,
+    held: Collection[str],
+    when: Moment,
+    memory: int,
+) -> str:
     try:
-        found = advise(run.config, run.opened, run.world.size, run.held, use.memory, places)
-        advice = advice_text(found, use.memory)
+        goes_on = config.resume not in ("auto", "never") or bool(list_checkpoints(output)[0])
+        return advice_text(advise(config, opened, world.size, held, memory, when.places, goes_on=goes_on), memory)
     except (LmmsError, OSError, RuntimeError) as failed:
         # Whatever fails here, of files or of torch, must not hide what happened.
-        advice = f"what would help could not be reckoned ({failed}); `lmms train --dry-run` may"
-    where = f"rank {run.world.rank}, step {plan.step}, {_phase(plan, path)}"
-    packs = f" with {_packs(run.sets, places)}" if places else ""
-    return f"{where}: the GPU's memory ran out{packs}; {card_text(use, said)}; {snapshot}\n{advice}"
+        return f"what would help could not be reckoned ({failed}); `lmms train --dry-run` may"
 
 
 def card_text(use: CardUse, said: str) -> str:
@@ -101,24 +150,11 @@ def advice_text(advice: Advice, memory: int) -> str:
     fits = " (fits: what is above took the rest)" if advice.heaviest <= memory else ""
     need = f"by the arithmetic of --dry-run a rank needs: {here}the heaviest pass {_gib(advice.heaviest)}{fits}"
     changes = ", ".join(
-        f"with {proposal.change} {_gib(proposal.total)} ({'fits' if proposal.total <= memory else 'too much'})"
+        f"with {proposal.change} {_gib(proposal.total)} ({'fits' if proposal.total <= memory else 'too much'}"
+        f"{', but no checkpoint goes on with it' if proposal.anew else ''})"
         for proposal in advice.proposals
     )
     return "; ".join([need, changes or "no setting needs less: build shorter packs", *advice.remarks])
-
-
-def _phase(plan: StepPlan, path: str) -> str:
-    """A mark in words."""
-    first, _, inner = path.partition("/")
-    if first.startswith("pass"):
-        return f"{first} of {len(plan.passes)}, {inner.replace('/', ', ')}"
-    return {"evaluation": "the evaluation after it", "after": "after it", "": "before its passes"}.get(first, first)
-
-
-def _places(plan: StepPlan, path: str) -> tuple[Place, ...]:
-    """The packs of the pass that a mark is in."""
-    number = re.match(r"pass (\d+)", path)
-    return plan.passes[int(number[1]) - 1].places if number else ()
 
 
 def _packs(sets: Sets, places: tuple[Place, ...]) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice, tee
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lmms.train.loader import batches
 from lmms.train.log import step_log
 from lmms.train.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
 from lmms.train.optim import lr_share
-from lmms.train.out_of_memory import explaining_out_of_memory
+from lmms.train.out_of_memory import explaining_out_of_memory, in_step
 from lmms.train.parallel import start_world, stop_world
 from lmms.train.passes import StepPlan, plan_steps
 from lmms.train.prefetch import look_ahead
@@ -115,7 +116,9 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
         for plan in plans:
             if want:
                 want(plan.ahead)
-            with profile.step(plan.step), explaining_out_of_memory(run, plan, profile.marks, beat):
+            moment = partial(in_step, plan, profile.marks)
+            explaining = explaining_out_of_memory(config, run.output, world, run.opened, run.held, moment, beat)
+            with profile.step(plan.step), explaining:
                 state, stop = _take_step(run, state, plan, arriving, saver, profile, report, asked, beat)
             if stop and plan.step < run.steps:
                 report(f"stopped by SIGTERM after step {plan.step}; the same command goes on from there")

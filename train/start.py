@@ -24,6 +24,7 @@ from lmms.train.offload import LEAST_BYTES, copy_on_stream, offload_blocks, pinn
 from lmms.train.opened import MOST_SOURCES, Opened, open_run, padded, remarks
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.order import Order
+from lmms.train.out_of_memory import START, explaining_out_of_memory
 from lmms.train.parallel import World, compute_dtype, shard_model
 from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, write_phases
 from lmms.train.profile import check_profile, window_of, window_remarks
@@ -101,12 +102,13 @@ def start(
         offload_blocks(model, blocks(model), room, copy_on_stream(world.device), LEAST_BYTES)
     parallel = config.parallel
     shard_model(model, blocks(model), world, dtype, parallel.reshard, parallel.offload)
-    materialize(model, world.device, parallel.offload)
-    optimizer = make_optimizer(model, config.optim)
-    beat("reading the weights")
-    fill_initial(initial, model, config.seed)
-    if found:
-        load_checkpoint(found, tensors_of(model, optimizer, initial.held), verified=True)
+    with explaining_out_of_memory(config, output, world, opened, initial.held, lambda: START, beat):
+        materialize(model, world.device, parallel.offload)
+        optimizer = make_optimizer(model, config.optim)
+        beat("reading the weights")
+        fill_initial(initial, model, config.seed)
+        if found:
+            load_checkpoint(found, tensors_of(model, optimizer, initial.held), verified=True)
     table = trained_table(model, optimizer)
     if world.is_main:
         _open_output(output, config, state, phases, table, say)
@@ -143,9 +145,10 @@ def start(
     )
     for line in remarks(config, run.order, run.phase, world.data_size, run.steps, state):
         say(line)
-    if recipe.by == "set":
-        sources = sum(len(one.sources) for one in recipe.sets)
-        say(f"the loss is not logged by source: the shards have {sources:,}, more than {MOST_SOURCES}")
+    for loss, of in (("loss", recipe), ("evaluation's loss", eval_recipe)):
+        if of and of.by == "set":
+            sources = sum(len(one.sources) for one in of.sets)
+            say(f"the {loss} is not logged by source: the shards have {sources:,}, more than {MOST_SOURCES}")
     if world.device.type == "cuda" and run.peak is None:
         name = torch.cuda.get_device_name(world.device)
         say(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")

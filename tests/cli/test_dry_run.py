@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from lmms.cli import ui
+from lmms.cli.dry_run import print_view
 from lmms.cli.main import app
 from lmms.configs.errors import ConfigError
 from lmms.configs.load import to_yaml
 from lmms.train import cards
+from lmms.train.advice import Proposal
 from lmms.train.cards import MEMORY
 from lmms.train.dry_run import dry_run
 from tests.train.runs import run_config, write_run
@@ -73,6 +77,21 @@ def test_a_card_that_is_too_small_is_status_1_with_what_would_do(lmms: Invoke, m
     some = lmms("--dry-run", "memory.recompute=none")
     assert some.exit_code == 0
     assert "FITS on Large" in some.output
+
+
+def test_a_change_that_no_checkpoint_goes_on_with_comes_last_and_says_so(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = dry_run(run_config(settings), 1, [cards.Card(name="small", memory=1, peak_flops=None)])
+    anew = Proposal(change="train.vision: frozen", total=0, anew=True)
+    for others, said in (
+        ([], "train.vision: frozen in another output, from the start"),
+        ([Proposal(change="2 ranks", total=1)], "2 ranks"),
+    ):
+        print_view(ui.console(), replace(found, proposals=[anew, *others]))
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "train.vision: frozen in another output, from the start fits small" in shown
+        assert shown.endswith(f"it would with {said}")
 
 
 @pytest.mark.parametrize("card", ["H100 80GB", "smallest"])

@@ -84,6 +84,22 @@ def test_the_view_fits_its_terminal_and_shows_curves_and_facts(width: int) -> No
     assert any(text.strip() == "target 48.0 k, prompt 16.0 k, visual 32.0 k, padding 4,800" for text in lines)
 
 
+def test_the_newest_loss_of_each_source_stays_where_it_is() -> None:
+    seen = Seen()
+    seen.add(step_log(1, loss_by_source={"b.jsonl": 2.0, "a.jsonl": 1.0}))
+    seen.add(step_log(2, loss_by_source={"a.jsonl": 0.5, "c.jsonl": float("nan")}))
+    row = next(text for text in shown(seen, 80) if text.startswith("sources"))
+    assert row.split() == ["sources", "2", "b.jsonl", "2.0000,", "a.jsonl", "0.5000"]
+    seen.add(step_log(3, loss_by_source={f"{k:02}": 1.0 for k in range(40)}))
+    text = " ".join(" ".join(shown(seen, 60)).split())
+    assert " sources 42 b.jsonl 2.0000, a.jsonl 0.5000, 00 1.0000, " in text
+    assert text.endswith(" 03 1.0000, and 36 more in metrics.jsonl")
+
+
+def test_without_sources_there_is_no_row_of_them() -> None:
+    assert not any(text.startswith("sources") for text in shown(seen_of(range(1, 3)), 80))
+
+
 def test_a_resumed_run_shows_its_whole_course_and_counts_its_own_time(tmp_path: Path) -> None:
     logs = [step_log(step, loss=float(9 - step), eval_loss=2.0 if step == 3 else None) for step in range(1, 8)]
     write_metrics(tmp_path, logs)

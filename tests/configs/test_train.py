@@ -128,6 +128,24 @@ def test_a_store_is_waited_for_as_long_as_one_likes_where_there_is_none() -> Non
     assert load_config(TrainConfig, None, values={**NEEDED, "stall_s": 10}).stall_s == 10
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "train={default:frozen,aligner:full}",
+            r"train\.default:frozen is null, .*; write 'default: frozen', with a space",
+        ),
+        ("optim.lr={default:1e-4}", r"optim\.lr\.default:1e-4 is null, .*; write 'default: 1e-4', with a space"),
+        ("train={llm}", r"train\.llm is null, but nothing set it before$"),
+        ("train.llm=null", r"train\.llm is null, but nothing set it before$"),
+    ],
+)
+def test_a_null_that_takes_nothing_back_is_refused(override: str, said: str) -> None:
+    """YAML reads `a:b` as a key without a value: it would leave the whole model trained."""
+    with pytest.raises(ConfigError, match=said):
+        load_config(TrainConfig, None, [override], NEEDED)
+
+
 def test_null_takes_back_what_a_parent_set_for_a_part(tmp_path: Path) -> None:
     parent, child = tmp_path / "parent.yaml", tmp_path / "child.yaml"
     parent.write_text("train: {llm: lora, vision: frozen}\noptim: {lr: {default: 2.0e-5, vision: 1.0e-6}}\n")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 import lmms.train.rules
 from lmms.configs.errors import ConfigError, LmmsError, ModelError, TrainError
@@ -19,6 +21,7 @@ from lmms.train.cards import MEMORY, Card, cards_to_show, find_card
 from lmms.train.checkpoint import checkpoint_name
 from lmms.train.dry_run import DryRun, dry_run
 from lmms.train.memory import COMPONENTS
+from lmms.train.memory_trace import units
 from lmms.train.metrics import METRICS_NAME
 from lmms.train.opened import open_run
 from lmms.train.phases import order_of
@@ -145,6 +148,11 @@ def test_copies_of_the_weights_and_weights_kept_gathered_need_more_and_the_way_b
         small = [Card(name="small", memory=found.total - 1, peak_flops=None)]
         proposed = {p.change: p.total for p in dry_run(replace(config, parallel=changed), 4, small).proposals}
         assert proposed[name] == plain.total
+    # With offload one rank alone gathers as several do, and from nobody: nothing is on its way.
+    one = dry_run(replace(config, parallel=ParallelConfig(offload=True)), 1, BIG)
+    assert plain.memory[0]["gathered"] == offloaded.memory[0]["gathered"] > one.memory[0]["gathered"] > 0
+    largest = max(sum(p.numel() for p in unit) for unit in units(open_run(config, lambda coming: None).model)[:-1])
+    assert plain.memory[0]["gathered"] - one.memory[0]["gathered"] == 2 * largest
     with pytest.raises(ConfigError, match=r"parallel\.replicate is 2, but there are 3 ranks"):
         dry_run(replace(config, parallel=ParallelConfig(replicate=2)), 3, BIG)
 
@@ -260,6 +268,37 @@ def test_a_run_that_goes_on_has_the_rest_to_do_at_its_measured_rate(trained: Tra
     assert found.length.steps == 3
     assert found.length.tokens_per_s is not None
     assert found.length.tokens_per_s > 0
+
+
+def test_a_checkpoint_takes_as_much_main_memory_as_it_holds(
+    trained: TrainConfig, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    some = {"default": "full", "vision": "frozen"}
+    in_bf16 = run_config(settings, max_steps=1, train=some, optim__name="adamw-bf16", output=str(tmp_path))
+    train(in_bf16, silent)
+    for config, step in ((trained, 2), (in_bf16, 1)):
+        stored = FileSystemReader(Path(config.output) / checkpoint_name(step)).read_metadata().state_dict_metadata
+        tensors = [entry for entry in stored.values() if isinstance(entry, TensorStorageMetadata)]
+        held = sum(entry.size.numel() * entry.properties.dtype.itemsize for entry in tensors)
+        alone, *shared = (dry_run(config, ranks, BIG).staged for ranks in (1, 4))
+        assert alone == held
+        assert shared[0] == pytest.approx(held / 4, rel=0.1)
+
+
+def test_what_no_checkpoint_goes_on_with_is_marked(settings: dict[str, Any], trained: TrainConfig) -> None:
+    fresh, goes_on = (
+        {p.change: p.anew for p in dry_run(config, 1, fits_all_but(1)).proposals}
+        for config in (run_config(settings), trained)
+    )
+    assert fresh.keys() == goes_on.keys()
+    assert not any(fresh.values())
+    assert {change for change, anew in goes_on.items() if anew} == {"train.vision: frozen", "optim.name: adamw-8bit"}
+    # What is said is what resume does.
+    with pytest.raises(TrainError, match="was trained with train"):
+        dry_run(replace(trained, train={"default": "full", "vision": "frozen"}), 1, BIG)
+    with pytest.raises(TrainError, match=r"was trained with optim\.name"):
+        dry_run(replace(trained, optim=replace(trained.optim, name="adamw-8bit")), 1, BIG)
+    dry_run(replace(trained, data=replace(trained.data, micro_packs=1)), 1, BIG)
 
 
 def test_a_checkpoint_of_other_settings_is_an_error(trained: TrainConfig) -> None:

@@ -316,14 +316,25 @@ def test_one_source_is_the_loss_and_of_many_there_is_none(tmp_path: Path) -> Non
         names = [f"{k}.jsonl" for k in range(number)]
         own = packs if number > 1 else [replace(p, samples=p.samples * [0, 1]) for p in packs]
         shards = write_shards(tmp_path / str(number), own, model, 512, names)
-        places = {"model.path": str(model.path), "data.shards": str(shards), "output": str(tmp_path / f"out {number}")}
+        places: dict[str, Any] = {
+            "model.path": str(model.path),
+            "data.shards": str(shards),
+            "output": str(tmp_path / f"out {number}"),
+        }
+        places["eval"] = {"shards": str(shards), "every_steps": 1}
         events: list[object] = []
         train(run_config({**SMALL_RUN, **places}, max_steps=1), events.append)
         said[number] = [event for event in events if isinstance(event, str) and "by source" in event]
-    found = {number: read_metrics(tmp_path / f"out {number}")[0]["loss_by_source"] for number in said}
-    assert (found[1], set(found[MOST_SOURCES]), found[MOST_SOURCES + 1]) == ({}, {"0.jsonl", "1.jsonl"}, {})
+    lines = {number: read_metrics(tmp_path / f"out {number}")[0] for number in said}
+    found = {number: set(line["loss_by_source"]) for number, line in lines.items()}
+    assert found == {1: set(), MOST_SOURCES: {"0.jsonl", "1.jsonl"}, MOST_SOURCES + 1: set()}
+    found = {number: set(line["eval_loss_by_source"]) for number, line in lines.items()}
+    assert found == {1: {"0.jsonl"}, MOST_SOURCES: {"0.jsonl", "1.jsonl"}, MOST_SOURCES + 1: set()}
     assert said == {
         1: [],
         MOST_SOURCES: [],
-        MOST_SOURCES + 1: ["the loss is not logged by source: the shards have 65, more than 64"],
+        MOST_SOURCES + 1: [
+            f"the {loss} is not logged by source: the shards have 65, more than 64"
+            for loss in ("loss", "evaluation's loss")
+        ],
     }

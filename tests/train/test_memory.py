@@ -40,8 +40,13 @@ CASES: list[tuple[str, str, tuple[Part, ...]]] = [
 ]
 COPIES = {1: 1, 2: 1, 4: 2}
 """Ranks -> copies of the weights."""
-DTYPES: dict[int, list[torch.dtype]] = {1: [torch.float32, torch.bfloat16], 2: [torch.float32], 4: [torch.float32]}
-"""Ranks -> compute types. One rank alone copies weights for bf16 and for fp32 none; others gather the same for both."""
+VARIANTS: dict[int, list[tuple[torch.dtype, bool]]] = {
+    1: [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)],
+    2: [(torch.float32, True)],
+    4: [(torch.float32, False)],
+}
+"""Ranks -> compute types, with parallel.reshard. One rank alone copies weights for bf16 and for fp32 none; others
+gather the same for both."""
 SMALL = 256
 """Of each call of attention the kernel keeps 16 bytes of random state, which the copy does not."""
 TOLERANCE = {torch.float32: 0.03, torch.bfloat16: 0.04}
@@ -64,16 +69,16 @@ def some_batch(family: str) -> Batch:
 def measure(rank: int, ranks: int, port: int, folder: Path) -> None:
     """What one of these ranks holds in each case: the bytes of its states, and the peak of two accumulated passes.
 
-    Four ranks hold two copies of the weights, and keep them gathered.
+    Four ranks hold two copies of the weights.
     """
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     AttentionInterface.register(ATTENTION_NAME, partial(attend_documents, kernel_attention))
     world = start_world("cpu", replicate=COPIES[ranks])
     found = []
-    for (family, recompute, parts), dtype in product(CASES, DTYPES[ranks]):
+    for (family, recompute, parts), (dtype, reshard) in product(CASES, VARIANTS[ranks]):
         model, batch = meta_model(family, recompute, parts), some_batch(family)
-        shard_model(model, blocks(model), world, dtype, reshard=ranks < 4)
+        shard_model(model, blocks(model), world, dtype, reshard)
         materialize(model, world.device)
         init_random(model, 0)
         optimizer = make_optimizer(model, OptimConfig())
@@ -112,7 +117,7 @@ def test_states_are_what_each_rank_holds_to_the_byte(measured: list[list[dict[st
     sharers = len(measured) // COPIES[len(measured)]
     for rank, found in enumerate(measured):
         states = state_bytes(model.parameters(), rank % sharers, sharers, bytes_by_rule("adamw", model))
-        for one in found[case * len(DTYPES[len(measured)]) :][: len(DTYPES[len(measured)])]:
+        for one in found[case * len(VARIANTS[len(measured)]) :][: len(VARIANTS[len(measured)])]:
             assert asdict(states) == {name: one[name] for name in asdict(states)}
 
 
@@ -125,17 +130,17 @@ def test_the_peak_of_a_pass_is_that_of_real_ranks(
     model, batch, ranks = meta_model(*CASES[case]), some_batch(family), len(measured)
     sharers = ranks // COPIES[ranks]
     of_batch = sum(tensor.nbytes for tensor in tensors_in(batch))
-    for number, dtype in enumerate(DTYPES[ranks]):
-        gathered = partial(gathered_bytes, units=units(model), element_size=4, ranks=sharers, reshard=ranks < 4)
+    for number, (dtype, reshard) in enumerate(VARIANTS[ranks]):
+        gathered = partial(gathered_bytes, units=units(model), element_size=4, ranks=sharers, reshard=reshard)
         moments = trace_pass(meta_model(*CASES[case]), batch, dtype, alone=ranks == 1)
         for rank, found in enumerate(measured):
             states = state_bytes(model.parameters(), rank % sharers, sharers, bytes_by_rule("adamw", model))
-            copied = copied_bytes(units(model), dtype)
+            copied = copied_bytes(units(model), dtype, reshard)
             held = (lambda moment, copied=copied: copied) if ranks == 1 else gathered
             needed = rank_memory(states, held, moments, of_batch, accumulates=accumulates)
             # The test has no batch on its way, and no context of a GPU.
             expected = sum(needed.values()) - needed["allowance"] - of_batch
-            one = found[case * len(DTYPES[ranks]) + number]
+            one = found[case * len(VARIANTS[ranks]) + number]
             real = one["peak of two" if accumulates else "peak of one"]
             assert expected == pytest.approx(real, rel=TOLERANCE[dtype])
 

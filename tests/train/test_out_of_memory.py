@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
-from lmms.train import out_of_memory
+from lmms.train import out_of_memory, start
 from lmms.train.advice import Advice, Proposal, advise
 from lmms.train.cards import GIB, Card
 from lmms.train.dry_run import dry_run
@@ -105,13 +105,13 @@ def test_the_figures_are_those_of_the_dry_run_for_the_pass_and_for_the_heaviest(
     expected = dry_run(config, 2, [Card(name="small", memory=0, peak_flops=None)])
     # 0 shows pictures, 10 does not.
     places = [opened.sets.place(pack) for pack in (0, 10)]
-    found = [advise(config, opened, 2, held, 0, [place]) for place in places]
+    found = [advise(config, opened, 2, held, 0, [place], goes_on=False) for place in places]
     assert {tuple(one.proposals) for one in found} == {tuple(expected.proposals)}
     with_pictures, without = (one.here or 0 for one in found)
     assert without < expected.total
     assert with_pictures == pytest.approx(expected.total, abs=50_000)
     assert [one.heaviest for one in found] == [max(with_pictures, expected.total), expected.total]
-    assert advise(config, opened, 2, held, 0, []).here is None
+    assert advise(config, opened, 2, held, 0, [], goes_on=False).here is None
 
 
 def test_between_passes_no_pack_is_named(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +134,47 @@ def test_an_evaluation_says_so(settings: dict[str, Any], monkeypatch: pytest.Mon
     assert failure(config).startswith("rank 0, step 1, the evaluation after it: the GPU's memory ran out; small has")
 
 
+@pytest.mark.parametrize("what", ["materialize", "fill_initial", "make_optimizer"])
+def test_before_the_first_step_too(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def full(*args: Any) -> None:
+        raise torch.cuda.OutOfMemoryError(SAID)
+
+    monkeypatch.setattr(out_of_memory, "card_use", lambda device: USE)
+    monkeypatch.setattr(start, what, full)
+    config = run_config(settings)
+    facts, advice = failure(config).split("\n")
+    assert facts.startswith(
+        "rank 0, before the first step, making the model and its averages: the GPU's memory ran out; "
+    )
+    snapshot = Path(config.output) / "oom" / "start-rank-0.pickle"
+    assert f"{snapshot} opens in pytorch.org/memory_viz" in facts
+    assert [path.name for path in snapshot.parent.iterdir()] == [snapshot.name]
+    expected = dry_run(config, 1, [Card(name="small", memory=0, peak_flops=None)])
+    assert f"the heaviest pass {expected.total / GIB:.1f} GiB" in advice
+    assert "with data.micro_packs: 1 " in advice
+
+
+def test_what_no_checkpoint_goes_on_with_is_said(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = {}
+    for saves in (100, 1):
+        with monkeypatch.context() as patch:
+            config = run_config(settings, output=f"{settings['output']}-{saves}", save_steps=saves, save_async=False)
+            fail_at(patch, "forward", 3)
+            advice[saves] = failure(config).split("\n")[1]
+    frozen = "with train.vision: frozen "
+    assert frozen in advice[100]
+    assert "no checkpoint goes on" not in advice[100]
+    assert advice[1].split(frozen)[1].split(",")[1].startswith(" but no checkpoint goes on with it)")
+    assert "with data.micro_packs: 1 1.5 GiB (fits), " in advice[1]
+
+
 def test_a_profiled_step_is_explained_too_and_its_window_is_not_written(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config(settings, profile__start=2, profile__steps=1)
-    monkeypatch.setattr(out_of_memory, "advise", lambda *_: Advice(here=None, heaviest=1, proposals=[], remarks=[]))
+    monkeypatch.setattr(
+        out_of_memory, "advise", lambda *_, **__: Advice(here=None, heaviest=1, proposals=[], remarks=[])
+    )
     fail_at(monkeypatch, "backward", 4)
     assert failure(config).startswith("rank 0, step 2, pass 2 of 2, backward: the GPU's memory ran out with pack ")
     assert not torch.autograd._profiler_enabled()
@@ -180,11 +216,16 @@ def test_a_card_in_pieces_or_used_by_others_is_told_apart() -> None:
 
 
 def test_advice_says_what_fits_in_the_order_of_the_dry_run() -> None:
-    proposals = [Proposal(change="model.recompute: full", total=3 * GIB), Proposal(change="2 ranks", total=GIB)]
+    proposals = [
+        Proposal(change="memory.recompute: full", total=3 * GIB),
+        Proposal(change="2 ranks", total=GIB),
+        Proposal(change="train.vision: frozen", total=GIB, anew=True),
+    ]
     advice = Advice(here=4 * GIB, heaviest=5 * GIB, proposals=proposals, remarks=["whole packs"])
     assert advice_text(advice, 2 * GIB) == (
         "by the arithmetic of --dry-run a rank needs: this pass 4.0 GiB, the heaviest pass 5.0 GiB;"
-        " with model.recompute: full 3.0 GiB (too much), with 2 ranks 1.0 GiB (fits); whole packs"
+        " with memory.recompute: full 3.0 GiB (too much), with 2 ranks 1.0 GiB (fits),"
+        " with train.vision: frozen 1.0 GiB (fits, but no checkpoint goes on with it); whole packs"
     )
     nothing = replace(advice, here=None, proposals=[], remarks=[])
     assert advice_text(nothing, 6 * GIB) == (
