@@ -15,13 +15,13 @@ from lmms.train.recipe import Recipe as BatchRecipe
 from lmms.train.recipe import make_recipe
 from lmms.train.stream import Place
 from tests.train.test_kernels import plain_functions
-from tools.gpu.comparators import Comparator, build_comparator
 from tools.gpu.errors import NotHereError
 from tools.gpu.models import model_config
 from tools.gpu.packs import make_packs, pack_file
 from tools.gpu.plain import PADDED, packed_batches, padded_batches
 from tools.gpu.recipes import COMPARATORS, RECIPE
 from tools.gpu.sizes import MINI
+from tools.gpu.theirs import Comparator, build_comparator
 
 CPU = torch.device("cpu")
 ON_CPU = [name for name in COMPARATORS if "flash-attn-2" not in name]
@@ -68,8 +68,8 @@ def test_a_recipe_has_the_trainers_loss_and_gradients(
     ours: tuple[str, Path, TrainModel], packs: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = list[str]()
-    monkeypatch.setattr("tools.gpu.comparators.liger_functions", lambda: plain_functions(calls))
-    monkeypatch.setattr("tools.gpu.comparators.loss_by", lambda name, where: plain_loss)
+    monkeypatch.setattr("tools.gpu.theirs.liger_functions", lambda: plain_functions(calls))
+    monkeypatch.setattr("tools.gpu.theirs.loss_by", lambda name, where: plain_loss)
     model, folder, train_model = ours
     recipe, shown = recipe_of(model, folder, packs), pack_file(folder, packs)
     batch = make_batch(shown, recipe, [Place(0, 0, 0, 0, 0, 0)])
