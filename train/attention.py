@@ -135,7 +135,7 @@ def _sdpa(
     return reference_attention(query, key, value, cu_seqlens, scale, causal)
 
 
-def _attention(
+def attend_documents(
     attend: Attend,
     module: nn.Module,
     query: Tensor,
@@ -162,6 +162,14 @@ def _attention(
     return output.unsqueeze(0), None
 
 
-AttentionInterface.register(ATTENTION_NAME, partial(_attention, varlen_attention))
-AttentionInterface.register(ATTENTION_NAMES["flash-attn-2"], partial(_attention, _flash_attn_2))
-AttentionInterface.register(ATTENTION_NAMES["sdpa"], partial(_attention, _sdpa))
+ATTENDS: Mapping[Attention, Attend] = {
+    "varlen": varlen_attention,
+    "flash-attn-2": _flash_attn_2,
+    "flash-attn-3": varlen_attention,
+    "flash-attn-4": varlen_attention,
+    "sdpa": _sdpa,
+}
+"""Kernel -> the function that calls it, see ATTENTION_NAMES."""
+
+for _kernel, _attend in ATTENDS.items():
+    AttentionInterface.register(ATTENTION_NAMES[_kernel], partial(attend_documents, _attend))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.kernels import Attention, KernelsConfig
-from lmms.train.attention import ATTENTION_NAMES
+from lmms.train.attention import ATTENDS, ATTENTION_NAMES, Attend
 from lmms.train.liger import liger_functions, use_liger
 
 KERNELS_NAME = "kernels.json"
@@ -97,13 +97,21 @@ def use_kernels(model: nn.Module, kernels: Kernels, *, keeps_products: bool = Fa
 
     keeps_products: see use_liger.
     """
-    if kernels.attention in _IMPLEMENTATIONS:
-        activate_flash_attention_impl(_IMPLEMENTATIONS[kernels.attention])
+    use_attention(kernels.attention)
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config._attn_implementation = ATTENTION_NAMES[kernels.attention]
     if kernels.liger:
         use_liger(model, liger_functions(), keeps_products=keeps_products)
+
+
+def use_attention(attention: Attention) -> Attend:
+    """The function that calls a kernel, from now on: flash-attn-3 and -4 take the place of torch's own for the rest of
+    the process.
+    """
+    if attention in _IMPLEMENTATIONS:
+        activate_flash_attention_impl(_IMPLEMENTATIONS[attention])
+    return ATTENDS[attention]
 
 
 def write_kernels(folder: Path, kernels: Kernels, machine: Machine) -> None:

@@ -43,6 +43,12 @@ def linear_cross_entropy(
     return loss, by_group
 
 
+def group_sums(losses: Tensor, weights: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """float64 [num_groups, 2]: each group's sum of losses [R], and of weights [R]."""
+    sums = torch.zeros(num_groups, 2, dtype=torch.float64, device=losses.device)
+    return sums.index_add_(0, groups, torch.stack([losses, weights], dim=1).double())
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -69,7 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             log_prob = logits.gather(1, label) - log_norm
             losses = -scale * log_prob
             loss += losses.sum()
-            by_group.index_add_(0, groups[part], torch.cat([losses, scale], dim=1).double())
+            by_group += group_sums(losses.squeeze(1), scale.squeeze(1), groups[part], num_groups)
             if hidden_grad is None and weight_grad is None:
                 continue
             # softmax - one_hot, in place of the logits

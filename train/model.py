@@ -122,7 +122,7 @@ def build_model(
     model = TrainModel(hf)
     if config.model_type in VISION_FAMILIES:
         patch_embed: Any = hf.model.visual.patch_embed
-        patch_embed.forward = partial(_embed_patches, patch_embed.proj)
+        patch_embed.forward = partial(embed_patches, patch_embed.proj)
     if config.model_type == "qwen2_5_vl":
         qwen2_5_vl.attend_by_image(hf.model.visual)
     if config.model_type == "qwen3_vl":
@@ -248,7 +248,7 @@ def _owned_modules(owner: PreTrainedModel, module: nn.Module) -> Iterator[tuple[
     yield owner, module
 
 
-def _embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
+def embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
     """[patches, channels * time * p * p] -> [patches, width]. The kernel covers a patch: the convolution is a product.
 
     cuDNN has been seen to take seconds for it as a convolution.

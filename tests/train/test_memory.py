@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 
 from lmms.configs.by_part import Part
 from lmms.configs.optim import OptimConfig
-from lmms.train.attention import ATTENTION_NAME, _attention
+from lmms.train.attention import ATTENTION_NAME, attend_documents
 from lmms.train.batch import Batch
 from lmms.train.memory import States, copied_bytes, gathered_bytes, local_elements, rank_memory, state_bytes
 from lmms.train.memory_trace import Moment, tensors_in, trace_pass, units
@@ -69,7 +69,7 @@ def measure(rank: int, ranks: int, folder: Path) -> None:
 
     Four ranks hold two copies of the weights.
     """
-    AttentionInterface.register(ATTENTION_NAME, partial(_attention, kernel_attention))
+    AttentionInterface.register(ATTENTION_NAME, partial(attend_documents, kernel_attention))
     world = start_world("cpu", replicate=COPIES[ranks])
     found = []
     for (family, recompute, parts), (dtype, reshard) in product(CASES, VARIANTS[ranks]):
@@ -170,7 +170,7 @@ def test_without_values_autograd_saves_what_it_saves_with_them(
             parameter.data = parameter.data.to(dtype)
     on_meta = saved_bytes(models[0], batch.to(torch.device("meta")))
     kernels = AttentionInterface._global_mapping
-    monkeypatch.setitem(kernels, ATTENTION_NAME, partial(_attention, kernel_attention))
+    monkeypatch.setitem(kernels, ATTENTION_NAME, partial(attend_documents, kernel_attention))
     # In bf16 the CPU keeps the statistics of LayerNorm in bf16, a GPU in fp32.
     allowed = {"abs": SMALL} if dtype == torch.float32 else {"rel": 0.01}
     assert on_meta == pytest.approx(saved_bytes(models[1], batch), **allowed)

@@ -17,7 +17,7 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.memory import Recompute
 from lmms.configs.train import TrainConfig
 from lmms.train import memory_trace, offload, start
-from lmms.train.attention import ATTENTION_NAME, _attention
+from lmms.train.attention import ATTENTION_NAME, attend_documents
 from lmms.train.batch import Batch
 from lmms.train.memory import rank_memory, state_bytes
 from lmms.train.memory_trace import offloaded_bytes, tensors_in, trace_pass
@@ -207,7 +207,7 @@ def test_the_peak_of_a_pass_is_that_of_the_dry_run(
     materialize(model, alone.device)
     init_random(model, 0)
     with monkeypatch.context() as patched:
-        patched.setitem(AttentionInterface._global_mapping, ATTENTION_NAME, partial(_attention, kernel_attention))
+        patched.setitem(AttentionInterface._global_mapping, ATTENTION_NAME, partial(attend_documents, kernel_attention))
         with LiveStorages(map(local, [*model.parameters(), *tensors_in(batch), room])) as live:
             model(batch, batch.images > 0)[0].backward()
     needed = rank_memory(

@@ -8,16 +8,16 @@ import torch
 import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, activate_flash_attention_impl, sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from lmms.configs.kernels import KernelsConfig
-from lmms.train.attention import Attend, reference_attention, varlen_attention
-from lmms.train.kernels import choose_kernels, this_machine
+from lmms.configs.kernels import Attention, KernelsConfig
+from lmms.train import kernels
+from lmms.train.attention import Attend, varlen_attention
 from tools.gpu.errors import NotHereError
 
-Backend = Literal["varlen", "cudnn", "flash-attn-2", "flash-attn-3", "flash-attn-4", "flex", "sdpa"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+Backend = Attention | Literal["cudnn", "flex"]
+BACKENDS: tuple[Backend, ...] = (*get_args(Attention), "cudnn", "flex")
 
 
 def attend_by(backend: Backend, device: torch.device) -> Attend:
@@ -26,9 +26,8 @@ def attend_by(backend: Backend, device: torch.device) -> Attend:
     flash-attn-3 and -4 take the place of torch's own for the rest of the process.
     """
     match backend:
-        case "sdpa":
-            return _sdpa
         case "varlen":
+            # On a CPU too, where the trainer's own function is the reference.
             return varlen_attention
         case "flex" | "cudnn" if device.type != "cuda":
             raise NotHereError(f"{backend} has its gradients on a GPU alone")
@@ -36,11 +35,8 @@ def attend_by(backend: Backend, device: torch.device) -> Attend:
             return _flex
         case "cudnn":
             return nested_attention
-    choose_kernels(KernelsConfig(attention=backend), this_machine(device, torch.bfloat16))
-    if backend == "flash-attn-2":
-        return _flash_attn_2
-    activate_flash_attention_impl("FA3" if backend == "flash-attn-3" else "FA4")
-    return varlen_attention
+    kernels.choose_kernels(KernelsConfig(attention=backend), kernels.this_machine(device, torch.bfloat16))
+    return kernels.use_attention(backend)
 
 
 def nested_attention(
@@ -62,23 +58,6 @@ def nested_attention(
         output = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     values: Tensor = output.transpose(1, 2).contiguous().values()
     return values
-
-
-def _sdpa(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
-    return reference_attention(query, key, value, cu_seqlens, scale, causal)
-
-
-def _flash_attn_2(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
-    from flash_attn import flash_attn_varlen_func
-
-    output: Tensor = flash_attn_varlen_func(
-        query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, softmax_scale=scale, causal=causal
-    )
-    return output
 
 
 def _flex(

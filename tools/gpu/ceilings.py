@@ -40,7 +40,8 @@ class ProductSpeed:
     """rows x inputs x outputs"""
     layers: int
     """That have it."""
-    in_block: bool
+    again: bool
+    """See shapes.Product."""
     head: bool
     forward: float
     input_grad: float
@@ -101,7 +102,7 @@ def _speed(
     return ProductSpeed(
         shape=product.shape,
         layers=layers,
-        in_block=product.in_block,
+        again=product.again,
         head=head,
         forward=forward,
         input_grad=input_grad,

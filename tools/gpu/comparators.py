@@ -5,27 +5,21 @@ batch. Batches stand ready in pinned memory: no time is taken for making them.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import torch
-import torch.nn.functional as F
-import transformers
-from torch import Tensor
-from transformers import AttentionInterface, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from lmms.configs.manifest import open_dataset
 from lmms.configs.optim import OptimConfig
 from lmms.train.flops import model_cost, pack_flops
-from lmms.train.loss import linear_cross_entropy
+from lmms.train.marks import Mark, unmarked
 from lmms.train.mixture import Phase
-from lmms.train.model import TrainModel, blocks, init_random, materialize
+from lmms.train.model import blocks, init_random, materialize
 from lmms.train.optim import make_optimizer, trained_parts
 from lmms.train.parallel import compute_dtype, shard_model, start_world, stop_world
 from lmms.train.passes import StepPlan, plan_steps
@@ -33,89 +27,16 @@ from lmms.train.recipe import make_recipe
 from lmms.train.sets import make_order, open_sets
 from lmms.train.signals import Asked
 from lmms.train.step import StepResult, take_step
-from tools.gpu.backends import Backend, attend_by
-from tools.gpu.errors import NotHereError
 from tools.gpu.models import model_config
 from tools.gpu.packs import pack_file
 from tools.gpu.plain import PlainBatch, packed_batches, padded_batches
+from tools.gpu.recipes import COMPARATORS
 from tools.gpu.sizes import Sizes
 from tools.gpu.steps import faults_of, time_steps
+from tools.gpu.theirs import build_comparator
 from tools.gpu.traces import trace_step
 from tools.gpu.training import Measured, update_bytes
 from tools.gpu.waits import waits_in
-
-_ATTENTION = "bench_flash"
-"""Name that transformers knows the packed attention by; "flash" has its vision towers attend in one call."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """One way to train a transformers model."""
-
-    packed: bool
-    """Conversations end to end in one sequence, or a few of them padded to the longest."""
-    attention: Backend
-    liger: bool = False
-    loss: Literal["theirs", "all rows"] = "theirs"
-    """transformers' own over all logits (with liger its fused one), or lmms's chunked one over every row: what Liger's
-    does, for machines without it."""
-
-
-COMPARATORS: Mapping[str, Recipe] = MappingProxyType(
-    {
-        "padded, sdpa": Recipe(packed=False, attention="sdpa"),
-        "packed, varlen": Recipe(packed=True, attention="varlen"),
-        "packed, varlen, chunked loss": Recipe(packed=True, attention="varlen", loss="all rows"),
-        "packed, varlen, liger": Recipe(packed=True, attention="varlen", liger=True),
-        "packed, flash-attn-2, liger": Recipe(packed=True, attention="flash-attn-2", liger=True),
-    }
-)
-"""The last is the recipe of LMMs-Engine and VeOmni; torch's varlen holds the kernels of flash-attn 2 too."""
-
-
-class Comparator(TrainModel):
-    """A transformers model as transformers runs it; what it returns is what TrainModel returns."""
-
-    def __init__(self, hf: PreTrainedModel, recipe: Recipe) -> None:
-        super().__init__(hf)
-        self.recipe = recipe
-
-    def forward(  # type: ignore[override]
-        self, batch: PlainBatch, step_has_images: bool, sequence_group: None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Sum of cross entropies over the batch's targets; and nothing by group."""
-        _bounds[:] = [(batch.cu_seqlens, batch.longest)]
-        if self.recipe.loss == "theirs":
-            # A sum: one divides by the number of targets, here by 1.
-            one = torch.ones((), device=batch.labels.device)
-            loss = self.hf(**batch.inputs, labels=batch.labels, num_items_in_batch=one, use_cache=False).loss
-        else:
-            hidden = self.hf.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
-            labels = F.pad(batch.labels, (0, 1), value=-100)[:, 1:].flatten()
-            weights, groups = (labels >= 0).float(), torch.zeros_like(labels)
-            loss, _ = linear_cross_entropy(hidden, self.hf.lm_head.weight, labels.clamp(min=0), weights, groups, 1)
-        return loss, torch.zeros(1, 2, dtype=torch.float64, device=batch.labels.device)
-
-
-_bounds: list[tuple[Tensor | None, int]] = []
-"""cu_seqlens and longest conversation of the batch that is computed, for the language model's attention: transformers'
-own way finds them in the position ids, waiting for the device."""
-
-
-def build_comparator(config: PretrainedConfig, recipe: Recipe, device: torch.device) -> Comparator:
-    """The model on the meta device. NotHereError or ConfigError where a kernel of the recipe is missing."""
-    packed = partial(_attention, attend_by(recipe.attention, device)) if recipe.packed else None
-    with torch.device("meta"):
-        hf = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    if packed is not None:
-        AttentionInterface.register(_ATTENTION, packed)
-        for module in hf.modules():
-            if isinstance(module, PreTrainedModel):
-                module.config._attn_implementation = _ATTENTION
-    hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if recipe.liger:
-        _use_liger(hf)
-    return Comparator(hf, recipe).train()
 
 
 def measure_comparator(
@@ -143,9 +64,9 @@ def measure_comparator(
         plan = _plan(Path(folder) / packs, config, ready)
         arriving = (batch.to(world.device) for batch in cycle(ready))
 
-        def take() -> StepResult:
-            found = cast(Any, arriving)
-            return take_step(comparator, optimizer, parts, plan, found, world, 1.0, 1.0, Asked(), lambda coming: None)
+        def take(mark: Mark = unmarked) -> StepResult:
+            of_run = (comparator, optimizer, parts, plan, cast(Any, arriving), world)
+            return take_step(*of_run, 1.0, 1.0, Asked(), lambda coming: None, mark)
 
         steps = time_steps(take, sizes, world.device, deadline)
         parameters = sum(parameter.numel() for parameter in comparator.parameters())
@@ -184,34 +105,3 @@ def _plan(folder: Path, config: PretrainedConfig, ready: list[PlainBatch]) -> St
     (plan,) = islice(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False), 1)
     passes = [plan.passes[0]] * len(ready)
     return replace(plan, passes=passes, has_images=["pixel_values" in batch.inputs for batch in ready])
-
-
-def _attention(
-    attend: Any,
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: None,
-    *,
-    scaling: float,
-    cu_seq_lens_q: Tensor | None = None,
-    max_length_q: int | Tensor | None = None,
-    is_causal: bool | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention interface over the batch's conversations, or over the images that a tower names."""
-    q, k, v = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
-    causal = bool(module.is_causal) if is_causal is None else is_causal
-    if cu_seq_lens_q is None or max_length_q is None:
-        ((cu_seq_lens_q, max_length_q),) = _bounds
-    return attend(q, k, v, cu_seq_lens_q, int(max_length_q), scaling, causal).unsqueeze(0), None
-
-
-def _use_liger(hf: PreTrainedModel) -> None:
-    try:
-        from liger_kernel.transformers import monkey_patch
-
-        getattr(monkey_patch, f"apply_liger_kernel_to_{hf.config.model_type}")(model=hf)
-    except ImportError as error:
-        raise NotHereError(f"Liger, for transformers {transformers.__version__}: {error}") from error

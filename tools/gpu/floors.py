@@ -2,7 +2,8 @@
 
 Products: every product of the model at the speed that its own shapes reach alone. Attention: every layer on the pack's
 own lengths at the speed of the fastest kernel that passed. Elementwise and the optimizer: the bytes that a perfectly
-fused step moves, at the speed of a copy. What is computed again in backward counts as often as it runs.
+fused step moves, at the speed of a copy. What is computed again in backward counts as often as it runs: of a block all
+but its last product and the addition after it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,9 +37,7 @@ def floor_seconds(
     products, attention: ProductSpeed and LayerSpeed as dicts. copy: bytes a second.
     """
     again = RECOMPUTED[recompute]
-    gemm = sum(
-        one["layers"] * _seconds(one, "gemm" in again and one["in_block"]) for one in products if not one["head"]
-    )
+    gemm = sum(one["layers"] * _seconds(one, "gemm" in again and one["again"]) for one in products if not one["head"])
     (head,) = (one for one in products if one["head"])
     forwards = 2 if "attention" in again else 1
     attending = sum(one["count"] * (forwards * one["forward"] + one["backward"]) for one in attention)
@@ -69,7 +68,8 @@ def elementwise_bytes(config: PretrainedConfig, rows: Rows, *, again: bool) -> i
     fused as far as they can be, in bf16, forward and backward.
 
     Two norms with the addition before them (4 widths forward, 4 backward), the rotation of queries and keys (2 and 2),
-    the activation: gated 3 of the inner width and 5 backward, plain 2 and 3.
+    the activation: gated 3 of the inner width and 5 backward, plain 2 and 3. again: whether backward runs forward once
+    more, but for the last addition, which it does not need: 2 widths less.
     """
     text, tower = config.get_text_config(), config.vision_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -85,7 +85,7 @@ def elementwise_bytes(config: PretrainedConfig, rows: Rows, *, again: bool) -> i
     for count, width, turned, inner, gated in blocks:
         forward = 8 * width + 2 * turned + (3 if gated else 2) * inner
         backward = 8 * width + 2 * turned + (5 if gated else 3) * inner
-        total += count * ((2 if again else 1) * forward + backward)
+        total += count * (forward + backward + (forward - 2 * width if again else 0))
     return _BF16 * total
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmms.train.loss import linear_cross_entropy
+from lmms.train.loss import group_sums, linear_cross_entropy
 from tools.gpu.errors import NotHereError
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -42,9 +42,7 @@ def whole_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """As linear_cross_entropy of lmms, with all logits of the target rows at once and torch's own autograd."""
     losses = F.cross_entropy((hidden @ weight.to(hidden.dtype).T).float(), labels, reduction="none") * weights
-    by_group = torch.zeros(num_groups, 2, dtype=torch.float64, device=hidden.device)
-    by_group.index_add_(0, groups, torch.stack([losses.detach(), weights], dim=1).double())
-    return losses.sum(), by_group
+    return losses.sum(), group_sums(losses.detach(), weights, groups, num_groups)
 
 
 def _chunked(times: float, where: Where) -> Loss:

@@ -1,30 +1,50 @@
 """What is measured, in the order of its worth: what the time does not suffice for is at the end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tools.gpu.backends import BACKENDS
-from tools.gpu.comparators import COMPARATORS
 from tools.gpu.losses import LOSSES
 from tools.gpu.processes import Piece
-from tools.gpu.rungs import BEST, LADDER, OTHERS, rung_of
+from tools.gpu.recipes import COMPARATORS, RECIPE
+from tools.gpu.rungs import CANDIDATES, LADDER, LEAST, OTHERS, rung_of
 from tools.gpu.sizes import Sizes
 
 FIRST, SECOND, LARGE = "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-8B"
-CHUNKED, PADDED = "packed, varlen, chunked loss", "padded, sdpa"
-"""The comparators that need nothing which a bare machine lacks."""
+PADDED = "padded, sdpa"
 PLAIN, COMPILED = 60.0, 150.0
 """Seconds for a training: blocks are compiled in some."""
+FACTS_SECONDS, PACKS_SECONDS = 30.0, 60.0
+LIMIT = 480.0
+"""Seconds for the whole command."""
+BUDGET = 460.0
+"""Seconds from the command's begin, imports included, after which nothing runs any more: a process that holds much of a
+GPU's memory is not gone at once, and the report is to be written."""
+
+
+def allowed(piece: Piece, left: float) -> float:
+    """Seconds that a piece gets of those that are left: 0 where it is not worth beginning."""
+    return min(piece.seconds, left) if left >= piece.least else 0.0
+
+
+def latest(pieces: Iterable[Piece], seconds: float) -> Iterator[tuple[Piece, float | None]]:
+    """Each with the seconds that are left at least when its turn comes, however long those before it take; None where
+    it may not be begun. Before all are the facts, perhaps twice, and the packs, together."""
+    left = seconds - 2 * FACTS_SECONDS - PACKS_SECONDS
+    for piece in pieces:
+        gets = allowed(piece, left)
+        yield piece, left if gets else None
+        left -= gets
 
 
 def pack_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
     """The files of packs, which all that follows needs."""
     for model in (FIRST, SECOND, LARGE):
         settings = {"model": model, "folder": str(folder / model), "sizes": asdict(sizes)}
-        yield Piece(name=f"packs {model}", kind="packs", settings=settings, seconds=90.0)
+        yield Piece(name=f"packs {model}", kind="packs", settings=settings, seconds=PACKS_SECONDS)
 
 
 def memory_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
@@ -33,12 +53,12 @@ def memory_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
     for model, packs, names in (
         (FIRST, "vision", rungs),
         (SECOND, "vision", rungs),
-        (FIRST, "text", [BEST]),
-        (LARGE, "vision", [BEST]),
+        (FIRST, "text", CANDIDATES),
+        (LARGE, "vision", [LEAST]),
     ):
         settings: dict[str, Any] = {"model": model, "packs": packs, "rungs": names, "folder": str(folder / model)}
         settings["sizes"] = asdict(sizes)
-        yield Piece(name=f"memory {model} {packs}", kind="memory", settings=settings, seconds=200.0)
+        yield Piece(name=f"memory {model} {packs}", kind="memory", settings=settings, seconds=BUDGET)
 
 
 def pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
@@ -50,29 +70,41 @@ def pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
     yield Piece(name="ceilings", kind="ceilings", settings={"sizes": asdict(sizes)}, seconds=40.0)
     yield products(FIRST, "vision")
     yield attention("varlen")
-    yield training(FIRST, "vision", BEST)
-    yield comparator(FIRST, CHUNKED)
-    yield training(SECOND, "vision", BEST)
-    yield products(SECOND, "vision")
-    yield training(FIRST, "text", BEST)
-    yield products(FIRST, "text")
-    yield comparator(SECOND, CHUNKED)
+    yield training(FIRST, "vision", LEAST)
+    # Those with the other patches after them: they may be slow.
+    recipe = sorted(RECIPE, key=lambda name: not COMPARATORS[name].linear_patches)
+    yield from (comparator(FIRST, name) for name in recipe)
+    yield training(SECOND, "vision", LEAST)
+    yield training(FIRST, "text", LEAST)
+    yield from (comparator(SECOND, name) for name in recipe)
     yield from (attention(backend) for backend in BACKENDS if backend not in ("varlen", "flex"))
-    for name in LOSSES:
-        settings = {"name": name, "sizes": asdict(sizes)}
-        yield Piece(name=f"loss {name}", kind="loss", settings=settings, seconds=40.0)
-    ladder = [rung.name for rung in LADDER if rung.name != BEST]
-    yield from (training(FIRST, "vision", rung) for rung in ladder)
+    yield from (training(FIRST, "vision", rung) for rung in CANDIDATES[1:])
+    stand_in = "packed, varlen, chunked loss, linear patches"
+    yield comparator(FIRST, stand_in)
+    yield from (training(SECOND, "vision", rung) for rung in CANDIDATES[1:])
+    yield from (training(FIRST, "text", rung) for rung in CANDIDATES[1:])
+    yield products(SECOND, "vision")
+    yield products(FIRST, "text")
+    yield from (_loss(sizes, name) for name in LOSSES)
+    below = [rung.name for rung in LADDER if rung.name not in CANDIDATES]
+    yield from (training(FIRST, "vision", rung) for rung in below)
     yield comparator(FIRST, PADDED)
-    yield training(LARGE, "vision", BEST)
-    yield from (training(SECOND, "vision", rung) for rung in ladder)
+    yield training(LARGE, "vision", LEAST)
+    yield comparator(SECOND, stand_in)
+    yield from (training(SECOND, "vision", rung) for rung in below)
     for name in COMPARATORS:
-        if name not in (CHUNKED, PADDED):
+        if name not in (*RECIPE, stand_in, PADDED):
             yield from (comparator(model, name) for model in (FIRST, SECOND))
     yield comparator(SECOND, PADDED)
     yield from (training(FIRST, "vision", other.name) for other in OTHERS)
     # Compiles for each shape.
     yield attention("flex")
+
+
+def _loss(sizes: Sizes, name: str) -> Piece:
+    settings = {"name": name, "sizes": asdict(sizes)}
+    ours = name.startswith(("chunked", "whole"))
+    return Piece(name=f"loss {name}", kind="loss", settings=settings, seconds=40.0, ours=ours)
 
 
 def _products(folder: Path, sizes: Sizes, model: str, packs: str) -> Piece:
@@ -83,7 +115,8 @@ def _products(folder: Path, sizes: Sizes, model: str, packs: str) -> Piece:
 def _attention(folder: Path, sizes: Sizes, backend: str) -> Piece:
     packs = [(FIRST, "vision"), (SECOND, "vision"), (FIRST, "text"), (LARGE, "vision")]
     settings = {"backend": backend, "packs": packs, "folder": str(folder), "sizes": asdict(sizes)}
-    return Piece(name=f"attention {backend}", kind="attention", settings=settings, seconds=60.0)
+    ours = backend in ("varlen", "sdpa")
+    return Piece(name=f"attention {backend}", kind="attention", settings=settings, seconds=60.0, ours=ours)
 
 
 def _training(folder: Path, sizes: Sizes, model: str, packs: str, rung: str) -> Piece:
@@ -91,10 +124,12 @@ def _training(folder: Path, sizes: Sizes, model: str, packs: str, rung: str) -> 
     limit = COMPILED if rung_of(rung).settings["kernels.compile"] else PLAIN
     settings: dict[str, Any] = {"model": model, "packs": packs, "rung": rung, "sizes": asdict(sizes)}
     settings |= {"folder": str(folder / model), "output": str(folder / f"run {name}"), "seconds": 0.5 * limit}
-    return Piece(name=name, kind="training", settings=settings, seconds=limit, least=20.0)
+    ours = rung not in [other.name for other in OTHERS]
+    return Piece(name=name, kind="training", settings=settings, seconds=limit, least=20.0, ours=ours)
 
 
 def _comparator(folder: Path, sizes: Sizes, model: str, name: str) -> Piece:
     settings: dict[str, Any] = {"name": name, "model": model, "packs": "vision", "folder": str(folder / model)}
     settings |= {"sizes": asdict(sizes), "seconds": 0.5 * PLAIN}
-    return Piece(name=f"comparator {model} {name}", kind="comparator", settings=settings, seconds=PLAIN, least=20.0)
+    name = f"comparator {model} {name}"
+    return Piece(name=name, kind="comparator", settings=settings, seconds=PLAIN, least=20.0, ours=False)

@@ -1,6 +1,5 @@
 """The matrix products of a training step: every linear layer of a model, with the rows that go through it."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from lmms.configs.contract import Pack
-from lmms.train.model import build_model, parameter_name, part_of
+from lmms.train.model import blocks, build_model, parameter_name, part_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +18,9 @@ class Product:
     rows: int
     inputs: int
     outputs: int
-    in_block: bool
-    """Whether recomputation runs it once more."""
+    again: bool
+    """Whether recomputing all of a block runs it once more: torch's checkpoint stops where backward has all it needs,
+    before the last product of the block, and the compiler drops that one as unused."""
 
     @property
     def flops(self) -> float:
@@ -62,6 +62,8 @@ def head_product(hf_config: PretrainedConfig, rows: Rows) -> Product:
 def _products(hf_config: PretrainedConfig, rows: Rows, *, head: bool) -> Counter[Product]:
     model = build_model(hf_config, "none")
     merged = rows.patches // hf_config.vision_config.spatial_merge_size**2
+    inner = [[one for one in block.modules() if isinstance(one, nn.Linear)] for block in blocks(model)]
+    repeated = {layer for layers in inner for layer in layers[:-1]}
     found: Counter[Product] = Counter()
     for whole_name, layer in model.named_modules():
         name = parameter_name(whole_name)
@@ -70,8 +72,7 @@ def _products(hf_config: PretrainedConfig, rows: Rows, *, head: bool) -> Counter
         part = part_of(name)
         through = rows.targets if head else {"llm": rows.tokens, "vision": rows.patches, "aligner": merged}[part]
         outputs = layer.weight.shape[0]
-        in_block = re.search(r"(layers|blocks)\.\d+\.", name) is not None
         if through:
             inputs = layer.weight.numel() // outputs
-            found[Product(rows=through, inputs=inputs, outputs=outputs, in_block=in_block)] += 1
+            found[Product(rows=through, inputs=inputs, outputs=outputs, again=layer in repeated)] += 1
     return found

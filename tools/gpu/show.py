@@ -22,6 +22,7 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
         _losses(_of_kind(report, "loss")),
         _trainings(report["trainings"]),
         _classes(report["trainings"]),
+        _recipes(report["recipes"]),
         _goals(report["goals"]),
         _missing(report["pieces"]),
     ]
@@ -33,8 +34,10 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
             screen.print(f"{_name(one)}: {fault}", style="red", markup=False)
     if facts and facts.get("peak_flops") is None:
         screen.print(f"no MFU: the data sheet's peak of {facts['device']!r} is not in lmms.train.flops", markup=False)
+    for name in report["faults"]:
+        screen.print(f"failed: {name}", style="red", markup=False)
     verdict = "[bold green]passed[/]" if report["passed"] else "[bold red]failed[/]"
-    screen.print(f"{verdict} in {report['seconds']:.0f} s")
+    screen.print(f"{report['stopped'] or verdict} in {report['seconds']:.0f} s")
 
 
 def _of_kind(report: Mapping[str, Any], kind: str) -> list[Any]:
@@ -101,6 +104,8 @@ def _classes(found: Iterable[Mapping[str, Any]]) -> Table:
     table = _table("ms of a step by class of kernel: measured / floor", ["training", *CLASSES, "idle"])
     for one in found:
         if one["measured"] is None:
+            if one["unmarked"]:
+                table.add_row(_name(one), one["unmarked"])
             continue
         floors = one["floors"] or {}
         cells = [_milliseconds(one["measured"][kind], floors.get(kind)) for kind in CLASSES]
@@ -109,10 +114,22 @@ def _classes(found: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def _goals(found: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("goals on one H100", ["goal", "wanted", "found", ""])
+    table = _table("goals on one H100, held to the fastest rung", ["goal", "wanted", "found", "rung", "", "missing"])
+    colours = {"met": "green", "not met": "red", "incomplete": "yellow"}
     for one in found:
-        verdict = {None: "not measured", True: "[green]met[/]", False: "[red]not met[/]"}[one["met"]]
-        table.add_row(one["goal"], f"{one['wanted']:g}", "" if one["found"] is None else f"{one['found']:.3f}", verdict)
+        verdict = f"[{colours[one['verdict']]}]{one['verdict']}[/]"
+        figure = "" if one["found"] is None else f"{one['found']:.3f}"
+        table.add_row(
+            one["goal"], f"{one['wanted']:g}", figure, one["rung"] or "", verdict, escape("; ".join(one["missing"]))
+        )
+    return table
+
+
+def _recipes(found: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("the packed recipe: which comparators count", ["comparator", "tokens/s", "", "why"])
+    for one in found:
+        rate = "" if one["tokens_per_s"] is None else f"{one['tokens_per_s']:,.0f}"
+        table.add_row(_name(one), rate, "counts" if one["counted"] else "does not", escape(one["why"]))
     return table
 
 
@@ -127,7 +144,7 @@ def _missing(pieces: Iterable[Mapping[str, Any]]) -> Table:
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=column not in ("why", "training"))
+        table.add_column(column, no_wrap=column not in ("why", "training", "missing", "comparator"))
     return table
 
 

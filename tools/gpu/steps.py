@@ -21,6 +21,8 @@ class Steps:
     """What steps came to; all of them train on the same packs."""
 
     losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+    """Of the same steps, before clipping."""
     seconds: list[float] = field(default_factory=list)
     """Of the timed ones: from asking for data until the weights are updated."""
     waited: list[float] = field(default_factory=list)
@@ -50,7 +52,7 @@ def time_steps(take: Callable[[], StepResult], sizes: Sizes, device: torch.devic
         torch.cuda.reset_peak_memory_stats(device)
     before, began = compiled_graphs(), time.monotonic()
     for _ in range(sizes.warm_steps):
-        steps.losses.append(_finite(take()))
+        _keep(steps, take())
     synchronize(device)
     steps.warm_seconds = time.monotonic() - began
     steps.graphs = compiled_graphs() - before
@@ -60,7 +62,7 @@ def time_steps(take: Callable[[], StepResult], sizes: Sizes, device: torch.devic
         synchronize(device)
         steps.seconds.append(time.perf_counter() - began_step)
         steps.waited.append(result.waited)
-        steps.losses.append(_finite(result))
+        _keep(steps, result)
         if time.monotonic() + steps.seconds[-1] > deadline:
             break
     steps.recompiles = compiled_graphs() - before - steps.graphs
@@ -74,11 +76,13 @@ def faults_of(steps: Steps) -> list[str]:
     if not steps.losses[-1] < steps.losses[0]:
         found.append(f"the loss did not fall: {steps.losses[0]:.4f}, then {steps.losses[-1]:.4f}")
     if steps.recompiles:
-        found.append(f"{steps.recompiles} graphs were compiled after the first {len(steps.losses)} steps")
+        warm = len(steps.losses) - len(steps.seconds)
+        found.append(f"{steps.recompiles} graphs were compiled after the first {warm} steps")
     return found
 
 
-def _finite(result: StepResult) -> float:
+def _keep(steps: Steps, result: StepResult) -> None:
     if result.fault or not math.isfinite(result.loss):
         raise TrainError(result.fault or f"the loss is {result.loss}")
-    return result.loss
+    steps.losses.append(result.loss)
+    steps.grad_norms.append(result.grad_norm)

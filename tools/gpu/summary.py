@@ -1,49 +1,41 @@
 """What the pieces' results come to together: shares of ceilings, floors, goals. Arithmetic on the report alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from tools.gpu.counted import recipes
 from tools.gpu.floors import best_attention, floor_seconds
+from tools.gpu.goals import PACKED, goals_of
 from tools.gpu.models import model_config
-from tools.gpu.rungs import BEST, OF_MODEL
+from tools.gpu.rungs import OF_MODEL
 from tools.gpu.shapes import Rows
 from tools.gpu.sizes import Sizes
-
-GOALS: Sequence[tuple[str, str, str, float]] = (
-    ("Qwen2.5-VL-3B", "text", "mfu", 0.46),
-    ("Qwen2.5-VL-3B", "vision", "mfu", 0.42),
-    ("Qwen3-VL-2B", "vision", "mfu", 0.38),
-    ("Qwen2.5-VL-3B", "vision", "times the packed recipe", 2.0),
-    ("Qwen3-VL-2B", "vision", "times the packed recipe", 2.0),
-    ("Qwen2.5-VL-3B", "vision", "times its floor", 1.15),
-)
-"""(model, packs, figure of the best rung, what it should be): at least, but of the last at most."""
-PACKED = "packed"
-"""Comparators whose names begin so are the packed recipe; the fastest of them counts."""
+from tools.gpu.traces import marks_missing
 
 
 def summarise(report: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
-    """{trainings: a dict of figures each, goals: {goal, wanted, found, met} each} of a report's pieces.
+    """{trainings: a dict of figures each, recipes: see counted.py, goals: see goals.py} of a report's pieces.
 
     A miniature has no goals.
     """
-    found = {piece["name"]: piece["result"] for piece in report["pieces"] if piece["result"] is not None}
+    pieces = report["pieces"]
+    found = {piece["name"]: piece["result"] for piece in pieces if piece["result"] is not None}
     ceilings, peak = found.get("ceilings"), (report["facts"] or {}).get("peak_flops")
     trainings = [
         _figures(piece, found, ceilings, peak, sizes)
-        for piece in report["pieces"]
+        for piece in pieces
         if piece["kind"] in ("training", "comparator") and piece["result"] is not None
     ]
+    compared = list(recipes(pieces))
     for one in trainings:
         theirs = [
             other["tokens_per_s"]
-            for other in trainings
-            if other["kind"] == "comparator"
-            and other["name"].startswith(PACKED)
-            and (other["model"], other["packs"]) == (one["model"], one["packs"])
+            for other in compared
+            if other["counted"] and (other["model"], other["packs"]) == (one["model"], one["packs"])
         ]
-        one["times the packed recipe"] = one["tokens_per_s"] / max(theirs) if theirs else None
-    return {"trainings": trainings, "goals": [] if sizes.thin else list(_goals(trainings))}
+        one[PACKED] = one["tokens_per_s"] / max(theirs) if theirs else None
+    goals = [] if sizes.thin else list(goals_of(trainings, compared, pieces))
+    return {"trainings": trainings, "recipes": compared, "goals": goals}
 
 
 def _figures(
@@ -57,8 +49,10 @@ def _figures(
     rate, steps, trace = one["flops"] / one["seconds"], one["steps"], one["trace"]
     predicted = found.get(f"memory {one['model']} {one['packs']}", {}).get(one["name"])
     floors = _floors(one, found, ceilings, sizes) if piece["kind"] == "training" else None
+    wrong = marks_missing(trace, sizes.packs if piece["kind"] == "training" else 0) if trace else ""
     return {
-        "kind": piece["kind"],
+        "piece": piece["name"],
+        **{name: piece[name] for name in ("kind", "ours", "outcome")},
         **{name: one[name] for name in ("model", "packs", "name", "seconds", "tokens_per_s", "passed", "faults")},
         "mfu": rate / peak if peak else None,
         "share of the measured product": rate / ceilings["sustained_flops"] if ceilings else None,
@@ -68,7 +62,8 @@ def _figures(
         "predicted_memory": sum(predicted.values()) if predicted else None,
         "recompiles": steps["recompiles"],
         "waits": sum(one["waits"].values()) if one["waits"] is not None else None,
-        "measured": trace["classes"] if trace and trace["kernels"] else None,
+        "measured": trace["classes"] if trace and trace["kernels"] and not wrong else None,
+        "unmarked": wrong if trace and trace["kernels"] else "",
         "idle": 1 - trace["busy"] / trace["span"] if trace and trace["span"] else None,
         "floors": floors,
         "times its floor": one["seconds"] / sum(floors.values()) if floors else None,
@@ -99,17 +94,3 @@ def _floors(
         one["optimizer_bytes"],
         sizes.packs,
     )
-
-
-def _goals(trainings: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for model, packs, figure, wanted in GOALS:
-        found = next(
-            (
-                one[figure]
-                for one in trainings
-                if one["kind"] == "training" and (one["model"], one["packs"], one["name"]) == (model, packs, BEST)
-            ),
-            None,
-        )
-        met = None if found is None else found <= wanted if figure == "times its floor" else found >= wanted
-        yield {"goal": f"{model}, {packs}: {figure}", "wanted": wanted, "found": found, "met": met}

@@ -1,7 +1,7 @@
 """One step under torch's profiler: seconds by class of kernel, and how often the host waited.
 
 Kernels are told apart by their names. Those of the loss and of the optimizer have names as others have, so marks stand
-around these two: tiny kernels that a step has nowhere else (erfinv, erfc).
+around these two, see marked.py.
 """
 
 import json
@@ -9,15 +9,16 @@ import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
-from unittest.mock import patch
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, schedule
 
+from lmms.train.marks import Mark
+from tools.gpu.marked import MARKS, OF_LOSS, OF_OPTIMIZER, marked
 from tools.gpu.timing import synchronize
 
 KernelClass = Literal["gemm", "attention", "elementwise", "loss", "optimizer", "copy", "communication"]
@@ -30,7 +31,6 @@ _NAMES: tuple[tuple[KernelClass, str], ...] = (
     ("gemm", r"gemm|cutlass|nvjet|cublas|wgrad|dgrad|convolve|xmma|splitK"),
 )
 """The first match holds; what has none is elementwise: norms, rotations, activations, sums."""
-_MARKS: Mapping[str, KernelClass] = {"erfinv": "loss", "erfc": "optimizer"}
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 _TOP = 20
 
@@ -47,7 +47,7 @@ class Trace:
     """From the first kernel's start to the last one's end."""
     kernels: int
     marks: dict[str, int]
-    """Marks that were found, of each of the two kinds; an even number, or the classes are wrong."""
+    """Marks that were found around loss and optimizer: see marks_missing."""
     waits: dict[str, int]
     """Call of the CUDA runtime that waits -> how often."""
     top: list[tuple[str, int, float]]
@@ -55,23 +55,32 @@ class Trace:
 
 
 def trace_step(
-    step: Callable[[], object], optimizer: torch.optim.Optimizer, loss_at: str, device: torch.device
+    step: Callable[[Mark], object], optimizer: torch.optim.Optimizer, loss_at: str, device: torch.device
 ) -> Trace:
-    """Profile one step. loss_at: dotted name of the function that computes the loss, "" where there is none to mark."""
+    """Profile one step, after one that warms profiler and marks up. loss_at: see marked.marked."""
     return read_trace(traced_events(step, optimizer, loss_at, device))
 
 
 def traced_events(
-    step: Callable[[], object], optimizer: torch.optim.Optimizer, loss_at: str, device: torch.device
+    step: Callable[[Mark], object], optimizer: torch.optim.Optimizer, loss_at: str, device: torch.device
 ) -> list[dict[str, Any]]:
     """The events of one step as torch writes them for Chrome: a GPU's kernels, or a CPU's operators."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
-    with tempfile.TemporaryDirectory() as folder, _marked(optimizer, loss_at, device):
-        with profile(activities=[activity]) as found:
-            step()
-            synchronize(device)
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
-        found.export_chrome_trace(str(file))
+        window = schedule(wait=0, warmup=1, active=1, repeat=1)
+        with (
+            marked(optimizer, loss_at, device) as mark,
+            profile(
+                activities=[activity],
+                schedule=window,
+                on_trace_ready=partial(profile.export_chrome_trace, path=str(file)),
+            ) as found,
+        ):
+            for _ in range(2):
+                step(mark)
+                synchronize(device)
+                found.step()
         events: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     return events
 
@@ -84,12 +93,12 @@ def read_trace(events: Iterable[Mapping[str, Any]]) -> Trace:
         key=lambda event: float(event["ts"]),
     )
     seconds: dict[str, float] = dict.fromkeys(CLASSES, 0.0)
-    marks: Counter[str] = Counter(dict.fromkeys(_MARKS.values(), 0))
+    marks: Counter[str] = Counter(dict.fromkeys(MARKS.values(), 0))
     calls, totals = Counter[str](), defaultdict[str, float](float)
     inside: KernelClass | None = None
     for event in work:
         name, took = str(event["name"]), 1e-6 * float(event["dur"])
-        if marked := next((part for mark, part in _MARKS.items() if re.search(_word(mark), name)), None):
+        if marked := next((part for mark, part in MARKS.items() if re.search(_word(mark), name)), None):
             marks[marked] += 1
             inside = None if inside else marked
             continue
@@ -107,6 +116,12 @@ def read_trace(events: Iterable[Mapping[str, Any]]) -> Trace:
         waits={name: runtime[name] for name in _WAITS if runtime[name]},
         top=[(name[:200], calls[name], totals[name]) for name in sorted(totals, key=lambda n: -totals[n])[:_TOP]],
     )
+
+
+def marks_missing(trace: Mapping[str, Any], passes: int) -> str:
+    """Why the classes of a trace (as a dict) of so many passes with a marked loss are not known; "" where they are."""
+    expected = {"loss": OF_LOSS * passes, "optimizer": OF_OPTIMIZER}
+    return "" if trace["marks"] == expected else f"marks {trace['marks']}, expected {expected}"
 
 
 def class_of(name: str, category: str = "kernel") -> KernelClass:
@@ -132,36 +147,3 @@ def _union(work: Iterable[Mapping[str, Any]]) -> float:
         until = max(float(event["ts"]) + float(event["dur"]), until)
         covered += max(until - start, 0.0)
     return 1e-6 * covered
-
-
-@contextmanager
-def _marked(optimizer: torch.optim.Optimizer, loss_at: str, device: torch.device) -> Iterator[None]:
-    spot = torch.zeros(1, device=device)
-    hooks = [
-        optimizer.register_step_pre_hook(lambda *_: _quiet(torch.erfc, spot)),
-        optimizer.register_step_post_hook(lambda *_: _quiet(torch.erfc, spot)),
-    ]
-    with _loss_marked(loss_at, spot):
-        yield
-    for hook in hooks:
-        hook.remove()
-
-
-def _loss_marked(loss_at: str, spot: torch.Tensor) -> AbstractContextManager[object]:
-    if not loss_at:
-        return nullcontext()
-    module, _, name = loss_at.rpartition(".")
-    plain = getattr(__import__(module, fromlist=[name]), name)
-
-    def marked(*args: Any, **kwargs: Any) -> Any:
-        _quiet(torch.erfinv, spot)
-        output = plain(*args, **kwargs)
-        _quiet(torch.erfinv, spot)
-        return output
-
-    return patch(loss_at, marked)
-
-
-def _quiet(mark: Callable[[torch.Tensor], torch.Tensor], spot: torch.Tensor) -> None:
-    with torch.no_grad():
-        mark(spot)

@@ -18,6 +18,7 @@ from lmms.train.ahead import ahead
 from lmms.train.compiled import compile_blocks
 from lmms.train.flops import model_cost, pack_flops
 from lmms.train.loader import batches
+from lmms.train.marks import Mark, unmarked
 from lmms.train.parallel import start_world, stop_world
 from lmms.train.passes import plan_steps
 from lmms.train.signals import Asked
@@ -120,12 +121,9 @@ def _measure(
     made = batches(PackReader(run.sets.datasets), run.recipe, requests, config.data.workers, config.stall_s)
     arriving = held.enter_context(closing(ahead(held.enter_context(closing(made)), world.device)))
 
-    def take() -> StepResult:
-        plan = next(plans)
-        norm = config.optim.max_grad_norm
-        return take_step(
-            run.model, run.optimizer, run.parts, plan, arriving, world, 1.0, norm, Asked(), lambda coming: None
-        )
+    def take(mark: Mark = unmarked) -> StepResult:
+        of_run = (run.model, run.optimizer, run.parts, next(plans), arriving, world)
+        return take_step(*of_run, 1.0, config.optim.max_grad_norm, Asked(), lambda coming: None, mark)
 
     steps = time_steps(take, sizes, world.device, deadline)
     found = _found(run, config, folder, packs, rung, says, steps)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmms.configs.manifest import open_dataset
@@ -13,13 +14,17 @@ from lmms.train.model import TrainModel, build_model, init_random, materialize
 from lmms.train.recipe import Recipe as BatchRecipe
 from lmms.train.recipe import make_recipe
 from lmms.train.stream import Place
-from tools.gpu.comparators import COMPARATORS, Comparator, build_comparator
+from tests.train.test_kernels import plain_functions
+from tools.gpu.errors import NotHereError
 from tools.gpu.models import model_config
 from tools.gpu.packs import make_packs, pack_file
 from tools.gpu.plain import PADDED, packed_batches, padded_batches
+from tools.gpu.recipes import COMPARATORS, RECIPE
 from tools.gpu.sizes import MINI
+from tools.gpu.theirs import Comparator, build_comparator
 
 CPU = torch.device("cpu")
+ON_CPU = [name for name in COMPARATORS if "flash-attn-2" not in name]
 MODELS = ("Qwen2.5-VL-3B", "Qwen3-VL-2B")
 SMALL = replace(MINI, seq_len=128, packs=1, conversation=(16, 30, 50), image=(4, 12))
 
@@ -47,11 +52,24 @@ def trained(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+def plain_loss(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Liger's fused loss by its meaning: its own runs on a GPU alone."""
+    return F.cross_entropy(hidden @ weight.T, labels, reduction="sum", ignore_index=-100)
+
+
+def test_liger_is_not_tried_without_a_gpu(ours: tuple[str, Path, TrainModel]) -> None:
+    with pytest.raises(NotHereError, match="runs on a GPU"):
+        build_comparator(model_config(ours[0], thin=True), COMPARATORS["packed, varlen, liger"], CPU)
+
+
 @pytest.mark.parametrize("packs", ["text", "vision"])
-@pytest.mark.parametrize("name", ["padded, sdpa", "packed, varlen", "packed, varlen, chunked loss"])
+@pytest.mark.parametrize("name", ON_CPU)
 def test_a_recipe_has_the_trainers_loss_and_gradients(
-    ours: tuple[str, Path, TrainModel], packs: str, name: str
+    ours: tuple[str, Path, TrainModel], packs: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls = list[str]()
+    monkeypatch.setattr("tools.gpu.theirs.liger_functions", lambda: plain_functions(calls))
+    monkeypatch.setattr("tools.gpu.theirs.loss_by", lambda name, where: plain_loss)
     model, folder, train_model = ours
     recipe, shown = recipe_of(model, folder, packs), pack_file(folder, packs)
     batch = make_batch(shown, recipe, [Place(0, 0, 0, 0, 0, 0)])
@@ -68,12 +86,36 @@ def test_a_recipe_has_the_trainers_loss_and_gradients(
         total = total + loss.detach()
         for parameter, grad in trained(comparator, loss).items():
             found[parameter] = found.get(parameter, torch.zeros_like(grad)) + grad
+    assert bool(calls) == COMPARATORS[name].liger
     torch.testing.assert_close(total, expected.detach(), rtol=1e-5, atol=0)
     assert sum(plain.weight for plain in made) == batch.weight
     assert found.keys() == gradients.keys()
     for parameter, grad in gradients.items():
         difference = float((found[parameter] - grad).norm())
         assert difference <= 1e-4 * max(float(grad.norm()), 1e-2), f"{parameter} differs by {difference}"
+
+
+def test_each_packed_recipe_has_its_patches_as_a_convolution_and_as_a_product(
+    ours: tuple[str, Path, TrainModel],
+) -> None:
+    assert len(RECIPE) == 4
+    for name in RECIPE:
+        both = (COMPARATORS[name.removesuffix(", linear patches")], COMPARATORS[name])
+        assert replace(both[0], linear_patches=COMPARATORS[name].linear_patches) == both[1]
+        assert {f"{name}, linear patches", name.removesuffix(", linear patches")} & set(RECIPE)
+    convolutions = []
+    for linear in (False, True):
+        recipe = replace(COMPARATORS["packed, varlen"], linear_patches=linear)
+        comparator = build_comparator(model_config(ours[0], thin=True), recipe, CPU)
+        patch_embed = comparator.hf.model.visual.patch_embed
+        materialize(comparator, CPU)
+        init_random(comparator, 0)
+        called = []
+        patch_embed.proj.register_forward_hook(lambda *_, called=called: called.append(1))
+        convolutions.append((patch_embed(torch.ones(4, patch_embed.proj.weight[0].numel())), len(called)))
+    (theirs, once), (product, never) = convolutions
+    assert (once, never) == (1, 0)
+    torch.testing.assert_close(product, theirs)
 
 
 def test_padding_fills_two_conversations_up_to_the_longer(ours: tuple[str, Path, TrainModel]) -> None:

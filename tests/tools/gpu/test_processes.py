@@ -58,6 +58,23 @@ def full(settings: dict[str, Any]) -> Iterator[Any]:
     yield
 
 
+def full_while_compiling(settings: dict[str, Any]) -> Iterator[Any]:
+    try:
+        yield from full(settings)
+    except RuntimeError as error:
+        raise RuntimeError("backend failed") from error
+
+
+def full_in_a_library(settings: dict[str, Any]) -> Iterator[Any]:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    yield
+
+
+def full_machine(settings: dict[str, Any]) -> Iterator[Any]:
+    raise MemoryError
+    yield
+
+
 def hangs(settings: dict[str, Any]) -> Iterator[Any]:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     yield {"child": child.pid}
@@ -69,7 +86,8 @@ def dies(settings: dict[str, Any]) -> Iterator[Any]:
     yield
 
 
-KINDS = {f.__name__: f for f in (good, fails_late, missing, refused, full, hangs, dies)}
+FULL = (full, full_while_compiling, full_in_a_library, full_machine)
+KINDS = {f.__name__: f for f in (good, fails_late, missing, refused, *FULL, hangs, dies)}
 
 
 def test_the_last_result_of_a_piece_counts(one: Any) -> None:
@@ -92,6 +110,13 @@ def test_a_piece_that_fails_keeps_what_it_gave_and_says_why(one: Any) -> None:
         ("missing", "not available", "the module flash_attn is not installed"),
         ("refused", "not available", "kernels.attention is flash-attn-3, but it needs compute capability 9.x"),
         ("full", "no memory", "CUDA out of memory. Tried to allocate 20.00 GiB"),
+        ("full_while_compiling", "no memory", "backend failed"),
+        (
+            "full_in_a_library",
+            "no memory",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        ),
+        ("full_machine", "no memory", "MemoryError()"),
     ],
 )
 def test_what_is_no_fault_has_an_outcome_of_its_own(one: Any, kind: str, outcome: str, error: str) -> None:

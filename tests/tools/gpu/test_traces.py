@@ -2,13 +2,15 @@
 
 import math
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tools.gpu.traces import class_of, read_trace, traced_events
+from lmms.train.marks import Mark
+from tools.gpu.traces import class_of, marks_missing, read_trace, trace_step, traced_events
 from tools.gpu.waits import early_waits, places_of, waits_in
 
 ADAM = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor<float, 4>>(...)"
@@ -89,28 +91,76 @@ def test_a_trace_without_kernels_is_empty() -> None:
     assert math.isclose(sum(trace.classes.values()), 0.0)
 
 
-def test_marks_stand_around_the_loss_and_the_update_of_a_real_step() -> None:
-    layer = torch.nn.Linear(16, 16)
-    optimizer = torch.optim.AdamW(layer.parameters())
+def loss_of(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """Its gradients are autograd's, as of the loss over whole logits."""
+    return F.cross_entropy(hidden @ weight.T, labels), "by group"
 
-    def step() -> None:
-        F.cross_entropy(layer(torch.ones(4, 16)), torch.zeros(4, dtype=torch.int64)).backward()
-        optimizer.step()
 
-    events = traced_events(step, optimizer, "torch.nn.functional.cross_entropy", torch.device("cpu"))
-    as_kernels = [{**e, "cat": "kernel"} for e in events if e.get("cat") == "cpu_op"]
-    trace = read_trace(as_kernels)
-    assert trace.marks == {"loss": 2, "optimizer": 2}
+def a_step(mark: Mark) -> None:
+    """As step.take_step: two products outside of the loss, one in it; of each backward takes one or two."""
+    hidden = LAYER(torch.ones(4, 16)).relu()
+    loss, by_group = loss_of(hidden, LAYER.weight, torch.zeros(4, dtype=torch.int64))
+    assert by_group == "by group"
+    loss.backward()
+    mark("norms")
+    gradients = [parameter.grad for parameter in LAYER.parameters() if parameter.grad is not None]
+    torch.nn.utils.get_total_norm(gradients)
+    mark("update")
+    OPTIMIZER.step()
+    OPTIMIZER.zero_grad()
+
+
+LAYER = torch.nn.Linear(16, 16)
+OPTIMIZER = torch.optim.AdamW(LAYER.parameters())
+
+
+@pytest.fixture(scope="module")
+def events() -> list[dict[str, Any]]:
+    """Of a real step on a CPU, whose operators are taken for kernels."""
+    found = traced_events(a_step, OPTIMIZER, f"{__name__}.loss_of", torch.device("cpu"))
+    return [{**event, "cat": "kernel"} for event in found if event.get("cat") == "cpu_op"]
+
+
+def test_marks_stand_around_the_loss_with_its_backward_and_around_norms_and_update(
+    events: list[dict[str, Any]],
+) -> None:
+    trace = read_trace(events)
+    assert trace.marks == {"loss": 4, "optimizer": 2}
+    assert marks_missing(asdict(trace), passes=1) == ""
+    forward, backward = _between(events, "erfinv", 0), _between(events, "erfinv", 2)
+    assert [name for name in forward if name in ("aten::mm", "aten::addmm", "aten::_log_softmax")] == [
+        *("aten::mm", "aten::_log_softmax")
+    ]
+    assert backward.count("aten::mm") == 2
+    assert "aten::_log_softmax_backward_data" in backward
+    assert "aten::threshold_backward" not in backward
+    update = _between(events, "erfc", 0)
+    assert "aten::linalg_vector_norm" in update or "aten::_foreach_norm" in update
+    assert any("adam" in name or "addcdiv" in name for name in update)
     assert trace.classes["loss"] > 0
     assert trace.classes["optimizer"] > 0
-    assert F.cross_entropy.__module__ == "torch.nn.functional"
-    assert not optimizer._optimizer_step_pre_hooks
-    assert "addmm" not in "".join(e["name"] for e in _between(as_kernels, "erfinv"))
 
 
-def _between(events: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
-    first, *_, last = (float(e["ts"]) for e in events if mark in e["name"])
-    return [e for e in events if first < float(e["ts"]) < last]
+def test_one_step_is_profiled_and_one_before_it_is_not(events: list[dict[str, Any]]) -> None:
+    taken = []
+    named = [event["name"] for event in events]
+    assert named.count("aten::threshold_backward") == 1
+    trace_step(lambda mark: taken.append(mark), OPTIMIZER, "", torch.device("cpu"))
+    assert len(taken) == 2
+    assert not OPTIMIZER._optimizer_step_post_hooks
+    assert loss_of.__module__ == __name__
+
+
+def test_a_trace_without_its_marks_says_so(events: list[dict[str, Any]]) -> None:
+    trace = asdict(read_trace([event for event in events if "erfc" not in event["name"]]))
+    assert marks_missing(trace, 1) == ("marks {'loss': 4, 'optimizer': 0}, expected {'loss': 4, 'optimizer': 2}")
+    assert marks_missing(trace, 2)
+
+
+def _between(events: list[dict[str, Any]], mark: str, first: int) -> list[str]:
+    """Names of what ran between two neighbouring marks of a kind."""
+    at = sorted(float(e["ts"]) for e in events if e["name"] == f"aten::{mark}")
+    return [e["name"] for e in events if at[first] < float(e["ts"]) < at[first + 1]]
 
 
 def test_calls_that_wait_are_told_apart_by_where_they_stand() -> None:

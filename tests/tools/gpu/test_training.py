@@ -1,0 +1,78 @@
+"""A rung and a comparator as a GPU has them, in miniature: in bf16, with batches from loader processes."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmms.configs.manifest import open_dataset
+from lmms.train.batch import make_batch
+from lmms.train.model import build_model, init_random, materialize
+from lmms.train.recipe import make_recipe
+from lmms.train.stream import Place
+from tools.gpu.counted import LOSS_WITHIN, NORM_WITHIN
+from tools.gpu.models import model_config
+from tools.gpu.packs import make_packs, pack_file
+from tools.gpu.processes import Piece, begin, end
+from tools.gpu.rungs import LEAST
+from tools.gpu.sizes import FULL, MINI, MINI_ON_GPU, Sizes
+from tools.gpu.steps import Steps, faults_of
+
+SMALL = replace(MINI, seq_len=128, conversation=(16, 30, 50), image=(4, 12))
+LIKE_A_GPU = replace(SMALL, precision="bf16", workers=2)
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_packs("Qwen3-VL-2B", SMALL, tmp_path_factory.mktemp("packs"))
+
+
+def measured(packs: Path, kind: str, name: str, sizes: Sizes, scratch: Path) -> dict[str, Any]:
+    """What a piece of this kind comes to in a process of its own."""
+    settings: dict[str, Any] = {"model": "Qwen3-VL-2B", "packs": "vision", "folder": str(packs), "seconds": 60.0}
+    scratch.mkdir()
+    settings |= {"sizes": asdict(sizes)}
+    settings |= {"rung": name, "output": str(scratch / "run")} if kind == "training" else {"name": name}
+    # Not forked: other tests of this process may have started threads, which a fork has not.
+    found = end(begin(Piece(name=kind, kind=kind, settings=settings, seconds=200.0), scratch, "spawn"), 200.0)
+    assert found.outcome == "done", found.error
+    assert isinstance(found.result, dict)
+    return found.result
+
+
+def fp32_loss(packs: Path) -> float:
+    """Of the first step: the same weights before any update, in one pass."""
+    config = model_config("Qwen3-VL-2B", thin=True)
+    model = build_model(config, "none")
+    materialize(model, torch.device("cpu"))
+    init_random(model, 0)
+    recipe = make_recipe([open_dataset(packs / "vision").manifest], config, "stop")
+    shown = pack_file(packs, "vision")
+    batch = make_batch(shown, recipe, [Place(0, i, 0, 0, 0, 0) for i in range(len(shown))])
+    with torch.no_grad():
+        return float(model(batch, True)[0]) / batch.weight
+
+
+def test_a_rung_in_bf16_with_loader_processes_is_that_in_fp32_but_for_rounding(packs: Path, tmp_path: Path) -> None:
+    assert (LIKE_A_GPU.precision, MINI_ON_GPU.precision, FULL.precision) == ("bf16", "bf16", "bf16")
+    assert min(LIKE_A_GPU.workers, MINI_ON_GPU.workers, FULL.workers) > 0
+    half = measured(packs, "training", LEAST, LIKE_A_GPU, tmp_path / "half")
+    assert half["faults"] == []
+    assert half["steps"]["losses"][-1] < half["steps"]["losses"][0]
+    exact = fp32_loss(packs)
+    assert half["steps"]["losses"][0] == pytest.approx(exact, rel=2e-3)
+    assert half["steps"]["losses"][0] != pytest.approx(exact, rel=1e-7)
+    name = "packed, varlen, chunked loss, linear patches"
+    theirs = measured(packs, "comparator", name, LIKE_A_GPU, tmp_path / "theirs")
+    assert theirs["steps"]["losses"][0] == pytest.approx(half["steps"]["losses"][0], rel=LOSS_WITHIN)
+    assert theirs["steps"]["grad_norms"][0] == pytest.approx(half["steps"]["grad_norms"][0], rel=NORM_WITHIN)
+    for name in ("tokens", "target_tokens", "patches", "flops", "parameters", "optimizer_bytes"):
+        assert theirs[name] == half[name]
+
+
+def test_faults_of_steps_say_what_happened() -> None:
+    steps = Steps(losses=[5.0, 4.0, 3.0, 3.5], seconds=[1.0], waited=[0.0], recompiles=2)
+    assert faults_of(steps) == ["2 graphs were compiled after the first 3 steps"]
+    assert faults_of(replace(steps, losses=[5.0, 5.0], recompiles=0)) == ["the loss did not fall: 5.0000, then 5.0000"]
