@@ -1,11 +1,20 @@
 """Columns of a run as curves that can be drawn: smoothed, and in few points."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lmms.train.history import Column
+from lmms.train.history import Column, History
+
+_OF_UPDATES = re.compile(r"(loss|grad_norm)([_/].*)?|sets/.*/loss")
+"""Keys of what an update is made from: a step that was skipped has no point there."""
+
+
+def curve(run: History, key: str) -> Column:
+    """float64 [lines]: a column as it is drawn, NaN where it has no point."""
+    return np.where(run.skipped, np.nan, run.column(key)) if _OF_UPDATES.fullmatch(key) else run.column(key)
 
 
 def smoothed(values: Column, span: float) -> Column:
@@ -27,8 +36,9 @@ def smoothed(values: Column, span: float) -> Column:
 class Buckets:
     """A column in few enough points to draw: the mean, lowest and highest of runs of neighbours."""
 
+    first: npt.NDArray[np.int64]
+    """[points]: the index of each one's first line, and that of its last one."""
     last: npt.NDArray[np.int64]
-    """[points]: the index of each one's last line."""
     mean: Column
     low: Column
     high: Column
@@ -43,8 +53,17 @@ def bucketed(values: Column, most: int) -> Buckets:
     kept = values[finite]
     empty = np.empty(0)
     return Buckets(
+        first=finite[starts],
         last=finite[last],
         mean=np.add.reduceat(kept, starts) / np.diff(starts, append=len(kept)) if count else empty,
         low=np.minimum.reduceat(kept, starts) if count else empty,
         high=np.maximum.reduceat(kept, starts) if count else empty,
     )
+
+
+def breaks(run: History, key: str, points: Buckets) -> list[int]:
+    """The points of a curve before which steps were skipped: it is not joined there."""
+    if not _OF_UPDATES.fullmatch(key):
+        return []
+    skipped = np.append(0, np.cumsum(run.skipped))
+    return [int(i) + 1 for i in np.flatnonzero(skipped[points.first[1:]] > skipped[points.last[:-1] + 1])]
