@@ -36,9 +36,8 @@ def smoothed(values: Column, span: float) -> Column:
 class Buckets:
     """A column in few enough points to draw: the mean, lowest and highest of runs of neighbours."""
 
-    first: npt.NDArray[np.int64]
-    """[points]: the index of each one's first line, and that of its last one."""
     last: npt.NDArray[np.int64]
+    """[points]: the index of each one's last line."""
     mean: Column
     low: Column
     high: Column
@@ -53,7 +52,6 @@ def bucketed(values: Column, most: int) -> Buckets:
     kept = values[finite]
     empty = np.empty(0)
     return Buckets(
-        first=finite[starts],
         last=finite[last],
         mean=np.add.reduceat(kept, starts) / np.diff(starts, append=len(kept)) if count else empty,
         low=np.minimum.reduceat(kept, starts) if count else empty,
@@ -62,8 +60,8 @@ def bucketed(values: Column, most: int) -> Buckets:
 
 
 def breaks(run: History, key: str, points: Buckets) -> list[int]:
-    """The points of a curve before which steps were skipped: it is not joined there."""
+    """The points of a curve to which no line leads: skipped steps before or in them are as many as the others."""
     if not _OF_UPDATES.fullmatch(key):
         return []
-    skipped = np.append(0, np.cumsum(run.skipped))
-    return [int(i) + 1 for i in np.flatnonzero(skipped[points.first[1:]] > skipped[points.last[:-1] + 1])]
+    skipped, taken = (np.cumsum(which)[points.last] for which in (run.skipped, np.isfinite(curve(run, key))))
+    return [int(i) + 1 for i in np.flatnonzero(np.diff(skipped) >= np.diff(taken))]

@@ -272,8 +272,10 @@ def test_a_run_of_profiled_steps_alone_has_no_rate(tmp_path: Path) -> None:
     assert (found.mfu, found.busy_mfu, found.profiled) == (None, None, 2)
 
 
-@pytest.mark.parametrize("most", [100, 3])
-def test_curves_of_updates_have_no_point_at_a_skipped_step_and_are_broken_there(most: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("most", "at", "of_source"), [(100, [3], [2]), (3, [1], [2]), (2, [], [1])])
+def test_curves_of_updates_have_no_point_at_a_skipped_step_and_are_broken_there(
+    most: int, at: list[int], of_source: list[int], tmp_path: Path
+) -> None:
     logs = [
         step_log(
             step,
@@ -290,5 +292,5 @@ def test_curves_of_updates_have_no_point_at_a_skipped_step_and_are_broken_there(
     assert np.isfinite(curve(run, "tokens_per_s")).all()
     points = {key: bucketed(curve(run, key), most) for key in ("loss", "eval_loss", "loss_by_source/a", "lr")}
     found = {key: breaks(run, key, values) for key, values in points.items()}
-    # In three points the gap lies within the second one: [1, 2], [3, 6], [7, 8, 9].
-    assert found == {"loss": [3] if most == 100 else [], "eval_loss": [], "loss_by_source/a": [2], "lr": []}
+    # In three points two skipped steps are half of the second one, [1, 2], [3, 6], [7, 8, 9]; in two less than that.
+    assert found == {"loss": at, "eval_loss": [], "loss_by_source/a": of_source, "lr": []}
