@@ -56,7 +56,9 @@ def train(
     elif dry_run:
         # Ranks that torchrun started would all say the same.
         if os.environ.get("RANK", "0") == "0":
-            supposed = ranks or int(os.environ.get("WORLD_SIZE", nproc))
+            from lmms.train.launched import whole_number
+
+            supposed = ranks or whole_number("WORLD_SIZE", nproc, least=1)
             if not show_dry_run(settings, supposed, card, as_json=as_json):
                 raise typer.Exit(1)
     elif card or ranks or as_json:

@@ -11,7 +11,6 @@ asked for when the CPU comes to it, far ahead of the GPU, since a step never wai
 (set_modules_to_forward_prefetch) would be for a CPU that is slower than the GPU, and hold one block more.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from lmms.configs.errors import ConfigError
 from lmms.configs.parallel import check_offload, check_ranks
 from lmms.train.alone import Copies
+from lmms.train.launched import launched
 from lmms.train.share import WHOLE, Share
 
 T = TypeVar("T")
@@ -94,21 +94,22 @@ def start_world(
     stall_s: of the watchdog, which has more to say than a collective that waited for too long, and so comes first.
     sequence: ranks that share their packs, one after the other.
     replicate: copies of the weights, each over ranks that follow one another. offload: whether it is asked for.
-    ConfigError without the GPU that is asked for, for a number of ranks that `sequence` or `replicate` does not divide,
-    and for offload without a GPU.
+    ConfigError for half of an announcement, without the GPU that is asked for, for a number of ranks that `sequence` or
+    `replicate` does not divide, and for offload without a GPU.
     """
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here; set device to cpu or auto")
     kind = "cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu"
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    found = launched()
+    rank, size = found.rank, found.size
     check_offload(offload, kind)
     check_ranks(sequence, replicate, size)
     device = torch.device("cpu")
     if kind == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", found.local_rank)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    store = None if "RANK" in os.environ else dist.HashStore()  # type: ignore[attr-defined]
+    store = None if found.together else dist.HashStore()  # type: ignore[attr-defined]
     timeout = timedelta(seconds=2 * stall_s)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     group = None

@@ -6,15 +6,17 @@
                                          gpu.stacks.txt   the same, of kernels by the stack that started them
                                          memory.pickle    profile.memory: for pytorch.org/memory_viz
 
-The folder gets its name when all of them are written.
+The folder gets its name when all of them are written. If one cannot be, an alarm says so and the training goes on.
 """
 
 import gc
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,6 +91,7 @@ class Profile:
         self._window = window if world.rank in config.ranks else range(0)
         self._output, self._beat = output, beat
         self._profiler: profile | None = None
+        self._ended = False
         self._hooks: list[RemovableHandle] = []
 
     @contextmanager
@@ -106,6 +109,7 @@ class Profile:
                 self.marks("")
         self._profiler.step()
         if number == self._window[-1]:
+            self._ended = True
             self._write(self._profiler)
             self.close()
 
@@ -113,6 +117,8 @@ class Profile:
         """Stop; of a window that is not at its end nothing stays."""
         if self._profiler is None:
             return
+        if not self._ended:
+            self._report("profile: its window was left before its end, nothing of it is kept")
         self._profiler.stop()
         self._profiler = None
         # It holds itself: all that it recorded would stay until Python happens to look for such.
@@ -125,6 +131,8 @@ class Profile:
 
     def _start(self) -> None:
         cuda = self._world.device.type == "cuda"
+        # It writes about itself on stderr, across the live view; above 5 it does not.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
         self._profiler = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])],
             schedule=schedule(wait=0, warmup=1, active=len(self._window), repeat=1),
@@ -156,10 +164,13 @@ class Profile:
                 torch.cuda.memory._dump_snapshot(str(part / "memory.pickle"))  # type: ignore[no-untyped-call]
             _remove(folder)
             part.rename(folder)
-        except OSError as error:
-            raise TrainError(
-                f"{folder} cannot be written: {error.strerror}; make room, or leave profile.start out"
-            ) from error
+        except (OSError, TrainError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            said = error.strerror if isinstance(error, OSError) else error
+            # Of rank 0 alone a report is read.
+            tell = self._report if self._world.is_main else partial(print, flush=True)
+            tell(f"ALARM: profile: {folder} cannot be written ({said}); nothing of it is kept, the training goes on")
+            return
         self._report(f"profile: {folder}; of the time of steps {first} to {last}:")
         for line in top_lines(costs, len(self._window)):
             self._report(line)
@@ -205,14 +216,17 @@ def _mark_parts(model: TrainModel, marks: Marks) -> list[RemovableHandle]:
 
 
 def _write_trace(profiler: profile, folder: Path) -> list[Event]:
-    """Write trace.json.gz; its events that take time. On a full disk the profiler writes a part, and says nothing."""
+    """Write trace.json.gz; its events that take time.
+
+    On a full disk the profiler writes a part, under this name or another, and says nothing: a TrainError here.
+    """
     whole = folder / "trace.json"
     profiler.export_chrome_trace(str(whole))
-    text = whole.read_bytes()
+    text = whole.read_bytes() if whole.exists() else b""
     try:
         events = json.loads(text.decode(errors="replace"), strict=False)["traceEvents"]
     except ValueError as error:
-        raise TrainError(f"{whole} was not written to its end ({error}); is the disk full?") from error
+        raise TrainError(f"{whole.name} was not written to its end: {error}; is the disk full?") from error
     (folder / f"{whole.name}.gz").write_bytes(gzip.compress(text, compresslevel=5))
     whole.unlink()
     return [event for event in events if event.get("ph") == "X"]

@@ -1,6 +1,5 @@
 """`lmms train`, from the settings to the last checkpoint, on one screen."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -19,6 +18,7 @@ from lmms.train.checkpoint import TrainerState, tensors_of
 from lmms.train.deterministic import deterministic
 from lmms.train.due import all_datasets, evaluated_shards, next_evaluation
 from lmms.train.evaluate import Evaluation, evaluate
+from lmms.train.launched import launched
 from lmms.train.loader import batches
 from lmms.train.log import step_log
 from lmms.train.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
@@ -55,7 +55,7 @@ def train(config: TrainConfig, report: Report) -> bool:
         # Before the other ranks are waited for, who may never come.
         asked = first.enter_context(signals(config.grace_s))
         first.enter_context(deterministic(config))
-        beat = first.enter_context(watchdog(config.stall_s, int(os.environ.get("RANK", "0"))))
+        beat = first.enter_context(watchdog(config.stall_s, launched().rank))
         parallel = config.parallel
         world = start_world(config.device, config.stall_s, parallel.sequence, parallel.replicate, parallel.offload)
         tell = report if world.is_main else lambda event: None
@@ -81,7 +81,7 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
     keep = Keep(limit=config.save_total_limit, every=config.save_keep_every)
     datasets = all_datasets(run)
     # One process of a node fills its cache.
-    fills_cache = os.environ.get("LOCAL_RANK", "0") == "0" and any(dataset.cache for dataset in datasets)
+    fills_cache = launched().local_rank == 0 and any(dataset.cache for dataset in datasets)
     every = plan_steps(
         run.order,
         run.sets,
@@ -185,10 +185,10 @@ def _take_step(
     )
     if run.world.is_main:
         append_metrics(run.output, log)
+    if plan.step % config.log_steps == 0 or is_last or alarms or evaluation or fatal:
+        report(log)
     if fatal:
         raise TrainError(_with_advice(run, plan, result, state.skipped))
-    if plan.step % config.log_steps == 0 or is_last or alarms or evaluation:
-        report(log)
     saver.check()
     if saves:
         beat(f"step {plan.step}, its checkpoint")

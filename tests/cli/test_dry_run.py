@@ -117,6 +117,9 @@ def test_ranks_are_those_told_or_those_of_the_launcher(lmms: Invoke) -> None:
     assert ranks(WORLD_SIZE="4", RANK="0") == 4
     assert ranks("--ranks", "3", WORLD_SIZE="4", RANK="0") == 3
     assert lmms("--dry-run", WORLD_SIZE="4", RANK="1").output == ""
+    for wrong in ("0", "many"):
+        with pytest.raises(ConfigError, match=f"WORLD_SIZE is '{wrong}' in the environment"):
+            raise lmms("--dry-run", WORLD_SIZE=wrong).exception or AssertionError
 
 
 @pytest.mark.parametrize("words", [("--card", "H100 80GB"), ("--ranks", "2"), ("--json",)])

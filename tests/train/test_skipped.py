@@ -128,10 +128,14 @@ def test_more_in_a_row_than_allowed_stop_the_run_also_over_a_resumption(
 
 
 def test_without_any_allowed_the_first_one_stops(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = run_config(settings, max_skipped=0)
+    config = run_config(settings, max_skipped=0, log_steps=10)
+    events: list[StepLog | str] = []
+    monkeypatch.setattr(lmms.train.run, "take_step", poisoned({2}))
     with pytest.raises(TrainError, match=r"step 2: .*; max_skipped is 0"):
-        train_with(monkeypatch, poisoned({2}), config)
+        train(config, events.append)
     assert skips(config.output) == [0, 1]
+    # It is shown too, whatever log_steps is.
+    assert [event.step for event in events if isinstance(event, StepLog)] == [2]
 
 
 def test_a_checkpoint_that_is_due_waits_for_a_step_that_is_not_skipped(
