@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from lmms.cli import ui
+from lmms.train.curves import curve
 from lmms.train.history import History
 
 Unit = Literal["", "share", "bytes", "count"]
@@ -56,6 +59,9 @@ _FAMILIES: tuple[tuple[str, Unit, str, str], ...] = (
     ("evaluation loss by source", "", "eval_loss_by_source/", ""),
 )
 """Title, unit, and what stands before and after the name in the keys of charts with a curve for each name."""
+_SUM = "all"
+_TOGETHER = 12
+"""Curves in one frame that eyes can tell apart."""
 
 
 def charts_of(runs: Sequence[History]) -> list[Chart]:
@@ -65,8 +71,18 @@ def charts_of(runs: Sequence[History]) -> list[Chart]:
 
 def all_charts(runs: Sequence[History]) -> list[Chart]:
     """These, and those with a curve for each set or source."""
+    return _with_numbers([*CHARTS, *_families(runs)], runs)
+
+
+def norms_and_losses_by_name(runs: Sequence[History]) -> list[Chart]:
+    """Of parts, sets and sources: what the first curves of charts_of do not show."""
+    charts = [*(replace(chart, series=chart.series[1:]) for chart in CHARTS), *_families(runs)]
+    return _with_numbers([chart for chart in charts if chart.unit == ""], runs)
+
+
+def _families(runs: Sequence[History]) -> list[Chart]:
     names = sorted({name for run in runs for name in run.columns})
-    families = [
+    return [
         Chart(
             title=title,
             unit=unit,
@@ -78,15 +94,27 @@ def all_charts(runs: Sequence[History]) -> list[Chart]:
         )
         for title, unit, start, end in _FAMILIES
     ]
-    return _with_numbers([*CHARTS, *families], runs)
 
 
 def _with_numbers(charts: Sequence[Chart], runs: Sequence[History]) -> list[Chart]:
     found = (
-        replace(chart, series=tuple(one for one in chart.series if any(run.has(one[0]) for run in runs)))
+        replace(chart, series=tuple(one for one in chart.series if any(has_curve(run, one[0]) for run in runs)))
         for chart in charts
     )
     return [chart for chart in found if chart.series]
+
+
+def has_curve(run: History, key: str) -> bool:
+    """Whether a curve of this column has any point."""
+    return bool(np.isfinite(curve(run, key)).any())
+
+
+def shown_of_a_run(chart: Chart, runs: Sequence[History]) -> int:
+    """How many curves of each run are to be seen before anyone asks for more."""
+    if chart.series[0][1] == _SUM and len(runs) > 1 and len(chart.series) > 2:
+        return 1
+    curves = sum(has_curve(run, key) for run in runs for key, _ in chart.series)
+    return len(chart.series) if curves <= _TOGETHER else max(1, _TOGETHER // len(runs))
 
 
 def number(value: float, unit: Unit = "") -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmms.cli import ui
+from lmms.configs.yaml12 import format_yaml
 
 if TYPE_CHECKING:
     from lmms.cli.charts import Chart
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _ROWS, _LABELS, _WIDE = 7, 9, 100
 """Cells a curve is high, cells for the numbers at its left, and the width from which charts stand in two columns."""
-_SMOOTH = 0.03
-"""Steps that the smoothed curve is a mean of, as a share of all."""
 
 
 def run(
@@ -56,8 +55,9 @@ def run(
 
 
 def show(out: Console, runs: Sequence["History"], sums: Sequence["Summary"], partings: Sequence["Parting"]) -> None:
-    """Charts, table and partings, as wide as the console. Without colours each run has charts of its own."""
+    """Charts, tables and partings, as wide as the console. Without colours each run has charts of its own."""
     from lmms.cli.charts import charts_of
+    from lmms.cli.last_values import last_values
 
     coloured = out.color_system is not None
     for group in [runs] if coloured else [[one] for one in runs]:
@@ -70,6 +70,10 @@ def show(out: Console, runs: Sequence["History"], sums: Sequence["Summary"], par
             grid.add_row(*drawn[start : start + columns])
         out.print(grid)
     out.print(_table(runs, sums))
+    styles = [_colour(runs, one) if len(runs) > 1 else "" for one in runs]
+    if (table := last_values(runs, styles, out.width)).row_count:
+        out.print()
+        out.print(table)
     for one in partings:
         for sentence in parting_sentences(runs[0].folder, one):
             out.print(Text(sentence), soft_wrap=True)
@@ -85,28 +89,24 @@ def _colour(runs: Sequence["History"], run: "History") -> str:
 
 def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"], width: int, coloured: bool) -> Text:
     """The first curve of a chart: every step faint, and over that a smoothed curve; in plain text that alone."""
-    import numpy as np
-
-    from lmms.cli.charts import number
+    from lmms.cli.charts import has_curve, number
+    from lmms.cli.last_values import points
     from lmms.cli.plot import Curve, plot
-    from lmms.train.curves import smoothed
 
     key, label = chart.series[0]
-    shown = [one for one in group if one.has(key)]
+    shown = [one for one in group if has_curve(one, key)]
     faint, bold, lasts = [], [], []
     for one in shown:
-        values = one.column(key)
-        known = np.isfinite(values)
-        x, y = one.steps[known].astype(np.float64), values[known]
+        x, y, smooth = points(one, key)
         style = _colour(runs, one)
-        smooth = smoothed(y, _SMOOTH * len(y))
         faint.append(Curve(x=x, y=y, style=f"dim {style}", band=True))
         bold.append(Curve(x=x, y=smooth, style=f"bold {style}"))
         lasts.append((number(float(y[-1]), chart.unit), style))
     left = min(float(one.steps[0]) for one in shown)
     right = max(float(one.steps[-1]) for one in shown)
     curves = [*faint, *bold] if coloured else bold
-    rows, low, high = plot(curves, (left, max(right, left + 1)), width - _LABELS - 2, _ROWS)
+    cells = width - _LABELS - 2
+    rows, low, high = plot(curves, (left, max(right, left + 1)), cells, _ROWS)
     title = chart.title if label in ("all", chart.title, "lr", "wait", "peak") else f"{chart.title}, {label}"
     text = Text.assemble((title, "bold"), "  ")
     text.append(Text("  ").join(Text(*last) for last in lasts)).append("\n")
@@ -114,9 +114,21 @@ def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"]
         value = {0: high, _ROWS - 1: low}.get(i)
         mark = "" if value is None else number(value, chart.unit)
         text.append(f"{mark:>{_LABELS}}", "dim").append(" ┤" if mark else " │", "dim").append(row).append("\n")
+    if label == chart.title == "loss" and any(one.skipped.any() for one in shown):
+        text.append(f"{'skipped':>{_LABELS}} │", "dim")
+        text.append(_skipped(shown, runs, left, right, cells)).append("\n")
     ends = f"{int(left):,}", f"{int(right):,}"
-    gap = " " * (width - _LABELS - 2 - len(ends[0]) - len(ends[1]))
+    gap = " " * (cells - len(ends[0]) - len(ends[1]))
     return text.append(f"{'':{_LABELS + 2}}{ends[0]}{gap}{ends[1]}\n", "dim")
+
+
+def _skipped(shown: Sequence["History"], runs: Sequence["History"], left: float, right: float, cells: int) -> Text:
+    """A row of crosses under a chart, where steps were skipped."""
+    row = [(" ", "")] * cells
+    for one in shown:
+        for step in one.steps[one.skipped].tolist():
+            row[int((step - left) / max(right - left, 1) * (cells - 1))] = ("×", _colour(runs, one))
+    return Text.assemble(*row)
 
 
 def _table(runs: Sequence["History"], sums: Sequence["Summary"]) -> Table:
@@ -146,16 +158,21 @@ def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
     shares = [("target", one.target_share), ("visual", one.visual_share), ("padding on top", one.padding_share)]
     if known := [f"{share:.1%} {name}" for name, share in shares if share is not None]:
         yield "of these", ", ".join(known)
-    yield "time", f"{ui.duration(3600 * one.hours)}, {ui.count(one.tokens_per_s)} tokens/s over all of it"
+    of_what = f"all but {one.profiled:,} profiled steps" if one.profiled else "all of it"
+    rate = f", {ui.count(one.tokens_per_s)} tokens/s over {of_what}" if math.isfinite(one.tokens_per_s) else ""
+    yield "time", f"{ui.duration(3600 * one.hours)}{rate}"
     if one.mfu is not None and one.busy_mfu is not None:
         yield "MFU", f"{one.mfu:.1%} strict, {one.busy_mfu:.1%} busy"
     yield "waiting for data", f"{one.data_wait:.1%}"
     yield "memory", number(one.memory, "bytes")
     if one.resumes is not None:
         yield "resumed", f"{one.resumes} times"
-    yield "alarms", str(one.alarms)
+    # Other alarms of the log are of skipped steps: those have a row.
+    yield "parts without gradient", f"{one.alarms:,} alarm{'s' if one.alarms > 1 else ''}" if one.alarms else "none"
     yield "masked conversations", f"{one.masked:,}"
     yield "skipped steps", f"{one.skipped:,}"
+    if one.profiled:
+        yield "profiled steps", f"{one.profiled:,}"
     for name, share in one.shares.items():
         yield f"share of {name}", f"{share:.1%}"
 
@@ -171,7 +188,15 @@ def parting_sentences(first: str, one: "Parting") -> Iterator[str]:
     most = "" if one.loss is None or one.most == 0 else f", {one.most:.2g} apart at most{until} (relative)"
     yield f"{one.folder} against {first}, {one.common:,} steps of both: {packs}, {loss}{most}"
     for key, (before, after) in one.settings.items():
-        yield f"  {key}: {before} there, {after} here"
+        yield f"  {key}: {_yaml(before)} there, {_yaml(after)} here"
+
+
+def _yaml(value: Any) -> str:
+    """A setting as a config may have it, in one line."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    # Long texts are folded, and a value that stands alone ends with a line of dots.
+    return " ".join(format_yaml(value).removesuffix("...\n").split())
 
 
 def _finite(value: Any) -> Any:

@@ -1,11 +1,20 @@
 """Columns of a run as curves that can be drawn: smoothed, and in few points."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lmms.train.history import Column
+from lmms.train.history import Column, History
+
+_OF_UPDATES = re.compile(r"(loss|grad_norm)([_/].*)?|sets/.*/loss")
+"""Keys of what an update is made from: a step that was skipped has no point there."""
+
+
+def curve(run: History, key: str) -> Column:
+    """float64 [lines]: a column as it is drawn, NaN where it has no point."""
+    return np.where(run.skipped, np.nan, run.column(key)) if _OF_UPDATES.fullmatch(key) else run.column(key)
 
 
 def smoothed(values: Column, span: float) -> Column:
@@ -48,3 +57,11 @@ def bucketed(values: Column, most: int) -> Buckets:
         low=np.minimum.reduceat(kept, starts) if count else empty,
         high=np.maximum.reduceat(kept, starts) if count else empty,
     )
+
+
+def breaks(run: History, key: str, points: Buckets) -> list[int]:
+    """The points of a curve to which no line leads: skipped steps before or in them are as many as the others."""
+    if not _OF_UPDATES.fullmatch(key):
+        return []
+    skipped, taken = (np.cumsum(which)[points.last] for which in (run.skipped, np.isfinite(curve(run, key))))
+    return [int(i) + 1 for i in np.flatnonzero(np.diff(skipped) >= np.diff(taken))]

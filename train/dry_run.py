@@ -213,14 +213,15 @@ def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step:
 
 
 def _measured_rate(output: Path) -> float | None:
-    """Tokens a second of the newest steps of the run in this folder, if it has run."""
+    """Tokens a second of the newest steps of the run in this folder, if it has run; not of profiled ones."""
     path = output / METRICS_NAME
     if not path.exists():
         return None
     try:
         # A last line without its end is still being written.
         lines = path.read_text("utf-8").rpartition("\n")[0].splitlines()[-_RATE_LINES:]
-        rates = [rate for line in lines if (rate := json.loads(line).get("tokens_per_s")) is not None]
+        steps = [step for line in lines if not (step := json.loads(line)).get("profiled")]
+        rates = [rate for step in steps if (rate := step.get("tokens_per_s")) is not None]
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
     return median(rates) if rates else None

@@ -42,6 +42,16 @@ class History:
         """float64 [lines]; all NaN where no line has this key, as in files of before it."""
         return self.columns.get(name, np.full(len(self.steps), np.nan))
 
+    @property
+    def skipped(self) -> npt.NDArray[np.bool_]:
+        """bool [lines]: steps whose update was left out."""
+        return self.column("skipped") > 0
+
+    @property
+    def profiled(self) -> npt.NDArray[np.bool_]:
+        """bool [lines]: steps that a profiler slowed."""
+        return self.column("profiled") > 0
+
     def has(self, name: str) -> bool:
         """Whether any line has a finite number under this key."""
         return bool(np.isfinite(self.column(name)).any())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmms.train.curves import curve
 from lmms.train.history import Column, History, begun_at, elapsed, step_seconds, total_tokens
 
 
@@ -37,7 +38,8 @@ class Summary:
     hours: float
     """From first to last step on the clock, without the time between a stop and its resumption."""
     tokens_per_s: float
-    """tokens over those hours: evaluations and checkpoints cost, too."""
+    """tokens over those hours: evaluations and checkpoints cost, too. Profiled steps are left out, here and in the next
+    three; NaN where there are no others."""
     mfu: float | None
     """Mean over the steps' seconds; so are the next two."""
     busy_mfu: float | None
@@ -51,17 +53,17 @@ class Summary:
     """Conversations with weight 0 since an image failed."""
     skipped: int
     """Steps whose update was left out."""
+    profiled: int
+    """Steps that a profiler slowed."""
     shares: dict[str, float]
     """Of the target weight, of each set of a mixture; empty for one set."""
 
 
 def summarize(run: History) -> Summary:
     """The sum of a run."""
-    seconds = step_seconds(run)
+    seconds = np.where(run.profiled, np.nan, step_seconds(run))
     evals = run.column("eval_loss")
-    total = float(total_tokens(run)[-1])
-    hours = float(elapsed(run)[-1])
-    best, best_eval = _lowest(run.column("loss")), _lowest(evals)
+    best, best_eval = _lowest(curve(run, "loss")), _lowest(evals)
     return Summary(
         folder=run.folder,
         step=int(run.steps[-1]),
@@ -72,13 +74,13 @@ def summarize(run: History) -> Summary:
         eval_loss=float(evals[np.isfinite(evals)][-1]) if best_eval is not None else None,
         best_eval_loss=float(evals[best_eval]) if best_eval is not None else None,
         best_eval_step=int(run.steps[best_eval]) if best_eval is not None else None,
-        tokens=total,
+        tokens=float(total_tokens(run)[-1]),
         every_step=len(run.steps) == int(run.steps[-1]) - begun_at(run),
         target_share=_share(run, "target_tokens"),
         visual_share=_share(run, "visual_tokens"),
         padding_share=_share(run, "padding_tokens"),
-        hours=hours,
-        tokens_per_s=total / (3600 * hours) if hours else math.nan,
+        hours=float(elapsed(run)[-1]),
+        tokens_per_s=_rate(run),
         mfu=_mean(run.column("mfu"), seconds),
         busy_mfu=_mean(run.column("busy_mfu"), seconds * (1 - run.column("data_wait"))),
         data_wait=_mean(run.column("data_wait"), seconds) or 0.0,
@@ -89,7 +91,8 @@ def summarize(run: History) -> Summary:
         else None,
         alarms=len(run.alarms),
         masked=int(np.nansum(run.column("masked"))),
-        skipped=int((run.column("skipped") > 0).sum()),
+        skipped=int(run.skipped.sum()),
+        profiled=int(run.profiled.sum()),
         shares={
             name.removeprefix("sets/").removesuffix("/share"): float(np.nansum(column) / len(column))
             for name, column in run.columns.items()
@@ -155,6 +158,16 @@ def _mean(values: Column, weights: Column) -> float | None:
     """Over the lines that have it."""
     known = np.isfinite(values) & np.isfinite(weights) & (weights > 0)
     return float(np.average(values[known], weights=weights[known])) if known.any() else None
+
+
+def _rate(run: History) -> float:
+    """Tokens a second by the clock, without profiled steps and the writing of their profile."""
+    tokens, took = np.diff(total_tokens(run), prepend=0), 3600 * np.diff(elapsed(run), prepend=0)
+    # The profile is written after the last one's line: until the next step begins.
+    after = np.append(False, run.profiled[:-1])
+    took[after] = step_seconds(run)[after]
+    seconds = float(took[~run.profiled].sum())
+    return float(tokens[~run.profiled].sum()) / seconds if seconds else math.nan
 
 
 def _share(run: History, name: str) -> float | None:

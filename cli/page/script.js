@@ -1,6 +1,6 @@
 "use strict";
-// Draws the curves of the JSON in #data: {runs: [{name, grids: [{step, tokens, hours}], resumed, alarms}],
-// charts: [{title, unit, series: [{run, label, grid, mean, low?, high?}]}]}. See write.py.
+// Draws the curves of the JSON in #data: {runs: [{name, grids: [{step, tokens, hours}], resumed, alarms, skipped}],
+// charts: [{title, unit, series: [{run, label, grid, mean, low?, high?, breaks?, hidden?}]}]}. See write.py.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const MARGIN = { left: 58, right: 10, top: 8, bottom: 22 };
@@ -38,7 +38,7 @@ function style(chart, series) {
   const place = labels.indexOf(series.label);
   return several
     ? { colour: `var(--c${series.run % 8})`, dash: DASHES[place % DASHES.length] }
-    : { colour: `var(--c${place % 8})`, dash: "" };
+    : { colour: `var(--c${place % 8})`, dash: DASHES[Math.floor(place / 8) % DASHES.length] };
 }
 
 // The exponential mean over a share of the points, unbiased at its start.
@@ -62,9 +62,10 @@ function nearest(x, at) {
   return low > 0 && at - x[low - 1] < x[low] - at ? low - 1 : low;
 }
 
-function ticks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough);
+// whole: of what is counted there are no halves.
+function ticks(low, high, count, whole) {
+  const rough = Math.max((high - low) / count, whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough && (!whole || Number.isInteger(s)));
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
   return found;
@@ -125,11 +126,11 @@ function draw(chart, card) {
   const px = (x) => +(MARGIN.left + ((x - from) / (to - from)) * width).toFixed(1);
   const py = (y) => +(MARGIN.top + ((scale(top) - scale(y)) / (scale(top) - scale(bottom))) * height).toFixed(1);
   const parts = [];
-  for (const y of log ? logTicks(bottom, top) : ticks(bottom, top, 4)) {
+  for (const y of log ? logTicks(bottom, top) : ticks(bottom, top, 4, chart.unit === "count")) {
     parts.push(`<line class="grid" x1="${MARGIN.left}" x2="${wide - MARGIN.right}" y1="${py(y)}" y2="${py(y)}"/>`);
     parts.push(`<text x="${MARGIN.left - 8}" y="${py(y) + 4}" text-anchor="end">${text(+y.toPrecision(12), chart.unit)}</text>`);
   }
-  for (const x of ticks(from, to, Math.max(width / 80, 1))) {
+  for (const x of ticks(from, to, Math.max(width / 80, 1), state.across !== "hours")) {
     const anchor = px(x) > wide - 30 ? "end" : "middle";
     parts.push(`<text x="${px(x)}" y="${high - 6}" text-anchor="${anchor}">${text(x, state.across === "hours" ? "" : "count")}</text>`);
   }
@@ -140,26 +141,44 @@ function draw(chart, card) {
   for (const { series, x } of curves) {
     const { colour } = style(chart, series);
     const line = (values) => values.map((y, i) => `${px(x[i])} ${py(y)}`);
-    if (series.low)
-      parts.push(`<path d="M${line(series.high).join("L")}L${line(series.low).reverse().join("L")}Z" fill="${colour}" opacity="0.16"/>`);
-    else if (state.smooth * x.length > 1)
-      parts.push(`<path d="M${line(series.mean).join("L")}" stroke="${colour}" opacity="0.3"/>`);
+    if (series.low) {
+      const high = stretches(line(series.high), series.breaks), low = stretches(line(series.low), series.breaks);
+      const areas = high.map((edge, i) => `M${edge.join("L")}L${low[i].reverse().join("L")}Z`);
+      parts.push(`<path d="${areas.join("")}" fill="${colour}" opacity="0.16"/>`);
+    } else if (state.smooth * x.length > 1)
+      parts.push(`<path d="${path(stretches(line(series.mean), series.breaks))}" stroke="${colour}" opacity="0.3"/>`);
   }
   for (const { series, x, mean } of curves) {
     const { colour, dash } = style(chart, series);
     const points = mean.map((y, i) => `${px(x[i])} ${py(y)}`);
-    parts.push(`<path d="M${points.join("L")}" stroke="${colour}" stroke-width="1.8" stroke-dasharray="${dash}"/>`);
-    if (points.length <= 40)
-      for (const point of points) parts.push(`<circle cx="${point.split(" ")[0]}" cy="${point.split(" ")[1]}" r="2.2" fill="${colour}"/>`);
+    const lines = stretches(points, series.breaks);
+    parts.push(`<path d="${path(lines)}" stroke="${colour}" stroke-width="1.8" stroke-dasharray="${dash}"/>`);
+    for (const point of points.length <= 40 ? points : lines.filter((line) => line.length === 1).flat())
+      parts.push(`<circle cx="${point.split(" ")[0]}" cy="${point.split(" ")[1]}" r="2.2" fill="${colour}"/>`);
   }
   parts.push("</g>", ...marks(px, floor, from, to), pointer(chart, curves, px, py, floor, wide));
   plot.innerHTML = parts.join("");
 }
 
-// Where runs were resumed, and where they raised an alarm.
+// Points that are joined: a new stretch begins at each of the numbers in breaks.
+function stretches(points, breaks = []) {
+  return [0, ...breaks].map((start, i) => points.slice(start, breaks[i]));
+}
+
+const path = (stretches) => stretches.map((points) => `M${points.join("L")}`).join("");
+
+// Where runs were resumed, where a part had no gradient, and which steps were skipped.
 function marks(px, floor, from, to) {
   const parts = [];
   for (const [number, run] of data.runs.entries()) {
+    let last = -Infinity;
+    for (const [i, at] of run.skipped[state.across].entries()) {
+      // Where there are many, one cross stands for its neighbours.
+      if (at < from || at > to || px(at) - last < 3) continue;
+      last = px(at);
+      const title = `${escaped(run.name)}, step ${run.skipped.step[i]}: skipped, not finite`;
+      parts.push(`<path class="skipped" stroke="${several ? `var(--c${number % 8})` : "var(--c7)"}" d="M${last - 3.5} ${floor - 7.5}l7 7m0 -7l-7 7"><title>${title}</title></path>`);
+    }
     const grid = run.grids[0], colour = several ? `var(--c${number % 8})` : "var(--soft)";
     const place = (step) => px(grid[state.across][nearest(grid.step, step)]);
     const inside = (step) => { const x = grid[state.across][nearest(grid.step, step)]; return x >= from && x <= to; };
@@ -214,9 +233,7 @@ const cards = data.charts.map((chart, number) => {
   card.innerHTML = `<div class="head"><h2>${escaped(chart.title)}</h2><button aria-pressed="false">log</button></div>
     <div class="names"></div><svg class="plot" role="img" aria-label="${escaped(chart.title)}" height="${number ? 190 : 300}"></svg>`;
   document.getElementById("charts").append(card);
-  // With several runs a chart would hold too many curves: the first of each run is shown.
-  if (several) for (const series of chart.series)
-    if (series.label !== chart.series[0].label && chart.series.length > 2 * data.runs.length) state.hidden.add(name(chart, series));
+  for (const series of chart.series) if (series.hidden) state.hidden.add(name(chart, series));
   const plot = card.querySelector(".plot"), button = card.querySelector(".head button");
   button.onclick = () => {
     state.log.has(chart.title) ? state.log.delete(chart.title) : state.log.add(chart.title);

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmms.cli.charts import Chart, all_charts
+from lmms.cli.charts import Chart, all_charts, has_curve, shown_of_a_run
 from lmms.cli.inspect_run import parting_sentences, summary_rows
-from lmms.train.curves import bucketed
+from lmms.train.curves import breaks, bucketed, curve
 from lmms.train.history import Column, History, elapsed, total_tokens
 from lmms.train.summary import Parting, Summary
 
@@ -56,6 +56,7 @@ def _data(runs: Sequence[History]) -> dict[str, Any]:
                 "grids": own.grids,
                 "resumed": [int(step) for step in np.unique(run.column("resumed_from")) if step > 0],
                 "alarms": [list(alarm) for alarm in run.alarms],
+                "skipped": own.places(np.flatnonzero(run.skipped)),
             }
             for run, own in zip(runs, grids, strict=True)
         ],
@@ -76,21 +77,30 @@ class _Grids:
         key = lines.tobytes()
         if key not in self._numbers:
             self._numbers[key] = len(self.grids)
-            self.grids.append({name: _rounded(values[lines], 7) for name, values in self._axes.items()})
+            self.grids.append(self.places(lines))
         return self._numbers[key]
+
+    def places(self, lines: npt.NDArray[np.int64]) -> dict[str, list[float]]:
+        """Of these lines along each axis."""
+        return {name: _rounded(values[lines], 7) for name, values in self._axes.items()}
 
 
 def _series(chart: Chart, runs: Sequence[History], grids: Sequence[_Grids]) -> list[dict[str, Any]]:
     found = []
+    seen = shown_of_a_run(chart, runs)
     for number, run in enumerate(runs):
-        for key, label in chart.series:
-            if run.has(key):
-                points = bucketed(run.column(key), _POINTS)
-                curve = {"run": number, "label": label, "grid": grids[number].number(points.last)}
-                curve["mean"] = _rounded(points.mean)
-                if np.isfinite(run.column(key)).sum() > _POINTS:
-                    curve |= {"low": _rounded(points.low), "high": _rounded(points.high)}
-                found.append(curve)
+        for place, (key, label) in enumerate(one for one in chart.series if has_curve(run, one[0])):
+            values = curve(run, key)
+            points = bucketed(values, _POINTS)
+            drawn: dict[str, Any] = {"run": number, "label": label, "grid": grids[number].number(points.last)}
+            drawn["mean"] = _rounded(points.mean)
+            if np.isfinite(values).sum() > _POINTS:
+                drawn |= {"low": _rounded(points.low), "high": _rounded(points.high)}
+            if starts := breaks(run, key, points):
+                drawn["breaks"] = starts
+            if place >= seen:
+                drawn["hidden"] = True
+            found.append(drawn)
     return found
 
 

@@ -4,7 +4,10 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +176,152 @@ def test_the_page_holds_every_curve_of_every_run(count: int, tmp_path: Path) -> 
         "grids": 0,
         "resumed": [10],
         "alarms": [[5, "vision"]],
+        "skipped": {"step": [], "tokens": [], "hours": []},
     }
+
+
+def page_of(runs: list[Path], path: Path) -> dict[str, Any]:
+    """What the page of these runs draws."""
+    lmms("inspect", "run", *runs, "--html", path)
+    return _Page(path.read_text(encoding="utf-8")).data
+
+
+def seen(data: dict[str, Any], title: str) -> list[tuple[int, str]]:
+    """Run and label of the curves that a chart shows at first."""
+    (chart,) = (chart for chart in data["charts"] if chart["title"] == title)
+    return [(one["run"], one["label"]) for one in chart["series"] if not one.get("hidden")]
+
+
+def test_at_first_the_page_shows_sums_alone_and_all_sources(tmp_path: Path) -> None:
+    names = [["a", "b", "c", "d", "e"], ["y", "z"], ["b", "z"]]
+    runs = [
+        write_metrics(tmp_path / f"{i}", [step_log(1, loss_by_source=dict.fromkeys(own, 1.0), mfu=0.4, busy_mfu=0.5)])
+        for i, own in enumerate(names)
+    ]
+    data = page_of(runs, tmp_path / "page.html")
+    assert seen(data, "loss by source") == [(i, name) for i, own in enumerate(names) for name in own]
+    assert seen(data, "gradient norm") == seen(data, "tokens a second") == [(i, "all") for i in range(3)]
+    assert seen(data, "MFU") == [(i, label) for i in range(3) for label in ("strict", "busy")]
+    alone = page_of(runs[:1], tmp_path / "page.html")
+    assert seen(alone, "gradient norm") == [(0, "all"), (0, "llm"), (0, "aligner")]
+
+
+@pytest.mark.parametrize(("count", "each"), [(1, 12), (2, 6), (13, 1)])
+def test_of_many_sources_the_page_shows_the_first_of_each_run(count: int, each: int, tmp_path: Path) -> None:
+    runs = [
+        write_metrics(
+            tmp_path / f"{i}", [step_log(1, loss_by_source=dict.fromkeys([f"{i:02}-{n:02}" for n in range(20)], 1.0))]
+        )
+        for i in range(count)
+    ]
+    data = page_of(runs, tmp_path / "page.html")
+    assert seen(data, "loss by source") == [(i, f"{i:02}-{n:02}") for i in range(count) for n in range(each)]
+
+
+def make_broken_run(folder: Path) -> Path:
+    """Nine steps: the fourth and the fifth are skipped, the last two are profiled."""
+    logs = [
+        step_log(
+            step,
+            steps=9,
+            loss=float("nan") if step in (4, 5) else 2.0 + step,
+            skipped={4: 1, 5: 2}.get(step, 0),
+            profiled=step > 7,
+            eval_loss=1.0 if step in (3, 9) else None,
+        )
+        for step in range(1, 10)
+    ]
+    return write_metrics(folder, logs)
+
+
+def test_the_page_marks_skipped_steps_and_breaks_the_loss_there(tmp_path: Path) -> None:
+    data = page_of([make_broken_run(tmp_path / "a")], tmp_path / "page.html")
+    curves = {(chart["title"], one["label"]): one for chart in data["charts"] for one in chart["series"]}
+    loss = curves["loss", "loss"]
+    assert data["runs"][0]["grids"][loss["grid"]]["step"] == [1, 2, 3, 6, 7, 8, 9]
+    assert loss["breaks"] == curves["gradient norm", "all"]["breaks"] == [3]
+    assert not {"breaks"} & (curves["tokens a second", "all"].keys() | curves["evaluation loss", "all"].keys())
+    skipped = data["runs"][0]["skipped"]
+    assert (skipped["step"], skipped["tokens"]) == ([4, 5], [48_000, 60_000])
+    assert "× a skipped step" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_skipped_and_profiled_steps_are_seen_in_the_terminal(tmp_path: Path) -> None:
+    text = text_of([make_broken_run(tmp_path / "a")], 80, colours=False)
+    (marks,) = [line for line in text.splitlines() if line.lstrip().startswith("skipped │")]
+    cells = marks.partition("│")[2]
+    assert [i for i, cell in enumerate(cells) if cell == "×"] == [24, 33]
+    assert re.search(r"parts without gradient +none\n", re.sub(" +\n", "\n", text))
+    assert re.search(r"skipped steps +2 ", text)
+    assert re.search(r"profiled steps +2 ", text)
+    assert "tokens/s over all but 2 profiled steps" in text
+    plain = text_of([make_run(tmp_path / "b", 10)], 80, colours=False)
+    assert "×" not in plain
+    assert "profiled" not in plain
+    assert re.search(r"parts without gradient +1 alarm ", plain)
+    assert "tokens/s over all of it" in plain
+
+
+def test_losses_by_source_and_norms_by_part_stand_side_by_side(tmp_path: Path) -> None:
+    runs = [
+        write_metrics(
+            tmp_path / name,
+            [
+                step_log(
+                    step, loss_by_source={f"a rather long name of a source {i:02}": start + step for i in range(14)}
+                )
+                for step in range(1, 101)
+            ],
+        )
+        for name, start in (("first", 0.0), ("second", 500.0))
+    ]
+    write_metrics(runs[1], [step_log(101, loss_by_source={"A" * 100: 3.25})])
+    text = text_of(runs, 80, colours=True)
+    lines = text.partition("smoothed, at the end")[2].partition(" against ")[0].splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    table = "\n".join(line.rstrip() for line in lines)
+    # A mean over about three steps, each twice as heavy as the one before: 1 below the last.
+    assert re.search(r"^  a rather long name of a source 00 +99 +599$", table, re.MULTILINE)
+    assert re.search(r"loss by source\n  A+ +- +3\.25\nA+\nA+\n  a rather", table)
+    assert "source 10 " in table
+    assert "source 11 " not in table
+    assert "  and 3 more: see --html" in table
+    assert re.search(r"gradient norm\n  llm +1\.5 +1\.5\n  aligner +0 +0\n", table)
+
+
+def test_settings_that_differ_are_shown_as_yaml(tmp_path: Path) -> None:
+    texts = ["a: true\nb: null\nc: [x, 1]\nd: '1'\n", f"a: false\nb: {'word ' * 40}\nc: null\nd: 1\n"]
+    runs = [write_metrics(tmp_path / f"{i}", [step_log(1)]) for i in range(2)]
+    for run, text in zip(runs, texts, strict=True):
+        (run / "config.yaml").write_text(text)
+    lines = lmms("inspect", "run", *runs).splitlines()[-4:]
+    assert lines == [
+        "  a: true there, false here",
+        f"  b: null there, {' '.join(['word'] * 40)} here",
+        '  c: ["x", 1] there, null here',
+        "  d: '1' there, 1 here",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        # A rough distance of 2.1 would be rounded to 2.5.
+        ("ticks(1, 30, 14, true)", [5, 10, 15, 20, 25, 30]),
+        ("ticks(1, 30, 14, false)", [2.5 * i for i in range(1, 13)]),
+        ("ticks(1, 3, 14, true)", [1, 2, 3]),
+        ("ticks(0, 100, 4, true)", [0, 25, 50, 75, 100]),
+        ("stretches([1, 2, 3, 4], [1, 3])", [[1], [2, 3], [4]]),
+        ("stretches([1, 2])", [[1, 2]]),
+    ],
+)
+def test_the_script_puts_whole_steps_on_the_axis_and_parts_lines_at_breaks(call: str, expected: list[Any]) -> None:
+    script = files("lmms.cli.page").joinpath("script.js").read_text(encoding="utf-8")
+    functions = re.findall(r"^function (?:ticks|stretches)\(.*?^}$", script, re.MULTILINE | re.DOTALL)
+    code = "\n".join([*functions, f"console.log(JSON.stringify({call}))"])
+    result = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(result.stdout) == expected
 
 
 def test_the_page_asks_for_nothing_from_outside(tmp_path: Path) -> None:

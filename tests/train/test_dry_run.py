@@ -286,6 +286,13 @@ def test_a_run_that_goes_on_has_the_rest_to_do_at_its_measured_rate(trained: Tra
     assert found.length.tokens_per_s > 0
 
 
+def test_the_measured_rate_is_that_of_steps_without_a_profiler(trained: TrainConfig, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(trained.output, tmp_path / "run"))
+    lines = [{"step": i, "tokens_per_s": 1.0 if i < 4 else 7.0, "profiled": i < 4} for i in range(1, 6)]
+    (output / METRICS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert dry_run(replace(trained, output=str(output)), 1, BIG).length.tokens_per_s == 7.0
+
+
 def test_a_checkpoint_takes_as_much_main_memory_as_it_holds(
     trained: TrainConfig, settings: dict[str, Any], tmp_path: Path
 ) -> None:

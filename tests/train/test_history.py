@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmms.configs.errors import TrainError
-from lmms.train.curves import bucketed, smoothed
+from lmms.train.curves import breaks, bucketed, curve, smoothed
 from lmms.train.history import elapsed, read_history, total_tokens
 from lmms.train.metrics import METRICS_NAME, SetLog
 from lmms.train.summary import parting, summarize
@@ -124,6 +124,12 @@ def test_a_loss_that_is_not_finite_is_no_best_one(tmp_path: Path) -> None:
     assert (found.best_loss, found.best_loss_step) == (2.0, 1)
 
 
+def test_the_loss_of_a_skipped_step_is_no_best_one(tmp_path: Path) -> None:
+    logs = [step_log(1, loss=2.0), step_log(2, loss=1.0, skipped=1), step_log(3, loss=3.0)]
+    found = summarize(read_history(write_metrics(tmp_path, logs)))
+    assert (found.best_loss, found.best_loss_step) == (2.0, 1)
+
+
 def test_runs_that_skipped_the_same_step_do_not_part_there(tmp_path: Path) -> None:
     losses = [2.0, float("nan"), float("inf"), 1.0]
     logs = [step_log(i, loss=loss, skipped=int(i in (2, 3))) for i, loss in enumerate(losses, 1)]
@@ -234,3 +240,57 @@ def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(TrainError, match=r"config\.yaml is damaged: .*expected keys and values"):
         read_history(tmp_path)
+
+
+def test_rates_leave_profiled_steps_out_and_the_writing_of_their_profile(tmp_path: Path) -> None:
+    # Steps of 10 seconds; a profiler makes two of them take 40, and writes for 500 before the fifth.
+    ends = [10.0, 20.0, 60.0, 100.0, 610.0, 620.0]
+    logs = [
+        step_log(
+            step,
+            time=100.0 + end,
+            seconds=40.0 if step in (3, 4) else 10.0,
+            tokens=2000 if step == 5 else 1000,
+            mfu=0.1 if step in (3, 4) else 0.4,
+            busy_mfu=0.2 if step in (3, 4) else 0.5,
+            data_wait=0.9 if step in (3, 4) else 0.2,
+            profiled=step in (3, 4),
+        )
+        for step, end in enumerate(ends, 1)
+    ]
+    found = summarize(read_history(write_metrics(tmp_path, logs)))
+    assert found.profiled == 2
+    assert found.tokens_per_s == pytest.approx(5000 / 40)
+    assert (found.mfu, found.busy_mfu, found.data_wait) == pytest.approx((0.4, 0.5, 0.2))
+    assert (found.tokens, found.hours) == (7000, pytest.approx(620 / 3600))
+
+
+def test_a_run_of_profiled_steps_alone_has_no_rate(tmp_path: Path) -> None:
+    logs = [step_log(step, mfu=0.1, busy_mfu=0.1, profiled=True) for step in (1, 2)]
+    found = summarize(read_history(write_metrics(tmp_path, logs)))
+    assert np.isnan(found.tokens_per_s)
+    assert (found.mfu, found.busy_mfu, found.profiled) == (None, None, 2)
+
+
+@pytest.mark.parametrize(("most", "at", "of_source"), [(100, [3], [2]), (3, [1], [2]), (2, [], [1])])
+def test_curves_of_updates_have_no_point_at_a_skipped_step_and_are_broken_there(
+    most: int, at: list[int], of_source: list[int], tmp_path: Path
+) -> None:
+    logs = [
+        step_log(
+            step,
+            # Only the gradients may not be finite.
+            loss=99.0 if step in (4, 5) else 2.0,
+            skipped={4: 1, 5: 2}.get(step, 0),
+            eval_loss=1.0 if step in (1, 9) else None,
+            loss_by_source={"a": 2.0} if step in (1, 2, 7, 9) else {},
+        )
+        for step in range(1, 10)
+    ]
+    run = read_history(write_metrics(tmp_path, logs))
+    assert np.flatnonzero(np.isnan(curve(run, "loss"))).tolist() == [3, 4]
+    assert np.isfinite(curve(run, "tokens_per_s")).all()
+    points = {key: bucketed(curve(run, key), most) for key in ("loss", "eval_loss", "loss_by_source/a", "lr")}
+    found = {key: breaks(run, key, values) for key, values in points.items()}
+    # In three points two skipped steps are half of the second one, [1, 2], [3, 6], [7, 8, 9]; in two less than that.
+    assert found == {"loss": at, "eval_loss": [], "loss_by_source/a": of_source, "lr": []}
