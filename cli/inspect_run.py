@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmms.cli import ui
-from lmms.configs.yaml12 import format_yaml
+from lmms.configs.store import setting_text
 
 if TYPE_CHECKING:
     from lmms.cli.charts import Chart
@@ -188,15 +188,7 @@ def parting_sentences(first: str, one: "Parting") -> Iterator[str]:
     most = "" if one.loss is None or one.most == 0 else f", {one.most:.2g} apart at most{until} (relative)"
     yield f"{one.folder} against {first}, {one.common:,} steps of both: {packs}, {loss}{most}"
     for key, (before, after) in one.settings.items():
-        yield f"  {key}: {_yaml(before)} there, {_yaml(after)} here"
-
-
-def _yaml(value: Any) -> str:
-    """A setting as a config may have it, in one line."""
-    if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    # Long texts are folded, and a value that stands alone ends with a line of dots.
-    return " ".join(format_yaml(value).removesuffix("...\n").split())
+        yield f"  {key}: {setting_text(before)} there, {setting_text(after)} here"
 
 
 def _finite(value: Any) -> Any:

@@ -65,18 +65,7 @@ def trained_table(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Ro
 
 def table_lines(rows: Sequence[Row]) -> list[str]:
     """The table as lines of equal width, the first with the names of its columns."""
-    head = (
-        "part",
-        "trained",
-        "modules",
-        "parameters",
-        "of these trained",
-        "rank",
-        "lr",
-        "weight decay",
-        "moved by",
-        "kept in",
-    )
+    head = ("part", "how", "modules", "parameters", "trained", "lr", "decay", "rule", "dtype", "rank")
     body = [
         (
             row.part,
@@ -84,16 +73,18 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
             f"{row.modules:,}",
             f"{row.parameters:,}",
             f"{row.trained:,}",
-            str(row.rank or "-"),
             _numbers(row.lr),
             _numbers(row.weight_decay),
             _rules(row.rule),
             ", ".join(row.dtype),
+            str(row.rank or "-"),
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in (head, *body)]
+    # Without LoRA no row has a rank.
+    shown = len(head) if any(row.rank for row in rows) else len(head) - 1
+    widths = [max(map(len, column)) for column in zip(head[:shown], *body, strict=False)]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=False)) for line in (head, *body)]
 
 
 def write_table(output: Path, rows: Sequence[Row]) -> None:

@@ -17,7 +17,7 @@ def memory(*overrides: str) -> MemoryConfig:
 def test_blocks_are_recomputed_in_full_and_nothing_goes_out_by_default() -> None:
     assert memory() == MemoryConfig(recompute="full", recompute_vision=None, offload_activations_gb=0)
     assert memory().offload_bytes == 0
-    assert memory("memory.offload_activations_gb=1.5").offload_bytes == 3 * 2**29
+    assert memory("memory.offload_activations_gb=1.5").offload_bytes == 1_500_000_000
 
 
 @pytest.mark.parametrize("vision", ["none", "elementwise", "full"])

@@ -133,8 +133,8 @@ def prints(name: str, value: str) -> dict[str, Any]:
         ({"seed": 2}, "seed 1", "2", "go on with the same seed"),
         ({"order": "v2"}, "order v1", "v2", "go on with the same version of lmms"),
         ({"group_packs": 1}, "data.group_packs 2", "1", "go on with the same data.group_packs"),
-        (mixture(8), "shards ['ab', 'cd']", "['ab']", "set resume_changes: [mixture]"),
-        (mixture(3, 5, sets="abxy"), "shards ['ab', 'cd']", "['ab', 'xy']", "set resume_changes: [mixture]"),
+        (mixture(8), "shards [ab, cd]", "[ab]", "set resume_changes: [mixture]"),
+        (mixture(3, 5, sets="abxy"), "shards [ab, cd]", "[ab, xy]", "set resume_changes: [mixture]"),
         (mixture(5, 3), "mixture [3, 5]", "[5, 3]", "set resume_changes: [mixture]"),
         ({"global_packs": 4}, "data.global_packs 8", "4", "set resume_changes: [global_packs]"),
         (prints("tokenizer", "t2"), "tokenizer t1", "t2", "go on with the same shards and model"),
@@ -145,8 +145,8 @@ def prints(name: str, value: str) -> dict[str, Any]:
         # The cost of a pack depends on what is frozen.
         (
             {"config": {"train": {"llm": "frozen"}}, "costs": "c2"},
-            "train {'vision': 'frozen'}",
-            "{'llm': 'frozen'}",
+            "train {vision: frozen}",
+            "{llm: frozen}",
             "go on with the same train",
         ),
     ],

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from lmms.configs.by_part import Part
 from lmms.configs.errors import ConfigError, ModelError, TrainError
 from lmms.configs.load import load_config, to_yaml
+from lmms.configs.store import setting_text
 from lmms.configs.train import TrainConfig
 from lmms.train import metrics
 from lmms.train.checkpoint import checkpoint_name, list_checkpoints, read_state
@@ -47,6 +48,7 @@ TRAIN_SLOWLY = """
 import sys, time
 from pathlib import Path
 from lmms.configs.load import load_config
+from lmms.configs.store import setting_text
 from lmms.configs.train import TrainConfig
 from lmms.train.run import train
 train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: time.sleep(0.2))
@@ -58,6 +60,7 @@ import os, sys
 from pathlib import Path
 from lmms.configs.errors import LmmsError
 from lmms.configs.load import load_config
+from lmms.configs.store import setting_text
 from lmms.configs.train import TrainConfig
 from lmms.train.run import train
 try:
@@ -329,7 +332,7 @@ def test_settings_that_changed_are_reported(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("before", "after"), [([], ["vision"]), (["vision"], []), (["vision"], ["aligner"])])
 def test_another_freeze_is_refused_on_resume(settings: dict[str, Any], before: list[Part], after: list[Part]) -> None:
     train(run_config(settings, max_steps=1, train=dict.fromkeys(before, "frozen")), silent)
-    refused = f"trained with train {frozen(*before)}, this run has {frozen(*after)}"
+    refused = f"trained with train {setting_text(frozen(*before))}, this run has {setting_text(frozen(*after))}"
     with pytest.raises(TrainError, match=re.escape(refused)):
         train(run_config(settings, max_steps=2, train=dict.fromkeys(after, "frozen")), silent)
 

@@ -1,6 +1,7 @@
 """The table of what is trained says what is so, counts every parameter once, and is kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -58,5 +59,36 @@ def test_every_parameter_is_in_one_row(tmp_path: Path) -> None:
     ] == rows
     lines = table_lines(rows)
     assert len({len(line) for line in lines}) == 1
-    assert lines[0].split()[:2] == ["part", "trained"]
+    assert lines[0].split() == [
+        "part",
+        "how",
+        "modules",
+        "parameters",
+        "trained",
+        "lr",
+        "decay",
+        "rule",
+        "dtype",
+        "rank",
+    ]
     assert len(lines) == 1 + len(rows)
+
+
+def test_the_table_of_a_large_model_has_no_ranks_without_lora_and_fits_a_terminal() -> None:
+    row = Row(
+        part="aligner",
+        how="full",
+        modules=253,
+        parameters=3_085_938_688,
+        trained=3_085_938_688,
+        rank=None,
+        lr=(1e-5,),
+        weight_decay=(0.0, 0.1),
+        rule={"adamw": 3_085_938_688},
+        dtype=("float32",),
+    )
+    lines = table_lines([row, replace(row, how="frozen", trained=0, lr=(), weight_decay=(), rule={})])
+    assert lines[0].split()[-1] == "dtype"
+    assert lines[1].split()[-1] == "float32"
+    assert max(map(len, lines)) <= 88
+    assert table_lines([replace(row, rank=8)])[1].split()[-1] == "8"
