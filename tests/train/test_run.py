@@ -48,7 +48,6 @@ TRAIN_SLOWLY = """
 import sys, time
 from pathlib import Path
 from lmms.configs.load import load_config
-from lmms.configs.store import setting_text
 from lmms.configs.train import TrainConfig
 from lmms.train.run import train
 train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: time.sleep(0.2))
@@ -60,7 +59,6 @@ import os, sys
 from pathlib import Path
 from lmms.configs.errors import LmmsError
 from lmms.configs.load import load_config
-from lmms.configs.store import setting_text
 from lmms.configs.train import TrainConfig
 from lmms.train.run import train
 try:
