@@ -1,5 +1,7 @@
 """A rung and a comparator as a GPU has them, in miniature: in bf16, with batches from loader processes."""
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from lmms.configs.manifest import open_dataset
 from lmms.train.batch import make_batch
 from lmms.train.model import build_model, init_random, materialize
 from lmms.train.recipe import make_recipe
+from lmms.train.step import StepResult
 from lmms.train.stream import Place
 from tools.gpu.counted import LOSS_WITHIN, NORM_WITHIN
 from tools.gpu.models import model_config
@@ -18,7 +21,8 @@ from tools.gpu.packs import make_packs, pack_file
 from tools.gpu.processes import Piece, begin, end
 from tools.gpu.rungs import LEAST
 from tools.gpu.sizes import FULL, MINI, MINI_ON_GPU, Sizes
-from tools.gpu.steps import Steps, faults_of
+from tools.gpu.steps import Steps, faults_of, time_steps
+from tools.gpu.training import measure_training
 
 SMALL = replace(MINI, seq_len=128, conversation=(16, 30, 50), image=(4, 12))
 LIKE_A_GPU = replace(SMALL, precision="bf16", workers=2)
@@ -76,3 +80,21 @@ def test_faults_of_steps_say_what_happened() -> None:
     steps = Steps(losses=[5.0, 4.0, 3.0, 3.5], seconds=[1.0], waited=[0.0], recompiles=2)
     assert faults_of(steps) == ["2 graphs were compiled after the first 3 steps"]
     assert faults_of(replace(steps, losses=[5.0, 5.0], recompiles=0)) == ["the loss did not fall: 5.0000, then 5.0000"]
+
+
+def test_a_rung_that_compiles_late_or_waits_early_does_not_pass(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled_late(take: Callable[[], StepResult], sizes: Sizes, device: torch.device, deadline: float) -> Steps:
+        return replace(time_steps(take, sizes, device, deadline), recompiles=2)
+
+    monkeypatch.setattr("tools.gpu.training.time_steps", compiled_late)
+    monkeypatch.setattr("tools.gpu.training.waits_in", lambda take: {"train/model.py:7": 1})
+    late = "2 graphs were compiled after the first 1 steps"
+    early = "a step waits for the GPU before its end: {'train/model.py:7': 1}"
+    output = str(tmp_path / "run")
+    with closing(measure_training("Qwen3-VL-2B", "vision", "+ attention", str(packs), output, 60.0, SMALL)) as found:
+        steps = next(found)
+        assert (steps.faults, steps.passed) == ([late], False)
+        whole = next(found)
+        assert (whole.faults, whole.passed) == ([late, early], False)
