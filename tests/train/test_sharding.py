@@ -1,6 +1,7 @@
 """Copies of sharded weights (parallel.replicate), weights that stay gathered (reshard), and weights in main memory
 (offload) change nothing of a run."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.errors import ConfigError
@@ -50,11 +52,33 @@ ON_TWO: dict[str, dict[str, Any]] = {
 }
 EVERY = {**LAYOUTS, **ON_TWO}
 
+MESHES = {
+    "two copies": [2, 2],
+    "kept gathered": [4],
+    "four copies, kept gathered": [4, 1],
+    "two copies, shared packs": [2, 2],
+    "two copies, in main memory": [2, 2],
+    "a copy a rank": [2, 1],
+    "in main memory, kept gathered": [2],
+}
+UNITS = "units.json"
+"""In an output: of each call of fully_shard on rank 0, the sizes of its mesh, the name of its offload policy, and its
+reshard_after_forward."""
+
 
 def train_layouts(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
-    """runs.train_as_rank, where offload is taken on a CPU: FSDP2 walks the same way, on which nothing moves."""
-    with patch("lmms.train.parallel.check_offload"):
-        train_as_rank(rank, ranks, configs, ports)
+    """runs.train_as_rank, where offload is taken on a CPU: FSDP2 walks the same way, on which nothing moves.
+    What it was called with is written down."""
+    for config, port in zip(configs, ports, strict=True):
+        with (
+            patch("lmms.train.parallel.check_offload"),
+            patch("lmms.train.parallel.fully_shard", wraps=fully_shard) as f,
+        ):
+            train_as_rank(rank, ranks, [config], [port])
+        if rank == 0:
+            asked = [call.kwargs for call in f.call_args_list]
+            units = [(a["mesh"].shape, type(a["offload_policy"]).__name__, a["reshard_after_forward"]) for a in asked]
+            (Path(config.output) / UNITS).write_text(json.dumps(units))
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +109,17 @@ def assert_same_metrics(found: list[dict[str, Any]], expected: list[dict[str, An
     assert_same_steps(found, expected)
     for ours, theirs in zip(*by_source, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", EVERY)
+def test_the_settings_reach_what_shards(runs: dict[str, tuple[dict[str, Any], Path]], layout: str) -> None:
+    """The last block is never resharded, nor is the root, which comes after it."""
+    units = json.loads((runs["images"][1] / layout / UNITS).read_text())
+    settings = EVERY[layout]
+    policy = "CPUOffloadPolicy" if settings.get("parallel.offload", False) else "OffloadPolicy"
+    reshard = [settings.get("parallel.reshard", True)] * (len(units) - 2) + [False, False]
+    assert len(units) > 2
+    assert units == [[MESHES[layout], policy, again] for again in reshard]
 
 
 @pytest.mark.parametrize("layout", EVERY)
