@@ -47,6 +47,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 WENT_ON = ("images", "lora")
 """Cases that go on from their second step too, on two ranks what one began, in the folder `one on two`."""
+UNEVEN = [(3, 2), (1, 2), (5, 4)]
+"""Packs of a step, and ranks: some of them have none in its last pass. Runs of the case "images"."""
+LORA_ON_FOUR: dict[str, dict[str, Any]] = {
+    "four": {},
+    "four, shared packs": {"parallel.sequence": 2},
+    "four, two copies": {"parallel.replicate": 2},
+}
+"""Outputs of the case "lora"."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Both:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
-    """Every case, those of WENT_ON twice on two ranks; the LoRA cases with images on four too."""
+    """Every case, those of WENT_ON twice on two ranks; then UNEVEN and LORA_ON_FOUR."""
     both, on_two = {}, []
     for name, case in CASES.items():
         folder = tmp_path_factory.mktemp("run")
@@ -75,10 +83,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Both]:
         resumed = both[name].one.with_name("one on two")
         shutil.copytree(both[name].one / checkpoint_name(2), resumed / checkpoint_name(2))
         on_two.append(run_config(both[name].settings, output=str(resumed)))
+    on_four = [
+        run_config({**both["lora"].settings, **changes}, output=str(both["lora"].one.with_name(name)))
+        for name, changes in LORA_ON_FOUR.items()
+    ]
+    for packs, ranks in UNEVEN:
+        one, several = uneven_outputs(both, packs, ranks)
+        settings = both["images"].settings | {"data.global_packs": packs}
+        train(run_config(settings, output=str(one)), silent)
+        {2: on_two, 4: on_four}[ranks].append(run_config(settings, output=str(several)))
     train_on_ranks(on_two, 2)
-    lora = both["lora"]
-    train_on_ranks([run_config(lora.settings, output=str(lora.one.with_name("four")))], 4)
+    train_on_ranks(on_four, 4)
     return both
+
+
+def uneven_outputs(runs: dict[str, Both], packs: int, ranks: int) -> tuple[Path, Path]:
+    """Where one rank trains on so many packs a step, and where so many ranks do."""
+    folder = runs["images"].one.parent
+    return folder / f"{packs} packs on one", folder / f"{packs} packs on {ranks}"
 
 
 def test_one_rank_has_text_alone_beside_images_on_the_other(runs: dict[str, Both]) -> None:
@@ -121,10 +143,19 @@ def test_one_rank_goes_on_from_a_checkpoint_of_two(runs: dict[str, Both], tmp_pa
     )
 
 
-def test_four_ranks_train_lora_as_one_does(runs: dict[str, Both]) -> None:
-    one, four = runs["lora"].one, runs["lora"].one.with_name("four")
+@pytest.mark.parametrize("layout", LORA_ON_FOUR)
+def test_four_ranks_train_lora_as_one_does(runs: dict[str, Both], layout: str) -> None:
+    one, four = runs["lora"].one, runs["lora"].one.with_name(layout)
     assert_same_steps(read_metrics(four), read_metrics(one))
     assert_same_tensors(read_tensors(four / checkpoint_name(STEPS)), read_tensors(one / checkpoint_name(STEPS)))
+
+
+@pytest.mark.parametrize(("packs", "ranks"), UNEVEN)
+def test_ranks_without_a_pack_in_the_last_pass_change_nothing(runs: dict[str, Both], packs: int, ranks: int) -> None:
+    one, several = uneven_outputs(runs, packs, ranks)
+    assert [line["position"] for line in read_metrics(several)] == [packs * (k + 1) for k in range(STEPS)]
+    assert_same_steps(read_metrics(several), read_metrics(one))
+    assert_same_tensors(*(read_tensors(output / checkpoint_name(STEPS)) for output in (several, one)))
 
 
 def test_frozen_weights_do_not_move_and_are_in_no_checkpoint(runs: dict[str, Both]) -> None:
