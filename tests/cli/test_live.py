@@ -1,10 +1,13 @@
 """What lmms train shows while it runs: the plain line and the live view, at fixed widths."""
 
+import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from lmms.cli import live
 from lmms.cli.live import Panel, Seen, Trend, line
 from lmms.train.metrics import SetLog
 from tests.train.logs import step_log, write_metrics
@@ -112,6 +115,34 @@ def test_a_resumed_run_shows_its_whole_course_and_counts_its_own_time(tmp_path: 
     assert lines[0].endswith("70%  0:30 left")
     assert next(text for text in lines if text.startswith("loss")).endswith("█▇▆▅▃▂▁")
     assert next(text for text in lines if text.startswith("evaluation")).split()[1] == "2.0000"
+
+
+def test_on_a_terminal_the_view_stays_and_what_is_said_goes_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_metrics(tmp_path, [step_log(step, loss=9.0) for step in range(1, 5)])
+    out = Console(width=90, force_terminal=True, file=io.StringIO(), color_system=None)
+    monkeypatch.setattr(live.ui, "console", lambda: out)
+    with live.view(tmp_path) as report:
+        report("ALARM: [vision] is trained")
+        report(step_log(5, loss=1.25, resumed_from=4))
+        report(step_log(6, loss=1.0, resumed_from=4))
+    assert isinstance(out.file, io.StringIO)
+    # Without the moves of the cursor.
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", out.file.getvalue())
+    assert "ALARM: [vision] is trained" in text
+    last = text[text.rindex("step 6 of 10") :]
+    # Four steps of the log before the resumption, then two.
+    assert re.search(r"loss +1\.0000 +████▁▁ ", last)
+    assert text.index("ALARM") < text.index("step 6 of 10")
+
+
+def test_off_a_terminal_each_step_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with live.view(tmp_path) as report:
+        report("started")
+        report(step_log(5, loss=1.25))
+    said, step = capsys.readouterr().out.splitlines()
+    assert (said, step.split("  ")[:2]) == ("started", ["step 5/10", "loss 1.2500"])
 
 
 def test_the_course_of_any_number_of_steps_keeps_its_form_in_little_room() -> None:

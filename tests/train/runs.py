@@ -31,6 +31,8 @@ SMALL_RUN: dict[str, Any] = {
     "optim.eps": 1e-3,
     "max_steps": 3,
     "save_steps": 100,
+    # A run that hangs is an error soon, also on a machine with much else to do.
+    "stall_s": 300.0,
     "device": "cpu",
 }
 

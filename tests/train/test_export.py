@@ -99,7 +99,7 @@ def inputs_of(family: str, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 LORA_CASES: dict[str, dict[str, Any]] = {
-    "qwen3": {"train": {"llm": "lora"}},
+    "qwen3": {"train": {"llm": "lora"}, "lora.rank": 4, "lora.alpha": 12},
     "qwen2": {"train": {"llm": "lora"}, "lora.bias": "lora_only", "lora.targets": ["q_proj", "down_proj"]},
     "qwen2_vl": {"train": {"default": "lora"}, "lora.bias": "all", "lora.modules_to_save": ["merger"]},
     "qwen2_5_vl": {"train": {"llm": "lora", "vision": "frozen"}, "lora.modules_to_save": ["lm_head"], "tied": True},
@@ -130,6 +130,7 @@ def test_peft_makes_of_base_and_adapter_what_was_trained_and_merged_is_the_same(
     assert (merged / "tokenizer.json").is_file()
 
     batch, config, tied = batch_of(family), run_config(settings), LORA_CASES[family].get("tied", False)
+    assert (said["r"], said["lora_alpha"]) == (config.lora.rank, config.lora.alpha)
     inputs = inputs_of(family, batch)
     own = tiny_model(family, tied=tied, seed=2, train=config.train, lora=config.lora).eval()
     load_checkpoint(checkpoint, tensors_of(own, None, model_shapes(checkpoint)), alone=True)

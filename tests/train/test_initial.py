@@ -71,6 +71,20 @@ def test_a_run_with_lora_goes_on_as_if_it_had_not_stopped(made: dict[str, Any], 
         assert torch.equal(weights(again, 4)[name], tensor), name
 
 
+def test_a_run_with_dropout_goes_on_with_the_draws_it_would_have_had(made: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**made, **LORA, "lora.dropout": 0.3}
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    train(run_config(settings, output=str(whole)), silent)
+    shutil.copytree(whole / checkpoint_name(2), again / checkpoint_name(2))
+    train(run_config(settings, output=str(again)), silent)
+    assert read_metrics(again) == read_metrics(whole)[2:]
+    for name, tensor in weights(whole, 4).items():
+        assert torch.equal(weights(again, 4)[name], tensor), name
+    # In the first step LoRA adds nothing yet.
+    without = read_metrics(made["output"])[1:4]
+    assert all(line["loss"] != other["loss"] for line, other in zip(read_metrics(whole)[1:], without, strict=True))
+
+
 def test_a_run_that_goes_on_refuses_another_lora(made: dict[str, Any]) -> None:
     changed = run_config({**made, **LORA}, lora__alpha=8, max_steps=6)
     with pytest.raises(TrainError, match=r"was trained with lora.alpha 4, this run has 8: its LoRA is another"):

@@ -163,6 +163,35 @@ def test_the_start_is_that_of_peft_and_comes_from_the_seed() -> None:
     assert not first.lora_B["default"].weight.any()
 
 
+@pytest.mark.parametrize("alpha", [4, 12])
+def test_alpha_over_rank_is_the_factor_of_what_a_pair_adds(alpha: int) -> None:
+    model = tiny_model("qwen3", train=ONLY_LLM, lora=LoraConfig(rank=4, alpha=alpha))
+    layer = model.get_submodule("hf.model.layers.0.self_attn.q_proj")
+    assert isinstance(layer, peft.tuners.lora.Linear)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    nn.init.constant_(b, 0.5)
+    inputs = torch.randn(7, a.shape[1], generator=torch.Generator().manual_seed(0))
+    added = layer(inputs) - layer.base_layer(inputs)
+    torch.testing.assert_close(added, alpha / 4 * inputs @ a.T @ b.T, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_drawn_in_training_alone() -> None:
+    model = tiny_model("qwen3", train=ONLY_LLM, lora=LoraConfig(rank=4, dropout=0.5))
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            nn.init.constant_(parameter, 0.5)
+    batch = joined([make_pack([talk(5, 12)])], recipe_of("qwen3"))
+
+    def loss_of(seed: int) -> float:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            return float(model(batch, False)[0])
+
+    assert loss_of(1) == loss_of(1) != loss_of(2)
+    model.eval()
+    assert loss_of(1) == loss_of(2)
+
+
 def test_a_pattern_of_the_learning_rate_reaches_one_of_the_pair() -> None:
     model = tiny_model("qwen3_vl", train={"default": "frozen", "llm": "lora", "vision": "lora"})
     optimizer = make_optimizer(model, OptimConfig(lr={"default": 1.0, "vision": 2.0, "lora_B": 16.0}))

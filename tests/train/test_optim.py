@@ -19,6 +19,16 @@ def rates(config: OptimConfig, max_steps: int) -> list[float]:
     return [config.lr["default"] * lr_share(step, config, max_steps) for step in range(1, max_steps + 1)]
 
 
+def test_averages_are_kept_by_the_betas_that_are_set() -> None:
+    layer = torch.nn.Linear(3, 2, bias=False)
+    optimizer = make_optimizer(layer, OptimConfig(betas=(0.5, 0.75)))
+    layer.weight.grad = torch.full_like(layer.weight, 2.0)
+    optimizer.step()
+    state = optimizer.state[layer.weight]
+    torch.testing.assert_close(state["exp_avg"], torch.full((2, 3), 0.5 * 2.0))
+    torch.testing.assert_close(state["exp_avg_sq"], torch.full((2, 3), 0.25 * 4.0))
+
+
 def test_warm_up_rises_from_zero_to_the_peak_and_the_decay_starts_there() -> None:
     config = replace(PEAK, warmup_steps=4, schedule="linear")
     assert rates(config, 8) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 1.5, 1.0, 0.5])

@@ -267,7 +267,7 @@ def test_one_rank_without_memory_ends_all_of_a_launched_run_with_its_message(
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "5000"})
     assert done.returncode == 1, done.stderr
-    assert time.monotonic() - began < config.stall_s / 10
+    assert time.monotonic() - began < config.stall_s / 2
     facts, advice = done.stderr.splitlines()[-2:]
     assert facts.startswith("error: rank 1: rank 1, step 2, pass 1 of 2, forward: the GPU's memory ran out with pack ")
     assert advice.startswith("by the arithmetic of --dry-run a rank needs: this pass ")

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import lmms.train.run
 from lmms.configs.by_part import Part
 from lmms.configs.errors import ConfigError, ModelError, TrainError
 from lmms.configs.load import load_config, to_yaml
@@ -31,6 +32,7 @@ from lmms.train.model import part_of
 from lmms.train.phases import read_phases
 from lmms.train.resume import locked
 from lmms.train.run import train
+from lmms.train.step import take_step
 from lmms.train.trained import TRAINED_NAME, Row, table_lines
 from tests.train.helpers import frozen, tiny_config, tiny_model
 from tests.train.ranks import free_port
@@ -123,6 +125,38 @@ def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, An
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
     assert read_state(output / checkpoint_name(8)).position == 8 * 4
+
+
+def test_each_group_is_moved_at_its_own_peak_times_the_schedule(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[float, float]] = []
+
+    def step(model: Any, optimizer: Any, *rest: Any) -> Any:
+        result = take_step(model, optimizer, *rest)
+        seen.append({group["peak"]: group["lr"] for group in optimizer.param_groups})
+        return result
+
+    monkeypatch.setattr(lmms.train.run, "take_step", step)
+    schedule = {"schedule": "linear", "warmup_steps": 2, "min_lr_ratio": 0.1, "lr": {"default": 1e-2, "vision": 1e-3}}
+    config = run_config(settings, max_steps=6, **{f"optim__{name}": value for name, value in schedule.items()})
+    train(config, silent)
+    shares = [0.5, 1.0, 1.0, 0.775, 0.55, 0.325]
+    assert seen == [{peak: pytest.approx(peak * share) for peak in (1e-2, 1e-3)} for share in shares]
+    assert [line["lr"] for line in read_metrics(config.output)] == pytest.approx([1e-2 * share for share in shares])
+
+
+def test_gradients_are_clipped_at_the_norm_that_is_set(settings: dict[str, Any], tmp_path: Path) -> None:
+    averages, norms = [], []
+    for limit in (1e9, 0.1):
+        config = run_config(settings, max_steps=1, output=str(tmp_path / f"{limit:g}"), optim__max_grad_norm=limit)
+        train(config, silent)
+        stored = read_tensors(Path(config.output) / checkpoint_name(1), "optimizer.")
+        averages.append({name: value for name, value in stored.items() if name.endswith("exp_avg")})
+        norms.append(read_metrics(config.output)[0]["grad_norm"])
+    assert norms[0] == norms[1] > 0.2
+    for name, free in averages[0].items():
+        torch.testing.assert_close(averages[1][name], free * 0.1 / norms[0], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("part", ["llm", "vision", "aligner"])

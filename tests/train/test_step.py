@@ -1,5 +1,6 @@
 """One step: which packs go where, the denominator, clipping, and what is not finite."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_loss_and_norms_are_those_of_plain_backward(world: World, sets: Sets) ->
         norm = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
         assert result.part_norms[part] == pytest.approx(float(norm), rel=1e-5)
     assert result.grad_norm == pytest.approx(sum(n**2 for n in result.part_norms.values()) ** 0.5)
+
+
+def test_the_time_that_batches_are_waited_for_is_measured(world: World, sets: Sets) -> None:
+    plan = plan_of(sets, 3)
+
+    def late() -> Iterator[Batch]:
+        for batch in loaded(sets, plan):
+            time.sleep(0.1)
+            yield batch
+
+    model = sharded_model(world)
+    optimizer, parts = make_optimizer(model, OptimConfig()), trained_parts(model)
+    began = time.perf_counter()
+    result = take_step(model, optimizer, parts, plan, late(), world, 1.0, 1.0, Asked(), lambda what: None)
+    assert 0.1 * len(plan.passes) <= result.waited < time.perf_counter() - began
 
 
 def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(world: World, sets: Sets) -> None:
