@@ -64,12 +64,17 @@ def proposals_of(
     full = replace(config, memory=in_full(config.memory))
     kept = max(offloaded_bytes(traced_model(full, opened, brought), batch, cuda_dtype(config)) for batch in batches)
     changes = savings(config, keeps_vision="vision" in trained, offload_gb=-(-kept // 10**9))
-    found, last = [], traced
+    least = total - _WORTH_IT * (total - ALLOWANCE_BYTES)
+    found: list[Proposal] = []
+    so_far, last = "", traced
     for change, changed in changes:
         same = changed.data.micro_packs == config.data.micro_packs
-        last = trace(changed, opened, batches if same else heaviest(changed, opened), brought)
-        found.append(Proposal(change=change, total=needed(last, ranks)))
-    so_far = f"{changes[-1][0]} and " if changes else ""
+        tried = trace(changed, opened, batches if same else heaviest(changed, opened), brought)
+        proposal = Proposal(change=change, total=needed(tried, ranks))
+        if proposal.total <= least:
+            found.append(proposal)
+            # More ranks come on top of the strongest one that helps.
+            so_far, last = f"{change} and ", tried
     for times in _MORE_RANKS:
         if min((proposal.total for proposal in found), default=total) <= enough:
             break
@@ -81,7 +86,6 @@ def proposals_of(
         found.append(Proposal(change="train.vision: frozen", total=total_then, anew=goes_on))
     smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
     found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks), anew=goes_on))
-    least = total - _WORTH_IT * (total - ALLOWANCE_BYTES)
     return [proposal for proposal in found if proposal.total <= least]
 
 

@@ -259,6 +259,20 @@ def test_a_change_that_saves_next_to_nothing_is_not_proposed(settings: dict[str,
         assert min(found.total - proposal.total for proposal in found.proposals) >= least > 1000
 
 
+def test_more_ranks_are_proposed_without_changes_that_save_next_to_nothing(settings: dict[str, Any]) -> None:
+    """Whatever the second beta is: adamw-8bit takes any."""
+    config = run_config(
+        settings, device="auto", memory__recompute="full", data__micro_packs=1, optim__betas=[0.9, 0.999]
+    )
+    found = {proposal.change: proposal.total for proposal in dry_run(config, 1, fits_all_but(1)).proposals}
+    assert "optim.name: adamw-8bit" in found
+    alone = {change for change in found if "ranks" not in change}
+    for change in found.keys() - alone:
+        *before, ranks = change.rpartition(" and ")
+        assert ranks.endswith(" ranks")
+        assert before[0] in {"", *alone}
+
+
 def test_weights_are_checked_by_name_and_shape(settings: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(settings["model.path"], tmp_path / "model")
     config = run_config(settings | {"model.path": str(tmp_path / "model"), "model.init": "pretrained"})
