@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,11 +130,25 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
         saved = stopped.sigval != signal.SIGTERM or is_saved(Path(settings.output).expanduser())
         raise typer.Exit(128 + (stopped.sigval if saved else signal.SIGKILL)) from None
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        # What `record` stored; plain text if the rank was killed.
-        stored: Any = failure.message
-        found = stored["message"] if isinstance(stored, dict) else stored
+        rank, found = _first_failure(error.failures)
         kind, _, text = found.partition(": ")
         if hasattr(errors, kind):
             raise getattr(errors, kind)(f"rank {rank}: {text}") from error
         raise TrainError(f"rank {rank} failed: {found}; --debug shows where") from error
+
+
+def _first_failure(failures: Mapping[int, Any]) -> tuple[int, str]:
+    """The rank that failed first, and what it said.
+
+    torch tells the time of it in whole seconds: of those of one second, a rank with an error of ours comes first, since
+    its end breaks the connections of the others.
+    """
+    said = {}
+    for rank, failure in failures.items():
+        # What `record` stored; plain text if the rank was killed.
+        stored = failure.message
+        said[rank] = stored["message"] if isinstance(stored, dict) else stored
+    first = min(
+        failures, key=lambda rank: (failures[rank].timestamp, not hasattr(errors, said[rank].partition(": ")[0]))
+    )
+    return first, said[first]

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lmms.cli.export import export
+from lmms.cli.train import _first_failure
 from lmms.configs.load import to_yaml
 from lmms.train.checkpoint import checkpoint_name
 from lmms.train.run import train
@@ -72,3 +74,12 @@ def test_print_config_shows_what_overrides_and_options_made_of_the_file_and_trai
     assert "  lr:\n    default: 1.0e-06\n" in done.stdout
     assert "resume: never\n" in done.stdout
     assert "output: /nowhere\n" in done.stdout
+
+
+def test_of_failures_in_the_same_second_the_one_that_explains_is_the_first() -> None:
+    """A rank that ends breaks the connections of the others."""
+    lost = SimpleNamespace(message="RuntimeError: Connection closed by peer", timestamp=7)
+    ours = SimpleNamespace(message={"message": "TrainError: memory ran out"}, timestamp=7)
+    assert _first_failure({0: lost, 1: ours}) == (1, "TrainError: memory ran out")
+    earlier = SimpleNamespace(message="Signal 9 (SIGKILL) received", timestamp=6)
+    assert _first_failure({0: lost, 1: ours, 2: earlier}) == (2, "Signal 9 (SIGKILL) received")
