@@ -3,5 +3,5 @@
 import signal
 
 # Before numpy's threads are there, which would take it: its default ends a process that does not listen yet. Ranks
-# inherit this from the launcher, and listen in train/signals.py.
+# inherit this from the launcher, and listen in train/watch/signals.py.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})

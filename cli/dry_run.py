@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lmms.cli import ui
-from lmms.configs.train import TrainConfig
+from lmms.configs.settings.train import TrainConfig
 
 if TYPE_CHECKING:
-    from lmms.train.cards import Card
-    from lmms.train.dry_run import DryRun
+    from lmms.train.plan.cards import Card
+    from lmms.train.plan.dry_run import DryRun
 
 _BAR_WIDTH = 24
 _UNEQUAL = 0.01
@@ -26,8 +26,8 @@ _ANEW = " in another output, from the start"
 
 def show(settings: TrainConfig, ranks: int, card: str | None, *, as_json: bool) -> bool:
     """Print the dry run of these settings on so many ranks, against a card or all known ones: does it fit on any?"""
-    from lmms.train.cards import cards_to_show
-    from lmms.train.dry_run import dry_run
+    from lmms.train.plan.cards import cards_to_show
+    from lmms.train.plan.dry_run import dry_run
 
     cards = cards_to_show(card)
     out = ui.console()
@@ -90,7 +90,7 @@ def _ranks(found: "DryRun") -> str:
 
 def _memory(found: "DryRun") -> Table:
     """Components with their bytes: of all ranks, or of those that need most and least."""
-    from lmms.train.memory import COMPONENTS
+    from lmms.train.plan.memory import COMPONENTS
 
     totals = [sum(components.values()) for components in found.memory]
     most, least = totals.index(max(totals)), totals.index(min(totals))
@@ -114,7 +114,7 @@ def _memory(found: "DryRun") -> Table:
 
 
 def _cards(found: "DryRun") -> Table:
-    from lmms.train.dry_run import MFU_SUPPOSED
+    from lmms.train.plan.dry_run import MFU_SUPPOSED
 
     low, high = MFU_SUPPOSED
     whole_run = f"whole run, if MFU is {high:.0%} to {low:.0%}"
@@ -164,7 +164,7 @@ def _proposals(found: "DryRun") -> Table:
 
 def _verdict(found: "DryRun") -> Text:
     """One line: whether it fits, what is largest, and the mildest change that would make it fit."""
-    from lmms.train.memory import COMPONENTS
+    from lmms.train.plan.memory import COMPONENTS
 
     needs = f"{found.total / 1e9:.1f} GB a rank, most of it for {COMPONENTS[found.largest]}"
     short = [card for card in found.cards if found.total > card.memory]

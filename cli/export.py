@@ -28,7 +28,8 @@ def export(
     """
     from transformers.utils import logging
 
-    from lmms.train.export import choose_checkpoint, export
+    from lmms.train.checkpoint.export import export
+    from lmms.train.checkpoint.keep import choose_checkpoint
 
     logging.disable_progress_bar()
     chosen, reason = choose_checkpoint(checkpoint)

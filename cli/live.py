@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lmms.cli import ui
-from lmms.cli.plot import sparkline
+from lmms.cli.inspect.plot import sparkline
 from lmms.configs.errors import LmmsError
 
 if TYPE_CHECKING:
-    from lmms.train.metrics import StepLog
     from lmms.train.run import Report
+    from lmms.train.watch.metrics import StepLog
 
 _NARROW, _WIDE = 16, 64
 """Cells of a sparkline: at least, at most."""
@@ -82,7 +82,7 @@ class Seen:
 
     def go_on(self, output: Path, step: int) -> None:
         """Take in what metrics.jsonl has of the steps before this one: the curves of a resumed run are whole."""
-        from lmms.train.history import read_history
+        from lmms.train.watch.history import read_history
 
         try:
             run = read_history(output)

@@ -13,10 +13,10 @@ from typer.core import TyperGroup
 from lmms.cli import ui
 from lmms.cli.demo.story import demo
 from lmms.cli.export import export
-from lmms.cli.inspect import app as inspect_app
-from lmms.cli.inspect_order import order
-from lmms.cli.inspect_run import run
-from lmms.cli.inspect_step import step
+from lmms.cli.inspect.order import order
+from lmms.cli.inspect.run import run
+from lmms.cli.inspect.shard import app as inspect_app
+from lmms.cli.inspect.step import step
 from lmms.cli.prep import app as prep_app
 from lmms.cli.train import train
 from lmms.configs.errors import LmmsError

@@ -9,10 +9,10 @@ import typer
 from lmms.cli import ui
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
-from lmms.configs.prep import PrepConfig
+from lmms.configs.settings.prep import PrepConfig
 
 if TYPE_CHECKING:
-    from lmms.configs.manifest import Manifest
+    from lmms.configs.contract.manifest import Manifest
     from lmms.prep.build import Progress
 
 _HELP = field_help(PrepConfig)

@@ -16,7 +16,7 @@ from lmms.cli.live import view
 from lmms.configs import errors
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import load_config, to_yaml
-from lmms.configs.train import TrainConfig
+from lmms.configs.settings.train import TrainConfig
 
 _STOPPED = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM ended. The run is saved and goes on with the same command."""
@@ -57,7 +57,7 @@ def train(
     elif dry_run:
         # Ranks that torchrun started would all say the same.
         if os.environ.get("RANK", "0") == "0":
-            from lmms.train.launched import whole_number
+            from lmms.train.parallel.launched import whole_number
 
             supposed = ranks or whole_number("WORLD_SIZE", nproc, least=1)
             if not show_dry_run(settings, supposed, card, as_json=as_json):
@@ -104,7 +104,7 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from lmms.train.resume import is_saved
+    from lmms.train.checkpoint.resume import is_saved
 
     # Each rank would take every core for itself.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or nproc) // nproc, 1)))

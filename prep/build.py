@@ -17,10 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.check import PackLimits
-from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, PACK_TABLE, SAMPLE_TABLE
-from lmms.configs.errors import BuildError
-from lmms.configs.manifest import (
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.manifest import (
     PACKS_NAME,
     REJECTS_NAME,
     SAMPLES_NAME,
@@ -29,19 +27,21 @@ from lmms.configs.manifest import (
     file_entry,
     write_manifest,
 )
-from lmms.configs.mds import INDEX_NAME, index_json
-from lmms.configs.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
-from lmms.configs.prep import PrepConfig
-from lmms.prep.ledger import Ledger, check_rejects, source_counts, write_rejects
+from lmms.configs.contract.mds import INDEX_NAME, index_json
+from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
+from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, SAMPLE_TABLE
+from lmms.configs.errors import BuildError
+from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.engine.ledger import Ledger, check_rejects, source_counts, write_rejects
+from lmms.prep.engine.processes import map_ordered
+from lmms.prep.engine.store import Spooled, spool_chunk
 from lmms.prep.output import building
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
-from lmms.prep.render import RENDERER_VERSION, Renderer, load_renderer
+from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.samples import Recipe
 from lmms.prep.shards import WrittenShard, shard_bounds, write_shard
 from lmms.prep.sources import Chunk, Source, find_sources, read_chunks
-from lmms.prep.spool import Spooled, spool_chunk
 from lmms.prep.tables import write_columns, write_rows
-from lmms.prep.workers import map_ordered
 
 _NOT_IN_MANIFEST = ("out", "workers")
 

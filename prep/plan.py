@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.contract.hashing import key64, permutation
 from lmms.configs.errors import BuildError
-from lmms.configs.hashing import key64, permutation
 
 ALGORITHM = "bfd/1"
 """Stored in the manifest. Any change of the result is a new name."""

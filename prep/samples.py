@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmms.configs.check import PackLimits
-from lmms.configs.contract import Media, Pack
-from lmms.configs.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, grid_tokens, image_grid
-from lmms.prep.images import image_size
-from lmms.prep.media import read_image
-from lmms.prep.parts import Image
-from lmms.prep.records import parse_record
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, grid_tokens, image_grid
+from lmms.configs.contract.pack import Media, Pack
+from lmms.prep.media.images import image_size
+from lmms.prep.media.read import read_image
+from lmms.prep.records.parts import Image
+from lmms.prep.records.record import parse_record
 from lmms.prep.reject import Reject
-from lmms.prep.render import Renderer, render
+from lmms.prep.render.render import Renderer, render
 from lmms.prep.sources import Source
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from lmms.configs.check import PackLimits, check_pack
-from lmms.configs.contract import COLUMNS, Pack, join_packs
+from lmms.configs.contract.check import PackLimits, check_pack
+from lmms.configs.contract.loss_weight import total_weights
+from lmms.configs.contract.mds import MAX_SHARD_BYTES, ShardFile, encode_sample, shard_header, shard_offsets
+from lmms.configs.contract.pack import COLUMNS, Pack, join_packs
 from lmms.configs.errors import BuildError
-from lmms.configs.loss_weight import total_weights
-from lmms.configs.mds import MAX_SHARD_BYTES, ShardFile, encode_sample, shard_header, shard_offsets
-from lmms.prep.spool import read_spooled
+from lmms.prep.engine.store import read_spooled
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError
-from lmms.configs.manifest import MANIFEST_NAME
-from lmms.prep.lines import parse_line
 from lmms.prep.output import PART_ENDING, REJECTS_ENDING
+from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 
 Kind = Literal["jsonl", "parquet", "arrow"]

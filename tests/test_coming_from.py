@@ -13,11 +13,11 @@ import pytest
 from lmms.configs.by_part import PARTS
 from lmms.configs.errors import ConfigError
 from lmms.configs.load import load_config
-from lmms.configs.prep import PrepConfig
-from lmms.configs.train import TrainConfig
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.train import TrainConfig
 from lmms.configs.typed import check
 from lmms.configs.yaml12 import parse_yaml
-from tests.guides import guide_keys
+from tests.kit.guides import guide_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "coming-from.md").read_text()

@@ -13,8 +13,8 @@ import yaml
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.prep.reject import REASONS
-from lmms.train.metrics import StepLog
-from tests.helpers import tiny_model_folder
+from lmms.train.watch.metrics import StepLog
+from tests.kit.folders import tiny_model_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.train.metrics import METRICS_NAME
+from lmms.train.watch.metrics import METRICS_NAME
 
 Steps = Mapping[int, Mapping[str, Any]]
 

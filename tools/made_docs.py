@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmms.configs.help import field_help
 from lmms.prep.reject import REASONS
-from lmms.train.metrics import StepLog
+from lmms.train.watch.metrics import StepLog
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from lmms.configs.contract.manifest import Dataset
 from lmms.configs.errors import TrainError
-from lmms.configs.manifest import Dataset
-from lmms.configs.remote import FileStore
-from lmms.train.ahead import ahead as on_device
-from lmms.train.loader import Request, batches
-from lmms.train.needed import Ahead
-from lmms.train.parallel import World, reshard_all
-from lmms.train.recipe import Recipe, loss_by_group
-from lmms.train.signals import Asked
-from lmms.train.stream import PackReader, Sidecar
+from lmms.configs.stores.remote import FileStore
+from lmms.train.batch.loader import batches
+from lmms.train.batch.recipe import Recipe, loss_by_group
+from lmms.train.batch.transfer import ahead as on_device
+from lmms.train.data.shards import PackReader, Request, Sidecar
+from lmms.train.data.steps import Evaluated
+from lmms.train.data.upcoming import Ahead
+from lmms.train.parallel.sharding import reshard_all
+from lmms.train.parallel.world import World
+from lmms.train.start import Run
+from lmms.train.watch.signals import Asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,3 +123,31 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         reshard_all(model)
+
+
+def next_evaluation(run: Run, step: int) -> int:
+    """The first step from this one on that is followed by an evaluation, in a run that has evaluations.
+
+    They come every so many steps, at the end, and before each checkpoint that is judged by them. One before a
+    checkpoint that a signal asks for is not foreseen.
+    """
+    every = [run.config.eval.every_steps] if run.config.eval else []
+    if run.measure is not None and run.measure.metric == "eval_loss":
+        every.append(run.config.save_steps)
+    return min([run.steps, *(-(-step // steps) * steps for steps in every)])
+
+
+def all_datasets(run: Run) -> tuple[Dataset, ...]:
+    """Those that are trained on, then those of the evaluation."""
+    return (*run.sets.datasets, *(run.evaluated.datasets if run.evaluated else ()))
+
+
+def evaluated_shards(run: Run) -> Evaluated | None:
+    """What the evaluations read, by its number among all_datasets."""
+    if run.evaluated is None:
+        return None
+    first = len(run.sets.datasets)
+    shards = tuple(
+        (first + k, shard) for k, one in enumerate(run.evaluated.datasets) for shard in range(len(one.shards))
+    )
+    return Evaluated(shards=shards, next_step=lambda step: next_evaluation(run, step))

@@ -9,34 +9,32 @@ from itertools import islice, tee
 from pathlib import Path
 
 from lmms.configs.errors import TrainError
-from lmms.configs.remote import FileStore
-from lmms.configs.train import TrainConfig
-from lmms.train.ahead import ahead
-from lmms.train.batch import Batch
-from lmms.train.boards import boards, check_boards
-from lmms.train.checkpoint import TrainerState, tensors_of
-from lmms.train.deterministic import deterministic
-from lmms.train.due import all_datasets, evaluated_shards, next_evaluation
-from lmms.train.evaluate import Evaluation, evaluate
-from lmms.train.launched import launched
-from lmms.train.loader import batches
-from lmms.train.log import step_log
-from lmms.train.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
-from lmms.train.optim import lr_share
-from lmms.train.out_of_memory import explaining_out_of_memory, in_step
-from lmms.train.parallel import start_world, stop_world
-from lmms.train.passes import StepPlan, plan_steps
-from lmms.train.prefetch import look_ahead
-from lmms.train.profile import Profile, profiling, window_of
-from lmms.train.resume import locked, on_main
-from lmms.train.retention import Keep, better
-from lmms.train.saver import Saver, saving
-from lmms.train.seeds import seed_step
-from lmms.train.signals import Asked, signals
+from lmms.configs.settings.train import TrainConfig
+from lmms.configs.stores.remote import FileStore
+from lmms.train.batch.batch import Batch
+from lmms.train.batch.loader import batches
+from lmms.train.batch.transfer import ahead
+from lmms.train.checkpoint.keep import Keep, better
+from lmms.train.checkpoint.read import TrainerState, tensors_of
+from lmms.train.checkpoint.resume import locked
+from lmms.train.checkpoint.write import Saver, saving
+from lmms.train.data.prefetch import look_ahead
+from lmms.train.data.shards import PackReader
+from lmms.train.data.steps import StepPlan, plan_steps
+from lmms.train.evaluate import Evaluation, all_datasets, evaluate, evaluated_shards, next_evaluation
+from lmms.train.model.deterministic import deterministic
+from lmms.train.optim.schedule import lr_share
+from lmms.train.parallel.launched import launched
+from lmms.train.parallel.world import on_main, start_world, stop_world
+from lmms.train.plan.out_of_memory import explaining_out_of_memory, in_step
 from lmms.train.start import Run, start
-from lmms.train.step import StepResult, take_step
-from lmms.train.stream import PackReader
-from lmms.train.watchdog import watchdog
+from lmms.train.step import StepResult, seed_step, take_step
+from lmms.train.step_log import step_log
+from lmms.train.watch.boards import boards, check_boards
+from lmms.train.watch.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
+from lmms.train.watch.profile import Profile, profiling, window_of
+from lmms.train.watch.signals import Asked, signals
+from lmms.train.watch.watchdog import watchdog
 
 Report = Callable[[StepLog | str], None]
 """Called on rank 0: with each logged step, and with each line that a person should read."""

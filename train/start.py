@@ -11,29 +11,30 @@ from torch import nn
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
-from lmms.configs.train import TrainConfig
-from lmms.train.checkpoint import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
-from lmms.train.compiled import compile_blocks
-from lmms.train.deterministic import deterministic_kernels, refuse_cudnn
-from lmms.train.flops import ranks_peak
-from lmms.train.initial import fill_initial, plan_initial
-from lmms.train.kernels import choose_kernels, this_machine, use_kernels, write_kernels
-from lmms.train.metrics import open_metrics
-from lmms.train.model import TrainModel, blocks, keep_in, materialize
-from lmms.train.offload import LEAST_BYTES, copy_on_stream, offload_blocks, pinned_room
-from lmms.train.opened import MOST_SOURCES, Opened, open_run, padded, remarks
-from lmms.train.optim import make_optimizer, trained_parts
-from lmms.train.order import Order
-from lmms.train.out_of_memory import START, explaining_out_of_memory
-from lmms.train.parallel import World, compute_dtype, shard_model
-from lmms.train.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, write_phases
-from lmms.train.profile import check_profile, window_of, window_remarks
-from lmms.train.recipe import Recipe
-from lmms.train.resume import changes, on_main, resume_from, resumed_state
-from lmms.train.retention import Measure, resumed_best
-from lmms.train.rules import muon_line
-from lmms.train.sets import Sets
-from lmms.train.trained import Row, table_lines, trained_table, write_table
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.batch.recipe import Recipe
+from lmms.train.checkpoint.initial import fill_initial, plan_initial
+from lmms.train.checkpoint.keep import Measure, resumed_best
+from lmms.train.checkpoint.read import TrainerState, list_checkpoints, load_checkpoint, read_state, tensors_of
+from lmms.train.checkpoint.resume import changes, resume_from, resumed_state
+from lmms.train.data.order import Order
+from lmms.train.data.phases import RunPhase, go_on, order_of, phase_from_json, run_steps, write_phases
+from lmms.train.data.sets import Sets
+from lmms.train.model.build import blocks, keep_in, materialize
+from lmms.train.model.deterministic import deterministic_kernels, refuse_cudnn
+from lmms.train.model.forward import TrainModel
+from lmms.train.model.kernels import choose_kernels, compile_blocks, this_machine, use_kernels, write_kernels
+from lmms.train.model.offload import LEAST_BYTES, copy_on_stream, offload_blocks, pinned_room
+from lmms.train.optim.groups import make_optimizer, trained_parts
+from lmms.train.optim.rules import muon_line
+from lmms.train.optim.table import Row, table_lines, trained_table, write_table
+from lmms.train.parallel.sharding import shard_model
+from lmms.train.parallel.world import World, compute_dtype, on_main
+from lmms.train.plan.cards import ranks_peak
+from lmms.train.plan.open import MOST_SOURCES, Opened, open_run, padded, remarks
+from lmms.train.plan.out_of_memory import START, explaining_out_of_memory
+from lmms.train.watch.metrics import open_metrics
+from lmms.train.watch.profile import check_profile, window_of, window_remarks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -151,7 +152,7 @@ def start(
             say(f"the {loss} is not logged by source: the shards have {sources:,}, more than {MOST_SOURCES}")
     if world.device.type == "cuda" and run.peak is None:
         name = torch.cuda.get_device_name(world.device)
-        say(f"mfu is not logged: no data sheet of {name!r} is in train/flops.py, PEAK_FLOPS")
+        say(f"mfu is not logged: no data sheet of {name!r} is in train/model/flops.py, PEAK_FLOPS")
     return run, state
 
 

@@ -5,6 +5,7 @@ sidecar knows before anything is read. So a step is the same sum for any number 
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,23 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lmms.configs.by_part import PARTS, Part
+from lmms.configs.contract.hashing import key64
 from lmms.configs.errors import TrainError
-from lmms.train.batch import Batch
-from lmms.train.marks import Mark, unmarked
-from lmms.train.parallel import World, reshard_all
-from lmms.train.passes import StepPlan, pack_names
-from lmms.train.signals import Asked
+from lmms.train.batch.batch import Batch
+from lmms.train.data.steps import StepPlan, pack_names
+from lmms.train.parallel.sharding import reshard_all
+from lmms.train.parallel.world import World
+from lmms.train.watch.marks import Mark, unmarked
+from lmms.train.watch.signals import Asked
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed every global generator of this process: Python's, numpy's old one, torch's on the CPU and on each GPU."""
+    key = key64("step", seed, step, rank)
+    random.seed(key)
+    np.random.seed([key % 2**32, key >> 32])
+    torch.manual_seed(key)
+
 
 T = TypeVar("T")
 

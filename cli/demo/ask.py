@@ -8,11 +8,11 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText
 
 from lmms.cli.demo.draw import QUESTIONS, SIDE, Picture
-from lmms.configs.contract import Media
-from lmms.configs.geometry import grid_tokens, image_grid
-from lmms.configs.model_folder import ModelFolder, read_model_folder
-from lmms.prep.template import compile_template
-from lmms.train.pixels import image_patches, normalised, pixel_constants
+from lmms.configs.contract.geometry import grid_tokens, image_grid
+from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
+from lmms.configs.contract.pack import Media
+from lmms.prep.render.template import compile_template
+from lmms.train.batch.images import image_patches, normalised, pixel_constants
 
 _LONGEST_ANSWER = 8
 

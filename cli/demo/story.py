@@ -19,13 +19,13 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.cli.demo.draw import QUESTIONS, Picture, draw_pictures
-from lmms.configs.data import DataConfig
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
-from lmms.configs.memory import MemoryConfig
-from lmms.configs.optim import OptimConfig
-from lmms.configs.prep import PrepConfig
-from lmms.configs.train import ModelConfig, TrainConfig
+from lmms.configs.settings.data import DataConfig
+from lmms.configs.settings.memory import MemoryConfig
+from lmms.configs.settings.optim import OptimConfig
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.train import ModelConfig, TrainConfig
 
 MODEL = Path(__file__).parent / "model"
 TRAIN_PICTURES, TEST_PICTURES = 3000, 100
@@ -83,7 +83,7 @@ def _tell(screen: Console, folder: Path, seed: int) -> float:
     _stage(screen, 6, "export", f"lmms export run/step-{STEPS:08d} model")
     from transformers.utils import logging
 
-    from lmms.train.export import export
+    from lmms.train.checkpoint.export import export
 
     logging.disable_progress_bar()
     export(folder / "run" / f"step-{STEPS:08d}", folder / "model", "fp32")
@@ -112,9 +112,9 @@ def _prepare(screen: Console, folder: Path, seed: int) -> None:
 def _look(screen: Console, folder: Path) -> None:
     from tokenizers import Tokenizer
 
-    from lmms.cli.inspect import pack_segments, segment_text
-    from lmms.configs.manifest import open_dataset
-    from lmms.train.stream import PackReader, read_sidecar
+    from lmms.cli.inspect.shard import pack_segments, segment_text
+    from lmms.configs.contract.manifest import open_dataset
+    from lmms.train.data.shards import PackReader, read_sidecar
 
     dataset = open_dataset(folder / "shards")
     pack = PackReader([dataset]).read(read_sidecar(dataset).place(0))

@@ -14,11 +14,11 @@ from lmms.cli.dry_run import print_view
 from lmms.cli.main import app
 from lmms.configs.errors import ConfigError
 from lmms.configs.load import to_yaml
-from lmms.train import cards
-from lmms.train.advice import Proposal
-from lmms.train.cards import MEMORY
-from lmms.train.dry_run import dry_run
-from tests.train.runs import run_config, write_run
+from lmms.train.plan import cards
+from lmms.train.plan.advice import Proposal
+from lmms.train.plan.cards import MEMORY
+from lmms.train.plan.dry_run import dry_run
+from tests.kit.runs import run_config, write_run
 
 Invoke = Callable[..., Result]
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from lmms.cli import live
 from lmms.cli.live import Panel, Seen, Trend, line
-from lmms.train.metrics import SetLog
-from tests.train.logs import step_log, write_metrics
+from lmms.train.watch.metrics import SetLog
+from tests.kit.logs import step_log, write_metrics
 
 
 def shown(seen: Seen, width: int) -> list[str]:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner, Result
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.main import app
-from tests.helpers import tiny_model_folder
+from tests.kit.folders import tiny_model_folder
 
 
 def lmms(*words: object) -> Result:

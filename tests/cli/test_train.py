@@ -11,10 +11,10 @@ import pytest
 from lmms.cli.export import export
 from lmms.cli.train import _first_failure
 from lmms.configs.load import to_yaml
-from lmms.train.checkpoint import checkpoint_name
+from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.run import train
-from tests.train.helpers import tiny_model
-from tests.train.runs import read_metrics, run_config, silent, write_run
+from tests.kit.models import tiny_model
+from tests.kit.runs import read_metrics, run_config, silent, write_run
 
 
 def lmms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

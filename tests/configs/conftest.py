@@ -6,8 +6,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lmms.configs.check import PackLimits
-from lmms.configs.contract import Media, Pack
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.pack import Media, Pack
 
 IMAGE = 99
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.load import load_config, to_yaml
-from lmms.configs.prep import PrepConfig
-from lmms.configs.train import TrainConfig
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.train import TrainConfig
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "presets"
 

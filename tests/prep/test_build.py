@@ -14,13 +14,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from lmms.configs.check import check_pack
+from lmms.configs.contract.check import check_pack
+from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.errors import BuildError
-from lmms.configs.manifest import open_dataset
-from lmms.configs.prep import PrepConfig
+from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
-from lmms.train.stream import PackReader, read_sidecar
-from tests.helpers import tiny_model_folder
+from lmms.train.data.shards import PackReader, read_sidecar
+from tests.kit.folders import tiny_model_folder
 
 
 def write_records(folder: Path, number: int = 300) -> Path:
@@ -110,7 +110,7 @@ def test_a_killed_build_is_not_there_and_the_next_one_starts_afresh(tmp_path: Pa
     source = write_records(tmp_path / "data", 20_000)
     tiny_model_folder(tmp_path)
     script = (
-        "import sys; from lmms.configs.prep import PrepConfig; from lmms.prep.build import build_shards;"
+        "import sys; from lmms.configs.settings.prep import PrepConfig; from lmms.prep.build import build_shards;"
         "build_shards(PrepConfig(sources=(sys.argv[1],), model=sys.argv[2], out=sys.argv[3], seq_len=512,"
         "max_rejects=0.05, workers=1))"
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from lmms.configs.errors import BuildError
-from lmms.configs.prep import PrepConfig
+from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
 
 Outcome = tuple[str, str]
@@ -124,8 +124,8 @@ def test_image_edge_cases_end_as_expected(
 def test_sizes_of_the_image_edge_cases_are_those_after_rotation(
     shared: Path, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    from lmms.configs.manifest import open_dataset
-    from lmms.train.stream import PackReader, read_sidecar
+    from lmms.configs.contract.manifest import open_dataset
+    from lmms.train.data.shards import PackReader, read_sidecar
 
     source = image_copy(shared, tmp_path / "data")
     outcomes(

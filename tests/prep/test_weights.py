@@ -10,18 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lmms.configs.contract import Pack
-from lmms.configs.manifest import Dataset, open_dataset
-from lmms.configs.model_folder import read_model_folder
-from lmms.configs.prep import PrepConfig
+from lmms.configs.contract.manifest import Dataset, open_dataset
+from lmms.configs.contract.model_folder import read_model_folder
+from lmms.configs.contract.pack import Pack
+from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
-from lmms.prep.lines import parse_line
-from lmms.prep.records import parse_record
+from lmms.prep.records.record import parse_record
+from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
-from lmms.prep.render import Renderer, load_renderer, render
-from lmms.train.stream import PackReader, read_sidecar, read_table
-from lmms.train.verify import verify_dataset
-from tests.helpers import tiny_model_folder
+from lmms.prep.render.render import Renderer, load_renderer, render
+from lmms.train.data.shards import PackReader, read_sidecar, read_table
+from lmms.train.data.verify import verify_dataset
+from tests.kit.folders import tiny_model_folder
 
 BAD = {
     "negative": "-1",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmms.configs.load import to_yaml
-from tests.train.runs import run_config, write_run
+from tests.kit.runs import run_config, write_run
 from tools.bench.first_batch import GLOBAL_PACKS
 from tools.bench.reading import Way, speeds
 from tools.faults.main import ROOT

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lmms.configs.errors import TrainError
-from lmms.train.metrics import METRICS_NAME
+from lmms.train.watch.metrics import METRICS_NAME
 from tools.compare_runs import main
 
 

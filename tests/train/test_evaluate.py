@@ -14,24 +14,26 @@ import numpy as np
 import pytest
 import torch
 
-from lmms.configs.contract import Pack
+from lmms.configs.contract.manifest import Dataset, open_dataset
+from lmms.configs.contract.model_folder import ModelFolder
+from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import TrainError
-from lmms.configs.manifest import Dataset, open_dataset
-from lmms.configs.model_folder import ModelFolder
-from lmms.configs.store import Cache
-from lmms.train.batch import make_batch
-from lmms.train.cache import cached_name, fetch, need_of
+from lmms.configs.stores.store import Cache
+from lmms.train.batch.batch import make_batch
+from lmms.train.batch.recipe import Recipe, make_recipe
+from lmms.train.data.cache import cached_name, fetch, need_of
+from lmms.train.data.shards import PackReader, read_sidecar
 from lmms.train.evaluate import Evaluation, evaluate, plan_passes
-from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.parallel import World, local_of, shard_model, start_world, stop_world
-from lmms.train.recipe import Recipe, make_recipe
-from lmms.train.signals import Asked
-from lmms.train.stream import PackReader, read_sidecar
-from tests.train.helpers import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
-from tests.train.ranks import on_ranks
-from tests.train.runs import write_model_folder
-from tests.train.served import WholeFiles
-from tests.train.shards import make_pack, write_shards
+from lmms.train.model.build import blocks, build_model, init_random, materialize
+from lmms.train.model.forward import TrainModel
+from lmms.train.parallel.sharding import local_of, shard_model
+from lmms.train.parallel.world import World, start_world, stop_world
+from lmms.train.watch.signals import Asked
+from tests.kit.models import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
+from tests.kit.ranks import on_ranks
+from tests.kit.runs import write_model_folder
+from tests.kit.served import WholeFiles
+from tests.kit.shards import make_pack, write_shards
 
 PACKS = 7
 SOURCES = ("first.jsonl", "second.jsonl", "none of it.jsonl")

@@ -11,26 +11,28 @@ import torch
 from torch import nn
 
 from lmms.configs.by_part import Part
-from lmms.configs.contract import Pack
+from lmms.configs.contract.model_folder import ModelFolder
+from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import TrainError
-from lmms.configs.model_folder import ModelFolder
-from lmms.configs.optim import OptimConfig
-from lmms.train.batch import Batch
-from lmms.train.checkpoint import tensors_of
-from lmms.train.flops import ModelCost
-from lmms.train.loader import Request, batches
-from lmms.train.mixture import Phase, share_turns
-from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.optim import make_optimizer, set_trained, trained_parts
-from lmms.train.parallel import World, local_of, shard_model, start_world, stop_world
-from lmms.train.passes import StepPlan, pack_names, plan_steps
-from lmms.train.sets import Sets, make_order, open_sets, packs_digest
-from lmms.train.signals import Asked
+from lmms.configs.settings.optim import OptimConfig
+from lmms.train.batch.batch import Batch
+from lmms.train.batch.loader import batches
+from lmms.train.checkpoint.read import tensors_of
+from lmms.train.data.costs import ModelCost
+from lmms.train.data.mixture import Phase, share_turns
+from lmms.train.data.sets import Sets, make_order, open_sets, packs_digest
+from lmms.train.data.shards import PackReader, Request
+from lmms.train.data.steps import StepPlan, pack_names, plan_steps
+from lmms.train.model.build import blocks, build_model, init_random, materialize
+from lmms.train.model.forward import TrainModel
+from lmms.train.optim.groups import make_optimizer, set_trained, trained_parts
+from lmms.train.parallel.sharding import local_of, shard_model
+from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.step import StepResult, take_step
-from lmms.train.stream import PackReader
-from tests.train.helpers import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
-from tests.train.runs import write_model_folder
-from tests.train.shards import make_pack, write_shards
+from lmms.train.watch.signals import Asked
+from tests.kit.models import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
+from tests.kit.runs import write_model_folder
+from tests.kit.shards import make_pack, write_shards
 
 FAMILY = "qwen2_5_vl"
 COST = ModelCost(token=1, target=0, squared_length=0, patch=0, squared_image=0, squared_window=0, window=0)

@@ -16,10 +16,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lmms.train.loader import batches
-from lmms.train.passes import plan_steps
-from lmms.train.sets import open_sets
-from lmms.train.stream import PackReader
+from lmms.train.batch.loader import batches
+from lmms.train.data.sets import open_sets
+from lmms.train.data.shards import PackReader
+from lmms.train.data.steps import plan_steps
 from tools.bench.reading import open_run
 
 GLOBAL_PACKS = 256

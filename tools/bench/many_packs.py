@@ -15,10 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from lmms.configs.contract import COLUMNS, PACK_TABLE, Pack
-from lmms.configs.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, file_entry, read_manifest, write_manifest
-from lmms.configs.mds import INDEX_NAME, ShardFile, encode_sample, index_json, shard_header, shard_offsets
-from lmms.configs.store import LocalStore
+from lmms.configs.contract.manifest import (
+    PACKS_NAME,
+    REJECTS_NAME,
+    SAMPLES_NAME,
+    file_entry,
+    read_manifest,
+    write_manifest,
+)
+from lmms.configs.contract.mds import INDEX_NAME, ShardFile, encode_sample, index_json, shard_header, shard_offsets
+from lmms.configs.contract.pack import COLUMNS, PACK_TABLE, Pack
+from lmms.configs.stores.store import LocalStore
 
 DISTINCT_SHARDS = 256
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmms.configs.hashing import counter_hash
-from lmms.train.mixture import Phase
-from lmms.train.needed import marks, next_shards
-from lmms.train.order import Order, SetOrder, set_packs, step_packs
+from lmms.configs.contract.hashing import counter_hash
+from lmms.train.data.mixture import Phase
+from lmms.train.data.order import Order, SetOrder, set_packs, step_packs
+from lmms.train.data.upcoming import marks, next_shards
 
 GLOBAL_PACKS = 256
 

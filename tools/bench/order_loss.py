@@ -23,15 +23,15 @@ import torch
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import MODEL
-from lmms.configs.data import DataConfig, EvalConfig
-from lmms.configs.memory import MemoryConfig
-from lmms.configs.optim import OptimConfig
-from lmms.configs.prep import PrepConfig
-from lmms.configs.train import ModelConfig, TrainConfig
+from lmms.configs.settings.data import DataConfig, EvalConfig
+from lmms.configs.settings.memory import MemoryConfig
+from lmms.configs.settings.optim import OptimConfig
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.train import ModelConfig, TrainConfig
 from lmms.prep.build import build_shards
-from lmms.train import sets
-from lmms.train.metrics import METRICS_NAME
+from lmms.train.data import sets
 from lmms.train.run import train
+from lmms.train.watch.metrics import METRICS_NAME
 
 GLOBAL_PACKS, SEQ_LEN = 8, 256
 ORDERS: Mapping[str, int | None] = {"random": None, "ours": 1, "ours, groups of 8": GLOBAL_PACKS}

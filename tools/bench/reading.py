@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from lmms.train.fit import fitting_model, model_of
-from lmms.train.flops import model_cost
-from lmms.train.loader import Request, batches
-from lmms.train.mixture import Phase
-from lmms.train.order import Order, set_packs
-from lmms.train.recipe import Recipe, make_recipe
-from lmms.train.sets import Sets, make_order, open_sets
-from lmms.train.stream import PackReader, Place
+from lmms.train.batch.loader import batches
+from lmms.train.batch.recipe import Recipe, make_recipe
+from lmms.train.data.mixture import Phase
+from lmms.train.data.order import Order, set_packs
+from lmms.train.data.sets import Sets, make_order, open_sets
+from lmms.train.data.shards import PackReader, Place, Request
+from lmms.train.model.flops import model_cost
+from lmms.train.model.folder import fitting_model, model_of
 
 _MEASURED_S = 0.1
 """What a measurement takes at least: a way reads the data set as often as that needs."""

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lmms.train.metrics import METRICS_NAME
+from lmms.train.watch.metrics import METRICS_NAME
 from tools.bench.first_batch import GLOBAL_PACKS, FirstBatch, first_batches
 from tools.bench.many_packs import write_many_packs
 from tools.bench.reading import Speed, speeds

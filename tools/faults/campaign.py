@@ -16,13 +16,13 @@ from pathlib import Path
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import MODEL
-from lmms.configs.data import DataConfig
-from lmms.configs.memory import MemoryConfig
-from lmms.configs.optim import OptimConfig
-from lmms.configs.prep import PrepConfig
-from lmms.configs.train import ModelConfig, TrainConfig
+from lmms.configs.settings.data import DataConfig
+from lmms.configs.settings.memory import MemoryConfig
+from lmms.configs.settings.optim import OptimConfig
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.train import ModelConfig, TrainConfig
 from lmms.prep.build import build_shards
-from lmms.train.metrics import METRICS_NAME
+from lmms.train.watch.metrics import METRICS_NAME
 from tools.compare_runs import differences, read_steps
 from tools.faults.hits import HITS, Running
 from tools.faults.ranks import FAILED, FINISHED, STOPPED, kill_group, start_ranks, wait_for

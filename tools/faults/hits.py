@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmms.train.checkpoint import step_folders
-from lmms.train.metrics import METRICS_NAME
+from lmms.train.checkpoint.read import step_folders
+from lmms.train.watch.metrics import METRICS_NAME
 from tools.faults.ranks import children, kill_group, wait_for
 
 Codes = dict[int, int]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lmms.configs.errors import LmmsError
-from lmms.configs.train import TrainConfig
+from lmms.configs.settings.train import TrainConfig
 from lmms.train.run import train
 
 FINISHED, STOPPED, FAILED = 0, 5, 6

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lmms.train.attention import Attend, reference_attention, with_windows
+from lmms.train.model.attention import Attend, reference_attention, with_windows
 from tools.gpu.backends import Backend, attend_by
 from tools.gpu.compare import Check, check, relative_error
 from tools.gpu.layers import Layer, attention_layers

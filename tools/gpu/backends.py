@@ -1,4 +1,4 @@
-"""The attention kernels that are compared, each as the trainer's seam wants it (train/attention.py, Attend)."""
+"""The attention kernels that are compared, each as the trainer's seam wants it (train/model/attention.py, Attend)."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from lmms.configs.kernels import Attention, KernelsConfig
-from lmms.train import kernels
-from lmms.train.attention import Attend, varlen_attention
+from lmms.configs.settings.kernels import Attention, KernelsConfig
+from lmms.train.model import kernels
+from lmms.train.model.attention import Attend, varlen_attention
 from tools.gpu.errors import NotHereError
 
 Backend = Attention | Literal["cudnn", "flex"]

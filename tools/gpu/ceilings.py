@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmms.train.parallel import compute_dtype
+from lmms.train.parallel.world import compute_dtype
 from tools.gpu.models import model_config
 from tools.gpu.packs import pack_file
 from tools.gpu.shapes import Product, body_products, head_product, rows_of

@@ -14,19 +14,21 @@ from typing import Any, cast
 
 from transformers import PretrainedConfig
 
-from lmms.configs.manifest import open_dataset
-from lmms.configs.optim import OptimConfig
-from lmms.train.flops import model_cost, pack_flops
-from lmms.train.marks import Mark, unmarked
-from lmms.train.mixture import Phase
-from lmms.train.model import blocks, init_random, materialize
-from lmms.train.optim import make_optimizer, trained_parts
-from lmms.train.parallel import compute_dtype, shard_model, start_world, stop_world
-from lmms.train.passes import StepPlan, plan_steps
-from lmms.train.recipe import make_recipe
-from lmms.train.sets import make_order, open_sets
-from lmms.train.signals import Asked
+from lmms.configs.contract.manifest import open_dataset
+from lmms.configs.settings.optim import OptimConfig
+from lmms.train.batch.recipe import make_recipe
+from lmms.train.data.costs import pack_flops
+from lmms.train.data.mixture import Phase
+from lmms.train.data.sets import make_order, open_sets
+from lmms.train.data.steps import StepPlan, plan_steps
+from lmms.train.model.build import blocks, init_random, materialize
+from lmms.train.model.flops import model_cost
+from lmms.train.optim.groups import make_optimizer, trained_parts
+from lmms.train.parallel.sharding import shard_model
+from lmms.train.parallel.world import compute_dtype, start_world, stop_world
 from lmms.train.step import StepResult, take_step
+from lmms.train.watch.marks import Mark, unmarked
+from lmms.train.watch.signals import Asked
 from tools.gpu.models import model_config
 from tools.gpu.packs import pack_file
 from tools.gpu.plain import PlainBatch, packed_batches, padded_batches

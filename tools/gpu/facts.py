@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 import transformers
 
-from lmms.train.flops import peak_flops
+from lmms.train.plan.cards import peak_flops
 
 _OPTIONAL = ("flash_attn", "flash_attn_interface", "liger_kernel", "triton", "torchao", "peft")
 

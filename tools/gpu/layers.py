@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lmms.configs.contract import Pack
+from lmms.configs.contract.pack import Pack
 from lmms.train.families import TOWER_INPUTS
 from lmms.train.families.vision import Tower, TowerInputs
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmms.train.loss import LOGITS_PER_CHUNK
+from lmms.train.model.loss import LOGITS_PER_CHUNK
 from tools.gpu.compare import Check, check, relative_error
 from tools.gpu.losses import Loss, Where, loss_by
 from tools.gpu.sizes import Sizes

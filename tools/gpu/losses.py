@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmms.train.loss import group_sums, linear_cross_entropy
+from lmms.train.model.loss import group_sums, linear_cross_entropy
 from tools.gpu.errors import NotHereError
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from lmms.train.marks import Mark
+from lmms.train.watch.marks import Mark
 
 MARKS: Mapping[str, Literal["loss", "optimizer"]] = {"erfinv": "loss", "erfc": "optimizer"}
 """What the names of the marks' kernels hold -> what they stand around."""

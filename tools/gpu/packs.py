@@ -11,10 +11,9 @@ import numpy.typing as npt
 from PIL import Image
 from transformers import PretrainedConfig
 
-from lmms.configs.check import PackLimits
-from lmms.configs.contract import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Media, Pack
-from lmms.configs.geometry import Vision, image_grid
-from lmms.configs.manifest import (
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.geometry import Vision, image_grid
+from lmms.configs.contract.manifest import (
     PACKS_NAME,
     REJECTS_NAME,
     SAMPLES_NAME,
@@ -23,12 +22,13 @@ from lmms.configs.manifest import (
     open_dataset,
     write_manifest,
 )
-from lmms.configs.mds import INDEX_NAME, encode_sample, index_json
-from lmms.configs.model_folder import ModelFolder, read_model_folder
+from lmms.configs.contract.mds import INDEX_NAME, encode_sample, index_json
+from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
+from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Media, Pack
+from lmms.prep.engine.store import SPOOLED, spool_path
 from lmms.prep.shards import write_shard
-from lmms.prep.spool import SPOOLED, spool_path
 from lmms.prep.tables import write_rows
-from lmms.train.stream import PackReader, read_sidecar
+from lmms.train.data.shards import PackReader, read_sidecar
 from tools.gpu.layouts import TARGETS, Conversation, make_layout
 from tools.gpu.models import model_config
 from tools.gpu.sizes import Sizes

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmms.configs.contract import Pack
-from lmms.train.batch import Batch, make_batch
-from lmms.train.pixels import normalised
-from lmms.train.recipe import Recipe
-from lmms.train.stream import Place
+from lmms.configs.contract.pack import Pack
+from lmms.train.batch.batch import Batch, make_batch
+from lmms.train.batch.images import normalised
+from lmms.train.batch.recipe import Recipe
+from lmms.train.data.shards import Place
 
 PADDED = 2
 """Conversations of a padded batch, as they come: the usual number a GPU with models of this size."""

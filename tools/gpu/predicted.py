@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 
 from lmms.configs.load import load_config
-from lmms.configs.train import TrainConfig
-from lmms.train.dry_run import dry_run
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.plan.dry_run import dry_run
 from tools.gpu.rungs import rung_of
 from tools.gpu.sizes import Sizes
 from tools.gpu.training import settings_of
 
 
 def predict(model: str, packs: str, rungs: list[str], folder: str, sizes: Sizes) -> Iterator[dict[str, dict[str, int]]]:
-    """Rung -> bytes by component at the peak (lmms.train.memory, COMPONENTS), one rank; the list grows.
+    """Rung -> bytes by component at the peak (lmms.train.plan.memory, COMPONENTS), one rank; the list grows.
 
     Rungs whose settings differ in kernels alone need the same by this arithmetic, and are computed once.
     """

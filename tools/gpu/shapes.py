@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PretrainedConfig
 
-from lmms.configs.contract import Pack
-from lmms.train.model import blocks, build_model, parameter_name, part_of
+from lmms.configs.contract.pack import Pack
+from lmms.train.model.build import blocks, build_model
+from lmms.train.model.names import parameter_name, part_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,9 @@ def show(report: Mapping[str, Any], screen: Console) -> None:
         for fault in one["faults"] or ():
             screen.print(f"{_name(one)}: {fault}", style="red", markup=False)
     if facts and facts.get("peak_flops") is None:
-        screen.print(f"no MFU: the data sheet's peak of {facts['device']!r} is not in lmms.train.flops", markup=False)
+        screen.print(
+            f"no MFU: the data sheet's peak of {facts['device']!r} is not in lmms.train.model.flops", markup=False
+        )
     for name in report["faults"]:
         screen.print(f"failed: {name}", style="red", markup=False)
     verdict = "[bold green]passed[/]" if report["passed"] else "[bold red]failed[/]"

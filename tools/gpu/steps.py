@@ -9,9 +9,9 @@ from statistics import median
 import torch
 
 from lmms.configs.errors import TrainError
-from lmms.train.compiled import compiled_graphs
-from lmms.train.metrics import peak_memory
+from lmms.train.model.kernels import compiled_graphs
 from lmms.train.step import StepResult
+from lmms.train.watch.metrics import peak_memory
 from tools.gpu.sizes import Sizes
 from tools.gpu.timing import synchronize
 

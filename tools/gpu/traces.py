@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from lmms.train.marks import Mark
+from lmms.train.watch.marks import Mark
 from tools.gpu.marked import MARKS, OF_LOSS, OF_OPTIMIZER, marked
 from tools.gpu.timing import synchronize
 

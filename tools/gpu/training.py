@@ -13,18 +13,19 @@ from unittest.mock import patch
 import torch
 
 from lmms.configs.load import load_config
-from lmms.configs.train import TrainConfig
-from lmms.train.ahead import ahead
-from lmms.train.compiled import compile_blocks
-from lmms.train.flops import model_cost, pack_flops
-from lmms.train.loader import batches
-from lmms.train.marks import Mark, unmarked
-from lmms.train.parallel import start_world, stop_world
-from lmms.train.passes import plan_steps
-from lmms.train.signals import Asked
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.batch.loader import batches
+from lmms.train.batch.transfer import ahead
+from lmms.train.data.costs import pack_flops
+from lmms.train.data.shards import PackReader
+from lmms.train.data.steps import plan_steps
+from lmms.train.model.flops import model_cost
+from lmms.train.model.kernels import compile_blocks
+from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.start import Run, start
 from lmms.train.step import StepResult, take_step
-from lmms.train.stream import PackReader
+from lmms.train.watch.marks import Mark, unmarked
+from lmms.train.watch.signals import Asked
 from tools.gpu.losses import whole_cross_entropy
 from tools.gpu.packs import pack_file
 from tools.gpu.rungs import OF_MODEL, RECOMPUTE, Rung, rung_of
@@ -33,7 +34,7 @@ from tools.gpu.steps import Steps, faults_of, time_steps
 from tools.gpu.traces import Trace, trace_step
 from tools.gpu.waits import early_waits, waits_in
 
-LOSS_AT = "lmms.train.model.linear_cross_entropy"
+LOSS_AT = "lmms.train.model.build.linear_cross_entropy"
 """Where the trainer's model finds its loss."""
 _RATE = 1e-4
 """Peak learning rate: random weights learn random tokens by heart."""
@@ -56,7 +57,7 @@ class Measured:
     target_tokens: int
     patches: int
     flops: float
-    """Operations of the model for a step, strictly counted: see lmms.train.flops."""
+    """Operations of the model for a step, strictly counted: see lmms.train.model.flops."""
     steps: Steps
     seconds: float
     """Median of a step."""

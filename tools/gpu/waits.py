@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-_AT_THE_END = ("train/step.py", "train/parallel.py")
+_AT_THE_END = ("train/step.py", "train/parallel/world.py")
 """A step's one sum over ranks is read there, after all passes."""
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
 
-from lmms.configs.contract import Media
+from lmms.configs.contract.pack import Media
 
 TowerInputs = dict[str, Tensor | int]
 """Keyword arguments of a vision tower's forward."""

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmms.configs.manifest import open_dataset
-from lmms.train.batch import make_batch
-from lmms.train.model import TrainModel, build_model, init_random, materialize
-from lmms.train.recipe import Recipe as BatchRecipe
-from lmms.train.recipe import make_recipe
-from lmms.train.stream import Place
-from tests.train.test_kernels import plain_functions
+from lmms.configs.contract.manifest import open_dataset
+from lmms.train.batch.batch import make_batch
+from lmms.train.batch.recipe import Recipe as BatchRecipe
+from lmms.train.batch.recipe import make_recipe
+from lmms.train.data.shards import Place
+from lmms.train.model.build import build_model, init_random, materialize
+from lmms.train.model.forward import TrainModel
+from tests.train.model.test_kernels import plain_functions
 from tools.gpu.errors import NotHereError
 from tools.gpu.models import model_config
 from tools.gpu.packs import make_packs, pack_file

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lmms.train.flops import model_cost, pack_flops
+from lmms.train.data.costs import pack_flops
+from lmms.train.model.flops import model_cost
 from tools.gpu.ceilings import ProductSpeed
 from tools.gpu.floors import RECOMPUTED, best_attention, elementwise_bytes, floor_seconds, head_bytes
 from tools.gpu.layers import attention_layers

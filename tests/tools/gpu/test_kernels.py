@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from lmms.configs.errors import ConfigError
-from lmms.train.attention import reference_attention, varlen_attention
+from lmms.train.model.attention import reference_attention, varlen_attention
 from tools.gpu.attention import check_layer, drawn
 from tools.gpu.backends import BACKENDS, attend_by, document_mask, nested_attention
 from tools.gpu.errors import NotHereError

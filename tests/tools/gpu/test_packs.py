@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmms.configs.manifest import open_dataset
-from lmms.train.model import build_model
-from lmms.train.recipe import make_recipe
-from lmms.train.shapes import shapes_of
-from lmms.train.stream import read_sidecar
+from lmms.configs.contract.manifest import open_dataset
+from lmms.train.batch.recipe import make_recipe
+from lmms.train.batch.shapes import shapes_of
+from lmms.train.data.shards import read_sidecar
+from lmms.train.model.build import build_model
 from tools.gpu.layouts import make_layout
 from tools.gpu.models import MODELS, model_config
 from tools.gpu.packs import SHARES, make_packs, pack_file

@@ -8,13 +8,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmms.configs.manifest import open_dataset
-from lmms.configs.memory import Recompute
-from lmms.train.batch import Batch, make_batch
-from lmms.train.compiled import compile_blocks
-from lmms.train.model import TrainModel, blocks, build_model, init_random, materialize
-from lmms.train.recipe import make_recipe
-from lmms.train.stream import Place
+from lmms.configs.contract.manifest import open_dataset
+from lmms.configs.settings.memory import Recompute
+from lmms.train.batch.batch import Batch, make_batch
+from lmms.train.batch.recipe import make_recipe
+from lmms.train.data.shards import Place
+from lmms.train.model.build import blocks, build_model, init_random, materialize
+from lmms.train.model.forward import TrainModel
+from lmms.train.model.kernels import compile_blocks
 from tools.gpu.models import model_config
 from tools.gpu.packs import make_packs, pack_file
 from tools.gpu.shapes import body_products, rows_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lmms.configs.load import load_config
-from lmms.configs.train import TrainConfig
+from lmms.configs.settings.train import TrainConfig
 from tools.gpu.goals import GOALS
 from tools.gpu.main import _too_large
 from tools.gpu.processes import Piece, Running

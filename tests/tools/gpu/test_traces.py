@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmms.train.marks import Mark
+from lmms.train.watch.marks import Mark
 from tools.gpu.traces import class_of, marks_missing, read_trace, trace_step, traced_events
 from tools.gpu.waits import early_waits, places_of, waits_in
 
@@ -170,8 +170,8 @@ def test_calls_that_wait_are_told_apart_by_where_they_stand() -> None:
             warnings.warn_explicit("called a synchronizing CUDA operation", UserWarning, file, line)
         warnings.warn_explicit("something else", UserWarning, "/x/y.py", 1)
     places = places_of(caught)
-    assert places == {"train/step.py:90": 1, "train/model.py:7": 2}
-    assert early_waits(places) == {"train/model.py:7": 2}
+    assert places == {"train/step.py:90": 1, "train/model/build.py:7": 2}
+    assert early_waits(places) == {"train/model/build.py:7": 2}
 
 
 def test_a_step_on_a_cpu_waits_for_no_gpu() -> None:

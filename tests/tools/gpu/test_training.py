@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from lmms.configs.manifest import open_dataset
-from lmms.train.batch import make_batch
-from lmms.train.model import build_model, init_random, materialize
-from lmms.train.recipe import make_recipe
+from lmms.configs.contract.manifest import open_dataset
+from lmms.train.batch.batch import make_batch
+from lmms.train.batch.recipe import make_recipe
+from lmms.train.data.shards import Place
+from lmms.train.model.build import build_model, init_random, materialize
 from lmms.train.step import StepResult
-from lmms.train.stream import Place
 from tools.gpu.counted import LOSS_WITHIN, NORM_WITHIN
 from tools.gpu.models import model_config
 from tools.gpu.packs import make_packs, pack_file
@@ -89,9 +89,9 @@ def test_a_rung_that_compiles_late_or_waits_early_does_not_pass(
         return replace(time_steps(take, sizes, device, deadline), recompiles=2)
 
     monkeypatch.setattr("tools.gpu.training.time_steps", compiled_late)
-    monkeypatch.setattr("tools.gpu.training.waits_in", lambda take: {"train/model.py:7": 1})
+    monkeypatch.setattr("tools.gpu.training.waits_in", lambda take: {"train/model/build.py:7": 1})
     late = "2 graphs were compiled after the first 1 steps"
-    early = "a step waits for the GPU before its end: {'train/model.py:7': 1}"
+    early = "a step waits for the GPU before its end: {'train/model/build.py:7': 1}"
     output = str(tmp_path / "run")
     with closing(measure_training("Qwen3-VL-2B", "vision", "+ attention", str(packs), output, 60.0, SMALL)) as found:
         steps = next(found)

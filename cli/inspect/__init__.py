@@ -1,0 +1,1 @@
+"""`lmms inspect`: shards, order, steps and runs, as tables, charts and pages."""

@@ -1,0 +1,151 @@
+"""lmms inspect run: the curves of one or more runs, side by side."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lmms.cli import ui
+from lmms.cli.inspect.run_words import parting_sentences, summary_rows
+
+if TYPE_CHECKING:
+    from lmms.cli.inspect.charts import Chart
+    from lmms.train.watch.history import History
+    from lmms.train.watch.summary import Parting, Summary
+
+_COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
+_ROWS, _LABELS, _WIDE = 7, 9, 100
+"""Cells a curve is high, cells for the numbers at its left, and the width from which charts stand in two columns."""
+
+
+def run(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of `lmms train`.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one self-contained page instead, for a browser.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the sums, nothing else.")] = False,
+) -> None:
+    """Plot runs and compare them: curves, sums, and where the others part from the first. A run may still train.
+
+    Example: lmms inspect run runs/first runs/second --html runs.html
+    """
+    from lmms.train.watch.history import read_history
+    from lmms.train.watch.summary import parting, summarize
+
+    runs = [read_history(folder) for folder in folders]
+    sums = [summarize(one) for one in runs]
+    partings = [parting(runs[0], other) for other in runs[1:]]
+    if as_json:
+        found = {"runs": [asdict(one) for one in sums], "partings": [asdict(one) for one in partings]}
+        typer.echo(json.dumps(_finite(found), ensure_ascii=False))
+    elif html is not None:
+        from lmms.cli.inspect.page.write import page
+
+        html.write_text(page(runs, sums, partings), encoding="utf-8")
+        typer.echo(f"wrote {html}")
+    else:
+        show(ui.console(), runs, sums, partings)
+
+
+def show(out: Console, runs: Sequence["History"], sums: Sequence["Summary"], partings: Sequence["Parting"]) -> None:
+    """Charts, tables and partings, as wide as the console. Without colours each run has charts of its own."""
+    from lmms.cli.inspect.charts import charts_of
+    from lmms.cli.inspect.last_values import last_values
+
+    coloured = out.color_system is not None
+    for group in [runs] if coloured else [[one] for one in runs]:
+        if len(runs) > 1:
+            out.print(_names(group, runs))
+        columns = 2 if out.width >= _WIDE else 1
+        grid = Table.grid(padding=(0, 2), expand=False)
+        drawn = [_drawn(chart, group, runs, out.width // columns - 2, coloured) for chart in charts_of(group)]
+        for start in range(0, len(drawn), columns):
+            grid.add_row(*drawn[start : start + columns])
+        out.print(grid)
+    out.print(_table(runs, sums))
+    styles = [_colour(runs, one) if len(runs) > 1 else "" for one in runs]
+    if (table := last_values(runs, styles, out.width)).row_count:
+        out.print()
+        out.print(table)
+    for one in partings:
+        for sentence in parting_sentences(runs[0].folder, one):
+            out.print(Text(sentence), soft_wrap=True)
+
+
+def _names(group: Sequence["History"], runs: Sequence["History"]) -> Text:
+    return Text("   ").join(Text.assemble(("━━ ", _colour(runs, one)), (one.folder, "bold")) for one in group)
+
+
+def _colour(runs: Sequence["History"], run: "History") -> str:
+    return _COLOURS[next(i for i, one in enumerate(runs) if one is run) % len(_COLOURS)]
+
+
+def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"], width: int, coloured: bool) -> Text:
+    """The first curve of a chart: every step faint, and over that a smoothed curve; in plain text that alone."""
+    from lmms.cli.inspect.charts import has_curve, number
+    from lmms.cli.inspect.last_values import points
+    from lmms.cli.inspect.plot import Curve, plot
+
+    key, label = chart.series[0]
+    shown = [one for one in group if has_curve(one, key)]
+    faint, bold, lasts = [], [], []
+    for one in shown:
+        x, y, smooth = points(one, key)
+        style = _colour(runs, one)
+        faint.append(Curve(x=x, y=y, style=f"dim {style}", band=True))
+        bold.append(Curve(x=x, y=smooth, style=f"bold {style}"))
+        lasts.append((number(float(y[-1]), chart.unit), style))
+    left = min(float(one.steps[0]) for one in shown)
+    right = max(float(one.steps[-1]) for one in shown)
+    curves = [*faint, *bold] if coloured else bold
+    cells = width - _LABELS - 2
+    rows, low, high = plot(curves, (left, max(right, left + 1)), cells, _ROWS)
+    title = chart.title if label in ("all", chart.title, "lr", "wait", "peak") else f"{chart.title}, {label}"
+    text = Text.assemble((title, "bold"), "  ")
+    text.append(Text("  ").join(Text(*last) for last in lasts)).append("\n")
+    for i, row in enumerate(rows):
+        value = {0: high, _ROWS - 1: low}.get(i)
+        mark = "" if value is None else number(value, chart.unit)
+        text.append(f"{mark:>{_LABELS}}", "dim").append(" ┤" if mark else " │", "dim").append(row).append("\n")
+    if label == chart.title == "loss" and any(one.skipped.any() for one in shown):
+        text.append(f"{'skipped':>{_LABELS}} │", "dim")
+        text.append(_skipped(shown, runs, left, right, cells)).append("\n")
+    ends = f"{int(left):,}", f"{int(right):,}"
+    gap = " " * (cells - len(ends[0]) - len(ends[1]))
+    return text.append(f"{'':{_LABELS + 2}}{ends[0]}{gap}{ends[1]}\n", "dim")
+
+
+def _skipped(shown: Sequence["History"], runs: Sequence["History"], left: float, right: float, cells: int) -> Text:
+    """A row of crosses under a chart, where steps were skipped."""
+    row = [(" ", "")] * cells
+    for one in shown:
+        for step in one.steps[one.skipped].tolist():
+            row[int((step - left) / max(right - left, 1) * (cells - 1))] = ("×", _colour(runs, one))
+    return Text.assemble(*row)
+
+
+def _table(runs: Sequence["History"], sums: Sequence["Summary"]) -> Table:
+    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
+    table.add_column("")
+    for one in runs:
+        table.add_column(Text(one.folder, _colour(runs, one) if len(runs) > 1 else ""), overflow="fold")
+    rows = [dict(summary_rows(one)) for one in sums]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        table.add_row(Text(name, "dim"), *(Text(row.get(name, "-")) for row in rows))
+    return table
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

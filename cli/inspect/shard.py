@@ -1,0 +1,185 @@
+"""lmms inspect: what is in a shard folder, as the model will see it."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from lmms.cli import ui
+from lmms.configs.errors import DatasetError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from lmms.configs.contract.manifest import Dataset, Manifest
+    from lmms.configs.contract.pack import Pack
+    from lmms.train.data.shards import Sidecar
+
+_PREVIEW = 1200
+"""Characters of a conversation that are shown unless its pack was asked for."""
+_FAULTS_SHOWN = 20
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+
+app = typer.Typer(no_args_is_help=True, help="Look into shards: totals, packs as text, a full check.")
+
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder that `lmms prep build-shards` wrote, or its URL.")]
+
+
+@app.command()
+def shard(
+    folder: Folder,
+    pack: Annotated[int | None, typer.Option(help="Show this pack, whole; by default the first, shortened.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a pack, nothing else.")] = False,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR_OR_ID", help="Where the tokenizer is, if not where the build had it.")
+    ] = None,
+) -> None:
+    """Show totals and histograms, then packs as decoded text with the targets in colour.
+
+    Example: lmms inspect shard shards/ --pack 3
+    """
+    from lmms.configs.contract.manifest import open_dataset
+    from lmms.train.data.shards import PackReader, read_sidecar
+
+    dataset = open_dataset(folder)
+    sidecar = read_sidecar(dataset)
+    reader = PackReader([dataset])
+    if as_json:
+        for i in range(len(sidecar)) if pack is None else [pack]:
+            typer.echo(json.dumps(pack_json(i, reader.read(sidecar.place(i)), dataset.manifest), ensure_ascii=False))
+        return
+    screen = ui.console()
+    if pack is None:
+        _show_totals(screen, dataset, sidecar)
+    shown = reader.read(sidecar.place(pack or 0))
+    _show_pack(screen, pack or 0, shown, dataset, _tokenizer(dataset.manifest, model), pack is None)
+
+
+@app.command()
+def verify(folder: Folder) -> None:
+    """Check every file, pack and row against its hash, the contract and the manifest.
+
+    Example: lmms inspect verify shards/
+    """
+    from lmms.train.data.verify import verify_dataset
+
+    screen = ui.console()
+    with ui.progress(screen, "packs") as show:
+        faults = list(verify_dataset(folder, lambda done, packs: show("checking", done, packs, "")))
+    if faults:
+        more = [f"... and {len(faults) - _FAULTS_SHOWN} more"] if len(faults) > _FAULTS_SHOWN else []
+        raise DatasetError("\n".join([f"{folder} is damaged:", *faults[:_FAULTS_SHOWN], *more]))
+    screen.print(f"{folder} is whole", soft_wrap=True)
+
+
+def pack_json(number: int, pack: "Pack", manifest: "Manifest") -> dict[str, Any]:
+    """A pack as plain values; positions are token positions within the pack."""
+    return {"pack": number, "input_ids": pack.input_ids.tolist(), "segments": list(pack_segments(pack, manifest))}
+
+
+def pack_segments(pack: "Pack", manifest: "Manifest") -> Iterator[dict[str, Any]]:
+    """Each conversation of a pack: its place, source, row, weight, targets [start, end, message's weight] and media."""
+    targets = [
+        [*span, weight] for span, weight in zip(pack.targets.tolist(), pack.target_weights.tolist(), strict=True)
+    ]
+    bounds = pack.cu_seqlens.tolist()
+    samples = zip(pack.samples.tolist(), pack.sample_weights.tolist(), strict=True)
+    for ((source, row), weight), start, end in zip(samples, bounds, bounds[1:], strict=False):
+        yield {
+            "start": start,
+            "end": end,
+            "source": manifest.sources[source]["name"],
+            "row": row,
+            "weight": weight,
+            "targets": [target for target in targets if start <= target[0] < end],
+            "media": [media.to_json() for media in pack.media if start <= media.start < end],
+        }
+
+
+def _tokenizer(manifest: "Manifest", model: str | None) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    from lmms.configs.contract.model_folder import PREP_FILES, read_model_folder, resolve_model
+
+    folder = read_model_folder(resolve_model(model or manifest.model, PREP_FILES))
+    if folder.tokenizer_fingerprint != manifest.fingerprints["tokenizer"]:
+        raise DatasetError(
+            f"{folder.path}: its tokenizer is not the one of these shards; name the right one with --model"
+        )
+    return Tokenizer.from_file(str(folder.tokenizer_json))
+
+
+def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> None:
+    from lmms.configs.contract.manifest import SAMPLES_NAME
+    from lmms.train.data.shards import read_table
+
+    manifest, counts = dataset.manifest, dataset.manifest.counts
+    rows = [
+        ("model", f"{manifest.model} ({manifest.family})"),
+        ("records", f"{counts['packed']:,} packed, {counts['rejected']:,} rejected, {counts['skipped']:,} skipped"),
+        ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens in {len(dataset.shards):,} shards"),
+        ("tokens", f"{counts['tokens']:,}, {counts['target_tokens']:,} targets{_mean_weight(sidecar)}"),
+        ("images", f"{counts['media']:,}, {counts['patches']:,} patches"),
+        *(("source", f"{s['name']}: {s['packed']:,} records, {s['tokens']:,} tokens") for s in manifest.sources),
+    ]
+    screen.print(ui.facts(dataset.where, rows))
+    lengths = read_table(dataset, SAMPLES_NAME)["tokens"].to_numpy()
+    screen.print(ui.histogram("tokens a conversation", lengths))
+    screen.print(ui.histogram("fill of a pack, %", 100 * sidecar.tokens / manifest.seq_len))
+    screen.print(ui.histogram("target tokens of a pack, %", 100 * sidecar.target_tokens / sidecar.tokens))
+    screen.print(ui.histogram("images a pack", sidecar.media))
+
+
+def _mean_weight(sidecar: "Sidecar") -> str:
+    mean = float(sidecar.target_weight.sum()) / int(sidecar.target_tokens.sum())
+    return "" if mean == 1 else f" of mean weight {mean:.4g}"
+
+
+def _show_pack(
+    screen: Console, number: int, pack: "Pack", dataset: "Dataset", tokenizer: "Tokenizer", shorten: bool
+) -> None:
+    screen.rule(
+        f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {len(pack.lengths)} conversations", align="left"
+    )
+    for i, segment in enumerate(pack_segments(pack, dataset.manifest)):
+        weight = "" if segment["weight"] == 1 else f", weight {segment['weight']:g}"
+        place = escape(f"{segment['source']}, row {segment['row']}{weight}")
+        screen.rule(
+            f"{i}  [{segment['start']:,}, {segment['end']:,})  {place}", align="left", style="dim", characters="╌"
+        )
+        text = segment_text(pack, segment, tokenizer)
+        if shorten and len(text) > _PREVIEW:
+            text = text[:_PREVIEW] + Text(f" … {len(text) - _PREVIEW:,} more characters", style="dim italic")
+        screen.print(text)
+
+
+def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") -> Text:
+    """The conversation as the model reads it: targets green, the rest plain, an image as what it is; before a target
+    the weight of its message, where that is not 1."""
+    targets = {(start, end): weight for start, end, weight in segment["targets"]}
+    images = {(m["start"], m["end"]): m for m in segment["media"]}
+    text = Text()
+    at = segment["start"]
+    for start, end in sorted([*targets, *images]):
+        text.append(_decoded(tokenizer, pack, at, start))
+        if (start, end) in images:
+            media = images[start, end]
+            (w, h), (_, grid_h, grid_w) = media["size"], media["grid_thw"]
+            grid = f"{grid_h} x {grid_w} patches, {end - start} tokens"
+            what = f"{media['kind']} {w} x {h}, {grid}, {media['bytes']:,} bytes"
+            text.append(f"[{what}]", style="bold cyan")
+        else:
+            if targets[start, end] != 1:
+                text.append(f"[weight {targets[start, end]:g}]", style="bold yellow")
+            text.append(_decoded(tokenizer, pack, start, end), style="bold green")
+        at = end
+    return text.append(_decoded(tokenizer, pack, at, segment["end"]))
+
+
+def _decoded(tokenizer: "Tokenizer", pack: "Pack", start: int, end: int) -> str:
+    """The text of some tokens; control characters, which a terminal would obey, as their pictures."""
+    return tokenizer.decode(pack.input_ids[start:end].tolist(), skip_special_tokens=False).translate(_CONTROL_PICTURES)

@@ -1,0 +1,93 @@
+"""Whether a pack keeps to the contract: asked when it is written, read for training, and verified."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmms.configs.contract.geometry import grid_tokens
+from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT, Pack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackLimits:
+    """What check_pack holds a pack to; all of it stands in the manifest."""
+
+    seq_len: int
+    max_patches: int
+    image_token_id: int | None
+    merge_size: int
+
+
+def check_pack(pack: Pack, limits: PackLimits) -> list[str]:
+    """Every way in which a pack breaks the contract, as sentences; empty when it holds."""
+    shape_faults = _shape_faults(pack) or _segment_faults(pack)
+    if shape_faults:  # nothing can be said about positions that do not exist
+        return shape_faults
+    tokens = len(pack.input_ids)
+    too_long = [f"{tokens} tokens, at most {limits.seq_len} fit"] if tokens > limits.seq_len else []
+    return too_long + _target_faults(pack) + _media_faults(pack, limits)
+
+
+def _shape_faults(pack: Pack) -> list[str]:
+    spans, segments = len(pack.targets), len(pack.cu_seqlens) - 1
+    expected = {
+        "input_ids": (len(pack.input_ids),),
+        "cu_seqlens": (segments + 1,),
+        "targets": (spans, 2),
+        "target_weights": (spans,),
+        "sample_weights": (segments,),
+        "samples": (segments, 2),
+    }
+    found = {name: getattr(pack, name).shape for name in expected}
+    return [
+        f"{name} has shape {found[name]}, expected {shape} without a 0"
+        for name, shape in expected.items()
+        if found[name] != shape or min(shape) < 1
+    ]
+
+
+def _segment_faults(pack: Pack) -> list[str]:
+    cuts, tokens = pack.cu_seqlens, len(pack.input_ids)
+    if cuts[0] != 0 or cuts[-1] != tokens or (cuts[1:] <= cuts[:-1]).any():
+        return [f"cu_seqlens {cuts.tolist()[:4]}... does not cut {tokens} tokens into segments"]
+    return []
+
+
+def _target_faults(pack: Pack) -> list[str]:
+    starts, ends = pack.targets[:, 0], pack.targets[:, 1]
+    if (starts >= ends).any() or (starts[1:] < ends[:-1]).any() or starts[0] < 0 or ends[-1] > len(pack.input_ids):
+        return ["targets are not ordered, disjoint spans within the pack"]
+    faults = []
+    segment = np.searchsorted(pack.cu_seqlens, starts, side="right") - 1
+    if (starts == pack.cu_seqlens[segment]).any() or (ends > pack.cu_seqlens[segment + 1]).any():
+        faults.append("a target span starts a segment or crosses its end")
+    for name in ("target_weights", "sample_weights"):
+        weights = getattr(pack, name)
+        if not ((weights >= LEAST_WEIGHT) & (weights <= MOST_WEIGHT)).all():
+            faults.append(f"{name} are not all from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}")
+    return faults
+
+
+def _media_faults(pack: Pack, limits: PackLimits) -> list[str]:
+    faults = []
+    if pack.patches > limits.max_patches:
+        faults.append(f"{pack.patches} patches, at most {limits.max_patches} fit")
+    if sum(m.bytes for m in pack.media) != len(pack.media_bytes):
+        faults.append(f"media_bytes has {len(pack.media_bytes)} bytes, media states {sum(m.bytes for m in pack.media)}")
+    placeholder = np.zeros(len(pack.input_ids), bool)
+    last = 0
+    for i, m in enumerate(pack.media):
+        if not last <= m.start < m.end <= len(pack.input_ids) or pack.segment_of(m.start) != pack.segment_of(m.end - 1):
+            faults.append(f"media {i} at [{m.start}, {m.end}) is out of order, out of the pack or across segments")
+            continue
+        if any(side % limits.merge_size for side in m.grid_thw[1:]):
+            faults.append(f"media {i} has grid {list(m.grid_thw)}, not in whole squares of {limits.merge_size}")
+        elif m.end - m.start != grid_tokens(m.grid_thw, limits.merge_size):
+            faults.append(f"media {i} has {m.end - m.start} tokens, its grid {list(m.grid_thw)} needs another number")
+        placeholder[m.start : m.end] = True
+        last = m.end
+    if limits.image_token_id is None:
+        return faults + (["media in a pack of a text model"] if pack.media else [])
+    if (placeholder != (pack.input_ids == limits.image_token_id)).any():
+        faults.append("the image placeholders in input_ids are not exactly the tokens that media covers")
+    return faults

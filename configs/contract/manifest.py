@@ -1,0 +1,188 @@
+"""manifest.json: written last, so its presence means that the build is complete; read first, so nothing is guessed.
+
+The manifest names the hash of every table and of index.json, index.json the hash of every shard, and the sidecar the
+hash of every pack. `open_dataset` compares sizes (cheap, on every start); `lmms inspect verify` compares everything.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.mds import INDEX_NAME, ShardFile, read_index
+from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION
+from lmms.configs.errors import ConfigError, DatasetError
+from lmms.configs.stores.remote import missing
+from lmms.configs.stores.store import Cache, LocalStore, Store, open_store
+
+MANIFEST_NAME = "manifest.json"
+PACKS_NAME, SAMPLES_NAME, REJECTS_NAME = "packs.parquet", "samples.parquet", "rejects.parquet"
+TABLE_NAMES = (PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """All that holds for a shard folder as a whole. Same input, same bytes: no times, no host, no number of workers."""
+
+    contract: int
+    family: str
+    model: str
+    seq_len: int
+    max_patches: int
+    image_token_id: int | None
+    vision: Vision | None
+    packing: str
+    fingerprints: dict[str, str]
+    """tokenizer, template, vision: what the ids depend on; renderer: our version; records: what was read."""
+    counts: dict[str, int]
+    """read, packed, rejected, skipped (records); packs, tokens, target_tokens, media, patches."""
+    rejects: dict[str, int]
+    """reason -> records."""
+    notes: dict[str, int]
+    """What was read but not used, by name -> records: an unknown column, reasoning the template has no place for."""
+    sources: tuple[dict[str, Any], ...]
+    """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
+    settings: dict[str, Any]
+    """What the user asked for (PrepConfig without what does not change the result)."""
+    files: dict[str, dict[str, Any]]
+    """name -> {bytes, xxh3} of index.json and the tables."""
+
+    @property
+    def fill(self) -> float:
+        """Share of the packs' token space that is filled."""
+        return self.counts["tokens"] / (self.counts["packs"] * self.seq_len)
+
+    @property
+    def limits(self) -> PackLimits:
+        """What every pack of this folder keeps to."""
+        merge_size = self.vision.merge_size if self.vision else 1
+        return PackLimits(
+            seq_len=self.seq_len,
+            max_patches=self.max_patches,
+            image_token_id=self.image_token_id,
+            merge_size=merge_size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A shard folder that was found complete."""
+
+    store: Store
+    manifest: Manifest
+    shards: tuple[ShardFile, ...]
+    cache: Cache | None = None
+    """For its shards, where they are not on this node."""
+
+    @property
+    def where(self) -> str:
+        """The folder or URL, for messages."""
+        return self.store.where
+
+    @property
+    def index_hash(self) -> str:
+        """What a data set is: its index names the hash of every shard."""
+        return str(self.manifest.files[INDEX_NAME]["xxh3"])
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """{bytes, xxh3} of a file, for Manifest.files."""
+    return data_entry(path.read_bytes())
+
+
+def data_entry(data: bytes) -> dict[str, Any]:
+    """{bytes, xxh3} of the content of a file."""
+    return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write manifest.json so that it is there whole or not at all. The checksum covers everything but itself."""
+    body = asdict(manifest)
+    text = json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True, ensure_ascii=False)
+    part = folder / (MANIFEST_NAME + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(folder / MANIFEST_NAME)
+
+
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of a shard folder; DatasetError when it is missing, damaged or of another contract."""
+    path = f"{store.where}/{MANIFEST_NAME}"
+    data = store.read(MANIFEST_NAME)
+    try:
+        body = json.loads(data.decode("utf-8"))
+        checksum = body.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{path} is damaged ({error}); rebuild the shards") from error
+    if body.get("contract") != CONTRACT_VERSION:
+        raise DatasetError(
+            f"{path}: contract {body.get('contract')!r}, this lmms reads {CONTRACT_VERSION}; rebuild the shards"
+        )
+    if checksum != _checksum(body) or set(body) != {field.name for field in fields(Manifest)}:
+        raise DatasetError(f"{path} is damaged: its checksum does not match its content; rebuild the shards")
+    body["vision"] = _read_vision(body["vision"])
+    body["sources"] = tuple(body["sources"])
+    return Manifest(**body)
+
+
+def open_dataset(where: str | Path, *, cache: Cache | None = None, retry_s: float = 120.0) -> Dataset:
+    """A complete shard folder: manifest, contract, columns, and the size of every file are as stated.
+
+    where: folder or URL, see configs/stores. Of a store without a list of its files only manifest and index are
+    checked here.
+    cache: for the shards of a URL. ConfigError if it is too small for one.
+    retry_s: seconds for which a store that fails is asked again.
+    """
+    store = open_store(where, retry_s)
+    manifest = read_manifest(store)
+    sizes = store.sizes()
+    if sizes is not None:
+        for name, entry in manifest.files.items():
+            _check_size(f"{store.where}/{name}", sizes.get(name), entry["bytes"])
+    index = store.read(INDEX_NAME)
+    if data_entry(index) != manifest.files[INDEX_NAME]:
+        raise DatasetError(f"{store.where}/{INDEX_NAME} is damaged: its hash is not the manifest's; rebuild the shards")
+    shards = tuple(read_index(index, f"{store.where}/{INDEX_NAME}"))
+    for shard in shards:
+        path = f"{store.where}/{shard.name}"
+        if dict(shard.columns) != dict(COLUMNS):
+            found = ", ".join(f"{name} {encoding}" for name, encoding in shard.columns)
+            raise DatasetError(f"{path}: columns {found}; expected contract {CONTRACT_VERSION}")
+        if sizes is not None:
+            _check_size(path, sizes.get(shard.name), shard.bytes)
+    if isinstance(store, LocalStore):
+        return Dataset(store, manifest, shards)
+    largest = max((shard.bytes for shard in shards), default=0)
+    if cache and cache.limit_bytes < largest:
+        raise ConfigError(
+            f"data.cache_gb allows {cache.limit_bytes:,} bytes, but a shard of {store.where} has {largest:,};"
+            " expected room for several"
+        )
+    return Dataset(store, manifest, shards, cache)
+
+
+def _check_size(path: str, size: int | None, expected: int) -> None:
+    if size is None:
+        raise missing(path)
+    if size != expected:
+        raise DatasetError(
+            f"{path} has {size} bytes, expected {expected}: truncated or changed; copy it again or rebuild"
+        )
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+
+
+def _read_vision(body: Mapping[str, Any] | None) -> Vision | None:
+    if body is None:
+        return None
+    return Vision(**{**body, "image_mean": tuple(body["image_mean"]), "image_std": tuple(body["image_std"])})

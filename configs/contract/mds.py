@@ -1,0 +1,221 @@
+"""MosaicML's MDS format, version 2, to the byte: encode, decode and index. No files are opened here.
+
+    shard file   uint32 n | uint32 offset[n + 1], absolute | JSON of the columns | sample 0 | sample 1 | ...
+    sample       uint32 size of every column of variable size | bytes of every column, columns in sorted order
+    index.json   {"version": 2, "shards": [{columns, hashes, raw_data: {basename, bytes, hashes}, samples, ...}]}
+
+Source: mosaicml-streaming 0.13, streaming/base/format/mds/{writer,reader,encodings}.py. Integers are little-endian.
+tests/configs/contract/test_mds.py holds both directions against that library.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.errors import DatasetError
+
+HASH = "xxh3_64"
+INDEX_NAME = "index.json"
+MAX_SHARD_BYTES = 2**32 - 1
+"""Offsets are uint32: a larger file would wrap them without a word."""
+
+_Decode = Callable[[bytes, int, int], Any]
+"""(sample, start, end of a column in it) -> value."""
+_SHAPES = tuple(struct.Struct("<" + (head >> 2) * "BHIQ"[head & 3]) for head in range(256))
+"""How the shape of an array is stored, by the byte before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """One shard as index.json names it."""
+
+    name: str
+    bytes: int
+    samples: int
+    xxh3: str
+    columns: tuple[tuple[str, str], ...]
+
+
+def column_size(encoding: str) -> int | None:
+    """Bytes of a fixed-size column, None for one of variable size."""
+    kind, *args = encoding.split(":")
+    if kind == "int":
+        return 8
+    if kind == "ndarray" and len(args) == 2:
+        return int(np.prod([int(n) for n in args[1].split(",")])) * np.dtype(args[0]).itemsize
+    return None
+
+
+def encode_value(encoding: str, value: Any) -> bytes:
+    """One column value as MDS stores it. Encodings: bytes, str, int, json, ndarray:DTYPE[:SHAPE]."""
+    kind, *args = encoding.split(":")
+    if kind == "bytes" and isinstance(value, bytes):
+        return value
+    if kind == "str" and isinstance(value, str):
+        return value.encode()
+    if kind == "int" and isinstance(value, int):
+        return np.int64(value).tobytes()
+    if kind == "json":
+        return json.dumps(value).encode()
+    if kind == "ndarray" and args and isinstance(value, np.ndarray):
+        return _encode_array(encoding, value, args)
+    raise TypeError(f"column encoding {encoding!r} cannot hold a {type(value).__name__}")
+
+
+def decode_value(encoding: str, data: bytes) -> Any:
+    """Inverse of encode_value. Arrays are read-only views of `data`."""
+    return _decoder(encoding)(data, 0, len(data))
+
+
+def encode_sample(columns: Mapping[str, str], values: Mapping[str, Any]) -> bytes:
+    """All columns of one sample. `columns` is name -> encoding."""
+    data = [encode_value(columns[name], values[name]) for name in sorted(columns)]
+    sizes = [len(d) for name, d in zip(sorted(columns), data, strict=True) if column_size(columns[name]) is None]
+    return np.array(sizes, "<u4").tobytes() + b"".join(data)
+
+
+def decode_sample(columns: Mapping[str, str], data: bytes) -> dict[str, Any]:
+    """Inverse of encode_sample. Raises ValueError if `data` is not what encode_sample makes for these columns.
+
+    Arrays are read-only views of `data`.
+    """
+    layout, stated = _layout(tuple(columns.items()))
+    if len(data) < stated.size:
+        raise ValueError(f"sample has {len(data)} bytes, fewer than the sizes of its columns take")
+    sizes = iter(stated.unpack_from(data))
+    values = {}
+    start = stated.size
+    for name, decode, size in layout:
+        end = start + (next(sizes) if size is None else size)
+        if end <= len(data):
+            values[name] = decode(data, start, end)
+        start = end
+    if start != len(data):
+        raise ValueError(f"sample has {len(data)} bytes, its columns state {start}")
+    return values
+
+
+def shard_header(columns: Mapping[str, str], sample_sizes: Sequence[int]) -> bytes:
+    """Everything before the first sample. The size limit is part of the stored config."""
+    config = json.dumps(_shard_config(columns), sort_keys=True).encode()
+    start = 4 + 4 * (len(sample_sizes) + 1) + len(config)
+    offsets = start + np.concatenate([[0], np.cumsum(sample_sizes, dtype=np.int64)])
+    if offsets[-1] > MAX_SHARD_BYTES:
+        raise ValueError(f"a shard of {offsets[-1]} bytes exceeds the format's {MAX_SHARD_BYTES}")
+    return np.uint32(len(sample_sizes)).tobytes() + offsets.astype("<u4").tobytes() + config
+
+
+def shard_offsets(data: bytes) -> npt.NDArray[np.int64]:
+    """int64 [n + 1]: where each sample starts in a shard file, the last entry being the file's size."""
+    num_samples = int(np.frombuffer(data, "<u4", 1)[0])
+    return np.frombuffer(data, "<u4", num_samples + 1, offset=4).astype(np.int64)
+
+
+def index_json(columns: Mapping[str, str], shards: Sequence[ShardFile]) -> bytes:
+    """The bytes of index.json, as MDSWriter writes them."""
+    entries = [
+        {
+            "samples": shard.samples,
+            "raw_data": {"basename": shard.name, "bytes": shard.bytes, "hashes": {HASH: shard.xxh3}},
+            "zip_data": None,
+            **_shard_config(columns),
+        }
+        for shard in shards
+    ]
+    return json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode()
+
+
+def read_index(data: bytes, place: str) -> list[ShardFile]:
+    """The shards of an index.json, checked for shape but not against the files. `place` names it in errors."""
+    try:
+        index = json.loads(data)
+        if index["version"] != 2:
+            raise DatasetError(f"{place}: MDS version {index['version']}, expected 2")
+        return [_shard_file(place, entry) for entry in index["shards"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
+
+
+def _shard_config(columns: Mapping[str, str]) -> dict[str, Any]:
+    names = sorted(columns)
+    return {
+        "version": 2,
+        "format": "mds",
+        "compression": None,
+        "hashes": [HASH],
+        "size_limit": MAX_SHARD_BYTES,
+        "column_names": names,
+        "column_encodings": [columns[name] for name in names],
+        "column_sizes": [column_size(columns[name]) for name in names],
+    }
+
+
+def _shard_file(place: str, entry: Mapping[str, Any]) -> ShardFile:
+    if entry["compression"] is not None:
+        raise DatasetError(f"{place}: shard compression {entry['compression']!r}; expected uncompressed shards")
+    raw = entry["raw_data"]
+    name = str(raw["basename"])
+    if PurePath(name).name != name:
+        raise DatasetError(f"{place}: shard {name!r}, expected the name of a file in the same folder")
+    return ShardFile(
+        name=name,
+        bytes=int(raw["bytes"]),
+        samples=int(entry["samples"]),
+        xxh3=str(raw["hashes"].get(HASH, "")),
+        columns=tuple(zip(entry["column_names"], entry["column_encodings"], strict=True)),
+    )
+
+
+def _encode_array(encoding: str, array: npt.NDArray[Any], args: list[str]) -> bytes:
+    if array.dtype != np.dtype(args[0]):
+        raise TypeError(f"column encoding {encoding!r} cannot hold dtype {array.dtype}")
+    if array.size == 0 or array.ndim == 0:
+        raise ValueError(f"column encoding {encoding!r} cannot hold an array of shape {array.shape}")
+    if len(args) == 2:
+        if array.shape != tuple(int(n) for n in args[1].split(",")):
+            raise ValueError(f"column encoding {encoding!r} cannot hold an array of shape {array.shape}")
+        return array.tobytes()
+    head = array.ndim << 2 | next(code for code in range(4) if max(array.shape) < 256 ** (1 << code))
+    return bytes([head]) + _SHAPES[head].pack(*array.shape) + array.tobytes()
+
+
+@lru_cache
+def _layout(columns: tuple[tuple[str, str], ...]) -> tuple[list[tuple[str, _Decode, int | None]], struct.Struct]:
+    """Name, decoder and fixed size of each column in the order stored; the sizes that stand before them."""
+    layout = [(name, _decoder(encoding), column_size(encoding)) for name, encoding in sorted(columns)]
+    return layout, struct.Struct(f"<{sum(size is None for *_, size in layout)}I")
+
+
+def _decoder(encoding: str) -> _Decode:
+    kind, *args = encoding.split(":")
+    if kind == "bytes":
+        return lambda data, start, end: data[start:end]
+    if kind == "str":
+        return lambda data, start, end: data[start:end].decode()
+    if kind == "int":
+        return lambda data, start, end: int.from_bytes(data[start:end], "little", signed=True)
+    if kind == "json":
+        return lambda data, start, end: json.loads(data[start:end].decode())
+    if kind == "ndarray" and args:
+        return _array_decoder(np.dtype(args[0]), tuple(int(n) for n in args[1].split(",")) if args[1:] else None)
+    raise TypeError(f"column encoding {encoding!r} is not one of bytes, str, int, json, ndarray:DTYPE[:SHAPE]")
+
+
+def _array_decoder(dtype: np.dtype[Any], fixed: tuple[int, ...] | None) -> _Decode:
+    def decode(data: bytes, start: int, end: int) -> npt.NDArray[Any]:
+        head = _SHAPES[data[start]] if start < end else _SHAPES[0]
+        begin = start + 1 + head.size
+        shape = head.unpack_from(data, start + 1) if begin <= end else ()
+        if not shape or 0 in shape or begin + math.prod(shape) * dtype.itemsize != end:
+            raise ValueError(f"{end - start} bytes do not hold an array of {dtype} with shape {shape}")
+        return np.ndarray(shape, dtype, data, begin)
+
+    return decode if fixed is None else lambda data, start, end: np.ndarray(fixed, dtype, data, start)

@@ -1,0 +1,212 @@
+"""What a Hugging Face model folder says about records and pixels: family, tokenizer, template, processor settings.
+
+Plain JSON reading: neither transformers nor torch is needed to prepare shards. The fingerprints are what a manifest
+stores and `lmms train` compares, so a model folder that was saved again with the same content still fits.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lmms.configs.contract.geometry import Vision
+from lmms.configs.errors import ModelError
+
+TEXT_FAMILIES = ("qwen2", "qwen3")
+VISION_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""The model_type of config.json names the family: Qwen2.5, Qwen3; Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
+
+PREP_FILES = ("*.json", "*.jinja")
+TRAIN_FILES = (*PREP_FILES, "*.safetensors", "*.txt")
+
+_PIXEL_SETTINGS = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+}
+"""What every Qwen processor does, and training too; 3 is bicubic."""
+_DEFAULT_MIN_PIXELS, _DEFAULT_MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of Qwen2VLImageProcessor, where the file is silent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFolder:
+    """A model folder as prep and train need it."""
+
+    path: Path
+    family: str
+    tokenizer_json: Path
+    chat_template: str
+    special_tokens: Mapping[str, str]
+    """Names that the template may use (bos_token, eos_token, pad_token, ...) -> token."""
+    vision: Vision | None
+    image_token_id: int | None
+    tokenizer_fingerprint: str
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """tokenizer, template and vision: what the ids, grids and pixels of a shard depend on."""
+        vision = _digest(json.dumps(asdict(self.vision), sort_keys=True)) if self.vision else ""
+        return {"tokenizer": self.tokenizer_fingerprint, "template": _digest(self.chat_template), "vision": vision}
+
+
+def resolve_model(model: str, patterns: Sequence[str]) -> Path:
+    """The local folder of a model: itself if it is one, else the hub snapshot of that id (only files of `patterns`)."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise ModelError(f"model {model!r} is neither a folder nor a hub id of the form organisation/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"model {model!r} is no folder here and could not be fetched from the hub: {error}") from error
+
+
+def read_model_folder(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ModelFolder:
+    """Read a folder. min_pixels and max_pixels, in pixels, override the processor's."""
+    config = _read_json(path / "config.json")
+    family = config.get("model_type")
+    if family not in TEXT_FAMILIES + VISION_FAMILIES:
+        known = ", ".join(TEXT_FAMILIES + VISION_FAMILIES)
+        raise ModelError(f"{path / 'config.json'}: model_type {family!r} is not supported; expected one of {known}")
+    tokenizer = _read_json(path / "tokenizer.json")
+    tokenizer_config = _read_json(path / "tokenizer_config.json")
+    has_vision = family in VISION_FAMILIES
+    return ModelFolder(
+        path=path,
+        family=family,
+        tokenizer_json=path / "tokenizer.json",
+        chat_template=_chat_template(path, tokenizer_config, has_vision),
+        special_tokens=_special_tokens(tokenizer_config),
+        vision=_read_vision(path, min_pixels, max_pixels) if has_vision else None,
+        image_token_id=_image_token_id(path, config, tokenizer) if has_vision else None,
+        tokenizer_fingerprint=_tokenizer_fingerprint(path, tokenizer),
+    )
+
+
+def _read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> Vision:
+    file, settings = _image_settings(path)
+    for name, expected in _PIXEL_SETTINGS.items():
+        if settings.get(name, expected) != expected:
+            raise ModelError(f"{file}: {name} is {settings[name]!r}, only {expected!r} is supported")
+    size = settings.get("size") or {}
+    if not isinstance(size, dict):
+        raise ModelError(f"{file}: size is {size!r}, expected an object")
+    low = min_pixels or settings.get("min_pixels") or size.get("shortest_edge") or _DEFAULT_MIN_PIXELS
+    high = max_pixels or settings.get("max_pixels") or size.get("longest_edge") or _DEFAULT_MAX_PIXELS
+    if isinstance(low, int) and isinstance(high, int) and low > high:
+        raise ModelError(f"{file}: smallest image area {low} is above the largest {high}; set min_pixels, max_pixels")
+    try:
+        return Vision(
+            patch_size=settings["patch_size"],
+            merge_size=settings["merge_size"],
+            temporal_patch_size=settings["temporal_patch_size"],
+            min_pixels=low,
+            max_pixels=high,
+            image_mean=cast(tuple[float, float, float], tuple(settings["image_mean"])),
+            image_std=cast(tuple[float, float, float], tuple(settings["image_std"])),
+        )
+    except KeyError as error:
+        raise ModelError(f"{file} lacks {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{file}: {error}") from error
+
+
+def _image_settings(path: Path) -> tuple[Path, dict[str, Any]]:
+    """File and settings of the image processor; transformers 5 saves to processor_config.json and reads it first."""
+    file = path / "processor_config.json"
+    nested = _read_json(file).get("image_processor") if file.is_file() else None
+    if isinstance(nested, dict):
+        return file, nested
+    return path / "preprocessor_config.json", _read_json(path / "preprocessor_config.json")
+
+
+def _image_token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+    token_id = config.get("image_token_id")
+    placeholder = [t["id"] for t in tokenizer.get("added_tokens", ()) if t["content"] == "<|image_pad|>"]
+    if not isinstance(token_id, int) or [token_id] != placeholder:
+        raise ModelError(
+            f"{path}: image_token_id is {token_id} in config.json, <|image_pad|> is {placeholder} in tokenizer.json"
+        )
+    return token_id
+
+
+def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_vision: bool) -> str:
+    """Where transformers looks: chat_template.json, which tokenizers do not read; the .jinja; tokenizer_config.json."""
+    legacy, jinja = path / "chat_template.json", path / "chat_template.jinja"
+    if has_vision and legacy.is_file():
+        template = _read_json(legacy).get("chat_template")
+    elif jinja.is_file():
+        template = _read_text(jinja)
+    else:
+        template = tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        template = next((t["template"] for t in template if t["name"] == "default"), None)
+    if not isinstance(template, str):
+        places = ("chat_template.json, " if has_vision else "") + "chat_template.jinja or tokenizer_config.json"
+        raise ModelError(f"{path} has no chat template ({places})")
+    return template
+
+
+def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    tokens = {}
+    for name, value in tokenizer_config.items():
+        token = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(token, str):
+            tokens[name] = token
+    return tokens
+
+
+def _tokenizer_fingerprint(path: Path, tokenizer: Mapping[str, Any]) -> str:
+    """Digest of what decides the ids, the same when another version of transformers or tokenizers saves the file again.
+
+    Versions differ in how they write merges ("a b" or ["a", "b"]), in which unset options they name, and in
+    trim_offsets, which moves no id.
+    """
+    model = tokenizer.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
+        raise ModelError(f"{path / 'tokenizer.json'} holds no byte-pair model with merges")
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    options = {name: value for name, value in model.items() if value not in (None, False, "")}
+    parts = {name: _without(tokenizer.get(name), "trim_offsets") for name in ("normalizer", "pre_tokenizer")}
+    body = {"model": {**options, "merges": merges}, "added_tokens": tokenizer.get("added_tokens"), **parts}
+    return _digest(json.dumps(body, sort_keys=True))
+
+
+def _without(value: Any, key: str) -> Any:
+    """The same nested value without any entry of this key."""
+    if isinstance(value, list):
+        return [_without(item, key) for item in value]
+    if isinstance(value, dict):
+        return {name: _without(item, key) for name, item in value.items() if name != key}
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: not a complete model folder") from None
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(_read_text(path))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error})") from error
+    if not isinstance(body, dict):
+        raise ModelError(f"{path} holds a {type(body).__name__}, expected a JSON object")
+    return body
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,181 @@
+"""What a pack is, on disk and in memory: the page that joins prep and train.
+
+A pack is one training sequence: whole conversations, end to end. Positions are token positions within the pack.
+
+    column          encoding        shape           meaning
+    input_ids       ndarray:int32   [tokens]        token ids, image placeholders expanded
+    cu_seqlens      ndarray:int32   [segments + 1]  0, end of segment 0, ..., tokens; a segment is one conversation
+    targets         ndarray:int32   [spans, 2]      [start, end) of tokens to predict; never a segment's first token
+    target_weights  ndarray:float64 [spans]         weight of the message that the span is of: of each target token
+    sample_weights  ndarray:float64 [segments]      weight of the record that the conversation is
+    samples         ndarray:int64   [segments, 2]   (index into manifest.sources, row in that source)
+    media           json            list            {kind, start, end, size [w, h], grid_thw [t, h, w], bytes}, in order
+    media_bytes     bytes                           the media's own encoded bytes, one after the other
+
+Plain MDS encodings only, so that any MDS reader decodes every column. MDS refuses empty arrays: a pack always has
+tokens, a segment and a target, and what may be empty is json or bytes.
+
+What a target counts in the loss follows from both weights: see loss_weight.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.contract.geometry import grid_patches
+
+CONTRACT_VERSION = 3
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12
+"""Of a weight that is not 0: a product of two is summed in float32 without overflow."""
+
+COLUMNS: Mapping[str, str] = {
+    "input_ids": "ndarray:int32",
+    "cu_seqlens": "ndarray:int32",
+    "targets": "ndarray:int32",
+    "target_weights": "ndarray:float64",
+    "sample_weights": "ndarray:float64",
+    "samples": "ndarray:int64",
+    "media": "json",
+    "media_bytes": "bytes",
+}
+
+PACK_TABLE: Mapping[str, str] = {
+    "shard": "int32",  # index into index.json
+    "offset": "int64",  # of the pack's bytes in the shard file
+    "bytes": "int64",
+    "xxh3": "uint64",  # of those bytes
+    "tokens": "int32",
+    "target_tokens": "int32",
+    "target_weight": "float64",  # sum over target tokens: the pack's part of the loss denominator, and so are these:
+    "conversation_weight": "float64",  # where every conversation counts alike
+    "sqrt_weight": "float64",  # where it counts by the square root of its length; see loss_weight.py
+    "segments": "int32",
+    "sum_squared_lengths": "int64",  # over segments: the cost of attention
+    "patches": "int32",
+    "sum_squared_patches": "int64",  # over images (frames, where they move): the cost of attention in the vision tower
+    "media": "int32",
+    "source_ids": "list<int32>",
+    "source_tokens": "list<int32>",  # tokens of each of source_ids
+}
+"""Columns of packs.parquet, the sidecar: one row a pack, in shard order. name -> Arrow type."""
+
+SAMPLE_TABLE: Mapping[str, str] = {
+    "source": "int32",
+    "row": "int64",
+    "pack": "int64",
+    "segment": "int32",
+    "tokens": "int32",
+    "target_tokens": "int32",
+    "media": "int32",
+}
+"""Columns of samples.parquet: one row a packed conversation, in the order read."""
+
+REJECT_TABLE: Mapping[str, str] = {
+    "source": "string",
+    "row": "int64",
+    "reason": "string",
+    "message": "string",
+    "place": "string",
+}
+"""Columns of rejects.parquet: one row a rejected record, in the order read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One picture of a pack (later: video, audio): where its tokens are, its size, its grid, its bytes."""
+
+    kind: str
+    start: int
+    end: int
+    size: tuple[int, int]
+    """(width, height) in pixels, after EXIF rotation."""
+    grid_thw: tuple[int, int, int]
+    """Patches in time, height and width, after the processor's resize."""
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the `media` column, and of `lmms inspect shard --json`."""
+        place = {"kind": self.kind, "start": self.start, "end": self.end}
+        return {**place, "size": list(self.size), "grid_thw": list(self.grid_thw), "bytes": self.bytes}
+
+    @staticmethod
+    def from_json(entry: Mapping[str, Any]) -> "Media":
+        """Inverse of to_json."""
+        (w, h), (t, gh, gw) = entry["size"], entry["grid_thw"]
+        return Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pack:
+    """One pack in memory; the fields are the columns above."""
+
+    input_ids: npt.NDArray[np.int32]
+    cu_seqlens: npt.NDArray[np.int32]
+    targets: npt.NDArray[np.int32]
+    target_weights: npt.NDArray[np.float64]
+    sample_weights: npt.NDArray[np.float64]
+    samples: npt.NDArray[np.int64]
+    media: tuple[Media, ...]
+    media_bytes: bytes
+
+    def to_columns(self) -> dict[str, Any]:
+        """Values for mds.encode_sample(COLUMNS, ...)."""
+        return {
+            "input_ids": self.input_ids,
+            "cu_seqlens": self.cu_seqlens,
+            "targets": self.targets,
+            "target_weights": self.target_weights,
+            "sample_weights": self.sample_weights,
+            "samples": self.samples,
+            "media": [m.to_json() for m in self.media],
+            "media_bytes": self.media_bytes,
+        }
+
+    @staticmethod
+    def from_columns(columns: Mapping[str, Any]) -> "Pack":
+        """Inverse of to_columns."""
+        return Pack(**{**columns, "media": tuple(Media.from_json(entry) for entry in columns["media"])})
+
+    def media_data(self) -> list[bytes]:
+        """The encoded bytes of each entry of `media`."""
+        ends = np.cumsum([m.bytes for m in self.media], dtype=np.int64).tolist()
+        return [self.media_bytes[end - m.bytes : end] for m, end in zip(self.media, ends, strict=True)]
+
+    def segment_of(self, position: int) -> int:
+        """The segment that holds this token position."""
+        return int(np.searchsorted(self.cu_seqlens, position, side="right")) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """int32 [segments]: tokens of each segment."""
+        return np.diff(self.cu_seqlens)
+
+    @property
+    def patches(self) -> int:
+        """Patches that enter the vision tower."""
+        return sum(grid_patches(m.grid_thw) for m in self.media)
+
+    @property
+    def sum_squared_patches(self) -> int:
+        """Over images: the vision tower's attention stays within one (within a frame, where it moves)."""
+        return sum(t * (h * w) ** 2 for t, h, w in (m.grid_thw for m in self.media))
+
+
+def join_packs(packs: Sequence[Pack]) -> Pack:
+    """One pack of the conversations of several, in this order."""
+    starts = np.cumsum([0, *(len(pack.input_ids) for pack in packs)]).astype(np.int32)
+    placed = list(zip(packs, starts.tolist(), strict=False))
+    return Pack(
+        input_ids=np.concatenate([pack.input_ids for pack in packs]),
+        cu_seqlens=np.concatenate([starts[:1], *(pack.cu_seqlens[1:] + np.int32(start) for pack, start in placed)]),
+        targets=np.concatenate([pack.targets + np.int32(start) for pack, start in placed]),
+        target_weights=np.concatenate([pack.target_weights for pack in packs]),
+        sample_weights=np.concatenate([pack.sample_weights for pack in packs]),
+        samples=np.concatenate([pack.samples for pack in packs]),
+        media=tuple(replace(m, start=m.start + start, end=m.end + start) for pack, start in placed for m in pack.media),
+        media_bytes=b"".join(pack.media_bytes for pack in packs),
+    )

@@ -1,0 +1,1 @@
+"""What a user may set: one file a section of the YAML."""

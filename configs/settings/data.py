@@ -1,0 +1,98 @@
+"""Which shards a run reads, in which order, and how."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from lmms.configs.errors import ConfigError
+from lmms.configs.settings.ranges import MOST_SECONDS, check_range
+
+MOST_PACKS = 2**20
+"""Of a step, of a group, of a pass."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShareConfig:
+    """One set of shards of a mixture, and how much of it there is: by weight, tokens or epochs, the same for all."""
+
+    shards: str
+    """Folder or URL of one shard folder."""
+    weight: float | None = None
+    """Share of the tokens, relative to the other sets' weights."""
+    tokens: float | None = None
+    """Tokens of this set in each pass over the mixture."""
+    epochs: float | None = None
+    """Passes over this set in each pass over the mixture."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which shards are read, in which order, and how."""
+
+    shards: str | None = None
+    """Folder that `lmms prep build-shards` wrote, or its URL: s3, gs, az, http(s), sftp, hf, oci, dbfs."""
+    mixture: tuple[ShareConfig, ...] = ()
+    """Several sets of shards instead of one: a list of {shards, weight | tokens | epochs}."""
+    global_packs: int = 8
+    """Packs of an optimizer step, over all ranks and micro-steps; no ranks have to divide it."""
+    group_packs: int = 1
+    """Neighbours in the order that cost alike: the number of ranks, if packs differ much; see `lmms inspect order`."""
+    micro_packs: int = 1
+    """Packs of a forward pass on one rank; the rest of a rank's share is accumulated."""
+    workers: int = 2
+    """Loader processes a rank; 0 loads in the training process. The order does not depend on it."""
+    on_bad_media: Literal["stop", "mask"] = "stop"
+    """An image that fails at training: stop with its record's name, or train its conversation with weight 0."""
+    cache: str | None = None
+    """Folder on this node for shards read from a URL; runs may share it. Default: packs are read where they are."""
+    cache_gb: float = 200.0
+    """Size of the cache, in 1e9 bytes; shards whose next use is furthest go first."""
+    retry_s: float = 120.0
+    """Seconds for which a store that fails is asked again before the run stops."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("global_packs", 1, MOST_PACKS),
+            ("group_packs", 1, MOST_PACKS),
+            ("micro_packs", 1, MOST_PACKS),
+            ("workers", 0, 1024),
+            ("cache_gb", 0, math.inf),
+            ("retry_s", 0, MOST_SECONDS),
+        ):
+            check_range(f"data.{name}", getattr(self, name), low, high)
+        _check_shares(self)
+
+    @property
+    def shares(self) -> tuple[ShareConfig, ...]:
+        """The sets of a run: those of its mixture, or its only one."""
+        return self.mixture if self.shards is None else (ShareConfig(shards=self.shards, weight=1.0),)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Shards that are not trained on, and how often their loss is taken."""
+
+    shards: str
+    """Folder or URL of a shard folder; all of its packs are read each time."""
+    every_steps: int = 500
+    """Optimizer steps between evaluations; the last step is always evaluated."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise ConfigError(f"eval.every_steps is {self.every_steps}, expected at least 1")
+
+
+def _check_shares(data: DataConfig) -> None:
+    if (data.shards is None) == (not data.mixture):
+        raise ConfigError("set one of data.shards (one set) and data.mixture (several)")
+    kinds = set()
+    for i, share in enumerate(data.mixture):
+        amounts = {kind: getattr(share, kind) for kind in ("weight", "tokens", "epochs")}
+        given = [kind for kind, amount in amounts.items() if amount is not None]
+        if len(given) != 1:
+            raise ConfigError(f"data.mixture[{i}] has {given or 'no amount'}, expected one of {list(amounts)}")
+        if amounts[given[0]] <= 0:
+            raise ConfigError(f"data.mixture[{i}].{given[0]} is {amounts[given[0]]:g}, expected above 0")
+        kinds.add(given[0])
+    if len(kinds) > 1:
+        raise ConfigError(f"data.mixture measures by {sorted(kinds)}, expected one of them for all sets")

@@ -1,0 +1,61 @@
+"""How the ranks of a run share its work: the section `parallel` of a run file."""
+
+from dataclasses import dataclass
+
+from lmms.configs.errors import ConfigError
+from lmms.configs.settings.ranges import check_range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParallelConfig:
+    """How ranks share the work. Whatever is set, a run computes the same."""
+
+    sequence: int = 1
+    """Ranks, best of one node, that train on the same packs, each on a run of the tokens: for packs of 64k and more."""
+
+    replicate: int = 1
+    """Copies of the weights, each sharded over ranks / replicate of them, best those of one node: less traffic between
+    nodes, more memory."""
+    reshard: bool = True
+    """Give a block's gathered weights back after its forward and gather them again in backward; false: less traffic,
+    and all weights are gathered at once."""
+    offload: bool = False
+    """On GPUs: keep weights, gradients and averages in main memory and update them there; a block's weights are
+    brought when it runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("sequence", "replicate"):
+            check_range(f"parallel.{name}", getattr(self, name), 1)
+
+
+def check_ranks(sequence: int, replicate: int, ranks: int) -> None:
+    """ConfigError unless the ranks can be put into groups of `sequence`, and into `replicate` groups."""
+    for name, value in (("sequence", sequence), ("replicate", replicate)):
+        if ranks % value:
+            raise ConfigError(
+                f"parallel.{name} is {value}, but there are {ranks} ranks, not a multiple of it; start"
+                f" {-(-ranks // value) * value} ranks, or set parallel.{name} to one of {divisors(ranks)}"
+            )
+
+
+def check_offload(offload: bool, device: str) -> None:
+    """ConfigError for offload on a device that has no memory of its own."""
+    if offload and device == "cpu":
+        raise ConfigError(
+            "parallel.offload is true, but the device is the CPU, whose weights are in main memory anyway; it is for"
+            " GPUs: set it to false"
+        )
+
+
+def check_sequence_heads(sequence: int, heads: int) -> None:
+    """ConfigError unless a model's attention heads can be dealt out to `sequence` ranks, as many to each."""
+    if heads % sequence:
+        raise ConfigError(
+            f"parallel.sequence is {sequence}, but the model has {heads} attention heads, not a multiple of it; set"
+            f" parallel.sequence to one of {divisors(heads)}"
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """In ascending order, 1 and the number itself included."""
+    return [i for i in range(1, number + 1) if number % i == 0]

@@ -1,0 +1,97 @@
+"""What became of every record: counted, and for a rejected one kept with its reason. Nothing is lost on the floor."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.contract.pack import REJECT_TABLE
+from lmms.configs.errors import BuildError
+from lmms.prep.engine.store import SPOOLED, Spooled
+from lmms.prep.output import REJECTS_ENDING
+from lmms.prep.reject import Reject
+from lmms.prep.sources import Source
+from lmms.prep.tables import write_rows
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What became of every record read so far, in reading order."""
+
+    sources: list[Source]
+    samples: list[npt.NDArray[np.void]] = field(default_factory=list)
+    rejects: list[tuple[int, int, Reject]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    read: Counter[int] = field(default_factory=Counter)
+    skipped: Counter[int] = field(default_factory=Counter)
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, spooled: Spooled) -> None:
+        """Take in one chunk; chunks come in reading order."""
+        self.samples.append(spooled.samples)
+        self.rejects += [(spooled.source, row, reject) for row, reject in spooled.rejects]
+        self.notes += spooled.notes
+        self.read[spooled.source] += spooled.read
+        self.skipped[spooled.source] += spooled.skipped
+        self.digest.update(spooled.digest)
+
+    def all_samples(self) -> npt.NDArray[np.void]:
+        """SPOOLED [samples]: every sample, in reading order."""
+        return np.concatenate([*self.samples, np.zeros(0, SPOOLED)])
+
+
+def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
+    """Stop if more than the allowed share was rejected, and keep the ledger for the user."""
+    considered = ledger.read.total() - ledger.skipped.total()
+    packable = considered - len(ledger.rejects)
+    if considered and packable and len(ledger.rejects) <= max_rejects * considered:
+        return
+    if not considered:
+        raise BuildError(f"no records in {', '.join(source.name for source in ledger.sources[:5])}: nothing to pack")
+    kept = out.with_name(out.name + REJECTS_ENDING)
+    write_rejects(kept, ledger)
+    first: dict[str, tuple[int, int, Reject]] = {}
+    for entry in ledger.rejects:
+        first.setdefault(entry[2].reason, entry)
+    lines = []
+    for reason, count in Counter(reject.reason for _, _, reject in ledger.rejects).most_common(5):
+        source, row, reject = first[reason]
+        lines.append(f"  {count:>8}  {reason}: e.g. {ledger.sources[source].name}, row {row}: {reject.message}")
+    share = f"{len(ledger.rejects)} of {considered} records were rejected"
+    limit = f"--max-rejects allows {max_rejects:.2%}" if packable else "nothing is left to pack"
+    raise BuildError("\n".join([f"{share}, {limit}. All of them, with reasons: {kept}", *lines]))
+
+
+def write_rejects(path: Path, ledger: Ledger) -> None:
+    """rejects.parquet: a row a rejected record, in reading order."""
+    rows = [
+        {
+            "source": ledger.sources[source].name,
+            "row": row,
+            "reason": reject.reason,
+            "message": reject.message,
+            "place": reject.place,
+        }
+        for source, row, reject in ledger.rejects
+    ]
+    write_rows(path, REJECT_TABLE, rows)
+
+
+def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:
+    """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
+    rejected = Counter(source for source, _, _ in ledger.rejects)
+    for i, source in enumerate(ledger.sources):
+        own = samples["source"] == i
+        yield {
+            "name": source.name,
+            "read": ledger.read[i],
+            "packed": int(own.sum()),
+            "rejected": rejected[i],
+            "skipped": ledger.skipped[i],
+            "tokens": int(samples["tokens"][own].sum()),
+        }

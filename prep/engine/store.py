@@ -1,0 +1,106 @@
+"""Chunk -> spool file of its samples, in a worker process; and back, by offset, when packs are written."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from lmms.configs.contract.mds import decode_sample, encode_sample
+from lmms.configs.contract.pack import COLUMNS, Pack
+from lmms.prep.reject import Reject
+from lmms.prep.render.render import Renderer
+from lmms.prep.samples import Recipe, make_sample
+from lmms.prep.sources import BLANK, Chunk, Source, chunk_values
+
+SPOOLED = np.dtype(
+    {
+        "names": ["source", "row", "tokens", "target_tokens", "patches", "media", "chunk", "offset", "bytes"],
+        "formats": ["i4", "i8", "i4", "i4", "i4", "i4", "i4", "i8", "i8"],
+    }
+)
+"""One entry a sample: all that the plan needs to know of it, and where its bytes are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """What became of the rows of one chunk: read == len(samples) + len(rejects) + skipped."""
+
+    source: int
+    read: int
+    skipped: int
+    samples: npt.NDArray[np.void]
+    rejects: list[tuple[int, Reject]]
+    notes: Counter[str]
+    digest: bytes
+    file_bytes: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    read: int = 0
+    skipped: int = 0
+    rejects: list[tuple[int, Reject]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def spool_path(folder: Path, chunk: int) -> Path:
+    """Where the samples of the chunk-th chunk are."""
+    return folder / f"{chunk:06d}.samples"
+
+
+def spool_chunk(
+    chunk_id: int, chunk: Chunk, source: Source, renderer: Renderer, recipe: Recipe, folder: Path
+) -> Spooled:
+    """Make the samples of a chunk and write them to its spool file."""
+    tally, entries, digest = _Tally(), [], xxhash.xxh3_128()
+    with spool_path(folder, chunk_id).open("wb") as file:
+        for row, value in chunk_values(chunk):
+            tally.read += 1
+            sample = _sample_or_tally(value, row, chunk.source, source, renderer, recipe, tally)
+            if sample is None:
+                continue
+            data = encode_sample(COLUMNS, sample.to_columns())
+            spans = sample.targets[:, 1] - sample.targets[:, 0]
+            counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
+            entries.append((chunk.source, row, *counts, chunk_id, file.tell(), len(data)))
+            file.write(data)
+            digest.update(data)
+    for row, reject in tally.rejects:
+        digest.update(f"{row} {reject.reason}".encode())
+    samples = np.array(entries, SPOOLED)
+    done = (samples, tally.rejects, tally.notes, digest.digest(), chunk.file_bytes)
+    return Spooled(chunk.source, tally.read, tally.skipped, *done)
+
+
+def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
+    """The samples of these entries, in their order."""
+    samples = []
+    for entry in entries:
+        descriptor = os.open(spool_path(folder, int(entry["chunk"])), os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, int(entry["bytes"]), int(entry["offset"]))
+        finally:
+            os.close(descriptor)
+        samples.append(Pack.from_columns(decode_sample(COLUMNS, data)))
+    return samples
+
+
+def _sample_or_tally(
+    value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe, tally: _Tally
+) -> Pack | None:
+    if value is BLANK:
+        tally.skipped += 1
+        return None
+    try:
+        if isinstance(value, Reject):
+            raise value
+        sample, notes = make_sample(value, row, source_id, source, renderer, recipe)
+    except Reject as reject:
+        tally.rejects.append((row, reject))
+        return None
+    tally.notes.update(notes)
+    return sample

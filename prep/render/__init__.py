@@ -1,0 +1,1 @@
+"""A Record -> ids and targets, by the model's own template and tokenizer."""

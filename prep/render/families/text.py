@@ -1,0 +1,16 @@
+"""Qwen2.5 and Qwen3: content is a string, e.g. {"role": "user", "content": "Hello"}."""
+
+from typing import Any
+
+from lmms.prep.records.record import Record
+from lmms.prep.reject import Reject
+
+
+def template_messages(record: Record) -> list[dict[str, Any]]:
+    """Text parts are joined as they are: these templates know strings only."""
+    if record.images:
+        raise Reject("images_unsupported", "the record has images, this model reads text only", record.images[0].place)
+    return [
+        {"role": m.role, "content": m.text, **({"reasoning_content": m.reasoning} if m.reasoning is not None else {})}
+        for m in record.messages
+    ]

@@ -1,0 +1,38 @@
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: content is a string or parts, e.g.
+
+{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from lmms.prep.records.parts import Part, Text
+from lmms.prep.records.record import Record
+
+
+def template_messages(record: Record) -> list[dict[str, Any]]:
+    """Parts stay parts; the template puts one placeholder where an image stands.
+
+    Texts that stand together become one, as the template makes them one: whoever looks for special-token text in a part
+    must see all of it.
+    """
+    messages = []
+    for m in record.messages:
+        content: Any = m.content
+        if not isinstance(content, str):
+            content = [part for is_text, run in groupby(content, _is_text) for part in _template_parts(is_text, run)]
+        reasoning = {"reasoning_content": m.reasoning} if m.reasoning is not None else {}
+        messages.append({"role": m.role, "content": content, **reasoning})
+    return messages
+
+
+def _is_text(part: Part) -> bool:
+    return isinstance(part, Text)
+
+
+def _template_parts(is_text: bool, run: Iterable[Part]) -> Iterator[dict[str, Any]]:
+    if is_text:
+        yield {"type": "text", "text": "".join(part.text for part in run if isinstance(part, Text))}
+    else:
+        yield from ({"type": "image"} for _ in run)

@@ -1,0 +1,150 @@
+"""One test for each way in which a pack can break the contract: what check_pack lets through, training reads."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmms.configs.contract import mds
+from lmms.configs.contract import pack as contract
+from lmms.configs.contract.check import PackLimits, check_pack
+from lmms.configs.contract.pack import COLUMNS, Media, Pack
+
+IMAGE = 99
+
+
+def test_a_sound_pack_has_no_faults(image_pack: Pack, text_pack: Pack, limits: PackLimits) -> None:
+    assert check_pack(image_pack, limits) == []
+    assert check_pack(text_pack, replace(limits, seq_len=300)) == []
+    assert check_pack(text_pack, replace(limits, seq_len=300, image_token_id=None, merge_size=1)) == []
+
+
+def test_a_pack_round_trips_through_its_columns(image_pack: Pack, text_pack: Pack) -> None:
+    for pack in (image_pack, text_pack):
+        columns = mds.decode_sample(COLUMNS, mds.encode_sample(COLUMNS, pack.to_columns()))
+        again = Pack.from_columns(columns)
+        assert again.media == pack.media
+        assert again.media_bytes == pack.media_bytes
+        for name in ("input_ids", "cu_seqlens", "targets", "target_weights", "sample_weights", "samples"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(pack, name))
+            assert getattr(again, name).dtype == getattr(pack, name).dtype
+
+
+def test_media_json_has_the_keys_that_the_contract_states() -> None:
+    media = Media("image", 4, 8, (60, 50), (1, 4, 4), 5)
+    entry = {"kind": "image", "start": 4, "end": 8, "size": [60, 50], "grid_thw": [1, 4, 4], "bytes": 5}
+    assert media.to_json() == entry
+    assert Media.from_json(entry) == media
+
+
+def test_lengths_patches_segments_and_media_data(image_pack: Pack) -> None:
+    one = image_pack.media[0]
+    two = replace(image_pack, media=(one, replace(one, bytes=2)), media_bytes=b"abcdefg")
+    assert image_pack.lengths.tolist() == [3, 7]
+    assert [image_pack.segment_of(i) for i in (0, 2, 3, 9)] == [0, 0, 1, 1]
+    assert (image_pack.patches, two.patches) == (16, 32)
+    assert two.media_data() == [b"abcde", b"fg"]
+
+
+def test_the_tables_name_only_arrow_types() -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    for table in (contract.PACK_TABLE, contract.SAMPLE_TABLE, contract.REJECT_TABLE):
+        for kind in table.values():
+            inner = kind.removeprefix("list<").removesuffix(">")
+            assert pyarrow.type_for_alias(inner)
+
+
+def media(**changes: Any) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, media=(replace(pack.media[0], **changes),))
+
+
+def ids(*values: int) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, input_ids=np.array(values, np.int32))
+
+
+def cuts(*values: int) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, cu_seqlens=np.array(values, np.int32))
+
+
+def targets(*spans: list[int]) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, targets=np.array(spans, np.int32))
+
+
+def weights(*values: float) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, target_weights=np.array(values, np.float64))
+
+
+def sample_weights(*values: float) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, sample_weights=np.array(values, np.float64))
+
+
+def empty(name: str) -> Callable[[Pack], Pack]:
+    return lambda pack: replace(pack, **{name: getattr(pack, name)[:0]})
+
+
+def twice(pack: Pack) -> Pack:
+    return replace(pack, media=pack.media * 2, media_bytes=pack.media_bytes * 2)
+
+
+FAULTS: dict[str, tuple[Callable[[Pack], Pack], str]] = {
+    "no tokens": (empty("input_ids"), "input_ids has shape (0,)"),
+    "no segments": (cuts(0), "samples has shape (2, 2), expected (0, 2)"),
+    "no cuts": (empty("cu_seqlens"), "cu_seqlens has shape (0,)"),
+    "no targets": (empty("targets"), "targets has shape (0, 2)"),
+    "ids in two dimensions": (lambda p: replace(p, input_ids=p.input_ids[None]), "input_ids has shape (1, 10)"),
+    "targets in one dimension": (lambda p: replace(p, targets=p.targets.ravel()), "targets has shape (4,)"),
+    "first cut is not 0": (cuts(1, 3, 10), "cu_seqlens [1, 3, 10]... does not cut 10 tokens"),
+    "last cut is short of the end": (cuts(0, 3, 9), "does not cut 10 tokens"),
+    "an empty segment": (cuts(0, 0, 10), "does not cut 10 tokens"),
+    "cuts that go back": (cuts(0, 12, 10), "does not cut 10 tokens"),
+    "a sample too few": (lambda p: replace(p, samples=p.samples[:1]), "samples has shape (1, 2), expected (2, 2)"),
+    "a span without tokens": (targets([1, 3], [9, 9]), "targets are not ordered"),
+    "spans that overlap": (targets([1, 3], [2, 3]), "targets are not ordered"),
+    "spans out of order": (targets([8, 10], [1, 3]), "targets are not ordered"),
+    "a span before the pack": (targets([-1, 3], [8, 10]), "targets are not ordered"),
+    "a span beyond the pack": (targets([1, 3], [8, 11]), "targets are not ordered"),
+    "a target without a token before it": (targets([0, 3], [8, 10]), "starts a segment"),
+    "a target that starts the second segment": (targets([1, 3], [3, 4]), "starts a segment"),
+    "a span across segments": (targets([1, 4], [8, 10]), "crosses its end"),
+    "a weight too few": (weights(1), "target_weights has shape (1,), expected (2,)"),
+    "a weight of zero": (weights(1, 0), "target_weights are not all from 1e-12 to 1e+12"),
+    "a negative weight": (weights(1, -1), "target_weights are not all from 1e-12 to 1e+12"),
+    "a weight that is no number": (weights(1, np.nan), "target_weights are not all from 1e-12 to 1e+12"),
+    "an infinite weight": (weights(1, np.inf), "target_weights are not all from 1e-12 to 1e+12"),
+    "a weight too small to be summed": (weights(1, 1e-13), "target_weights are not all from 1e-12 to 1e+12"),
+    "a conversation's weight too few": (sample_weights(1), "sample_weights has shape (1,), expected (2,)"),
+    "a conversation's weight of zero": (sample_weights(1, 0), "sample_weights are not all from 1e-12 to 1e+12"),
+    "a conversation's weight too large": (sample_weights(1, 1e13), "sample_weights are not all from 1e-12 to 1e+12"),
+    "media bytes too few": (lambda p: replace(p, media_bytes=b"abcd"), "media_bytes has 4 bytes, media states 5"),
+    "media before the pack": (media(start=-1, end=3), "media 0 at [-1, 3) is out of order"),
+    "media beyond the pack": (media(start=8, end=12), "media 0 at [8, 12) is out of order, out of the pack"),
+    "media without tokens": (media(end=4), "media 0 at [4, 4) is out of order"),
+    "media across segments": (media(start=2, end=6), "media 0 at [2, 6) is out of order, out of the pack or across"),
+    "media out of order": (twice, "media 1 at [4, 8) is out of order"),
+    "a grid of another size": (media(grid_thw=(1, 4, 2)), "media 0 has 4 tokens, its grid [1, 4, 2] needs another"),
+    "a grid that cannot be merged": (media(grid_thw=(1, 1, 16)), "media 0 has grid [1, 1, 16], not in whole squares"),
+    "a placeholder without media": (ids(1, 2, IMAGE, 4, IMAGE, IMAGE, IMAGE, IMAGE, 5, 6), "image placeholders"),
+    "media without its placeholders": (ids(1, 2, 3, 4, IMAGE, IMAGE, IMAGE, 7, 5, 6), "image placeholders"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_check_pack_finds(fault: str, image_pack: Pack, limits: PackLimits) -> None:
+    break_it, expected = FAULTS[fault]
+    assert expected in "; ".join(check_pack(break_it(image_pack), limits))
+
+
+def test_check_pack_finds_more_tokens_and_patches_than_fit(image_pack: Pack, limits: PackLimits) -> None:
+    tight = replace(limits, seq_len=9, max_patches=15)
+    assert check_pack(image_pack, tight) == ["10 tokens, at most 9 fit", "16 patches, at most 15 fit"]
+
+
+def test_check_pack_finds_media_in_a_pack_of_a_text_model(image_pack: Pack, limits: PackLimits) -> None:
+    assert check_pack(image_pack, replace(limits, image_token_id=None)) == ["media in a pack of a text model"]
+
+
+def test_check_pack_names_every_fault(image_pack: Pack, limits: PackLimits) -> None:
+    bad = weights(1, 0)(media(grid_thw=(1, 4, 2))(image_pack))
+    assert len(check_pack(bad, limits)) == 2

@@ -1,0 +1,29 @@
+"""Small things that several rooms' tests need."""
+
+import shutil
+from pathlib import Path
+
+from lmms.cli.demo.draw import draw_pictures
+from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.build import build_shards
+
+DEMO_MODEL = Path(__file__).resolve().parents[2] / "cli" / "demo" / "model"
+
+
+def tiny_model_folder(parent: Path) -> Path:
+    """A copy of the package's tiny Qwen3-VL type model folder (tokenizer, template, processor, config; no weights)."""
+    folder = parent / "model"
+    if not folder.exists():
+        shutil.copytree(DEMO_MODEL, folder)
+    return folder
+
+
+def small_shards(parent: Path, pictures: int = 40, seq_len: int = 256) -> Path:
+    """A shard folder of drawn pictures with questions, and a few text-only conversations."""
+    draw_pictures(parent, "pictures", pictures, 0)
+    text = '{"messages": [{"role": "user", "content": "Say %d"}, {"role": "assistant", "content": "%d"}]}\n'
+    (parent / "text.jsonl").write_text("".join(text % (i, i) for i in range(60)))
+    sources = (str(parent / "pictures.jsonl"), str(parent / "text.jsonl"))
+    model = str(tiny_model_folder(parent))
+    build_shards(PrepConfig(sources=sources, model=model, seq_len=seq_len, out=str(parent / "shards"), workers=1))
+    return parent / "shards"

@@ -1,0 +1,64 @@
+"""How many bytes of tensors a real process holds: what memory_trace.py claims without running anything."""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lmms.train.model.attention import reference_attention
+
+
+class LiveStorages(TorchDispatchMode):
+    """The peak of all storages that exist, by their size after each operation: FSDP2 empties and fills its own."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        for tensor in known:
+            self._see(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, output)):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        alive = [storage for ref in self._storages.values() if (storage := ref()) is not None]
+        self.peak = max(self.peak, sum(storage.nbytes() for storage in alive))
+        return output
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._storages[storage._cdata] = weakref.ref(storage)
+
+
+def kernel_attention(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
+) -> Tensor:
+    """attention.varlen_attention on the CPU, keeping for backward what the GPU's kernel keeps."""
+    output: Tensor = _KernelAttention.apply(query, key, value, cu_seqlens, scale, causal)
+    return output
+
+
+class _KernelAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
+    ) -> Tensor:
+        output = reference_attention(query, key, value, cu_seqlens, scale, causal).contiguous()
+        log_sums = torch.empty(query.shape[1], query.shape[0])
+        ctx.save_for_backward(query, key, value, cu_seqlens, output, log_sums)
+        ctx.options = scale, causal
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, cu_seqlens, _, _ = ctx.saved_tensors
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        with torch.enable_grad():
+            output = reference_attention(*leaves, cu_seqlens, *ctx.options)
+        return (*torch.autograd.grad(output, leaves, grad), None, None, None)

@@ -1,0 +1,212 @@
+"""Tiny models of every family, and packs for them with real encoded images."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    PretrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen3Config,
+    Qwen3VLConfig,
+)
+
+from lmms.configs.by_part import Part
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.geometry import Vision, grid_tokens, image_grid
+from lmms.configs.contract.pack import Media, Pack
+from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
+from lmms.configs.settings.train import EVERYTHING, How
+from lmms.train.batch.batch import Batch, make_batch
+from lmms.train.batch.recipe import Recipe, SetRecipe
+from lmms.train.data.shards import Place
+from lmms.train.families.vision import Tower
+from lmms.train.model.build import build_model, init_random, materialize
+from lmms.train.model.forward import TrainModel
+from lmms.train.model.lora import add_lora, init_lora
+from lmms.train.optim.groups import set_trained
+
+FAMILIES = ("qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+VISION_FAMILIES = FAMILIES[2:]
+
+VOCAB = 64
+IMAGE_TOKEN, VISION_START, VISION_END, VIDEO_TOKEN = 63, 62, 61, 60
+FIRST_SPECIAL = 60
+"""Token ids below it are text."""
+
+_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+_TOKENS = {
+    "image_token_id": IMAGE_TOKEN,
+    "video_token_id": VIDEO_TOKEN,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
+_TOWER = {"depth": 4, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+
+
+def tiny_config(family: str, tied: bool = False) -> PretrainedConfig:
+    """A config of a few thousand parameters with every feature of its family: grouped heads, windows, deep features."""
+    text = {**_TEXT, "tie_word_embeddings": tied}
+    mrope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    top = {**_TOKENS, "tie_word_embeddings": tied}
+    if family == "qwen2":
+        return Qwen2Config(**text)
+    if family == "qwen3":
+        return Qwen3Config(**text, head_dim=16)
+    if family == "qwen2_vl":
+        tower = {**_TOWER, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+        return Qwen2VLConfig(text_config={**text, "rope_parameters": mrope}, vision_config=tower, **top)
+    if family == "qwen2_5_vl":
+        tower = {**_TOWER, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
+        tower |= {"window_size": 16, "fullatt_block_indexes": [1, 3]}
+        return Qwen2_5_VLConfig(text_config={**text, "rope_parameters": mrope}, vision_config=tower, **top)
+    tower = {**_TOWER, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
+    tower |= {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]}
+    interleaved = {**mrope, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text_config = {**text, "head_dim": 16, "rope_parameters": interleaved}
+    return Qwen3VLConfig(text_config=text_config, vision_config=tower, **top)
+
+
+TINY_VISION = Vision(
+    patch_size=4,
+    merge_size=2,
+    temporal_patch_size=2,
+    min_pixels=8 * 8,
+    max_pixels=64 * 64,
+    image_mean=(0.5, 0.4, 0.3),
+    image_std=(0.2, 0.3, 0.4),
+)
+
+
+def tiny_recipe(family: str, on_bad_media: str = "stop", by: str = "set", sets: int = 1) -> Recipe:
+    """The recipe that make_recipe would give for sets of shards of the tiny config, two sources each."""
+    has_vision = family in VISION_FAMILIES
+    config = tiny_config(family)
+    window = {"window_size": 16} if family == "qwen2_5_vl" else {}
+    side = {"position_side": 6} if family == "qwen3_vl" else {}
+    one = SetRecipe(
+        vision=TINY_VISION if has_vision else None,
+        limits=PackLimits(
+            seq_len=4096, max_patches=4096, image_token_id=IMAGE_TOKEN if has_vision else None, merge_size=2
+        ),
+        sources=("first.jsonl", "second.jsonl"),
+    )
+    return Recipe(
+        family=family,
+        sets=(one,) * sets,
+        tower=Tower(patch_size=4, merge_size=2, **window, **side) if has_vision else None,
+        vocab_size=config.get_text_config().vocab_size,
+        on_bad_media=on_bad_media,
+        by=by,
+    )
+
+
+def tiny_model(
+    family: str,
+    seed: int = 0,
+    recompute: str = "none",
+    tied: bool = False,
+    train: Mapping[str, How] = EVERYTHING,
+    lora: LoraConfig = DEFAULT_LORA,
+) -> TrainModel:
+    """A random tiny model on the CPU of which this is trained, LoRA at its start."""
+    model = build_model(tiny_config(family, tied), recompute)
+    add_lora(model, train, lora)
+    set_trained(model, train, lora)
+    materialize(model, torch.device("cpu"))
+    init_random(model, seed)
+    init_lora(model, seed)
+    return model
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation for `make_pack`: ids, target spans with weights, and an encoded image for each placeholder run."""
+
+    ids: tuple[int, ...]
+    targets: tuple[tuple[int, int, float], ...]
+    images: tuple[bytes, ...] = ()
+    sample: tuple[int, int] = (0, 0)
+
+
+def frozen(*parts: Part) -> dict[str, How]:
+    """The setting `train` of a run that freezes these parts."""
+    return {"default": "full", **dict.fromkeys(parts, "frozen")}
+
+
+def picture(seed: int, width: int = 24, height: int = 16) -> bytes:
+    """A PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def talk(seed: int, length: int, images: Sequence[bytes] = (), row: int = 0) -> Talk:
+    """A random conversation: an image early on for each of `images`, two target spans of different weight."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, FIRST_SPECIAL, 2).tolist()
+    for data in images:
+        size = Image.open(io.BytesIO(data)).size
+        tokens = grid_tokens(image_grid(size[1], size[0], TINY_VISION), TINY_VISION.merge_size)
+        ids += [VISION_START, *[IMAGE_TOKEN] * tokens, VISION_END, int(rng.integers(0, FIRST_SPECIAL))]
+    start = len(ids)
+    ids += rng.integers(0, FIRST_SPECIAL, length).tolist()
+    middle = start + length // 2
+    spans = ((start + 1, middle, 1.0), (middle + 1, len(ids), 0.5))
+    return Talk(tuple(ids), spans, tuple(images), (seed % 2, row))
+
+
+def make_pack(talks: Sequence[Talk]) -> Pack:
+    """The pack of these conversations, whose images are of any size: the media follow from the bytes."""
+    starts = np.concatenate([[0], np.cumsum([len(t.ids) for t in talks])]).astype(np.int32)
+    media, data = [], b""
+    for t, start in zip(talks, starts.tolist(), strict=False):
+        at = 0
+        for image in t.images:
+            width, height = Image.open(io.BytesIO(image)).size
+            grid = image_grid(height, width, TINY_VISION)
+            at = t.ids.index(IMAGE_TOKEN, at)
+            end = at + grid_tokens(grid, TINY_VISION.merge_size)
+            media.append(Media("image", start + at, start + end, (width, height), grid, len(image)))
+            data += image
+            at = end
+    spans = [
+        (start + a, start + b, w) for t, start in zip(talks, starts.tolist(), strict=False) for a, b, w in t.targets
+    ]
+    return Pack(
+        input_ids=np.array([i for t in talks for i in t.ids], np.int32),
+        cu_seqlens=starts,
+        targets=np.array([(a, b) for a, b, _ in spans], np.int32),
+        target_weights=np.array([w for _, _, w in spans], np.float64),
+        sample_weights=np.ones(len(talks)),
+        samples=np.array([t.sample for t in talks], np.int64),
+        media=tuple(media),
+        media_bytes=data,
+    )
+
+
+def places(*packs: int, of_set: int = 0) -> list[Place]:
+    """Places of packs of these numbers that are in no file; of each, the hash is its number."""
+    return [Place(set=of_set, pack=pack, shard=0, offset=0, bytes=0, xxh3=pack) for pack in packs]
+
+
+def joined(packs: Sequence[Pack], recipe: Recipe) -> Batch:
+    """The batch of packs that are in no file."""
+    return make_batch(packs, recipe, places(*range(len(packs))))

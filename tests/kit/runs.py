@@ -1,0 +1,128 @@
+"""Small runs for the tests of the training loop: a model folder, shards for it, a config, and ranks as processes."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
+from lmms.configs.load import load_config
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.checkpoint.read import load_checkpoint
+from lmms.train.run import train
+from lmms.train.watch.metrics import METRICS_NAME, StepLog
+from tests.kit.models import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VISION_FAMILIES, tiny_config
+from tests.kit.ranks import free_port, on_ranks
+from tests.kit.shards import make_pack, write_shards
+
+SMALL_RUN: dict[str, Any] = {
+    "model.init": "random",
+    "data.global_packs": 4,
+    "data.workers": 0,
+    "optim.lr": 1e-2,
+    # Some gradients are 0 but for rounding (of key biases); AdamW would blow them up without this.
+    "optim.eps": 1e-3,
+    "max_steps": 3,
+    "save_steps": 100,
+    # A run that hangs is an error soon, also on a machine with much else to do.
+    "stall_s": 300.0,
+    "device": "cpu",
+}
+
+
+def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: str = "a") -> ModelFolder:
+    """A tiny config with a tokenizer, template and processor settings, but no weights. `word` makes it another."""
+    tiny_config(family, tied).save_pretrained(folder)
+    added = [{"id": IMAGE_TOKEN, "content": "<|image_pad|>"}] if family in VISION_FAMILIES else []
+    model = {"type": "BPE", "vocab": {word: 0}, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    if family in VISION_FAMILIES:
+        (folder / "preprocessor_config.json").write_text(json.dumps(asdict(TINY_VISION)))
+    return read_model_folder(folder, None, None)
+
+
+def write_run(folder: Path, family: str, *, packs: int = 11, tied: bool = False) -> dict[str, Any]:
+    """A model folder and shards in `folder`; returns the settings of a run on them. Every third pack shows pictures
+    in a vision family, and none does in others."""
+    model = write_model_folder(folder / "model", family, tied=tied)
+    rng = np.random.default_rng(7)
+    images = [2 * int(family in VISION_FAMILIES and i % 3 == 0) for i in range(packs)]
+    made = [
+        make_pack(rng, rng.integers(6, 20, 1 + i % 3).tolist(), FIRST_SPECIAL, n, model) for i, n in enumerate(images)
+    ]
+    write_shards(folder / "shards", made, model, seq_len=512)
+    places = {"model.path": "model", "data.shards": "shards", "output": "out"}
+    return {**{key: str(folder / name) for key, name in places.items()}, **SMALL_RUN}
+
+
+def run_config(settings: dict[str, Any], **changes: Any) -> TrainConfig:
+    """These settings with some changed, as a config; `data__workers` stands for data.workers."""
+    return load_config(TrainConfig, None, values={**settings, **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+def read_metrics(output: str | Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without what a clock, the memory or the number of processes says."""
+    lines = (Path(output) / METRICS_NAME).read_text().splitlines()
+    measured = ("seconds", "mfu", "busy_mfu", "data_wait", "memory", "time", "resumed_from", "padding_tokens")
+    return [
+        {name: value for name, value in json.loads(line).items() if not (name in measured or name.endswith("_per_s"))}
+        for line in lines
+    ]
+
+
+def assert_same_steps(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]], rel: float = 1e-5) -> None:
+    """The same lines of metrics, to the rounding of sums that are taken in another order."""
+    for line, other in zip(found, expected, strict=True):
+        assert line.keys() == other.keys()
+        for name, value in other.items():
+            assert line[name] == _nearly(value, rel), name
+
+
+def _nearly(value: Any, rel: float) -> Any:
+    if isinstance(value, dict):
+        return {name: _nearly(inner, rel) for name, inner in value.items()}
+    return pytest.approx(value, rel=rel) if isinstance(value, float) else value
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The same tensors, to the rounding of sums taken in another order: 1e-5 of the largest value, or of 0.1."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        difference = float((found[name] - tensor).abs().max())
+        assert difference <= 1e-5 * max(float(tensor.abs().max()), 0.1), f"{name} differs by {difference}"
+
+
+def silent(event: StepLog | str) -> None:
+    """A report that nobody reads."""
+
+
+def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:
+    """Train these runs one after the other, on that many gloo ranks in processes of their own."""
+    on_ranks(train_as_rank, ranks, configs, [free_port() for _ in configs])
+
+
+def train_as_rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: Sequence[int]) -> None:
+    """Train these runs one after the other as one of on_ranks' ranks, which meet at these ports."""
+    for config, port in zip(configs, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        train(config, silent)
+
+
+def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint whose name starts with `prefix`, whole."""
+    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in stored.items()
+        if name.startswith(prefix)
+    }
+    load_checkpoint(checkpoint, tensors, alone=True)
+    return tensors

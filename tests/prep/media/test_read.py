@@ -1,0 +1,188 @@
+"""An image's bytes: found where the record says, and nothing outside the media root."""
+
+import base64
+import os
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmms.prep.media.read import ImageRef, read_image
+from lmms.prep.reject import REASONS, Reject
+
+PICTURE = b"the bytes of a picture"
+URI = "data:image/png;base64,"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A media root with one picture, beside a file that must stay unread."""
+    folder = tmp_path / "root"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(PICTURE)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    return folder
+
+
+def path(value: str) -> ImageRef:
+    return ImageRef("path", value)
+
+
+def url(value: str) -> ImageRef:
+    return ImageRef("url", value)
+
+
+def rejection(reference: ImageRef, root: Path, max_bytes: int = 1000) -> Reject:
+    with pytest.raises(Reject) as caught:
+        read_image(reference, root, max_bytes)
+    assert caught.value.reason in REASONS
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", ["path", "url"])
+@pytest.mark.parametrize("value", ["a.jpg", "./a.jpg", "sub/../a.jpg", "sub/../../root/a.jpg"])
+def test_paths_are_relative_to_the_root(kind: Literal["path", "url"], value: str, root: Path) -> None:
+    assert read_image(ImageRef(kind, value), root) == PICTURE
+
+
+def test_an_absolute_path_or_file_url_inside_the_root_is_read(root: Path) -> None:
+    (root / "a b.jpg").write_bytes(b"blank")
+    for value in (f"{root}/a.jpg", f"file://{root}/a.jpg", f"FILE://localhost{root}/a.jpg", f"file:{root}/a.jpg"):
+        assert read_image(url(value), root) == PICTURE
+    assert read_image(url(f"file://{root}/a%20b.jpg"), root) == b"blank"
+
+
+def test_a_root_behind_a_link_is_the_same_root(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    assert read_image(path("a.jpg"), tmp_path / "link") == PICTURE
+    assert read_image(path(f"{root}/a.jpg"), tmp_path / "link") == PICTURE
+
+
+def test_only_a_url_is_percent_decoded_and_the_literal_name_wins(root: Path) -> None:
+    (root / "a b.jpg").write_bytes(b"blank")
+    assert read_image(url("a%20b.jpg"), root) == b"blank"
+    assert rejection(path("a%20b.jpg"), root).reason == "missing_file"
+    (root / "a%20b.jpg").write_bytes(b"literal")
+    assert read_image(url("a%20b.jpg"), root) == b"literal"
+    assert read_image(path("a%20b.jpg"), root) == b"literal"
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        (path("../secret.jpg"), "path_outside_root"),
+        (path("sub/../../secret.jpg"), "path_outside_root"),
+        (path(".."), "path_outside_root"),
+        (url("%2e%2e/secret.jpg"), "path_outside_root"),
+        (path("%2e%2e/secret.jpg"), "missing_file"),
+        (path("/etc/hostname"), "absolute_path"),
+        (path("//etc/hostname"), "absolute_path"),
+        (url("%2Fetc%2Fhostname"), "absolute_path"),
+        (url("file:///etc/hostname"), "absolute_path"),
+        (path("file:///etc/hostname"), "absolute_path"),
+        (url("file://server/share/a.jpg"), "absolute_path"),
+        (url("file:../secret.jpg"), "path_outside_root"),
+        (url("http://example.com/a.jpg"), "remote_url"),
+        (url("HTTPS://example.com/a.jpg?size=large#top"), "remote_url"),
+        (path("https://example.com/a.jpg"), "remote_url"),
+        (path("s3://bucket/a.jpg"), "remote_url"),
+        (path("b.jpg"), "missing_file"),
+        (path("a.jpg/b.jpg"), "missing_file"),
+        (path("sub"), "not_a_file"),
+        (path("."), "not_a_file"),
+        (path(""), "bad_part"),
+        (url(""), "bad_part"),
+        (path("a\0.jpg"), "bad_part"),
+        (url("a%00.jpg"), "bad_part"),
+        (path("a\ud800.jpg"), "bad_part"),
+        (path("iVBORw0KGgo" * 1000), "bad_part"),
+        (ImageRef("bytes", b""), "empty_file"),
+        (ImageRef("bytes", bytes(1001)), "file_too_large"),
+    ],
+)
+def test_what_cannot_be_read_has_a_name(reference: ImageRef, reason: str, root: Path) -> None:
+    assert rejection(reference, root).reason == reason
+
+
+def test_a_link_is_followed_inside_the_root_and_never_out_of_it(root: Path, tmp_path: Path) -> None:
+    (root / "inside.jpg").symlink_to("a.jpg")
+    (root / "outside.jpg").symlink_to(tmp_path / "secret.jpg")
+    (root / "folder").symlink_to(tmp_path)
+    (root / "loop.jpg").symlink_to("loop.jpg")
+    assert read_image(path("inside.jpg"), root) == PICTURE
+    assert rejection(path("outside.jpg"), root).reason == "path_outside_root"
+    assert rejection(path("folder/secret.jpg"), root).reason == "path_outside_root"
+    assert rejection(path("loop.jpg"), root).reason == "unreadable_file"
+
+
+def test_pipes_and_devices_are_never_opened(root: Path) -> None:
+    os.mkfifo(root / "pipe.jpg")
+    assert rejection(path("pipe.jpg"), root).reason == "not_a_file"
+    assert rejection(path("/dev/zero"), Path("/dev")).reason == "not_a_file"
+
+
+def test_a_file_without_permission_is_unreadable(root: Path) -> None:
+    (root / "a.jpg").chmod(0)
+    if os.access(root / "a.jpg", os.R_OK):
+        pytest.skip("this user may read every file")
+    assert rejection(path("a.jpg"), root).reason == "unreadable_file"
+
+
+def test_a_file_is_measured_before_it_is_read(root: Path) -> None:
+    with (root / "huge.jpg").open("wb") as file:
+        file.truncate(2**35)  # sparse: takes no room
+    assert rejection(path("huge.jpg"), root).reason == "file_too_large"
+    (root / "empty.jpg").touch()
+    assert rejection(path("empty.jpg"), root).reason == "empty_file"
+    assert read_image(path("a.jpg"), root, max_bytes=len(PICTURE)) == PICTURE
+    assert rejection(path("a.jpg"), root, max_bytes=len(PICTURE) - 1).reason == "file_too_large"
+
+
+@pytest.mark.parametrize("header", [URI, "DATA:Image/X-Any;Base64,", "data:image/png;charset=utf-8;base64,"])
+@pytest.mark.parametrize("kind", ["path", "url"])
+def test_a_data_uri_is_decoded_in_either_kind(header: str, kind: Literal["path", "url"], root: Path) -> None:
+    assert read_image(ImageRef(kind, header + base64.b64encode(PICTURE).decode()), root) == PICTURE
+
+
+def test_a_wrapped_or_percent_encoded_data_uri_is_decoded(root: Path) -> None:
+    data = bytes(range(256))
+    assert read_image(url(URI + base64.encodebytes(data).decode()), root) == data
+    escaped = base64.b64encode(data).decode().replace("+", "%2B").replace("=", "%3D")
+    assert read_image(url(URI + escaped), root) == data
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("data:", "data:image/png;base64", "data:;base64,QUJD", "data:text/plain;base64,QUJD", "data:image/png,QUJD"),
+        *(URI, f"{URI}  ", f"{URI}QUJ", f"{URI}QUJDRA", f"{URI}QU=D", f"{URI}Q*JD", f"{URI}QUJ\u0416", f"{URI}===="),
+    ],
+)
+def test_a_bad_data_uri_is_rejected(uri: str, root: Path) -> None:
+    assert rejection(url(uri), root).reason == "bad_data_uri"
+
+
+def test_a_message_quotes_the_value_on_one_short_line(root: Path) -> None:
+    for value in ("no\nsuch\x1b[31m.jpg", "x/" * 1000, "x" * 100_000, URI + "*" * 100_000, "http://" + "x" * 100_000):
+        message = rejection(path(value), root).message
+        assert message.isprintable()
+        assert len(message) < 300 + len(str(root))
+
+
+def test_a_reference_holds_bytes_only_as_bytes() -> None:
+    with pytest.raises(TypeError, match="'path' cannot hold a bytes"):
+        ImageRef("path", b"a.jpg")
+    with pytest.raises(TypeError, match="'bytes' cannot hold a str"):
+        ImageRef("bytes", "a.jpg")
+
+
+@given(kind=st.sampled_from(["path", "url"]), value=st.text(st.characters(), max_size=30) | st.from_regex(r"[./%2e]+"))
+def test_any_string_is_read_or_rejected(kind: Literal["path", "url"], value: str) -> None:
+    reason = ""
+    try:
+        read_image(ImageRef(kind, value), Path(__file__).parent)
+    except Reject as reject:
+        reason = reject.reason
+    assert not reason or reason in REASONS

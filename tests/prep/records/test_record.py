@@ -1,0 +1,144 @@
+"""Records: what is accepted, what is rejected, by which name and at which place."""
+
+import json
+from typing import Any
+
+import pytest
+
+from lmms.prep.records.record import Record, parse_record
+from lmms.prep.records.strict_json import parse_line
+from lmms.prep.reject import REASONS, Reject
+
+USER = {"role": "user", "content": "a"}
+ASSISTANT = {"role": "assistant", "content": "b"}
+
+
+def conversation(*messages: Any, **columns: Any) -> dict[str, Any]:
+    return {"messages": list(messages) or [USER, ASSISTANT], **columns}
+
+
+def image_turn(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+def rejected(value: Any) -> Reject:
+    with pytest.raises(Reject) as caught:
+        parse_record(value)
+    assert caught.value.reason in REASONS
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"messages": [', "invalid_json"),
+        (b'{"a": 1} {"a": 2}', "invalid_json"),
+        (b'\xef\xbb\xbf{"a": 1}', "invalid_json"),
+        (b'{"a": "\xe9"}', "not_utf8"),
+        (b'{"a": NaN}', "invalid_number"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "invalid_number"),
+        (b"[" * 100_000, "nested_too_deep"),
+        (b'{"a": {"b": 1, "b": 2}}', "duplicate_key"),
+        (b'{"a": "\\ud83d"}', "lone_surrogate"),
+    ],
+)
+def test_a_broken_line_is_rejected_by_name(line: bytes, reason: str) -> None:
+    with pytest.raises(Reject) as caught:
+        parse_line(line)
+    assert caught.value.reason == reason
+
+
+def test_a_surrogate_pair_is_one_character() -> None:
+    assert parse_line(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "place"),
+    [
+        ([], "not_object", ""),
+        ({"conversations": []}, "missing_messages", ""),
+        ({"messages": None}, "messages_not_list", "messages"),
+        ({"messages": []}, "empty_messages", "messages"),
+        ({"messages": "not json"}, "invalid_json", "messages"),
+        ({"text": "plain"}, "later_text", "text"),
+        (conversation(tools=[{}]), "later_tools", "tools"),
+        (conversation(videos=["a.mp4"]), "later_video", "videos"),
+        (conversation("hello"), "message_not_object", "messages[0]"),
+        (conversation({"content": "a"}), "missing_role", "messages[0]"),
+        (conversation({"role": "User", "content": "a"}), "unknown_role", "messages[0]"),
+        (conversation({"role": "user"}), "missing_content", "messages[0].content"),
+        (conversation({"role": "user", "content": None}), "null_content", "messages[0].content"),
+        (conversation({"role": "user", "content": 3}), "bad_content_type", "messages[0].content"),
+        (conversation({"role": "user", "content": []}), "empty_content", "messages[0].content"),
+        (conversation({**USER, "weight": 0.5}, ASSISTANT), "bad_weight", "messages[0].weight"),
+        (conversation(weight=0), "no_target_tokens", "weight"),
+        (conversation(USER, {**ASSISTANT, "reasoning_content": 3}), "bad_reasoning", "messages[1]"),
+        (conversation({"role": "tool", "content": "x"}), "later_tools", "messages[0]"),
+        (conversation(USER, {"role": "assistant", "content": None, "tool_calls": [{}]}), "later_tools", "messages[1]"),
+        (conversation(USER), "no_assistant", "messages"),
+        (conversation(image_turn("text")), "part_not_object", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "text"})), "part_missing_field", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "img", "image": "a"})), "unknown_part_type", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "video", "video": "a"})), "later_video", "messages[0].content[0]"),
+        (conversation(image_turn({"type": ["text"]})), "unknown_part_type", "messages[0].content[0]"),
+        (conversation({"role": {}, "content": "a"}), "unknown_role", "messages[0]"),
+        (conversation(image_turn({"type": "input_audio"})), "later_audio", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "image", "url": "a"})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "image", "image": 3})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "image_url", "image_url": {"detail": "low"}})), "part_missing_field", None),
+        (conversation(image_turn({"type": "image"})), "count_mismatch", "messages[0].content[0]"),
+        (conversation(USER, ASSISTANT, images=["a.png"]), "count_mismatch", "images"),
+        (conversation(USER, ASSISTANT, images="a.png"), "bad_part", "images"),
+        (
+            conversation(USER, {"role": "assistant", "content": [{"type": "image", "image": "a"}]}),
+            "image_in_assistant",
+            "messages[1]",
+        ),
+    ],
+)
+def test_a_bad_record_is_rejected_by_name_and_place(value: Any, reason: str, place: str | None) -> None:
+    reject = rejected(value)
+    assert reject.reason == reason
+    assert place is None or reject.place == place
+    assert reject.message
+
+
+def test_the_message_of_a_wrong_key_names_the_key_found_and_the_key_expected() -> None:
+    message = rejected(conversation(image_turn({"type": "image", "url": "a.png"}))).message
+    assert "'url'" in message
+    assert "'image'" in message
+
+
+def references(record: Record) -> list[tuple[str, str | bytes]]:
+    return [(image.ref.kind, image.ref.value) for image in record.images]
+
+
+def test_every_form_of_an_image_part_is_read() -> None:
+    turn = image_turn(
+        {"type": "image_url", "image_url": {"url": "a b.png", "detail": "high"}},
+        {"type": "image_url", "image_url": "b.png"},
+        {"type": "image", "image": "c.png"},
+        {"type": "image", "image": {"bytes": b"d", "path": None}},
+        {"type": "image", "text": None},
+        {"type": "text", "text": "and", "image": None},
+        {"type": "image"},
+    )
+    record = parse_record(conversation(turn, ASSISTANT, images=["e.png", {"bytes": None, "path": "f.png"}]))
+    assert references(record) == [
+        ("url", "a b.png"), ("url", "b.png"), ("path", "c.png"), ("bytes", b"d"), ("path", "e.png"), ("path", "f.png"),
+    ]  # fmt: skip
+    assert record.messages[0].text == "and"
+
+
+def test_messages_of_a_table_may_be_a_json_string() -> None:
+    assert parse_record({"messages": json.dumps([USER, ASSISTANT])}) == parse_record(conversation())
+
+
+def test_a_weight_of_0_makes_a_turn_context() -> None:
+    record = parse_record(conversation(USER, {**ASSISTANT, "weight": 0}, USER, {**ASSISTANT, "weight": 1.0}))
+    assert [m.weight for m in record.messages] == [1, 0, 1, 1]
+
+
+def test_columns_and_keys_that_are_not_used_are_named_once() -> None:
+    record = parse_record(conversation({**USER, "ts": 1, "name": None}, ASSISTANT, score=1, empty=None, id="x"))
+    assert record.unused == ("column score", "key messages[].ts")

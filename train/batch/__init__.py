@@ -1,0 +1,1 @@
+"""Packs -> tensors on the device, made in loader processes."""

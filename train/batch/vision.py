@@ -1,0 +1,65 @@
+"""What a vision tower takes for all images of a batch, made on the CPU."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.pack import Media
+from lmms.train.batch.images import pixel_constants
+from lmms.train.families import TOWER_INPUTS
+from lmms.train.families.vision import Tower, TowerInputs
+from lmms.train.parallel.share import WHOLE, Exchange, Share, exchange_of, share_images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pictures:
+    """A tower's inputs, of this rank's share of the images, and where in its tokens features go."""
+
+    patches: Tensor
+    """uint8 [patches, 3 * patch_size**2]"""
+    pixel_constants: Tensor
+    """float32 [3, 3], see pixels.pixel_constants"""
+    grid_thw: Tensor
+    """int64 [images, 3]"""
+    rows: Tensor
+    """int64 [image tokens]: the rows that the features fill, in order; after the exchange, if there is one."""
+    tower: TowerInputs
+    temporal_patch_size: int
+    exchange: Exchange | None
+    """Which features go to which rank; None where no rank shares its packs with another."""
+
+
+def make_pictures(
+    family: str,
+    media: Sequence[Media],
+    patches: Mapping[int, npt.NDArray[np.uint8]],
+    vision: Vision,
+    tower: Tower,
+    tokens: int,
+    share: Share = WHOLE,
+) -> Pictures:
+    """The tower's inputs from each image's place in a sequence of so many tokens, and what this rank has of patches.
+
+    patches: of at least those images that are this rank's share, uint8 [patches, 3 * patch_size**2].
+    Without any image: one black image of a single merged patch, which fills no row. A rank without images runs the
+    tower on it when another rank has some.
+    """
+    m = vision.merge_size
+    own = share_images(media, share.ranks)[share.index]
+    pixels = np.concatenate([patches[image] for image in own] or [np.zeros((m**2, 3 * vision.patch_size**2), np.uint8)])
+    grid_thw = torch.tensor([media[image].grid_thw for image in own] or [(1, m, m)], dtype=torch.int64)
+    rows, exchange = exchange_of(media, tokens, share)
+    return Pictures(
+        patches=torch.from_numpy(pixels),
+        pixel_constants=pixel_constants(vision),
+        grid_thw=grid_thw,
+        rows=torch.from_numpy(rows),
+        tower=TOWER_INPUTS[family](grid_thw, tower),
+        temporal_patch_size=vision.temporal_patch_size,
+        exchange=exchange if share.ranks > 1 else None,
+    )

@@ -1,0 +1,1 @@
+"""Weights and state on disk: read, write, keep, resume, export."""

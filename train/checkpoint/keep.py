@@ -1,0 +1,144 @@
+"""Which checkpoints of a run are kept, and which is the best: best.json in its output folder.
+
+{"checkpoint": "step-00000100", "step": 100, "value": 1.25, "metric": "eval_loss", "greater": false, "shards": "...",
+ "loss_weight": ""}
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms.configs.errors import TrainError
+from lmms.configs.load import load_config
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.checkpoint.files import fault_of, write_synced
+from lmms.train.checkpoint.read import (
+    PART_SUFFIX,
+    checkpoint_name,
+    list_checkpoints,
+    step_folders,
+)
+
+BEST_NAME = "best.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keep:
+    """Which checkpoints stay besides the best one."""
+
+    limit: int | None = None
+    """The newest so many; None: all."""
+    every: int | None = None
+    """Those of steps that are a multiple of this."""
+
+
+def to_delete(steps: Iterable[int], keep: Keep, best: int | None) -> list[int]:
+    """The steps, ascending, whose checkpoints go: all but the newest `limit`, the multiples and the best."""
+    older = sorted(steps)[: -keep.limit if keep.limit else 0]
+    return [step for step in older if step != best and (keep.every is None or step % keep.every != 0)]
+
+
+def delete_old(output: Path, keep: Keep, best: int | None) -> None:
+    """Delete what `to_delete` names of the complete checkpoints in this folder."""
+    folders = step_folders(output)
+    complete = set(list_checkpoints(output)[0])
+    for step in to_delete((step for step, path in folders.items() if path in complete), keep, best):
+        # Renamed first: a deletion that is cut off must not leave what looks like a checkpoint.
+        shutil.rmtree(folders[step].rename(folders[step].with_name(folders[step].name + PART_SUFFIX)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """What the best checkpoint is the best by: values of two measures cannot be compared."""
+
+    metric: str
+    greater: bool
+    """Whether a greater value is better."""
+    shards: str
+    """What eval_loss is taken on: the hash of an index.json; empty for the training loss."""
+    loss_weight: str
+    """What the training loss is weighted by; empty for eval_loss."""
+
+
+def better(best: dict[str, Any] | None, step: int, measure: Measure, value: float | None) -> dict[str, Any] | None:
+    """TrainerState.best when a checkpoint is written at `step`, where the metric has this value (None: was not taken).
+
+    best: by the same measure. A value that is only as good as the best, or not a number, changes nothing.
+    """
+    if value is None or not math.isfinite(value):
+        return best
+    if best is None or (value > best["value"] if measure.greater else value < best["value"]):
+        return {"step": step, "value": value, **asdict(measure)}
+    return best
+
+
+def write_best(output: Path, best: dict[str, Any]) -> None:
+    """Write best.json, whole or not at all, of what TrainerState.best holds."""
+    part = output / (BEST_NAME + PART_SUFFIX)
+    write_synced(part, {"checkpoint": checkpoint_name(best["step"]), **best})
+    part.rename(output / BEST_NAME)
+
+
+def best_checkpoint(output: Path) -> Path | None:
+    """The checkpoint that best.json names, if there is one. TrainError if best.json or the checkpoint is damaged."""
+    path = output / BEST_NAME
+    try:
+        step = json.loads(path.read_text(encoding="utf-8"))["step"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, LookupError) as error:
+        raise TrainError(f"{path} is damaged ({type(error).__name__}: {error}); name a checkpoint") from error
+    folder = step_folders(output).get(step, output / checkpoint_name(step))
+    if (fault := fault_of(folder)) is not None:
+        raise TrainError(f"{path} names {folder.name}, which is not a complete checkpoint: {fault}; name another")
+    return folder
+
+
+def resumed_best(
+    output: Path, best: dict[str, Any] | None, measure: Measure | None, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """TrainerState.best of a run that goes on in this folder, or starts (best is None); best.json is made to agree.
+
+    A best checkpoint that is gone, damaged or the best by another measure is forgotten, and said.
+    """
+    if best is not None:
+        folder = output / checkpoint_name(best["step"])
+        now = asdict(measure) if measure else {}
+        before = {name: best[name] for name in best if name not in ("step", "value")}
+        fault = fault_of(folder)
+        if before != now:
+            fault = f"it was measured by {before}, this run measures {now or 'nothing'}"
+        if fault is not None:
+            say(f"{folder.name} was the best by {best['metric']}, but is not any more: {fault}; the next one is")
+            best = None
+    if best is not None:
+        write_best(output, best)
+    else:
+        (output / BEST_NAME).unlink(missing_ok=True)
+    return best
+
+
+CONFIG_NAME = "config.yaml"
+"""In a run's output folder: its resolved config."""
+
+
+def choose_checkpoint(folder: Path) -> tuple[Path, str]:
+    """(The checkpoint to export, why it is that one): the folder itself, or of a run's output folder one in it.
+
+    That is the best one where the run has load_best_model_at_end, else the newest complete one. TrainError if there is
+    none, or the best one is gone.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        return folder, ""
+    complete, _ = list_checkpoints(folder)
+    if not complete:
+        raise TrainError(f"{folder} is the folder of a run, but holds no complete checkpoint yet")
+    if not load_config(TrainConfig, folder / CONFIG_NAME).load_best_model_at_end:
+        return complete[-1], "the newest complete checkpoint of this run"
+    if (best := best_checkpoint(folder)) is not None:
+        return best, f"the best checkpoint of this run by {BEST_NAME}"
+    return complete[-1], f"the newest complete checkpoint of this run, which has no {BEST_NAME} yet"

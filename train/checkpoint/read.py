@@ -1,0 +1,206 @@
+"""Checkpoints: a folder that is complete or is not used.
+
+    output/step-00000010/   *.distcp, .metadata   torch.distributed.checkpoint: weights and averages, by name
+                            trainer.json          TrainerState
+                            complete.json         written last: every other file with its size and hash
+
+saver.py writes them, as step-00000010.part, and renames. Any number of ranks reads what any number wrote.
+"""
+
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from lmms.configs.by_part import Part
+from lmms.configs.errors import TrainError
+from lmms.train.checkpoint.files import (
+    METADATA_NAME,
+    STATE_NAME,
+    damaged_files,
+    fault_of,
+    read_complete,
+    refuse_damaged,
+)
+from lmms.train.parallel.world import of_all_ranks
+
+T = TypeVar("T")
+
+PART_SUFFIX = ".part"
+"""Of a folder that is being written, or deleted."""
+_NAME = re.compile(r"step-(\d{8,})")
+_UNREADABLE = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError),
+    *(AttributeError, ImportError, LookupError),
+)
+"""What a pickle of other bytes, or of another torch, raises."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerState:
+    """All of a run that is not a tensor."""
+
+    step: int
+    """Optimizer steps taken."""
+    position: int
+    """Packs trained; with the order's identity (seed ... costs) and the phases it says which come next."""
+    seed: int
+    order: str
+    """order.ORDER_VERSION."""
+    shards: list[str]
+    """Of each set the xxh3 of its index.json, which names the hash of every shard."""
+    group_packs: int
+    costs: str
+    """Digest of what makes up the cost of a pack, see sets.costs_digest."""
+    fingerprints: dict[str, str]
+    """tokenizer, template, vision and packing of the shards."""
+    phases: list[dict[str, Any]]
+    """phases.RunPhase as dicts, the oldest first."""
+    global_packs: int
+    model: str
+    """The model folder, as an absolute path."""
+    base: dict[str, str]
+    """base.Base as a dict: the weights that checkpoints do not hold."""
+    zero_steps: dict[Part, int]
+    """Steps in a row without gradient, of each trained part."""
+    skipped: int
+    """Steps in a row, up to this one, whose update was left out since something was not finite."""
+    best: dict[str, Any] | None
+    """{step, metric, value} of the best checkpoint so far, see retention.py."""
+    config: dict[str, Any]
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of a step, in the output folder of its run."""
+    return f"step-{step:08d}"
+
+
+def step_folders(output: Path) -> dict[int, Path]:
+    """Step -> its folder in an output folder, by step, complete or not; without those set aside or unfinished."""
+    named = ((_NAME.fullmatch(path.name), path) for path in output.glob("step-*") if path.is_dir())
+    return dict(sorted((int(name[1]), path) for name, path in named if name))
+
+
+def list_checkpoints(output: Path) -> tuple[list[Path], list[Path]]:
+    """(complete, not complete) checkpoints of an output folder, the oldest first."""
+    folders = list(step_folders(output).values())
+    complete = [path for path in folders if fault_of(path) is None]
+    unfinished = sorted(output.glob(f"step-*{PART_SUFFIX}"))
+    return complete, [path for path in folders if path not in complete] + unfinished
+
+
+def tensors_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, held: Collection[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds, by name, sharing memory with the model; tied weights once. Loading fills it in place.
+
+    held: names of the parameters that it holds; all of them without this.
+    """
+    parameters = [name for name, _ in model.named_parameters() if held is None or name in held]
+    names = {*parameters, *(name for name, _ in model.named_buffers())}
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name in names}
+    if optimizer is not None:
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}.{key}"] = value
+    return tensors
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """What a complete checkpoint says of its run."""
+    refuse_damaged(checkpoint, damaged_files(checkpoint, [STATE_NAME]))
+    try:
+        return TrainerState(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise TrainError(
+            f"{checkpoint / STATE_NAME} is not of this version ({error}); use another checkpoint"
+        ) from error
+
+
+def model_shapes(checkpoint: Path) -> dict[str, list[int]]:
+    """The parameters that a complete checkpoint holds: name in TrainModel -> shape."""
+    return {
+        name.removeprefix("model."): list(entry.size)
+        for name, entry in _read_metadata(checkpoint).state_dict_metadata.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def files_of(checkpoint: Path) -> list[str]:
+    """The files that make up a checkpoint, but complete.json: those that the tensors' metadata names, seen or not."""
+    tensors = _read_metadata(checkpoint).storage_data or {}
+    return sorted({METADATA_NAME, STATE_NAME, *(place.relative_path for place in tensors.values())})
+
+
+def damaged_of_all(checkpoint: Path) -> list[str]:
+    """Those files of a complete checkpoint whose hash is not that of complete.json. The ranks share the reading."""
+
+    def own() -> list[str]:
+        return damaged_files(checkpoint, sorted(read_complete(checkpoint))[dist.get_rank() :: dist.get_world_size()])
+
+    return sorted(name for share in of_all_ranks(own) for name in share)
+
+
+def load_checkpoint(
+    checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, alone: bool = False, verified: bool = False
+) -> None:
+    """Fill these tensors from a checkpoint; all ranks together, or one process `alone`.
+
+    TrainError names a file whose hash is not that of complete.json (unless that was `verified` before), or the first
+    tensors that the checkpoint does not have, has in another shape, or has beyond those of the same kind (`model.*`).
+    """
+    if not verified:
+        damaged = damaged_files(checkpoint, sorted(read_complete(checkpoint))) if alone else damaged_of_all(checkpoint)
+        refuse_damaged(checkpoint, damaged)
+    _refuse_misfits(checkpoint, tensors)
+    with warnings.catch_warnings():
+        # That it is alone is what the caller said.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        try:
+            load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values()]
+            # Ctrl-C is not a failure: torch wraps whatever was raised, on any rank.
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+                raise KeyboardInterrupt from error
+            names = ", ".join(sorted({type(cause).__name__ for cause in causes}))
+            raise TrainError(f"{checkpoint} is damaged: its tensors cannot be read ({names}); delete it") from error
+
+
+def _refuse_misfits(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    stored = _read_metadata(checkpoint).state_dict_metadata
+    kinds = {name.partition(".")[0] for name in tensors}
+    unexpected = sorted(name for name in stored.keys() - tensors.keys() if name.partition(".")[0] in kinds)
+    faults = [f"{name} is unexpected" for name in unexpected]
+    for name, tensor in tensors.items():
+        size = getattr(stored.get(name), "size", None)
+        if size != tensor.shape:
+            found = "is missing" if size is None else f"has shape {list(size)}"
+            faults.append(f"{name} {found}, expected {list(tensor.shape)}")
+    if faults:
+        raise TrainError(
+            f"{checkpoint} does not fit this run: {'; '.join(faults[:3])} ({len(faults)} tensors in all);"
+            " model, train and lora must be those of the run that wrote it"
+        )
+
+
+def _read_metadata(checkpoint: Path) -> Metadata:
+    try:
+        return FileSystemReader(checkpoint).read_metadata()
+    except _UNREADABLE as error:
+        raise TrainError(
+            f"{checkpoint / METADATA_NAME} cannot be read by this version of torch ({type(error).__name__}: {error});"
+            " use another checkpoint"
+        ) from error

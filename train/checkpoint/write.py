@@ -1,0 +1,188 @@
+"""Writing checkpoints beside the training.
+
+A save copies the tensors into main memory and returns; a thread writes the copy, hashes it, marks it complete, renames
+it and deletes what is too old. The thread has a process group of its own: collectives of two threads on one group would
+mix. It is a daemon, since a peer that died must not keep this process from ending, and touches no GPU.
+torch's async_save does the first half of this; the thread is ours for what follows the tensors.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from lmms.configs.errors import TrainError
+from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of, sync_folder, write_synced
+from lmms.train.checkpoint.keep import Keep, delete_old, write_best
+from lmms.train.checkpoint.read import PART_SUFFIX, TrainerState, checkpoint_name, files_of
+from lmms.train.parallel.world import World, of_all_ranks
+
+
+class Saver:
+    """The checkpoint that is being written, at most one. All ranks call save together, and `saving` makes it."""
+
+    def __init__(
+        self, output: Path, world: World, keep: Keep, step: int, asynchronous: bool, report: Callable[[str], None]
+    ) -> None:
+        """step: where the run starts; a checkpoint of that step is there already, or would hold nothing."""
+        self._place = _Place(output, world, dist.new_group(backend="gloo"))
+        self._keep, self._asynchronous, self._report = keep, asynchronous, report
+        self._saved_step = step
+        # On a GPU into pinned buffers that stay from one save to the next: torch 2.11's DefaultStager works only once.
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=world.device.type == "cuda")
+        self._writing: _Writing | None = None
+
+    def save(self, state: TrainerState, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Save what these tensors hold now; they may change as soon as this returns. Waits for the save before it.
+
+        Nothing is done for the step of the last save. TrainError: what went wrong in the save before it, or in this one
+        where saves are not asynchronous.
+        """
+        self.wait()
+        if state.step == self._saved_step:
+            return
+        self._saved_step = state.step
+        staged = self._stager.stage(dict(tensors))
+        body = asdict(state)
+        self._writing = _Writing(lambda: _write(self._place, self._keep, body, staged))
+        self._writing.start()
+        if not self._asynchronous:
+            self.wait()
+
+    def check(self) -> None:
+        """Report the save if it has ended, without waiting for it. TrainError if it failed."""
+        if self._writing is not None and self._writing.ended.is_set():
+            self.wait()
+
+    def wait(self) -> None:
+        """Report the save once it has ended. TrainError if it failed."""
+        if self._writing is None:
+            return
+        self._writing.ended.wait()
+        outcome, self._writing = self._writing.outcome, None
+        if isinstance(outcome, Path):
+            self._report(f"saved {outcome}")
+        elif outcome is None:
+            raise TrainError("the thread that writes checkpoints died; its error was printed where it happened")
+        else:
+            raise outcome
+
+    def close(self, grace_s: float) -> None:
+        """Give a save that is still being written this long to end, whatever comes of it."""
+        if self._writing is not None:
+            if not self._writing.ended.is_set():
+                self._report(f"waiting up to {grace_s:g} s for the checkpoint that is being written")
+                self._writing.ended.wait(grace_s)
+            if isinstance(self._writing.outcome, Path):
+                self._report(f"saved {self._writing.outcome}")
+
+
+@contextmanager
+def saving(
+    output: Path,
+    world: World,
+    keep: Keep,
+    step: int,
+    *,
+    asynchronous: bool,
+    grace_s: float,
+    report: Callable[[str], None],
+) -> Iterator[Saver]:
+    """A Saver for a run that starts at `step`; all ranks together. The end of the block waits for the last save.
+
+    report gets a line for each checkpoint. Where the block raises, the wait is at most grace_s.
+    """
+    saver = Saver(output, world, keep, step, asynchronous, report)
+    try:
+        yield saver
+        saver.wait()
+    finally:
+        saver.close(grace_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a rank writes, and with whom."""
+
+    output: Path
+    world: World
+    group: dist.ProcessGroup
+
+    def on_main(self, act: Callable[[], None]) -> None:
+        """Do this on rank 0, while the others wait for it; what fails there raises everywhere."""
+        of_all_ranks(act if self.world.is_main else lambda: None, self.group)
+
+
+class _Writing(threading.Thread):
+    """One save."""
+
+    def __init__(self, write: Callable[[], Path]) -> None:
+        super().__init__(name="checkpoint", daemon=True)
+        self._write = write
+        self.outcome: Path | TrainError | None = None
+        """The folder of the checkpoint, or what went wrong; None until then."""
+        self.ended = threading.Event()
+        """Waited for instead of the thread: Python takes a thread for dead whose join Ctrl-C interrupted."""
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._write()
+        except TrainError as error:
+            self.outcome = error
+        finally:
+            self.ended.set()
+
+
+def _write(place: _Place, keep: Keep, body: dict[str, Any], staged: dict[str, torch.Tensor]) -> Path:
+    """Write a checkpoint from what was staged, on all ranks together; returns its folder."""
+    final = place.output / checkpoint_name(body["step"])
+    part = final.with_name(final.name + PART_SUFFIX)
+    rank, size = place.world.rank, place.world.size
+    try:
+        place.on_main(lambda: _begin(part, final, body))
+        # Without copying ahead, which would open the first GPU from this thread.
+        writer = FileSystemWriter(part, per_thread_copy_ahead=0)
+        save(staged, storage_writer=writer, process_group=place.group)
+        # One list for all: what a rank sees of a shared folder may be older than the files of the others.
+        names = of_all_ranks(lambda: files_of(part) if place.world.is_main else [], place.group)[0]
+        shares = of_all_ranks(lambda: describe_files(part, names[rank::size]), place.group)
+        files = {name: entry for share in shares for name, entry in share.items()}
+        place.on_main(lambda: _finish(part, final, files, keep, body["best"]))
+    except (CheckpointException, RuntimeError, TrainError) as error:
+        raise TrainError(f"{part}: the checkpoint could not be written: {_causes(error)}") from error
+    return final
+
+
+def _begin(part: Path, final: Path, body: dict[str, Any]) -> None:
+    if fault_of(final) is None:
+        raise TrainError(f"{final} is a complete checkpoint already, of another run")
+    for unfinished in (*final.parent.glob(f"step-*{PART_SUFFIX}"), *final.parent.glob(final.name)):
+        shutil.rmtree(unfinished)
+    part.mkdir(parents=True)
+    write_synced(part / STATE_NAME, body)
+
+
+def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: dict[str, Any] | None) -> None:
+    write_synced(part / COMPLETE_NAME, files)
+    sync_folder(part)
+    part.rename(final)
+    sync_folder(final.parent)
+    if best is not None:
+        write_best(final.parent, best)
+    delete_old(final.parent, keep, None if best is None else best["step"])
+
+
+def _causes(error: BaseException) -> str:
+    """What failed, on whichever rank, without the stacks that a CheckpointException prints."""
+    causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    return "; ".join(str(cause).partition("\n")[0] for cause in causes)

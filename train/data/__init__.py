@@ -1,0 +1,1 @@
+"""Which packs come when, and from where. No torch."""

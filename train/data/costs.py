@@ -1,0 +1,71 @@
+"""What packs cost, in floating-point operations: from a pack itself or from the sidecar alone, without torch.
+
+What one of each thing costs comes from the model (flops.model_cost), or from a run's phases.json.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.contract.pack import Pack
+from lmms.train.data.shards import Sidecar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCost:
+    """Operations of a training step, forward and backward, for one of each thing that packs hold."""
+
+    token: float
+    target: float
+    """A row of the LM head."""
+    squared_length: float
+    """Causal attention: by the sum of squared lengths of conversations."""
+    patch: float
+    """The vision tower's linear layers, and a patch's share of the mergers."""
+    squared_image: float
+    """Attention over images: by the sum of squared patches of an image (of a frame, where it moves)."""
+    squared_window: float
+    """Attention within windows: by the sum of squared patches of a window."""
+    window: int
+    """Patches along a window's side; 0 without windows."""
+
+
+def pack_flops(cost: ModelCost, pack: Pack) -> float:
+    """Operations of a pack's share of a training step."""
+    lengths = pack.lengths.astype(np.int64)
+    grids = [m.grid_thw for m in pack.media]
+    return float(
+        cost.token * len(pack.input_ids)
+        + cost.target * int(np.diff(pack.targets).sum())
+        + cost.squared_length * int((lengths**2).sum())
+        + cost.patch * pack.patches
+        + cost.squared_image * pack.sum_squared_patches
+        + cost.squared_window * sum(_squared_windows(grid, cost.window) for grid in grids)
+    )
+
+
+def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
+    """int64 [2, packs]: operations in the language model and in the vision tower, from the sidecar alone.
+
+    Those of pack_flops, but that windows at the edges of images are taken for whole ones. Integers, since the order of
+    a run depends on them.
+    """
+    units = {field.name: np.int64(round(getattr(cost, field.name))) for field in fields(ModelCost)}
+    patch = units["patch"] + units["squared_window"] * units["window"] ** 2
+    costs = np.empty((2, len(sidecar)), np.int64)
+    costs[0] = units["token"] * sidecar.tokens
+    costs[0] += units["target"] * sidecar.target_tokens
+    costs[0] += units["squared_length"] * sidecar.sum_squared_lengths
+    costs[1] = patch * sidecar.patches
+    costs[1] += units["squared_image"] * sidecar.sum_squared_patches
+    return costs
+
+
+def _squared_windows(grid_thw: tuple[int, int, int], side: int) -> int:
+    """Sum of squared patches over an image's windows; those at the right and lower edges are cut."""
+    if not side:
+        return 0
+    t, *sides = grid_thw
+    rows, columns = (length // side * side**2 + (length % side) ** 2 for length in sides)
+    return t * rows * columns

@@ -1,0 +1,210 @@
+"""Packs out of shard folders: the sidecar table, and one pack by its place.
+
+Every read is checked against the pack's own hash, and every fault stops the run by name: a stream that ends early,
+or hands out half a pack, trains on something else without a word. Nothing heavy is loaded: `lmms inspect` reads packs
+too.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
+
+from lmms.configs.contract.manifest import PACKS_NAME, Dataset
+from lmms.configs.contract.mds import ShardFile, decode_sample
+from lmms.configs.contract.pack import COLUMNS, Pack
+from lmms.configs.errors import ConfigError, DatasetError
+from lmms.configs.stores.remote import FileStore
+from lmms.configs.stores.store import LocalStore
+from lmms.train.data.cache import fetch, forget, need_of, read_cached, read_table_file
+
+_MAX_OPEN_FILES = 256
+"""Shards held open at a time; a data set may have more than a process may open (often 1,024)."""
+
+
+class Place(NamedTuple):
+    """Where one pack is: all that a process without the tables needs to read it."""
+
+    set: int
+    """Number of its data set among those of the reader."""
+    pack: int
+    """Its number in that data set."""
+    shard: int
+    offset: int
+    bytes: int
+    xxh3: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sidecar:
+    """packs.parquet in memory but for the sources: a column of contract.PACK_TABLE each, [packs] in shard order."""
+
+    shard: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
+    xxh3: npt.NDArray[np.uint64]
+    tokens: npt.NDArray[np.int32]
+    target_tokens: npt.NDArray[np.int32]
+    target_weight: npt.NDArray[np.float64]
+    conversation_weight: npt.NDArray[np.float64]
+    sqrt_weight: npt.NDArray[np.float64]
+    segments: npt.NDArray[np.int32]
+    sum_squared_lengths: npt.NDArray[np.int64]
+    patches: npt.NDArray[np.int32]
+    sum_squared_patches: npt.NDArray[np.int64]
+    media: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def place(self, pack: int, set: int = 0) -> Place:
+        """Where a pack is, for a reader that has its data set under this number. DatasetError if there is none."""
+        if not 0 <= pack < len(self):
+            raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self) - 1}")
+        shard, offset, size = int(self.shard[pack]), int(self.offset[pack]), int(self.bytes[pack])
+        return Place(set, pack, shard, offset, size, int(self.xxh3[pack]))
+
+
+def read_table(dataset: Dataset, name: str) -> pa.Table:
+    """One of the Parquet tables of a data set. DatasetError unless it is the manifest's."""
+    return _open_table(dataset, name).read()
+
+
+def read_sidecar(dataset: Dataset) -> Sidecar:
+    """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
+    table = _open_table(dataset, PACKS_NAME)
+    # One by one: a column comes in pieces, and joining all of them at once would take the room of two tables.
+    columns = {field.name: table.read([field.name])[field.name].combine_chunks() for field in fields(Sidecar)}
+    sidecar = Sidecar(**{name: column.to_numpy() for name, column in columns.items()})
+    _check_places(f"{dataset.where}/{PACKS_NAME}", sidecar, dataset.shards)
+    return sidecar
+
+
+def read_sources(dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """(starts int64 [packs + 1], ids int32, tokens int32): pack i has tokens[j] of the source ids[j] of the manifest,
+    starts[i] <= j < starts[i + 1]. DatasetError unless the table is the manifest's."""
+    table = _open_table(dataset, PACKS_NAME).read(["source_ids", "source_tokens"])
+    ids, tokens = (table[name].combine_chunks() for name in ("source_ids", "source_tokens"))
+    return ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy(), tokens.values.to_numpy()
+
+
+class PackReader:
+    """Packs of some data sets by their places, each checked against its hash. Pickled without its open files."""
+
+    def __init__(self, datasets: Sequence[Dataset]) -> None:
+        for dataset in datasets:
+            if isinstance(dataset.store, FileStore) and dataset.cache is None:
+                raise ConfigError(f"{dataset.where} gives whole files only: set data.cache to a folder for its shards")
+        self._datasets = tuple(datasets)
+        self._files: dict[tuple[int, int], int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def read(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> Pack:
+        """The pack at a place. DatasetError if it cannot be read exactly as it was written.
+
+        ahead: (set, shard) of what is needed later, in order of next use, for the choice of what leaves a cache.
+        """
+        return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place, ahead)))
+
+    def read_bytes(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> bytes:
+        """The pack at a place as it is stored, checked."""
+        data = self._data(place, ahead)
+        if len(data) == place.bytes and xxh3_64_intdigest(data) == place.xxh3:
+            return data
+        dataset = self._datasets[place.set]
+        if dataset.cache:
+            forget(dataset, place.shard)
+        if not isinstance(dataset.store, LocalStore):
+            data = self._data(place, ahead)
+        if len(data) != place.bytes:
+            what = f"has {len(data)} bytes, expected {place.bytes}: truncated"
+        elif xxh3_64_intdigest(data) != place.xxh3:
+            what = "is damaged: its hash is not the sidecar's"
+        else:
+            return data
+        raise DatasetError(f"{self._name(place)} {what}; copy the shard again or rebuild")
+
+    def close(self) -> None:
+        """Close the files; the next read opens them again."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _data(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
+        """The bytes at a place, not checked."""
+        try:
+            file = self._files.get((place.set, place.shard))
+            if file is None:
+                store = self._datasets[place.set].store
+                if not isinstance(store, LocalStore):
+                    return self._fetched(place, ahead)
+                file = self._open(place, store)
+            return os.pread(file, place.bytes, place.offset)
+        except OSError as error:
+            what = f"cannot be read ({error.strerror}); copy the shard again or rebuild"
+            raise DatasetError(f"{self._name(place)} {what}") from error
+
+    def _open(self, place: Place, store: LocalStore) -> int:
+        if len(self._files) >= _MAX_OPEN_FILES:
+            os.close(self._files.pop(next(iter(self._files))))
+        path = store.folder / self._datasets[place.set].shards[place.shard].name
+        file = self._files[place.set, place.shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return file
+
+    def _fetched(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
+        """From the cache if its shard is there, else from the store, where that has ranges."""
+        dataset = self._datasets[place.set]
+        data = read_cached(dataset, place.shard, place.offset, place.bytes) if dataset.cache else None
+        while data is None and isinstance(dataset.store, FileStore):
+            fetch(dataset, place.shard, need_of(self._datasets, ahead))
+            data = read_cached(dataset, place.shard, place.offset, place.bytes)
+        if data is None:
+            return dataset.store.read_range(dataset.shards[place.shard].name, place.offset, place.bytes)
+        return data
+
+    def _name(self, place: Place) -> str:
+        dataset = self._datasets[place.set]
+        return f"{dataset.where}/{dataset.shards[place.shard].name}: pack {place.pack} at byte {place.offset}"
+
+
+def _open_table(dataset: Dataset, name: str) -> pq.ParquetFile:
+    data = read_table_file(dataset, name)
+    if xxh3_64_hexdigest(data) != dataset.manifest.files[name]["xxh3"]:
+        raise DatasetError(
+            f"{dataset.where}/{name} is damaged: its hash is not the manifest's; copy it again or rebuild the shards"
+        )
+    return pq.ParquetFile(pa.BufferReader(data))
+
+
+def _check_places(path: str, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:
+    """Packs stand in the shards in order and end to end, the last one up to the end of the file."""
+    if not np.array_equal(
+        sidecar.shard, np.repeat(np.arange(len(shards), dtype=np.int32), [s.samples for s in shards])
+    ):
+        raise DatasetError(f"{path} does not have the packs of index.json, shard by shard; rebuild the shards")
+    last = np.flatnonzero(np.diff(sidecar.shard, append=np.int32(len(shards))))
+    expected = np.append(sidecar.offset[1:], 0)
+    expected[last] = np.array([s.bytes for s in shards], np.int64)[sidecar.shard[last]]
+    ends = sidecar.offset + sidecar.bytes
+    wrong = np.flatnonzero(ends != expected)
+    if len(wrong):
+        i = int(wrong[0])
+        raise DatasetError(f"{path}: pack {i} ends at byte {ends[i]}, expected {expected[i]}; rebuild the shards")
+
+
+class Request(NamedTuple):
+    """One forward pass of one rank."""
+
+    places: tuple[Place, ...]
+    """Of its packs."""
+    counts: bool
+    """False for a pass that only keeps the rank in step with the others: its targets weigh 0."""
+    ahead: tuple[tuple[int, int], ...]
+    """(set, shard) of the shards that are needed next, in order of use; empty without a cache."""

@@ -1,0 +1,56 @@
+"""Which shards a run reads next, for its cache: known exactly from the order, long before they are read."""
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+
+from lmms.train.data.mixture import PERIOD, draws
+from lmms.train.data.order import Order, SetOrder, epoch_order, last_made, locate, shard_of, window_packs
+
+Ahead = tuple[tuple[int, int], ...]
+"""(set, shard) of the shards that are needed next, in order of their next use."""
+
+Uses = dict[tuple[int, int], list[tuple[int, int]]]
+"""(set, its mark) -> (shard, packs of the set until its next use) of its shards."""
+
+_MARKS = 64
+"""Places in a window at which its list is made anew; between them the shards that are done with count as needed."""
+
+
+def marks(order: Order, position: int) -> tuple[int, ...]:
+    """Of each set the position in its own sequence from which its needs are counted: next_shards changes with these."""
+    return tuple(_mark(one, start) for one, (_, start) in zip(order.sets, draws(order.phase, position, 1), strict=True))
+
+
+def next_shards(
+    order: Order, at: tuple[int, ...], known: Uses, others: Mapping[tuple[int, int], float] = MappingProxyType({})
+) -> Ahead:
+    """The shards that the current window of each set still needs, and its next one, the next needed first.
+
+    at: the sets' marks. known: what was found for the last marks of each set, kept here; {} at first.
+    others: what else is needed, (set, shard) -> packs of the run until then.
+    """
+    uses = dict(others)
+    for k, (one, start) in enumerate(zip(order.sets, at, strict=True)):
+        rate = order.phase.turns[k] / PERIOD
+        own = last_made(known, (k, start), len(at), partial(_uses, one, start))
+        uses |= {(k, shard): use / rate for shard, use in own}
+    return tuple(sorted(uses, key=lambda one: (uses[one], one)))
+
+
+def _mark(order: SetOrder, start: int) -> int:
+    epoch, window, skipped = locate(order, start)
+    starts = epoch_order(order, epoch)[1]
+    return start - skipped % max(int(starts[window + 1] - starts[window]) // _MARKS, 1)
+
+
+def _uses(order: SetOrder, start: int) -> list[tuple[int, int]]:
+    """(shard, packs of the set until its next use) of the rest of a window and of the next one."""
+    epoch, window, skipped = locate(order, start)
+    after = (epoch, window + 1) if window + 2 < len(epoch_order(order, epoch)[1]) else (epoch + 1, 0)
+    rest = window_packs(order, epoch, window)[skipped:]
+    packs = np.concatenate([rest, window_packs(order, *after)])
+    shards, first = np.unique(shard_of(order, packs), return_index=True)
+    return list(zip(shards.tolist(), first.tolist(), strict=True))

@@ -1,0 +1,108 @@
+"""Everything that a shard folder promises, checked: every hash, every pack against the contract, every table row."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from lmms.configs.contract.check import check_pack
+from lmms.configs.contract.loss_weight import total_weights
+from lmms.configs.contract.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Dataset, data_entry, open_dataset
+from lmms.configs.contract.pack import SAMPLE_TABLE, Pack
+from lmms.configs.errors import DatasetError
+from lmms.configs.stores.store import read_blocks
+from lmms.train.data.shards import PackReader, Sidecar, read_sidecar, read_table
+
+
+def verify_dataset(where: str | Path, report: Callable[[int, int], None] = lambda done, packs: None) -> Iterator[str]:
+    """Every fault of a shard folder, as a sentence that names the place; none when it is whole.
+
+    `report` is called with the packs read so far and their number. A folder without a readable manifest, index or
+    sidecar raises DatasetError, as for any other reader.
+    """
+    dataset = open_dataset(where)
+    yield from _file_faults(dataset)
+    sidecar = read_sidecar(dataset)
+    table = read_table(dataset, SAMPLES_NAME)
+    samples = {name: table[name].to_numpy() for name in SAMPLE_TABLE}
+    yield from _count_faults(dataset, sidecar, samples)
+    yield from _pack_faults(dataset, sidecar, samples, report)
+
+
+def _file_faults(dataset: Dataset) -> Iterator[str]:
+    for name, entry in dataset.manifest.files.items():
+        if data_entry(dataset.store.read(name)) != entry:
+            yield f"{dataset.where}/{name}: its hash is not the manifest's"
+    for shard in dataset.shards:
+        digest = xxhash.xxh3_64()
+        for block in read_blocks(dataset.store, shard.name, shard.bytes):
+            digest.update(block)
+        if digest.hexdigest() != shard.xxh3:
+            yield f"{dataset.where}/{shard.name}: its hash is not the index's"
+
+
+def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -> Iterator[str]:
+    rejects = read_table(dataset, REJECTS_NAME).num_rows
+    found = {
+        "packs": len(sidecar),
+        "packed": len(samples["row"]),
+        "rejected": rejects,
+        "tokens": int(sidecar.tokens.sum()),
+        "target_tokens": int(sidecar.target_tokens.sum()),
+        "media": int(sidecar.media.sum()),
+        "patches": int(sidecar.patches.sum()),
+    }
+    counts = dataset.manifest.counts
+    for name, number in found.items():
+        if counts[name] != number:
+            yield f"{dataset.where}: {number} {name} in the tables, {counts[name]} in the manifest"
+    if counts["read"] != counts["packed"] + counts["rejected"] + counts["skipped"]:
+        yield f"{dataset.where}: read is not packed + rejected + skipped in the manifest: {counts}"
+
+
+def _pack_faults(
+    dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any], report: Callable[[int, int], None]
+) -> Iterator[str]:
+    reader = PackReader([dataset])
+    by_pack = np.argsort(samples["pack"], kind="stable")
+    starts = np.searchsorted(samples["pack"][by_pack], np.arange(len(sidecar) + 1))
+    for i in range(len(sidecar)):
+        place = f"{dataset.where}/{dataset.shards[sidecar.shard[i]].name}, pack {i}"
+        try:
+            pack = reader.read(sidecar.place(i))
+        except DatasetError as error:
+            yield str(error)
+            continue
+        yield from (f"{place}: {fault}" for fault in check_pack(pack, dataset.manifest.limits))
+        rows = by_pack[starts[i] : starts[i + 1]]
+        yield from (
+            f"{place}: {fault}" for fault in _row_faults(i, pack, sidecar, {n: c[rows] for n, c in samples.items()})
+        )
+        report(i + 1, len(sidecar))
+    reader.close()
+
+
+def _row_faults(i: int, pack: Pack, sidecar: Sidecar, samples: dict[str, Any]) -> Iterator[str]:
+    """Where the row of the sidecar or the rows of samples.parquet say other than the pack."""
+    spans = (pack.targets[:, 1] - pack.targets[:, 0]).astype(np.int64)
+    lengths = pack.lengths.astype(np.int64)
+    expected = {
+        "tokens": len(pack.input_ids),
+        "target_tokens": spans.sum(),
+        **total_weights(pack),
+        "segments": len(lengths),
+        "sum_squared_lengths": (lengths**2).sum(),
+        "patches": pack.patches,
+        "sum_squared_patches": pack.sum_squared_patches,
+        "media": len(pack.media),
+    }
+    for name, value in expected.items():
+        if getattr(sidecar, name)[i] != value:
+            yield f"{PACKS_NAME} says {getattr(sidecar, name)[i]} {name}, the pack has {value}"
+    order = np.argsort(samples["segment"])
+    stated = np.stack([samples[name][order] for name in ("source", "row", "tokens")], axis=1)
+    actual = np.concatenate([pack.samples, lengths[:, None]], axis=1)
+    if not np.array_equal(samples["segment"][order], np.arange(len(lengths))) or not np.array_equal(stated, actual):
+        yield f"{SAMPLES_NAME} does not list the conversations of the pack"

@@ -1,0 +1,1 @@
+"""The transformers model as it is trained: forward, loss, kernels, recomputation, LoRA."""

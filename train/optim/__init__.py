@@ -1,0 +1,1 @@
+"""What is trained, by which rule, at which rate."""

@@ -1,0 +1,114 @@
+"""Which parameter is updated by which rule under optim.name, and what the rule's state needs.
+
+Muon is for matrices that map one hidden state to another: weights of linear layers in the blocks of the language model
+and the vision tower. Embeddings, head, patch embedding, mergers (a few layers where two models meet), norms, biases and
+LoRA's factors (whose product is what changes the weight) are AdamW's. Averages in few bits are for matrices of some
+size: they save nothing of the others.
+"""
+
+from collections.abc import Callable, Iterable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmms.configs.settings.optim import OptimName
+from lmms.train.model.build import blocks
+from lmms.train.model.forward import TrainModel
+from lmms.train.model.names import is_lora, parameter_name, part_of
+from lmms.train.optim.adamw import new_averages, update_adamw, update_small
+from lmms.train.optim.eight_bit import blocks_of_row
+from lmms.train.optim.muon import new_momentum, update_muon
+
+SMALL = 4096
+"""Elements of a parameter below which its averages stay in fp32."""
+
+_STACKED = {"qkv": 3}
+"""Layers whose weight is several matrices, one below the other: the projections of the vision tower's attention."""
+
+
+class Updates(torch.optim.Optimizer):
+    """Updates each group by the rule that stands in it as `rule`. States exist from the start, see make_optimizer."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter] = new_state(group["rule"], parameter)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update what has a gradient."""
+        for group in self.param_groups:
+            reached = [parameter for parameter in group["params"] if parameter.grad is not None]
+            states = [self.state[parameter] for parameter in reached]
+            if reached:
+                match group["rule"]:
+                    case "adamw":
+                        update_adamw(reached, states, group)
+                    case "muon":
+                        update_muon(reached, states, group)
+                    case rule:
+                        update_small(rule, reached, states, group)
+
+
+def new_state(rule: OptimName, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What a rule keeps of a parameter, before its first step."""
+    return new_momentum(parameter) if rule == "muon" else new_averages(rule, parameter)
+
+
+def rules_of(name: OptimName, model: nn.Module) -> dict[Tensor, OptimName]:
+    """The rule of each parameter under this optim.name, trained or not."""
+    matrices = stacked_matrices(model) if name == "muon" else {}
+
+    def rule(parameter: nn.Parameter) -> OptimName:
+        if name == "muon":
+            return "muon" if parameter in matrices else "adamw"
+        return name if parameter.ndim >= 2 and parameter.numel() >= SMALL else "adamw"
+
+    return {parameter: rule(parameter) for parameter in model.parameters()}
+
+
+def stacked_matrices(model: nn.Module) -> dict[Tensor, int]:
+    """The weights that Muon is for -> how many matrices of equal size each is."""
+    return {
+        module.weight: _STACKED.get(parameter_name(name).rpartition(".")[2], 1)
+        for block in (blocks(model) if isinstance(model, TrainModel) else ())
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and not is_lora(f".{name}")
+    }
+
+
+def bytes_by_rule(name: OptimName, model: nn.Module) -> Callable[[Tensor, int], int]:
+    """Of this optim.name: bytes of the state of `local` elements (whole rows) of a parameter."""
+    rules = rules_of(name, model)
+
+    def size(parameter: Tensor, local: int) -> int:
+        match rules[parameter]:
+            case "adamw":
+                return 2 * local * parameter.element_size() + _STEP_BYTES
+            case "adamw-bf16":
+                return 2 * local * torch.bfloat16.itemsize + _STEP_BYTES
+            case "adamw-8bit":
+                rows = local // prod(parameter.shape[1:])
+                return 2 * (local + rows * blocks_of_row(parameter.shape) * torch.float32.itemsize) + _STEP_BYTES
+            case "muon":
+                return local * parameter.element_size()
+
+    return size
+
+
+_STEP_BYTES = 4
+"""The number of a parameter's steps, fp32."""
+
+
+def muon_line(model: nn.Module) -> str:
+    """Of which layers Muon takes the weights, for a person: names without the numbers of layers, trained ones."""
+    matrices = stacked_matrices(model)
+    layers = dict.fromkeys(
+        f"{part_of(name)} {name.removesuffix('.weight').rpartition('.')[2]}"
+        for name, parameter in ((parameter_name(name), parameter) for name, parameter in model.named_parameters())
+        if parameter in matrices and parameter.requires_grad
+    )
+    return f"muon takes the weights of {', '.join(layers) or 'nothing that is trained'}; adamw all others"

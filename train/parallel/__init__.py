@@ -1,0 +1,1 @@
+"""Ranks, sharded weights, and packs that ranks share."""

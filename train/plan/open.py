@@ -1,0 +1,201 @@
+"""What is known of a run before its weights are read: shards, model, order. It writes nothing and needs no ranks."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lmms.configs.contract.manifest import Dataset, Manifest
+from lmms.configs.contract.model_folder import ModelFolder
+from lmms.configs.settings.parallel import check_sequence_heads
+from lmms.configs.settings.train import TrainConfig
+from lmms.configs.stores.store import Cache, shown
+from lmms.train.batch.recipe import Recipe, make_recipe
+from lmms.train.batch.shapes import shapes_of
+from lmms.train.checkpoint.read import TrainerState
+from lmms.train.data.balance import straggler_loss, take_steps
+from lmms.train.data.costs import ModelCost
+from lmms.train.data.order import ORDER_VERSION, Order
+from lmms.train.data.phases import RunPhase, start_phase
+from lmms.train.data.sets import Sets, costs_digest, find_sets, read_sets
+from lmms.train.model.flops import model_cost
+from lmms.train.model.folder import fitting_model, model_of
+from lmms.train.model.forward import TrainModel
+from lmms.train.model.lora import add_lora
+from lmms.train.optim.groups import check_optim, set_trained
+from lmms.train.parallel.share import WHOLE, Share
+
+_STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
+"""The steps whose balance is looked at, and the share of time lost by waiting from which a person should know."""
+MOST_SOURCES = 64
+"""Up to so many sources the log has the loss of each; with one for each of thousands of files its lines grow long."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Opened:
+    """A run whose settings, shards and model were found to fit one another."""
+
+    sets: Sets
+    evaluated: Sets | None
+    """The shards of `eval`; with them goes eval_recipe."""
+    folder: ModelFolder
+    model: TrainModel
+    """On the meta device, its parts trained as the settings say."""
+    recipe: Recipe
+    eval_recipe: Recipe | None
+    phase: RunPhase
+    """Of a run that starts."""
+    fresh: TrainerState
+    """Before step 1."""
+
+
+def open_run(
+    config: TrainConfig,
+    beat: Callable[[str], None],
+    share: Share = WHOLE,
+    once: Callable[[Callable[[], list[list[Dataset]]]], list[list[Dataset]]] = lambda act: act(),
+) -> Opened:
+    """Find the shards complete, the model one that can be built, and both fitting. beat is told what comes next.
+
+    once: calls what it is given on one rank, and has its result for all. Raises the classes of configs/errors.py.
+    """
+    beat("opening the shards")
+    data = config.data
+    cache = Cache(Path(data.cache).expanduser(), int(data.cache_gb * 1e9)) if data.cache else None
+    places = [[one.shards for one in data.shares], *([[config.eval.shards]] if config.eval else [])]
+    # Rank 0 asks for all files and their sizes: of thousands of ranks each, that would be a burden to a file server.
+    found = once(lambda: [find_sets(own, cache, data.retry_s) for own in places])
+    sets = read_sets(found[0], config.loss_weight)
+    evaluated = read_sets(found[1]) if config.eval else None
+    datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
+    (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
+    beat("building the model")
+    model = make_model(config, folder.path)
+    hf_config = model.hf.config
+    check_sequence_heads(config.parallel.sequence, hf_config.get_text_config().num_attention_heads)
+    manifests = [dataset.manifest for dataset in sets.datasets]
+    recipe = make_recipe(manifests, hf_config, data.on_bad_media, _by(manifests), share, config.loss_weight)
+    eval_recipe = None
+    if evaluated:
+        manifests = [dataset.manifest for dataset in evaluated.datasets]
+        eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, _by(manifests), share)
+    check_optim(model, config.optim)
+    cost = model_cost(hf_config, config.train, config.lora)
+    phase = start_phase(config, sets, cost)
+    return Opened(
+        sets=sets,
+        evaluated=evaluated,
+        folder=folder,
+        model=model,
+        recipe=recipe,
+        eval_recipe=eval_recipe,
+        phase=phase,
+        fresh=fresh_state(config, sets.datasets, folder.path, phase, cost),
+    )
+
+
+def _by(manifests: Sequence[Manifest]) -> Literal["set", "source"]:
+    """What the loss on these shards is told apart by."""
+    return "source" if sum(len(manifest.sources) for manifest in manifests) <= MOST_SOURCES else "set"
+
+
+def make_model(config: TrainConfig, folder: Path) -> TrainModel:
+    """The model of a folder on the meta device, with LoRA where it is asked for, its parts trained as settings say."""
+    model = model_of(folder, config.memory.recompute, config.memory.vision)
+    add_lora(model, config.train, config.lora)
+    set_trained(model, config.train, config.lora)
+    return model
+
+
+def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: int) -> float:
+    """Time that ranks lose by waiting for one another in the steps to come, see balance.straggler_loss."""
+    steps = take_steps(order, position, _STEPS_LOOKED_AT)
+    return straggler_loss(order.costs[None], steps, ranks, config.data.micro_packs)
+
+
+def remarks(
+    config: TrainConfig, order: Order, phase: RunPhase, ranks: int, steps: int, state: TrainerState
+) -> list[str]:
+    """What is no fault, but may surprise, in a run of so many steps that stands at this state.
+
+    ranks: those that read packs of their own.
+    """
+    packs, shared = order.global_packs, config.parallel.sequence
+    sharers = f"{ranks} ranks" if shared == 1 else f"{ranks} groups of {shared} ranks"
+    lines = []
+    if packs > len(order.costs):
+        lines.append(
+            f"an epoch has {len(order.costs)} packs, fewer than data.global_packs ({packs}):"
+            " a step takes some packs more than once"
+        )
+    if rest := packs % (ranks * config.data.micro_packs):
+        lines.append(
+            f"data.global_packs ({packs}) is no multiple of {sharers} x {config.data.micro_packs} packs a pass:"
+            f" in the last pass of each step {rest} packs count, and some ranks have nothing to add"
+        )
+    if packs % config.data.group_packs:
+        lines.append(
+            f"data.global_packs ({packs}) is no multiple of data.group_packs ({config.data.group_packs}): steps hold"
+            " parts of groups, and are not balanced as well as they could be"
+        )
+    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and patience < config.grace_s:
+        lines.append(
+            f"the launcher kills ranks {patience:g} s after SIGTERM, before grace_s ({config.grace_s:g} s) is over; set"
+            " TORCH_ELASTIC_SHUTDOWN_TIMEOUT to more than that"
+        )
+    group = config.data.group_packs
+    if cut := [share.shards for share in phase.sets if share.cursor % group]:
+        lines.append(
+            f"this phase of the run began at pack {phase.position:,}, within a group of {group} packs of"
+            f" {', '.join(map(shown, cut))}: its steps hold parts of groups from there on, and ranks wait longer; a"
+            f" checkpoint at a multiple of {group} packs has no such groups"
+        )
+    lost = expected_waiting(config, order, ranks, state.position)
+    if lost > _MUCH_LOST:
+        lines.append(
+            f"ranks will wait {lost:.0%} longer than if all packs cost alike; `lmms inspect order` shows what another"
+            " data.group_packs would change"
+        )
+    if state.step >= steps:
+        lines.append(f"nothing left to do: the run is at step {state.step} of {steps}")
+    return lines
+
+
+def fresh_state(
+    config: TrainConfig, datasets: Sequence[Dataset], model: Path, phase: RunPhase, cost: ModelCost
+) -> TrainerState:
+    """The state of a run with these settings before its first step."""
+    manifest = datasets[0].manifest
+    return TrainerState(
+        step=0,
+        position=0,
+        seed=config.seed,
+        order=ORDER_VERSION,
+        shards=[dataset.index_hash for dataset in datasets],
+        group_packs=config.data.group_packs,
+        costs=costs_digest(cost),
+        fingerprints={
+            **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
+            "packing": manifest.packing,
+        },
+        phases=[asdict(phase)],
+        global_packs=config.data.global_packs,
+        model=str(model.resolve()),
+        base={},
+        zero_steps={},
+        skipped=0,
+        best=None,
+        config=asdict(config),
+    )
+
+
+def padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:
+    """The recipes of training and evaluation, whose batches come in few shapes."""
+    every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
+    sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
+    seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)
+    shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower)
+    evaluation = replace(opened.eval_recipe, shapes=shapes) if opened.eval_recipe else None
+    return replace(opened.recipe, shapes=shapes), evaluation

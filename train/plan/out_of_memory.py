@@ -1,0 +1,185 @@
+"""When a GPU's memory runs out: what was in it, a snapshot of it, and which setting would need less.
+
+output/oom/step-00000012-rank-3.pickle    for pytorch.org/memory_viz; profile.oom_stacks adds who allocated what
+output/oom/start-rank-3.pickle            before the first step
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lmms.configs.errors import LmmsError, TrainError
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.checkpoint.read import list_checkpoints
+from lmms.train.data.sets import Sets
+from lmms.train.data.shards import Place
+from lmms.train.data.steps import StepPlan
+from lmms.train.parallel.world import World
+from lmms.train.plan.advice import Advice, advise
+from lmms.train.plan.cards import GIB
+from lmms.train.plan.open import Opened
+from lmms.train.watch.marks import Marks
+
+OOM_NAME = "oom"
+
+_MUCH = 0.05
+"""Share of a card's memory from which it is worth a word."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardUse:
+    """A card and what is in its memory, in bytes."""
+
+    name: str
+    memory: int
+    free: int
+    allocated: int
+    """By tensors of this process."""
+    reserved: int
+    """By torch in this process, tensors included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """When memory ran out."""
+
+    phrase: str
+    name: str
+    """In the name of the snapshot."""
+    places: tuple[Place, ...] = ()
+    """The packs of the pass, if it was in one."""
+
+
+START = Moment(phrase="before the first step, making the model and its averages", name="start")
+
+
+def in_step(plan: StepPlan, marks: Marks) -> Moment:
+    """Where a step is now."""
+    first, _, inner = marks.path.partition("/")
+    number = re.match(r"pass (\d+)", first)
+    # Of a mark in words.
+    words = {"evaluation": "the evaluation after it", "after": "after it", "": "before its passes"}
+    phase = f"{first} of {len(plan.passes)}, {inner.replace('/', ', ')}" if number else words.get(first, first)
+    places = plan.passes[int(number[1]) - 1].places if number else ()
+    return Moment(phrase=f"step {plan.step}, {phase}", name=f"step-{plan.step:08d}", places=places)
+
+
+def card_use(device: torch.device) -> CardUse:
+    """That of a GPU now."""
+    free, memory = torch.cuda.mem_get_info(device)
+    return CardUse(
+        name=torch.cuda.get_device_name(device),
+        memory=memory,
+        free=free,
+        allocated=torch.cuda.memory_allocated(device),
+        reserved=torch.cuda.memory_reserved(device),
+    )
+
+
+@contextmanager
+def explaining_out_of_memory(
+    config: TrainConfig,
+    output: Path,
+    world: World,
+    opened: Opened,
+    held: Collection[str],
+    moment: Callable[[], Moment],
+    beat: Callable[[str], None],
+) -> Iterator[None]:
+    """Make of an out-of-memory error of torch a TrainError that says what a person can do about it.
+
+    held: see advise. moment: is asked where it happened.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        when, use = moment(), card_use(world.device)
+        beat(f"{when.phrase}, out of memory, its snapshot")
+        snapshot = _write_snapshot(output, f"{when.name}-rank-{world.rank}.pickle")
+        beat(f"{when.phrase}, out of memory, what would help")
+        advice = _advice(config, output, world, opened, held, when, use.memory)
+        packs = f" with {_packs(opened.sets, when.places)}" if when.places else ""
+        raise TrainError(
+            f"rank {world.rank}, {when.phrase}: the GPU's memory ran out{packs}; {card_text(use, str(error))};"
+            f" {snapshot}\n{advice}"
+        ) from error
+
+
+def _advice(
+    config: TrainConfig,
+    output: Path,
+    world: World,
+    opened: Opened,
+    held: Collection[str],
+    when: Moment,
+    memory: int,
+) -> str:
+    try:
+        goes_on = config.resume not in ("auto", "never") or bool(list_checkpoints(output)[0])
+        return advice_text(advise(config, opened, world.size, held, memory, when.places, goes_on=goes_on), memory)
+    except (LmmsError, OSError, RuntimeError) as failed:
+        # Whatever fails here, of files or of torch, must not hide what happened.
+        return f"what would help could not be reckoned ({failed}); `lmms train --dry-run` may"
+
+
+def card_text(use: CardUse, said: str) -> str:
+    """What the card holds. said: torch's own message, for what was asked for."""
+    asked = re.search(r"Tried to allocate ([\d.]+ \w+)", said)
+    parts = [
+        f"{use.name} has {_gib(use.memory)}: {_gib(use.allocated)} in tensors, {_gib(use.reserved)} reserved with them,"
+        f" {_gib(use.free)} free" + (f", {asked[1]} asked for" if asked else "")
+    ]
+    unused, others = use.reserved - use.allocated, use.memory - use.free - use.reserved
+    if unused > _MUCH * use.memory:
+        parts.append(
+            f"{_gib(unused)} are reserved in pieces that did not fit: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+            " may join them"
+        )
+    if others > _MUCH * use.memory:
+        parts.append(f"{_gib(others)} are not torch's: libraries, or other processes, see nvidia-smi")
+    return "; ".join(parts)
+
+
+def advice_text(advice: Advice, memory: int) -> str:
+    """What the dry run reckons for a card of so many bytes."""
+    here = f"this pass {_gib(advice.here)}, " if advice.here else ""
+    fits = " (fits: what is above took the rest)" if advice.heaviest <= memory else ""
+    need = f"by the arithmetic of --dry-run a rank needs: {here}the heaviest pass {_gib(advice.heaviest)}{fits}"
+    changes = ", ".join(
+        f"with {proposal.change} {_gib(proposal.total)} ({'fits' if proposal.total <= memory else 'too much'}"
+        f"{', but no checkpoint goes on with it' if proposal.anew else ''})"
+        for proposal in advice.proposals
+    )
+    return "; ".join([need, changes or "no setting needs less: build shorter packs", *advice.remarks])
+
+
+def _packs(sets: Sets, places: tuple[Place, ...]) -> str:
+    texts = []
+    for place in places:
+        sidecar = sets.sidecars[place.set]
+        patches = int(sidecar.patches[place.pack])
+        name = f"pack {place.pack}" + (f" of set {place.set}" if place.set else "")
+        size = f"{int(sidecar.tokens[place.pack]):,} tokens" + (f", {patches:,} patches" if patches else "")
+        texts.append(f"{name} ({size})")
+    return ", ".join(texts)
+
+
+def _write_snapshot(output: Path, name: str) -> str:
+    """Write what the allocator knows; a phrase that says where it is, or why it is not."""
+    path = output / OOM_NAME / name
+    part = path.with_name(f"{name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.cuda.memory._dump_snapshot(str(part))  # type: ignore[no-untyped-call]
+        part.rename(path)
+    except OSError as error:
+        return f"its snapshot {path} cannot be written: {error.strerror}"
+    return f"{path} opens in pytorch.org/memory_viz"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

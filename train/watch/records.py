@@ -1,0 +1,132 @@
+"""What ranks read for a step, and which records a step of a run trained on."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lmms.configs.contract.manifest import SAMPLES_NAME, Dataset
+from lmms.configs.errors import DatasetError, TrainError
+from lmms.configs.stores.remote import FileStore
+from lmms.train.data.order import by_cost, step_packs
+from lmms.train.data.phases import order_of, phase_of_step, read_phases
+from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
+from lmms.train.data.shards import PackReader, read_table
+from lmms.train.watch.metrics import METRICS_NAME
+
+_Row = tuple[int, int, int, int, int]
+"""Pack, segment, source, row, tokens of a conversation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One conversation that a step trained on."""
+
+    set: int
+    pack: int
+    """Of its set."""
+    segment: int
+    """Of its pack."""
+    source: str
+    row: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecords:
+    """What a step of a run trained on."""
+
+    position: int
+    """Packs trained before it."""
+    packs: int
+    digest: str
+    """Of the packs in the shards, see sets.packs_digest. 16 hexadecimal digits."""
+    is_logged: bool
+    """Whether metrics.jsonl has a line of this step; its digest is then the same."""
+    shards: tuple[str, ...]
+    """Where each set is."""
+    records: tuple[Record, ...]
+    """Pack by pack, the dearest first."""
+
+
+def trained_records(run: Path, step: int) -> StepRecords:
+    """The records that a step trained on, from the output folder of a run and its shards. Steps count from 1.
+
+    TrainError for a folder without a run, or a step that there cannot be. DatasetError where the shards are not those
+    of the run, by their index or by the digest that the step logged.
+    """
+    phases = read_phases(run)
+    if step < 1:
+        raise TrainError(f"there is no step {step}; expected 1 or more")
+    phase, position = phase_of_step(phases, step)
+    sets = open_sets([share.shards for share in phase.sets])
+    for share, dataset in zip(phase.sets, sets.datasets, strict=True):
+        if share.index != dataset.index_hash:
+            raise DatasetError(
+                f"{dataset.where} is not what {run} trained on: the hash of its index is {dataset.index_hash},"
+                f" expected {share.index}; put the shards of the run back"
+            )
+    order = order_of(sets, phase)
+    packs = by_cost(order, step_packs(order, position))
+    digest, logged = f"{packs_digest(hashes(sets)[packs]):016x}", _logged_digest(run, step)
+    if logged not in (None, digest):
+        raise DatasetError(
+            f"step {step} of {run} logged the digest {logged}, these shards give {digest}: they are not those it"
+            " trained on, or another order was; put the shards and the lmms of the run back"
+        )
+    return StepRecords(
+        position=position,
+        packs=len(packs),
+        digest=digest,
+        is_logged=logged is not None,
+        shards=tuple(dataset.where for dataset in sets.datasets),
+        records=tuple(_records(sets, packs.tolist())),
+    )
+
+
+def _logged_digest(run: Path, step: int) -> str | None:
+    path = run / METRICS_NAME
+    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    try:
+        digests = {log["step"]: str(log["digest"]) for log in map(json.loads, whole.splitlines())}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    if digests and step > max(digests):
+        raise TrainError(
+            f"step {step} was not taken: {path} ends with step {max(digests)}; for what comes see `lmms inspect order`"
+        )
+    return digests.get(step)
+
+
+def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:
+    """The conversations of these packs, as often as a pack is among them."""
+    found: dict[int, list[Record]] = {pack: [] for pack in packs}
+    for k, dataset in enumerate(sets.datasets):
+        first, end = sets.first_packs[k : k + 2].tolist()
+        own = [pack - first for pack in found if first <= pack < end]
+        names = [source["name"] for source in dataset.manifest.sources]
+        rows = _table_rows(dataset, own) if isinstance(dataset.store, FileStore) else _pack_rows(sets, k, own)
+        for pack, segment, source, row, tokens in rows:
+            record = Record(set=k, pack=pack, segment=segment, source=names[source], row=row, tokens=tokens)
+            found[first + pack].append(record)
+    return [record for pack in packs for record in sorted(found[pack], key=lambda one: one.segment)]
+
+
+def _pack_rows(sets: Sets, number: int, packs: Sequence[int]) -> Iterator[_Row]:
+    """From the packs themselves: samples.parquet is in the order read, and has to be read whole to find a few packs."""
+    with closing(PackReader([sets.datasets[number]])) as reader:
+        for i in packs:
+            pack = reader.read(sets.sidecars[number].place(i))
+            for segment, (sample, tokens) in enumerate(zip(pack.samples.tolist(), pack.lengths.tolist(), strict=True)):
+                source, row = sample
+                yield i, segment, source, row, tokens
+
+
+def _table_rows(dataset: Dataset, packs: Sequence[int]) -> Iterator[_Row]:
+    """From samples.parquet, where a pack cannot be had without its shard."""
+    table = read_table(dataset, SAMPLES_NAME)
+    for entry in table.filter(np.isin(table["pack"].to_numpy(), packs)).to_pylist():
+        yield entry["pack"], entry["segment"], entry["source"], entry["row"], entry["tokens"]
