@@ -21,7 +21,7 @@ from lmms.train.data.costs import pack_flops
 from lmms.train.data.mixture import Phase
 from lmms.train.data.sets import make_order, open_sets
 from lmms.train.data.steps import StepPlan, plan_steps
-from lmms.train.model.build import blocks, init_random, materialize
+from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.flops import model_cost
 from lmms.train.optim.groups import make_optimizer, trained_parts
 from lmms.train.parallel.sharding import shard_model
@@ -73,7 +73,7 @@ def measure_comparator(
         steps = time_steps(take, sizes, world.device, deadline)
         parameters = sum(parameter.numel() for parameter in comparator.parameters())
         faults = faults_of(steps)
-        cost = model_cost(config)
+        cost = model_cost(build_model(config, "none"))
         found = Measured(
             model=model,
             packs=packs,
@@ -103,7 +103,7 @@ def measure_comparator(
 def _plan(folder: Path, config: PretrainedConfig, ready: list[PlainBatch]) -> StepPlan:
     """A step over all of these batches, which hold the packs of the folder."""
     sets = open_sets([folder])
-    order = make_order(sets, Phase(), model_cost(config), seed=0, global_packs=len(sets.tokens))
+    order = make_order(sets, Phase(), model_cost(build_model(config, "none")), seed=0, global_packs=len(sets.tokens))
     (plan,) = islice(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False), 1)
     passes = [plan.passes[0]] * len(ready)
     return replace(plan, passes=passes, has_images=["pixel_values" in batch.inputs for batch in ready])

@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from lmms.configs.contract.pack import Pack
-from lmms.train.families import TOWER_INPUTS
-from lmms.train.families.vision import Tower, TowerInputs
+from lmms.train.families import images_of
+from lmms.train.families.family import TowerInputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,15 +59,10 @@ def attention_layers(hf_config: PretrainedConfig, pack: Pack) -> list[Layer]:
 
 
 def _tower_layers(hf_config: PretrainedConfig, pack: Pack) -> list[Layer]:
-    config = hf_config.vision_config
-    tower = Tower(
-        patch_size=config.patch_size,
-        merge_size=config.spatial_merge_size,
-        window_size=getattr(config, "window_size", 0),
-        position_side=int(getattr(config, "num_position_embeddings", 0) ** 0.5),
-    )
-    inputs = TOWER_INPUTS[hf_config.model_type](torch.tensor([m.grid_thw for m in pack.media]), tower)
-    whole = len(getattr(config, "fullatt_block_indexes", range(config.depth)))
+    config, images = hf_config.vision_config, images_of(hf_config.model_type)
+    tower = images.tower(hf_config)
+    inputs = images.inputs(torch.tensor([m.grid_thw for m in pack.media]), tower)
+    whole = config.depth - len(tower.windowed)
     layers = [_tower_layer("images", config, inputs, "cu_seqlens", "max_seqlen", 0, whole)]
     if "dense_windows" in inputs:
         dense = inputs["dense_windows"]

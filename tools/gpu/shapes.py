@@ -70,7 +70,7 @@ def _products(hf_config: PretrainedConfig, rows: Rows, *, head: bool) -> Counter
         name = parameter_name(whole_name)
         if not isinstance(layer, nn.Linear | nn.Conv3d) or name.endswith("lm_head") != head:
             continue
-        part = part_of(name)
+        part = part_of(model, name)
         through = rows.targets if head else {"llm": rows.tokens, "vision": rows.patches, "aligner": merged}[part]
         outputs = layer.weight.shape[0]
         if through:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
+from lmms.train.families.vision import embed_patches
 from lmms.train.model.attention import Attend, attend_documents
-from lmms.train.model.build import embed_patches
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.liger import liger_functions, use_liger
 from lmms.train.model.loss import LOGITS_PER_CHUNK, linear_cross_entropy

@@ -19,6 +19,7 @@ from lmms.train.batch.transfer import ahead
 from lmms.train.data.costs import pack_flops
 from lmms.train.data.shards import PackReader
 from lmms.train.data.steps import plan_steps
+from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
 from lmms.train.model.kernels import compile_blocks
 from lmms.train.parallel.world import start_world, stop_world
@@ -144,7 +145,7 @@ def _found(
 ) -> Measured:
     parameters = list(run.model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    cost = model_cost(run.model.hf.config, config.train, config.lora)
+    cost = model_cost(build_model(run.model.hf.config, "none"), config.train, config.lora)
     shown = pack_file(folder, packs)
     tokens = int(run.sets.tokens.sum())
     faults = faults_of(steps)

@@ -8,13 +8,13 @@ from transformers import AutoConfig, PretrainedConfig
 from lmms.configs.contract.manifest import Dataset
 from lmms.configs.contract.model_folder import (
     TRAIN_FILES,
-    VISION_FAMILIES,
     ModelFolder,
     read_model_folder,
     resolve_model,
 )
 from lmms.configs.errors import ModelError
 from lmms.configs.settings.memory import Recompute
+from lmms.train.families import family_of
 from lmms.train.model.build import build_model
 from lmms.train.model.forward import TrainModel
 
@@ -60,7 +60,7 @@ def model_of(folder: Path, recompute: Recompute, recompute_vision: Recompute | N
     try:
         body, _ = PretrainedConfig.get_config_dict(folder)
         # transformers would fill in a whole language model of its own. Older files have its keys at the top.
-        if body.get("model_type") in VISION_FAMILIES and not {"text_config", "hidden_size"} & body.keys():
+        if family_of(body.get("model_type", "")).images and not {"text_config", "hidden_size"} & body.keys():
             raise ModelError(f"{file} has no text_config, expected the language model's sizes; copy the folder again")
         return build_model(AutoConfig.from_pretrained(folder), recompute, recompute_vision)
     except _BAD_VALUES as error:

@@ -13,7 +13,7 @@ from lmms.train.batch.batch import Batch
 from lmms.train.batch.images import normalised
 from lmms.train.batch.vision import Pictures
 from lmms.train.model.loss import linear_cross_entropy
-from lmms.train.model.names import language_model
+from lmms.train.model.names import language_model, towers
 from lmms.train.parallel.sequence import exchange_features
 
 
@@ -55,7 +55,8 @@ def last_hidden_state(
     embeddings = hf.get_input_embeddings()(batch.input_ids)
     deep: dict[str, object] = {}
     if step_has_images and batch.vision is not None:
-        embeddings, deep = _with_images(hf.model.visual, embeddings, batch.vision, sequence_group)
+        ((_, visual),) = towers(hf)
+        embeddings, deep = _with_images(visual, embeddings, batch.vision, sequence_group)
     output = language_model(hf)(
         inputs_embeds=embeddings,
         position_ids=batch.position_ids,

@@ -98,7 +98,7 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
     folder = resolve_model(config.model.path, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
-    cost = model_cost(model_of(folder, "none").hf.config, config.train, config.lora)
+    cost = model_cost(model_of(folder, "none"), config.train, config.lora)
     phases, step, position = [start_phase(config, sets, cost)], 0, 0
     if run and (checkpoint := _checkpoint(config, run)):
         stored = read_state(checkpoint)
