@@ -91,6 +91,11 @@ class Images:
     tower: Callable[["PretrainedConfig"], Tower]
     inputs: Callable[[Tensor, Tower], TowerInputs]
     """(grids int64 [images, 3], tower) to the tower's keyword arguments beside pixels."""
+    features: Callable[[Any], list[Tensor]]
+    """What the tower puts out to tensors [image tokens, hidden]: the first fills the rows of images, the others are for
+    deep_inputs."""
+    deep_inputs: Callable[[Tensor, list[Tensor]], dict[str, object]] | None = None
+    """(rows int64 [image tokens], further features) to keyword arguments of the language model; None without such."""
     fixed_inputs: Callable[[TowerInputs, int, Tower, int], TowerInputs] | None = None
     """(inputs of so many patches, patches, tower, most images) to those of the inputs that need another form in padded
     batches, which have few shapes; None where it is only the boundaries of images."""

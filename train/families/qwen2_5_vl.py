@@ -108,7 +108,7 @@ FAMILY = Family(
         language_model("model.language_model"),
     ),
     positions=vision.positions,
-    images=Images(tower=tower, inputs=tower_inputs, fixed_inputs=fixed_windows),
+    images=Images(tower=tower, inputs=tower_inputs, features=vision.features, fixed_inputs=fixed_windows),
     patches=(vision.embed_by_product, attend_by_image),
     stacked=vision.STACKED,
 )

@@ -24,7 +24,7 @@ FAMILY = Family(
         language_model("model.language_model"),
     ),
     positions=vision.positions,
-    images=Images(tower=tower, inputs=vision.tower_inputs),
+    images=Images(tower=tower, inputs=vision.tower_inputs, features=vision.features),
     patches=(vision.embed_by_product,),
     stacked=vision.STACKED,
 )

@@ -31,6 +31,16 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
     return {**vision.tower_inputs(grid_thw, tower), "interp_indices": indices, "interp_weights": weights}
 
 
+def features(output: Any) -> list[Tensor]:
+    """The tower's last features and those of its deep layers, all [image tokens, hidden]."""
+    return [output.pooler_output, *output.deepstack_features]
+
+
+def deep_inputs(rows: Tensor, deep: list[Tensor]) -> dict[str, object]:
+    """What the language model takes to add deep features to these rows, see add_by_rows."""
+    return {"visual_pos_masks": rows, "deepstack_visual_embeds": deep}
+
+
 def add_by_rows(hf: Any) -> None:
     """Let the language model add deep features at given rows; its own way finds them by a mask, which synchronises.
 
@@ -51,7 +61,7 @@ FAMILY = Family(
         language_model("model.language_model"),
     ),
     positions=vision.positions,
-    images=Images(tower=tower, inputs=tower_inputs),
+    images=Images(tower=tower, inputs=tower_inputs, features=features, deep_inputs=deep_inputs),
     patches=(vision.embed_by_product, add_by_rows),
     stacked=vision.STACKED,
 )

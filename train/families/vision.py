@@ -74,6 +74,11 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
     }
 
 
+def features(output: Any) -> list[Tensor]:
+    """What the tower puts out for the rows of images: [image tokens, hidden]."""
+    return [output.pooler_output]
+
+
 def longest(cu_seqlens: Tensor) -> int:
     """The largest of the lengths that cu_seqlens [n + 1] adds up, as a Python number: a kernel's launch needs it."""
     return int(torch.diff(cu_seqlens).max())
