@@ -20,8 +20,8 @@ from lmms.cli.inspect.plot import sparkline
 from lmms.configs.errors import LmmsError
 
 if TYPE_CHECKING:
-    from lmms.train.run import Report
     from lmms.train.watch.metrics import StepLog
+    from lmms.train.watch.watch import Say
 
 _NARROW, _WIDE = 16, 64
 """Cells of a sparkline: at least, at most."""
@@ -113,7 +113,7 @@ class Seen:
 
 
 @contextmanager
-def view(output: Path) -> Iterator["Report"]:
+def view(output: Path) -> Iterator["Say"]:
     """A live view of the run in this folder on a terminal, plain lines elsewhere."""
     out, seen = ui.console(), Seen()
     if not out.is_terminal:

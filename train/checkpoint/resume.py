@@ -20,7 +20,7 @@ from lmms.train.checkpoint.read import (
     read_state,
     step_folders,
 )
-from lmms.train.parallel.world import World, on_main
+from lmms.train.parallel.world import World
 from lmms.train.watch.metrics import METRICS_NAME
 
 T = TypeVar("T")
@@ -64,14 +64,14 @@ def resume_from(setting: str, output: Path, world: World, say: Callable[[str], N
     auto sets a newest one that is broken aside (step-00000010.broken), says so, and takes the one before it. TrainError
     where that leaves none, for a named one that is broken, and where going on would overwrite what is there.
     """
-    found = on_main(world, lambda: _candidate(setting, output, say))
+    found = world.once(lambda: _candidate(setting, output, say))
     damaged = damaged_of_all(found) if found else []
     if not found or not damaged:
         return found
     if setting != "auto":
         refuse_damaged(found, damaged)
     fault = f"the hash of {damaged[0]} is not that of {COMPLETE_NAME}"
-    on_main(world, lambda: _set_aside(found, fault, say))
+    world.once(lambda: _set_aside(found, fault, say))
     return resume_from(setting, output, world, say)
 
 

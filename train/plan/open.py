@@ -191,11 +191,11 @@ def fresh_state(
     )
 
 
-def padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:
-    """The recipes of training and evaluation, whose batches come in few shapes."""
+def padded(config: TrainConfig, opened: Opened) -> Opened:
+    """The same with recipes whose batches come in few shapes, for training and evaluation."""
     every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
     sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
     seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)
     shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower)
     evaluation = replace(opened.eval_recipe, shapes=shapes) if opened.eval_recipe else None
-    return replace(opened.recipe, shapes=shapes), evaluation
+    return replace(opened, recipe=replace(opened.recipe, shapes=shapes), eval_recipe=evaluation)

@@ -31,15 +31,15 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 def poisoned(steps: Collection[int]) -> Step:
     """take_step with the final norm of the model not a number in these steps, whose update has to stay away."""
 
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
         if plan.step not in steps:
-            return take_step(model, optimizer, parts, plan, *rest)
-        states = tensors_of(model, optimizer)
-        norm = local_of(model.hf.model.language_model.norm.weight)
+            return take_step(learner, plan, *rest)
+        states = tensors_of(learner.model, learner.optimizer)
+        norm = local_of(learner.model.hf.model.language_model.norm.weight)
         kept = norm.detach().clone()
         norm.detach().fill_(float("nan"))
         before = {name: value.detach().clone() for name, value in states.items()}
-        result = take_step(model, optimizer, parts, plan, *rest)
+        result = take_step(learner, plan, *rest)
         for name, value in states.items():
             torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
         norm.detach().copy_(kept)
@@ -51,10 +51,10 @@ def poisoned(steps: Collection[int]) -> Step:
 def undone(steps: Collection[int]) -> Step:
     """take_step whose update is taken back in these steps."""
 
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
-        states = tensors_of(model, optimizer)
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
+        states = tensors_of(learner.model, learner.optimizer)
         before = {name: value.detach().clone() for name, value in states.items()}
-        result = take_step(model, optimizer, parts, plan, *rest)
+        result = take_step(learner, plan, *rest)
         if plan.step in steps:
             for name, value in states.items():
                 value.detach().copy_(before[name])
@@ -66,10 +66,10 @@ def undone(steps: Collection[int]) -> Step:
 def saved_at(step: int, take: Step) -> Step:
     """take_step while SIGUSR1 asks for a checkpoint of this step."""
 
-    def asked(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def asked(learner: Any, plan: Any, *rest: Any) -> Any:
         if plan.step == step:
-            rest[4].save = 1
-        return take(model, optimizer, parts, plan, *rest)
+            rest[-1].asked.save = 1
+        return take(learner, plan, *rest)
 
     return asked
 
@@ -152,12 +152,12 @@ def test_fewer_than_none_is_refused(settings: dict[str, Any]) -> None:
 
 
 def _rank(rank: int, ranks: int, config: TrainConfig) -> None:
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
         """On rank 1 alone, the loss of step 2 is infinite."""
-        hook = model.register_forward_hook(lambda module, args, out: (out[0] * float("inf"), out[1]))
+        hook = learner.model.register_forward_hook(lambda module, args, out: (out[0] * float("inf"), out[1]))
         if (rank, plan.step) != (1, 2):
             hook.remove()
-        result = take_step(model, optimizer, parts, plan, *rest)
+        result = take_step(learner, plan, *rest)
         hook.remove()
         return result
 
