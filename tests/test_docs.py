@@ -28,6 +28,10 @@ def test_the_page_of_commands_is_what_help_prints() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == made_docs.cli_page()
 
 
+def test_the_page_of_python_is_what_the_doc_strings_say() -> None:
+    assert (ROOT / "docs" / "api.md").read_text() == made_docs.api_page()
+
+
 def test_the_page_of_records_lists_every_reason() -> None:
     page = (ROOT / "docs" / "records.md").read_text()
     assert page == made_docs.filled(page, "reasons", made_docs.reasons_table(REASONS))

@@ -17,14 +17,14 @@ from lmms.train.checkpoint.resume import locked
 from lmms.train.checkpoint.write import Saver, saving
 from lmms.train.data.steps import StepPlan
 from lmms.train.due import due_after
-from lmms.train.evaluate import Evaluation, evaluate
-from lmms.train.feed import feed
+from lmms.train.evaluation import Evaluation, evaluate
+from lmms.train.feeder import feed
 from lmms.train.model.deterministic import deterministic
 from lmms.train.optim.schedule import lr_share
 from lmms.train.parallel.launched import launched
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.plan.out_of_memory import explaining_out_of_memory, in_step
-from lmms.train.start import Run, start
+from lmms.train.setup import Run, start
 from lmms.train.step import StepResult, seed_step, take_step
 from lmms.train.step_log import TakenStep, step_log
 from lmms.train.watch.boards import boards, check_boards

@@ -15,7 +15,7 @@ from lmms.train.checkpoint.read import TrainerState, list_checkpoints, load_chec
 from lmms.train.checkpoint.resume import changes, resume_from
 from lmms.train.data.phases import order_of, write_phases
 from lmms.train.data.sets import Sets
-from lmms.train.evaluate import EvalSet
+from lmms.train.evaluation import EvalSet
 from lmms.train.model.build import blocks, keep_in, materialize
 from lmms.train.model.deterministic import deterministic_kernels, refuse_cudnn
 from lmms.train.model.forward import TrainModel
