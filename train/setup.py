@@ -61,7 +61,7 @@ def start(config: TrainConfig, world: World, watch: Watch) -> tuple[Run, Trainer
     machine = this_machine(world.device, compute_dtype(config.model.precision, world.device))
     kernels = choose_kernels(deterministic_kernels(config), machine)
     refuse_cudnn(config, kernels, world.device)
-    opened = open_run(config, watch.beat, world.share, world.once)
+    opened = open_run(config, watch.begin, world.share, world.once)
     use_kernels(opened.model, kernels, keeps_products="elementwise" in (config.memory.recompute, config.memory.vision))
     if kernels.compile:
         opened = padded(config, opened)
@@ -134,7 +134,7 @@ def _filled(
     """Give the model memory and values, those of the checkpoint last; returns its optimizer, filled too."""
     materialize(model, world.device, config.parallel.offload)
     optimizer = make_optimizer(model, config.optim)
-    watch.beat("reading the weights")
+    watch.begin("reading the weights")
     fill_initial(initial, model, config.seed)
     if checkpoint:
         load_checkpoint(checkpoint, tensors_of(model, optimizer, initial.held), verified=True)
