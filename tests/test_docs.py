@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def test_the_session_of_the_readme_runs(tmp_path: Path) -> None:
         result = subprocess.run([*LMMS, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    code = block((ROOT / "README.md").read_text(), "python")
+    draw_pictures(tmp_path, "records", 30, 0)
+    model = tiny_model_folder(tmp_path)
+    run = yaml.safe_load(block((ROOT / "README.md").read_text(), "yaml"))
+    run |= {"model": {"path": str(model), "init": "random"}, "max_steps": 2}
+    run["data"]["workers"] = 0
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    assert "Qwen/Qwen3-VL-2B-Instruct" in code
+    # Processes that are started anew import the file: what it does stands behind the usual guard.
+    script = "if __name__ == '__main__':\n" + textwrap.indent(code.replace("Qwen/Qwen3-VL-2B-Instruct", str(model)), "    ")
+    (tmp_path / "script.py").write_text(script)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "step=2" in result.stdout
+    assert (tmp_path / "run" / "step-00000002").is_dir()
 
 
 @pytest.mark.parametrize("command", made_docs.COMMANDS)
