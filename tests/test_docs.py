@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 from dataclasses import fields
 from pathlib import Path
 
@@ -86,9 +85,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     run["data"]["workers"] = 0
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     assert "Qwen/Qwen3-VL-2B-Instruct" in code
-    # Processes that are started anew import the file: what it does stands behind the usual guard.
-    script = "if __name__ == '__main__':\n" + textwrap.indent(code.replace("Qwen/Qwen3-VL-2B-Instruct", str(model)), "    ")
-    (tmp_path / "script.py").write_text(script)
+    (tmp_path / "script.py").write_text(code.replace("Qwen/Qwen3-VL-2B-Instruct", str(model)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
