@@ -12,22 +12,23 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import Loading
 from lmms.train.checkpoint.keep import Keep, better
-from lmms.train.checkpoint.read import TrainerState, tensors_of
+from lmms.train.checkpoint.read import TrainerState, checkpoint_name, tensors_of
 from lmms.train.checkpoint.resume import locked
 from lmms.train.checkpoint.write import Saver, saving
 from lmms.train.data.steps import StepPlan
 from lmms.train.due import due_after
-from lmms.train.evaluate import Evaluation, evaluate
-from lmms.train.feed import feed
+from lmms.train.evaluation import Evaluation, evaluate
+from lmms.train.feeder import feed
 from lmms.train.model.deterministic import deterministic
 from lmms.train.optim.schedule import lr_share
 from lmms.train.parallel.launched import launched
 from lmms.train.parallel.world import start_world, stop_world
+from lmms.train.plan.checks import check_boards
 from lmms.train.plan.out_of_memory import explaining_out_of_memory, in_step
-from lmms.train.start import Run, start
+from lmms.train.setup import Run, start
 from lmms.train.step import StepResult, seed_step, take_step
 from lmms.train.step_log import TakenStep, step_log
-from lmms.train.watch.boards import boards, check_boards
+from lmms.train.watch.boards import boards
 from lmms.train.watch.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
 from lmms.train.watch.profile import profiling, window_of
 from lmms.train.watch.signals import signals
@@ -64,7 +65,18 @@ def train(config: TrainConfig, say: Say) -> bool:
                 stop_world()
             raise
         stop_world()
+    if state.step >= run.course.steps:
+        watch.say(_last_line(output, state.step))
     return state.step >= run.course.steps
+
+
+def _last_line(output: Path, step: int) -> str:
+    """What a finished run made, and what comes next."""
+    saved = output / checkpoint_name(step)
+    return (
+        f"finished: step {step} is saved in {saved}; next: `lmms export {output} MODEL` makes a model folder of it,"
+        f" `lmms inspect run {output}` draws its curves"
+    )
 
 
 def _take_steps(run: Run, state: TrainerState, watch: Watch) -> TrainerState:
@@ -75,6 +87,7 @@ def _take_steps(run: Run, state: TrainerState, watch: Watch) -> TrainerState:
         window = window_of(config.profile, state.step, course.steps)
         profile = opened.enter_context(profiling(config.profile, run.output, run.world, model, window, watch))
         watch = replace(watch, mark=profile.marks)
+        watch.begin(f"step {min(state.step + 1, course.steps)} of {course.steps}, its first packs are read")
         for plan, batches in opened.enter_context(closing(feed(run, state))):
             moment = partial(in_step, plan, profile.marks)
             with profile.step(plan.step), explaining_out_of_memory(run.memory, moment, watch):
@@ -135,6 +148,7 @@ def _next_state(state: TrainerState, plan: StepPlan, result: StepResult) -> Trai
 def _evaluate(run: Run, plan: StepPlan, watch: Watch) -> Evaluation | None:
     """An evaluation; None if SIGTERM came before its end."""
     assert run.eval_set
+    watch.begin(f"evaluation after step {plan.step}")
     watch.mark("evaluation/forward")
     loading = Loading(run.config.data.micro_packs, run.config.data.workers, run.config.stall_s)
     trained = run.sets.datasets

@@ -13,7 +13,7 @@ from lmms.train.data.mixture import cursors_at
 from lmms.train.data.order import Order
 from lmms.train.data.phases import RunPhase
 from lmms.train.data.steps import StepPlan
-from lmms.train.evaluate import Evaluation
+from lmms.train.evaluation import Evaluation
 from lmms.train.step import StepResult
 from lmms.train.watch.metrics import SetLog, StepLog
 

@@ -29,14 +29,6 @@ BROKEN_SUFFIX = ".broken"
 """Of a checkpoint that was set aside."""
 
 
-def check_output(output: Path) -> None:
-    """TrainError where a run could not make this folder, or write into it."""
-    found = next(path for path in (output, *output.parents) if path.exists())
-    fault = "not a folder" if not found.is_dir() else "" if os.access(found, os.W_OK | os.X_OK) else "read-only"
-    if fault:
-        raise TrainError(f"output {output} cannot be opened as a folder: {found} is {fault}")
-
-
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """The output folder, made if it is not there, for this process alone. TrainError while another run has it.

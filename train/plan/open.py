@@ -16,11 +16,12 @@ from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.read import TrainerState
 from lmms.train.data.balance import straggler_loss, take_steps
 from lmms.train.data.costs import ModelCost
+from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import ORDER_VERSION, Order
 from lmms.train.data.phases import RunPhase, start_phase
 from lmms.train.data.sets import Sets, costs_digest, find_sets, read_sets
 from lmms.train.model.flops import model_cost
-from lmms.train.model.folder import fitting_model, model_of
+from lmms.train.model.folder import model_of
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora
 from lmms.train.optim.groups import check_optim, set_trained

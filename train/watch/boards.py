@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lmms.configs.errors import ConfigError, TrainError
-from lmms.configs.settings.log import LogConfig
+from lmms.configs.errors import TrainError
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
 from lmms.train.parallel.world import World
@@ -40,19 +38,6 @@ class Board:
     """Shows one step: its number, seconds since 1970, name -> number."""
     close: Callable[[bool], None]
     """Ends it; the argument says whether the run ended without an error."""
-
-
-def check_boards(config: LogConfig) -> None:
-    """ConfigError where the package of a board that is asked for cannot be imported."""
-    for name, wanted in (("tensorboard", config.tensorboard), ("wandb", config.wandb)):
-        if wanted:
-            try:
-                import_module(name)
-            except ImportError as error:
-                raise ConfigError(
-                    f"log.{name} is set, but the package {name} cannot be imported ({error});"
-                    f" `pip install 'lmms[{name}]'`, or leave log.{name} out"
-                ) from error
 
 
 @contextmanager

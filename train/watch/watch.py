@@ -29,6 +29,12 @@ class Watch:
     asked: Asked
     """What signals asked this process for."""
 
+    def begin(self, what: str) -> None:
+        """Work begins that may take seconds: the watchdog and a person hear of it. A line that ends in " ..." is shown
+        until the next one comes."""
+        self.beat(what)
+        self.say(f"{what} ...")
+
 
 def unwatched() -> Watch:
     """A Watch that nobody listens to, for a loop of one's own."""

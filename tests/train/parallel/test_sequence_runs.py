@@ -15,7 +15,7 @@ from lmms.train.data.sets import open_sets
 from lmms.train.data.steps import plan_steps
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
-from lmms.train.start import start
+from lmms.train.setup import start
 from lmms.train.watch.watch import unwatched
 from tests.kit.runs import (
     assert_same_steps,

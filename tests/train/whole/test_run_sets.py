@@ -19,7 +19,7 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints
 from lmms.train.data.phases import read_phases
 from lmms.train.data.sets import open_sets
-from lmms.train.evaluate import Evaluation, evaluate
+from lmms.train.evaluation import Evaluation, evaluate
 from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME
 from tests.kit.runs import SMALL_RUN, read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lmms.configs.errors import TrainError
+from lmms.train import StepResult
 from lmms.train.model.kernels import compiled_graphs
-from lmms.train.step import StepResult
 from lmms.train.watch.metrics import peak_memory
 from tools.gpu.pieces.models import Sizes
 

@@ -12,15 +12,10 @@ import torch
 from lmms.configs.contract.pack import Pack
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
+from lmms.train import Learner, StepResult, dry_run, feed, start, start_world, stop_world, take_step, unwatched
 from lmms.train.data.costs import ModelCost, pack_flops
-from lmms.train.feed import feed
 from lmms.train.model.flops import model_cost
-from lmms.train.parallel.world import start_world, stop_world
-from lmms.train.plan.dry_run import dry_run
-from lmms.train.start import start
-from lmms.train.step import Learner, StepResult, take_step
 from lmms.train.watch.marks import Mark, unmarked
-from lmms.train.watch.watch import unwatched
 from tools.gpu.pieces.ladder import LORA, RECOMPUTE, Rung, rung_of
 from tools.gpu.pieces.losses import whole_cross_entropy
 from tools.gpu.pieces.measuring import Steps, early_waits, faults_of, time_steps, waits_in

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AutoModelForImageTextToText, Pretra
 
 from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.settings.optim import OptimConfig
+from lmms.train import Learner, StepResult, TrainModel, start_world, stop_world, take_step, unwatched
 from lmms.train.batch.batch import map_tensors
 from lmms.train.batch.recipe import make_recipe
 from lmms.train.data.mixture import Phase
@@ -28,14 +29,11 @@ from lmms.train.data.steps import StepPlan, plan_steps
 from lmms.train.model.attention import Attend, attend_documents
 from lmms.train.model.build import blocks, embed_patches, init_random, materialize
 from lmms.train.model.flops import model_cost
-from lmms.train.model.forward import TrainModel
 from lmms.train.model.liger import liger_functions, use_liger
 from lmms.train.optim.groups import make_optimizer, trained_parts
 from lmms.train.parallel.sharding import shard_model
-from lmms.train.parallel.world import compute_dtype, start_world, stop_world
-from lmms.train.step import Learner, StepResult, take_step
+from lmms.train.parallel.world import compute_dtype
 from lmms.train.watch.marks import Mark, unmarked
-from lmms.train.watch.watch import unwatched
 from tools.gpu.pieces.attention import Kernel, attend_by
 from tools.gpu.pieces.losses import Loss, loss_by
 from tools.gpu.pieces.measuring import time_steps, waits_in

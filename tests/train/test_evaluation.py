@@ -24,7 +24,7 @@ from lmms.train.batch.loader import Loading
 from lmms.train.batch.recipe import Recipe, make_recipe
 from lmms.train.data.cache import cached_name, fetch, need_of
 from lmms.train.data.shards import PackReader, read_sidecar
-from lmms.train.evaluate import EvalSet, Evaluation, evaluate, plan_passes
+from lmms.train.evaluation import EvalSet, Evaluation, evaluate, plan_passes
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
 from lmms.train.parallel.sharding import local_of, shard_model

@@ -15,7 +15,7 @@ from lmms.train.data.shards import PackReader
 from lmms.train.data.steps import Evaluated, StepPlan, plan_steps
 from lmms.train.due import next_evaluation
 from lmms.train.parallel.launched import launched
-from lmms.train.start import Run
+from lmms.train.setup import Run
 
 
 def feed(run: Run, state: TrainerState) -> Generator[tuple[StepPlan, Iterator[Batch]], None, None]:

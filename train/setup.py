@@ -15,7 +15,7 @@ from lmms.train.checkpoint.read import TrainerState, list_checkpoints, load_chec
 from lmms.train.checkpoint.resume import changes, resume_from
 from lmms.train.data.phases import order_of, write_phases
 from lmms.train.data.sets import Sets
-from lmms.train.evaluate import EvalSet
+from lmms.train.evaluation import EvalSet
 from lmms.train.model.build import blocks, keep_in, materialize
 from lmms.train.model.deterministic import deterministic_kernels, refuse_cudnn
 from lmms.train.model.forward import TrainModel
@@ -64,7 +64,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
     machine = this_machine(world.device, compute_dtype(config.model.precision, world.device))
     kernels = choose_kernels(deterministic_kernels(config), machine)
     refuse_cudnn(config, kernels, world.device)
-    opened = open_run(config, watch.beat, world.share, world.once)
+    opened = open_run(config, watch.begin, world.share, world.once)
     use_kernels(opened.model, kernels, keeps_products="elementwise" in (config.memory.recompute, config.memory.vision))
     if kernels.compile:
         opened = padded(config, opened)
@@ -139,7 +139,7 @@ def _filled(
     """Give the model memory and values, those of the checkpoint last; returns its optimizer, filled too."""
     materialize(model, world.device, config.parallel.offload)
     optimizer = make_optimizer(model, config.optim)
-    watch.beat("reading the weights")
+    watch.begin("reading the weights")
     fill_initial(initial, model, config.seed)
     if checkpoint:
         load_checkpoint(checkpoint, tensors_of(model, optimizer, initial.held), verified=True)
