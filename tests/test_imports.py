@@ -5,11 +5,12 @@ machine that only builds shards.
 """
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.kit.processes import HEAVY, loaded_after
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +22,6 @@ MAY_IMPORT = {
 }
 CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
 """All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
-HEAVY = {"torch", "torchvision", "transformers", "streaming", "liger_kernel", "flash_attn"}
 
 
 def imported_modules(source: str) -> set[str]:
@@ -78,14 +78,6 @@ def test_every_file_of_a_room_keeps_to_its_imports(room: str) -> None:
 )
 def test_the_rule_sees(room: str, source: str, forbidden: list[str]) -> None:
     assert forbidden_imports(room, source) == forbidden
-
-
-def loaded_after(code: str) -> set[str]:
-    """Which of the heavy libraries a fresh process has loaded at the end of `code`."""
-    report = "import sys; print('loaded', *(name for name in sys.argv[1:] if name in sys.modules))"
-    run = subprocess.run([sys.executable, "-c", f"{code}\n{report}", *sorted(HEAVY)], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return set(run.stdout.splitlines()[-1].split()[1:])
 
 
 def test_a_fresh_process_that_loads_a_heavy_library_is_seen() -> None:

@@ -25,8 +25,7 @@ from lmms.train.batch.loader import batches
 from lmms.train.batch.recipe import Recipe, SetRecipe
 from lmms.train.data.shards import PackReader, Place, Request, read_sidecar
 from lmms.train.families.vision import Tower
-from tests.kit.shards import make_pack, write_shards
-from tests.train.data.test_shards import MODEL, VISION
+from tests.kit.shards import PICTURE_MODEL, PICTURE_VISION, make_pack, write_shards
 
 STALL_S = 60.0
 
@@ -36,19 +35,19 @@ def packs() -> list[Pack]:
     """Seven packs of one to three conversations; every second one has pictures."""
     rng = np.random.default_rng(0)
     lengths = [rng.integers(4, 30, 1 + i % 3).tolist() for i in range(7)]
-    return [make_pack(rng, length, 99, images=2 * (i % 2), model=MODEL) for i, length in enumerate(lengths)]
+    return [make_pack(rng, length, 99, images=2 * (i % 2), model=PICTURE_MODEL) for i, length in enumerate(lengths)]
 
 
 @pytest.fixture
 def dataset(tmp_path: Path, packs: list[Pack]) -> Dataset:
     """The packs in two shards: 0 to 2 and 3 to 6."""
-    return open_dataset(write_shards(tmp_path / "shards", packs, MODEL, seq_len=4096))
+    return open_dataset(write_shards(tmp_path / "shards", packs, PICTURE_MODEL, seq_len=4096))
 
 
 def recipe_of(dataset: Dataset) -> Recipe:
-    one = SetRecipe(vision=VISION, limits=dataset.manifest.limits, sources=("made.jsonl",))
+    one = SetRecipe(vision=PICTURE_VISION, limits=dataset.manifest.limits, sources=("made.jsonl",))
     return Recipe(
-        family=MODEL.family,
+        family=PICTURE_MODEL.family,
         sets=(one,),
         tower=Tower(patch_size=14, merge_size=2, window_size=112, position_side=0),
         vocab_size=100,
@@ -126,7 +125,7 @@ def test_an_error_in_a_worker_is_the_error_that_the_trainer_would_have_had_itsel
     if fault == "image":
         damaged = packs[3].media_bytes[:100].ljust(len(packs[3].media_bytes), b"?")
         packs = [*packs[:3], replace(packs[3], media_bytes=damaged), *packs[4:]]
-    dataset = open_dataset(write_shards(tmp_path / "shards", packs, MODEL, seq_len=4096))
+    dataset = open_dataset(write_shards(tmp_path / "shards", packs, PICTURE_MODEL, seq_len=4096))
     if fault == "shard":
         path = shard_of(dataset, 1)
         path.write_bytes(path.read_bytes()[:-1] + b"?")

@@ -28,7 +28,9 @@ from lmms.train.parallel.sharding import local_of, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.plan.dry_run import dry_run
 from lmms.train.run import train
+from tests.kit.broken_steps import poisoned, train_with
 from tests.kit.models import tiny_model
+from tests.kit.passes import batch_of, some_batch
 from tests.kit.ranks import free_port, on_ranks
 from tests.kit.runs import (
     assert_same_steps,
@@ -40,10 +42,7 @@ from tests.kit.runs import (
     train_on_ranks,
     write_run,
 )
-from tests.train.model.test_recompute import batch_of
 from tests.train.parallel.test_sharding import train_layouts
-from tests.train.plan.test_memory import some_batch
-from tests.train.whole.test_skipped import poisoned, train_with
 
 NAMES: tuple[OptimName, ...] = get_args(OptimName)
 SHAPES = [(100, 300), (7, 1000), (130, 40), (100, 300), (100, 300), (64, 64), (12, 5, 3, 40), (3, 2048), (33,)]

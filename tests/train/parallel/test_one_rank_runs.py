@@ -12,6 +12,7 @@ from lmms.train import start
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.run import train
+from tests.kit.broken_steps import poisoned, train_with
 from tests.kit.runs import (
     assert_same_steps,
     read_metrics,
@@ -21,7 +22,6 @@ from tests.kit.runs import (
     train_on_ranks,
     write_run,
 )
-from tests.train.whole.test_skipped import poisoned, train_with
 
 
 def under_fsdp2(model: Any, blocks: Any, world: Any, dtype: torch.dtype, reshard: bool, offload: bool) -> None:
