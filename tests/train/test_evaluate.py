@@ -127,7 +127,7 @@ def evaluation(
         world,
         micro_packs=micro_packs,
         workers=workers,
-        stall_s=60,
+        stall_s=600,
         asked=asked,
         beat=beat,
     )
@@ -274,7 +274,7 @@ def test_shards_that_the_training_needs_stay_in_a_cache_that_an_evaluation_fills
         world,
         micro_packs=1,
         workers=0,
-        stall_s=60,
+        stall_s=600,
         asked=Asked(),
         beat=lambda doing: None,
         trained=[other],

@@ -321,7 +321,7 @@ def test_the_script_puts_whole_steps_on_the_axis_and_parts_lines_at_breaks(call:
     script = files("lmms.cli.inspect.page").joinpath("script.js").read_text(encoding="utf-8")
     functions = re.findall(r"^function (?:ticks|stretches)\(.*?^}$", script, re.MULTILINE | re.DOTALL)
     code = "\n".join([*functions, f"console.log(JSON.stringify({call}))"])
-    result = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True, timeout=60)
+    result = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True, timeout=600)
     assert json.loads(result.stdout) == expected
 
 
