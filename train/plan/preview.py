@@ -13,6 +13,7 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.data.balance import in_random_order, step_costs, take_steps
 from lmms.train.data.costs import table_costs
+from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import Order, deal
 from lmms.train.data.phases import go_on, order_of, phase_from_json, run_steps, start_phase
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
@@ -90,16 +91,16 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
     config.resume names. Raises the classes of configs/errors.py: what `lmms train` refuses to go on from, too.
     """
     sets = open_sets([share.shards for share in config.data.shares], None, config.data.retry_s)
-    # Shards that cannot be read are refused before torch and transformers are loaded, which takes seconds.
-    from lmms.train.checkpoint.read import read_state
-    from lmms.train.checkpoint.resume import resumed_state
-    from lmms.train.model.flops import model_cost
-    from lmms.train.model.folder import fitting_model, model_of
-    from lmms.train.plan.open import fresh_state
-
     folder = resolve_model(config.model.path, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
+    # What can be refused is, before torch and transformers are loaded, which takes seconds.
+    from lmms.train.checkpoint.read import read_state
+    from lmms.train.checkpoint.resume import resumed_state
+    from lmms.train.model.flops import model_cost
+    from lmms.train.model.folder import model_of
+    from lmms.train.plan.open import fresh_state
+
     cost = model_cost(model_of(folder, "none").hf.config, config.train, config.lora)
     phases, step, position = [start_phase(config, sets, cost)], 0, 0
     if run and (checkpoint := _checkpoint(config, run)):

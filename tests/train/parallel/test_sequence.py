@@ -17,7 +17,8 @@ from lmms.train.parallel.sequence import to_heads, to_tokens
 from lmms.train.parallel.share import WHOLE, Share
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
-from lmms.train.start import start
+from lmms.train.setup import start
+from lmms.train.watch.watch import unwatched
 from tests.kit.models import FIRST_SPECIAL, Talk, make_pack, places, talk, tiny_model, tiny_recipe
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import run_config, silent, write_run
@@ -147,6 +148,6 @@ def test_heads_that_do_not_divide_are_refused(tmp_path: Path) -> None:
     world = start_world("cpu")
     try:
         with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but the model has 3 attention heads"):
-            start(config, Path(config.output), world, silent, silent)
+            start(config, world, unwatched())
     finally:
         stop_world()
