@@ -21,6 +21,7 @@ from lmms.train.model.flops import model_cost
 from lmms.train.model.folder import model_of
 from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
+from tests.kit.processes import loaded_by
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,16 @@ def test_the_records_of_a_step_are_one_json_line_each(run: Path, shards: Path) -
     assert lines == [{**asdict(record), "shards": str(shards)} for record in records]
     (second,) = (line for line in order_lines(shards, "--global-batch", 4, "--seed", 3) if line["step"] == 2)
     assert sum(line["tokens"] for line in lines) == second["tokens"]
+
+
+def test_a_step_is_inspected_without_torch(run: Path) -> None:
+    assert loaded_by("inspect", "step", run, 1) == set()
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["nowhere", "--global-batch", "4", "--model", "nobody"]])
+def test_an_order_that_cannot_be_shown_is_refused_without_torch(words: list[str]) -> None:
+    """The costs of packs follow from the model, which is opened when the shards are."""
+    assert loaded_by("inspect", "order", *words, status=1) == set()
 
 
 def test_the_records_of_a_step_are_shown_up_to_a_number(run: Path) -> None:
