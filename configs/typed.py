@@ -4,16 +4,17 @@ Three steps, so that several sources can be laid over each other in between: che
 A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
 `| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is
 empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set, or null, keep those of
-the field's default.
+the field's default. A number may have a range: Annotated[int, Range(1)].
 """
 
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lmms.configs.errors import ConfigError, nearest
+from lmms.configs.ranges import bounds_of
 
 _MOVED = {"model.recompute": "memory.recompute"}
 """Keys of earlier versions -> what they are called now."""
@@ -22,11 +23,22 @@ _MOVED = {"model.recompute": "memory.recompute"}
 def check(hint: Any, value: Any, key: str, origin: str) -> Any:
     """`value` as `hint` holds it, except that a dataclass is still a dict, of those keys that are set.
 
-    Raises ConfigError that names `origin` (a file, an override) and the dotted key below `key`.
+    Raises ConfigError that names `origin` (a file, an override; "" for none) and the dotted key below `key`.
     """
+    where = f"{origin}: " if origin else ""
     inner = _without_none(hint)
     if inner is not hint and value is None:
         return None
+    if get_origin(inner) is Annotated:
+        plain, *metadata = get_args(inner)
+        number = check(plain if inner is hint else plain | None, value, key, origin)
+        bounds = bounds_of(metadata)
+        if bounds.holds(number):
+            return number
+        advice = f"; {bounds.advice}" if bounds.advice else ""
+        raise ConfigError(f"{where}{key} is {value}, expected {bounds}{advice}")
+    if is_dataclass(value) and isinstance(inner, type) and isinstance(value, inner):
+        return value
     if is_dataclass(inner) and isinstance(value, dict):
         return _check_keys(inner, value, key, origin)
     if get_origin(inner) is dict:
@@ -42,7 +54,16 @@ def check(hint: Any, value: Any, key: str, origin: str) -> Any:
         return value
     if get_origin(inner) is Literal and (type(value), value) in [(type(choice), choice) for choice in get_args(inner)]:
         return value
-    raise ConfigError(f"{origin}: {key} is {_found(value)}, expected {_expected(hint)}")
+    raise ConfigError(f"{where}{key} is {_found(value)}, expected {_expected(hint)}")
+
+
+def check_fields(config: Any, section: str = "") -> None:
+    """ConfigError for a value of a dataclass that its type does not hold. section: the key of the dataclass, if any.
+
+    For `__post_init__`: settings that are made in Python are checked as those of a file are.
+    """
+    for name, (hint, _) in _fields(type(config)).items():
+        check(hint, getattr(config, name), f"{section}.{name}" if section else name, "")
 
 
 def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key: str, origin: str) -> None:
@@ -118,7 +139,7 @@ def _check_keys(kind: Any, body: dict[str, Any], key: str, origin: str) -> dict[
 
 def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     """name -> (type, whether it has to be set)."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return {f.name: (hints[f.name], f.default is MISSING and f.default_factory is MISSING) for f in fields(kind)}
 
 
@@ -170,6 +191,8 @@ def _expected(hint: Any) -> str:
     inner, args = _without_none(hint), get_args(hint)
     if inner is not hint:
         return f"{_expected(inner)} or null"
+    if get_origin(hint) is Annotated:
+        return _expected(args[0])
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, args))
     if get_origin(hint) is tuple and args[-1] is Ellipsis:
