@@ -1,16 +1,16 @@
 """What a step reports, metrics.jsonl, and the alarm for a trained part that gets no gradient."""
 
 import json
-import math
 import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+from lmms.configs.nested import finite
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,7 @@ def append_metrics(folder: Path, log: StepLog) -> None:
 
     Numbers that are not finite are null, since JSON has no other word for them.
     """
-    path, line = folder / METRICS_NAME, json.dumps(_in_json(asdict(log)), allow_nan=False).encode() + b"\n"
+    path, line = folder / METRICS_NAME, json.dumps(finite(asdict(log)), allow_nan=False).encode() + b"\n"
     try:
         with path.open("ab", buffering=0) as file:
             written = file.write(line)
@@ -170,9 +170,3 @@ def append_metrics(folder: Path, log: StepLog) -> None:
         raise TrainError(f"{path} cannot be written: {error.strerror}") from error
     if written != len(line):
         raise TrainError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")
-
-
-def _in_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _in_json(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
