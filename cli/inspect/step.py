@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmms.cli import ui
+from lmms.configs.words import short_places
 
 _RECORDS_SHOWN = 40
 
@@ -38,10 +39,12 @@ def step(
         *((f"set {k}", where) for k, where in enumerate(found.shards)),
     ]
     screen.print(ui.facts(f"step {number} of {run}", rows))
+    places = list(dict.fromkeys(record.source for record in found.records))
+    names = dict(zip(places, short_places(places), strict=True))
     table = ui.columns("records", "set", "pack", "segment", "tokens", "row", "source")
     for record in found.records[:_RECORDS_SHOWN]:
         numbers = (record.set, record.pack, record.segment, record.tokens, record.row)
-        table.add_row(*(f"{value:,}" for value in numbers), record.source)
+        table.add_row(*(f"{value:,}" for value in numbers), names[record.source])
     screen.print(table)
     if len(found.records) > _RECORDS_SHOWN:
         screen.print(f"... and {len(found.records) - _RECORDS_SHOWN:,} more; --json prints all")

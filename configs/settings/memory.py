@@ -33,7 +33,7 @@ class MemoryConfig:
 
     @property
     def offload_bytes(self) -> int:
-        """Of main memory, a rank."""
+        """Bytes of main memory for each rank."""
         return int(self.offload_activations_gb * 1e9)
 
 

@@ -33,7 +33,7 @@ class OptimConfig:
     eps: Annotated[float, Range(above=0)] = 1e-8
     """AdamW's denominator floor."""
     weight_decay: Annotated[float, Range(0)] = 0.1
-    """Of parameters with two or more dimensions; norms and biases have none."""
+    """Decay of parameters with two or more dimensions; norms and biases have none."""
     max_grad_norm: Annotated[float, Range(above=0)] = 1.0
     """Gradients are clipped to this global norm."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"

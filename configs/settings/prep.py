@@ -39,7 +39,7 @@ class PrepConfig:
     max_rejects: Annotated[float, Range(0, 1)] = 0.01
     """Share of rejected records above which the build stops."""
     seed: int = 0
-    """Of the order of packs in the shards."""
+    """Decides the order of packs in the shards."""
     shard_bytes: Annotated[int, Range(2**20, 2**31)] = 128 * 2**20
     """Size of a shard file at which the next one starts."""
     workers: Positive = field(

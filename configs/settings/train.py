@@ -62,7 +62,7 @@ class TrainConfig:
     train: dict[str, How] = field(default_factory=lambda: dict(EVERYTHING))
     """What is trained: {default, llm, vision, aligner, <regex of parameter names>}, each full, lora or frozen."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """Of what `train` sets to lora."""
+    """How LoRA is made where `train` says lora."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss_weight: LossWeight = "token"
     """What counts alike in the loss: token: every target token; conversation: every conversation, however long; sqrt:
@@ -74,7 +74,7 @@ class TrainConfig:
     """Evaluation during training, its loss by token whatever loss_weight is; the order and the random numbers of the
     training do not notice it."""
     seed: int = 0
-    """Of the order of packs and of random weights."""
+    """Decides the order of packs and random weights."""
     save_steps: Steps = 500
     """Steps between checkpoints; the last step is always saved."""
     save_async: bool = True

@@ -222,11 +222,23 @@ def test_a_wrong_value_in_a_file_names_the_file_and_the_dotted_key(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("text", ["optim:\n\tlr: 1e-5\n", "optim:\n  lr: 1e-5\n\teps: 1\n"])
+def test_a_tab_in_a_file_is_named_with_what_to_use(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path, run=text)
+    line = 1 + text[: text.index("\t")].count("\n")
+    assert refused(TrainConfig, file) == f"{file}, line {line}: a tab stands where YAML takes only spaces; use spaces"
+
+
+def test_a_file_may_be_named_by_a_string(tmp_path: Path) -> None:
+    file = write(tmp_path, run="limit: 7")
+    assert load_config(Numbers, str(file)) == load_config(Numbers, file) == Numbers(limit=7)
+
+
 def test_an_unknown_key_in_a_file_names_the_file_the_dotted_key_and_the_nearest(tmp_path: Path) -> None:
     file = write(tmp_path, run="model: {path: m}\noptim:\n  learning_rate: 1e-5\n  weight_decey: 0.1\n")
-    assert refused(TrainConfig, file).startswith(
-        f"{file}: unknown key 'optim.learning_rate'; known: betas, decay_ratio, eps, lr, "
-    )
+    assert refused(TrainConfig, file) == f"{file}: unknown key 'optim.learning_rate'; it is 'optim.lr' here"
+    file = write(tmp_path, run="optim: {speed: 1}")
+    assert refused(TrainConfig, file).startswith(f"{file}: unknown key 'optim.speed'; known: betas, decay_ratio, eps, ")
     file = write(tmp_path, run="optim: {weight_decey: 0.1}")
     assert refused(TrainConfig, file) == f"{file}: unknown key 'optim.weight_decey'; did you mean 'weight_decay'?"
 

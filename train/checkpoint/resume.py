@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,8 +42,10 @@ def check_output(output: Path) -> None:
 def locked(output: Path) -> Iterator[None]:
     """The output folder, made if it is not there, for this process alone. TrainError while another run has it.
 
-    The lock goes with the process: a kill leaves none behind.
+    The lock goes with the process: a kill leaves none behind. A run that fails before it writes anything leaves no
+    folder behind that was made for it.
     """
+    made = [path for path in (output, *output.parents) if not path.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(output, os.O_RDONLY)
@@ -55,6 +57,12 @@ def locked(output: Path) -> Iterator[None]:
         except BlockingIOError:
             raise TrainError(f"another run is writing {output}; wait for it or choose another output") from None
         yield
+    except BaseException:
+        # What is not empty stays: rmdir refuses it.
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
     finally:
         os.close(descriptor)
 
