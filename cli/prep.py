@@ -11,6 +11,7 @@ from lmms.cli.settings import ANY_OPTION, read_settings, with_options
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.configs.contract.manifest import Manifest
@@ -73,10 +74,10 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
             f" + {counts['skipped']:,} skipped",
         ),
         *((f"  {reason}", f"{number:,} rejected") for reason, number in manifest.rejects.items()),
-        *((f"  {note}", f"not used, in {number:,} records") for note, number in manifest.notes.items()),
+        *((f"  {note}", f"not used, in {counted(number, 'record')}") for note, number in manifest.notes.items()),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
-        ("images", f"{counts['media']:,}, {counts['patches']:,} patches"),
+        ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),
         (
             "time",
             f"{ui.duration(seconds)}, {ui.count(counts['read'] / seconds)} records/s,"

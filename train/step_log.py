@@ -90,7 +90,7 @@ def step_log(
 
 
 def _set_logs(of_sets: npt.NDArray[np.float64], order: Order, phase: RunPhase, position: int) -> dict[str, SetLog]:
-    """Short name of each set -> what it had in the step, and how far it is. One that stands twice has its number too."""
+    """Short name of each set -> what it had in the step, and how far it is. A name in use twice has a number."""
     cursors = cursors_at(order.phase, position)
     total = of_sets[:, 1].sum()
     places = short_places([shown(share.shards) for share in phase.sets])

@@ -124,8 +124,11 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
         ("records", f"{counts['packed']:,} packed, {counts['rejected']:,} rejected, {counts['skipped']:,} skipped"),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens in {counted(len(dataset.shards), 'shard')}"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens']:,} targets{_mean_weight(sidecar)}"),
-        ("images", f"{counts['media']:,}, {counts['patches']:,} patches"),
-        *(("source", f"{s['name']}: {s['packed']:,} records, {s['tokens']:,} tokens") for s in manifest.sources),
+        ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),
+        *(
+            ("source", f"{s['name']}: {counted(s['packed'], 'record')}, {counted(s['tokens'], 'token')}")
+            for s in manifest.sources
+        ),
     ]
     screen.print(ui.facts(dataset.where, rows))
     lengths = read_table(dataset, SAMPLES_NAME)["tokens"].to_numpy()
@@ -144,7 +147,8 @@ def _show_pack(
     screen: Console, number: int, pack: "Pack", dataset: "Dataset", tokenizer: "Tokenizer", shorten: bool
 ) -> None:
     screen.rule(
-        f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {counted(len(pack.lengths), 'conversation')}", align="left"
+        f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {counted(len(pack.lengths), 'conversation')}",
+        align="left",
     )
     places = [source["name"] for source in dataset.manifest.sources]
     names = dict(zip(places, short_places(places), strict=True))

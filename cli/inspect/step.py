@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lmms.cli import ui
-from lmms.configs.words import short_places
+from lmms.configs.words import counted, short_places
 
 _RECORDS_SHOWN = 40
 
@@ -33,8 +33,8 @@ def step(
     checked = "as metrics.jsonl has it" if found.is_logged else "metrics.jsonl has no line of this step to compare"
     tokens = sum(record.tokens for record in found.records)
     rows = [
-        ("packs", f"{found.packs:,}, after {found.position:,} others"),
-        ("records", f"{len(found.records):,} of {tokens:,} tokens"),
+        ("packs", f"{found.packs:,}, after {counted(found.position, 'other')}"),
+        ("records", f"{len(found.records):,} of {counted(tokens, 'token')}"),
         ("digest", f"{found.digest}, {checked}"),
         *((f"set {k}", where) for k, where in enumerate(found.shards)),
     ]

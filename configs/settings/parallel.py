@@ -6,6 +6,7 @@ from typing import Annotated
 from lmms.configs.errors import ConfigError
 from lmms.configs.ranges import Range
 from lmms.configs.typed import check_fields
+from lmms.configs.words import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,8 @@ def check_ranks(sequence: int, replicate: int, ranks: int) -> None:
     for name, value in (("sequence", sequence), ("replicate", replicate)):
         if ranks % value:
             raise ConfigError(
-                f"parallel.{name} is {value}, but there are {ranks} ranks, not a multiple of it; start"
+                f"parallel.{name} is {value}, but there {'is' if ranks == 1 else 'are'} {counted(ranks, 'rank')}, not a"
+                " multiple of it; start"
                 f" {-(-ranks // value) * value} ranks, or set parallel.{name} to one of {divisors(ranks)}"
             )
 

@@ -11,7 +11,10 @@ from lmms.configs.words import counted, short_places
     ("places", "names"),
     [
         (["/data/chats.jsonl"], ("chats.jsonl",)),
-        (["/d/en/chats.jsonl", "/d/de/chats.jsonl", "/d/notes.jsonl"], ("en/chats.jsonl", "de/chats.jsonl", "notes.jsonl")),
+        (
+            ["/d/en/chats.jsonl", "/d/de/chats.jsonl", "/d/notes.jsonl"],
+            ("en/chats.jsonl", "de/chats.jsonl", "notes.jsonl"),
+        ),
         (["s3://b/en/x/shards/", "s3://b/de/x/shards"], ("en/x/shards", "de/x/shards")),
         (["chats.jsonl", "more/chats.jsonl"], ("chats.jsonl", "more/chats.jsonl")),
         (["/d/a", "/d/a", "/e/b"], ("a", "a", "b")),
