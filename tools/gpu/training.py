@@ -22,7 +22,7 @@ from lmms.train.data.steps import plan_steps
 from lmms.train.model.flops import model_cost
 from lmms.train.model.kernels import compile_blocks
 from lmms.train.parallel.world import start_world, stop_world
-from lmms.train.start import Run, start
+from lmms.train.setup import Run, start
 from lmms.train.step import StepResult, take_step
 from lmms.train.watch.marks import Mark, unmarked
 from lmms.train.watch.signals import Asked
@@ -100,7 +100,7 @@ def measure_training(
     config = load_config(TrainConfig, None, values=settings_of(model, packs, chosen, folder, output, sizes))
     with ExitStack() as held:
         if sizes.backend != "inductor":
-            held.enter_context(patch("lmms.train.start.compile_blocks", partial(compile_blocks, backend=sizes.backend)))
+            held.enter_context(patch("lmms.train.setup.compile_blocks", partial(compile_blocks, backend=sizes.backend)))
         if chosen.loss == "whole":
             held.enter_context(patch(LOSS_AT, whole_cross_entropy))
         yield from _measure(config, Path(folder), packs, rung, deadline, sizes, held)

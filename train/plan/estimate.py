@@ -27,7 +27,7 @@ from lmms.train.plan.trace import Moment, tensors_in, trace_pass, units
 
 def batch_of(config: TrainConfig, opened: Opened, places: Sequence[Place]) -> Batch:
     """The batch of a pass over these packs, read now."""
-    recipe = padded(config, opened)[0] if config.kernels.compile else opened.recipe
+    recipe = (padded(config, opened) if config.kernels.compile else opened).recipe
     reader = PackReader(opened.sets.datasets)
     batch = pad_batch(make_batch([reader.read(place) for place in places], recipe, places), recipe)
     reader.close()

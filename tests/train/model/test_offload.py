@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.memory import Recompute
 from lmms.configs.settings.train import TrainConfig
-from lmms.train import start
+from lmms.train import setup
 from lmms.train.batch.batch import Batch
 from lmms.train.model import offload
 from lmms.train.model.attention import ATTENTION_NAME, attend_documents
@@ -240,9 +240,9 @@ def test_the_room_that_a_dry_run_finds_is_what_is_used(recompute: Recompute) -> 
 
 def in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on a CPU put activations out too."""
-    monkeypatch.setattr(start, "pinned_room", lambda size, device: room_of(size))
-    monkeypatch.setattr(start, "copy_on_stream", lambda device: copy_at_once)
-    monkeypatch.setattr(start, "LEAST_BYTES", 1)
+    monkeypatch.setattr(setup, "pinned_room", lambda size, device: room_of(size))
+    monkeypatch.setattr(setup, "copy_on_stream", lambda device: copy_at_once)
+    monkeypatch.setattr(setup, "LEAST_BYTES", 1)
 
 
 def on_a_rank(rank: int, ranks: int, configs: list[TrainConfig], ports: list[int]) -> None:

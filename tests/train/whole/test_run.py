@@ -132,9 +132,9 @@ def test_each_group_is_moved_at_its_own_peak_times_the_schedule(
 ) -> None:
     seen: list[dict[float, float]] = []
 
-    def step(model: Any, optimizer: Any, *rest: Any) -> Any:
-        result = take_step(model, optimizer, *rest)
-        seen.append({group["peak"]: group["lr"] for group in optimizer.param_groups})
+    def step(learner: Any, *rest: Any) -> Any:
+        result = take_step(learner, *rest)
+        seen.append({group["peak"]: group["lr"] for group in learner.optimizer.param_groups})
         return result
 
     monkeypatch.setattr(lmms.train.run, "take_step", step)

@@ -29,8 +29,8 @@ from lmms.train.optim.adamw import new_averages
 from lmms.train.optim.groups import make_optimizer, trained_parts
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
-from lmms.train.step import take_step
-from lmms.train.watch.signals import Asked
+from lmms.train.step import Learner, take_step
+from lmms.train.watch.watch import unwatched
 from tests.kit.models import (
     FAMILIES,
     VISION_FAMILIES,
@@ -158,9 +158,9 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         ahead=(),
     )
     with waits() as found:
-        take_step(
-            model, optimizer, trained_parts(model), plan, iter(batches), world, 1e-3, 1.0, Asked(), lambda what: None
-        )
+        parts = trained_parts(model)
+        learner = Learner(model=model, optimizer=optimizer, parts=parts, max_grad_norm=1.0, world=world)
+        take_step(learner, plan, iter(batches), 1e-3, unwatched())
     assert found.count("reduced") == 1
     assert found == ["reduced", "tolist"], "before the reduction, and between it and the update, nothing may wait"
 

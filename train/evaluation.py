@@ -3,7 +3,7 @@
 The training does not notice: no random number is drawn, nothing is left gathered, and the loader is one of its own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -14,16 +14,14 @@ from torch import nn
 from lmms.configs.contract.manifest import Dataset
 from lmms.configs.errors import TrainError
 from lmms.configs.stores.remote import FileStore
-from lmms.train.batch.loader import batches
+from lmms.train.batch.loader import Loading, batches
 from lmms.train.batch.recipe import Recipe, loss_by_group
 from lmms.train.batch.transfer import ahead as on_device
 from lmms.train.data.shards import PackReader, Request, Sidecar
-from lmms.train.data.steps import Evaluated
 from lmms.train.data.upcoming import Ahead
 from lmms.train.parallel.sharding import reshard_all
 from lmms.train.parallel.world import World
-from lmms.train.start import Run
-from lmms.train.watch.signals import Asked
+from lmms.train.watch.watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,19 +35,24 @@ class Evaluation:
     target_weight: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EvalSet:
+    """The shards that evaluations read."""
+
+    dataset: Dataset
+    sidecar: Sidecar
+    recipe: Recipe
+    """By token, with groups by source unless there are too many."""
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    dataset: Dataset,
-    sidecar: Sidecar,
-    recipe: Recipe,
+    eval_set: EvalSet,
     world: World,
+    loading: Loading,
+    watch: Watch,
     *,
-    micro_packs: int,
-    workers: int,
-    stall_s: float,
-    asked: Asked,
-    beat: Callable[[str], None],
     trained: Sequence[Dataset] = (),
     ahead: Ahead = (),
 ) -> Evaluation | None:
@@ -57,25 +60,24 @@ def evaluate(
 
     None as soon as any rank was asked to stop.
 
-    recipe: of this data set, by token, with groups by source unless there are too many. beat is told before each pass
-    what comes, for the watchdog.
     trained, ahead: the data sets of the training and what it needs next, which leaves a cache last; `dataset` has the
     number after theirs there.
     Raises what reading and making batches raise, and TrainError where no target has weight.
     """
-    requests, has_images = plan_passes(sidecar, world.data_rank, world.data_size, micro_packs)
+    dataset, sidecar, recipe = eval_set.dataset, eval_set.sidecar, eval_set.recipe
+    requests, has_images = plan_passes(sidecar, world.data_rank, world.data_size, loading.micro_packs)
     if isinstance(dataset.store, FileStore):
         later = tuple((0 if number == len(trained) else number + 1, shard) for number, shard in ahead)
         requests = _with_needs(requests, len(dataset.shards), later)
     sums = torch.zeros(recipe.num_groups, 2, dtype=torch.float64, device=world.device)
-    loader = batches(PackReader([dataset, *trained]), recipe, requests, workers, stall_s)
+    loader = batches(PackReader([dataset, *trained]), recipe, requests, loading.workers, loading.stall_s)
     with closing(loader), closing(on_device(loader, world.device)) as arriving, _evaluating(model):
         for number, (request, images) in enumerate(zip(requests, has_images, strict=True), 1):
             packs = [place.pack for place in request.places]
-            beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
+            watch.beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
             _, by_group = model(next(arriving), images, world.sequence_group)
             sums += by_group
-            (stop,) = world.total(torch.tensor([asked.stop], dtype=torch.float64, device=world.device))
+            (stop,) = world.total(torch.tensor([watch.asked.stop], dtype=torch.float64, device=world.device))
             if stop:
                 return None
     totals = world.total(sums.flatten())
@@ -123,31 +125,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         reshard_all(model)
-
-
-def next_evaluation(run: Run, step: int) -> int:
-    """The first step from this one on that is followed by an evaluation, in a run that has evaluations.
-
-    They come every so many steps, at the end, and before each checkpoint that is judged by them. One before a
-    checkpoint that a signal asks for is not foreseen.
-    """
-    every = [run.config.eval.every_steps] if run.config.eval else []
-    if run.measure is not None and run.measure.metric == "eval_loss":
-        every.append(run.config.save_steps)
-    return min([run.steps, *(-(-step // steps) * steps for steps in every)])
-
-
-def all_datasets(run: Run) -> tuple[Dataset, ...]:
-    """Those that are trained on, then those of the evaluation."""
-    return (*run.sets.datasets, *(run.evaluated.datasets if run.evaluated else ()))
-
-
-def evaluated_shards(run: Run) -> Evaluated | None:
-    """What the evaluations read, by its number among all_datasets."""
-    if run.evaluated is None:
-        return None
-    first = len(run.sets.datasets)
-    shards = tuple(
-        (first + k, shard) for k, one in enumerate(run.evaluated.datasets) for shard in range(len(one.shards))
-    )
-    return Evaluated(shards=shards, next_step=lambda step: next_evaluation(run, step))

@@ -20,15 +20,17 @@ from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import TrainError
 from lmms.configs.stores.store import Cache
 from lmms.train.batch.batch import make_batch
+from lmms.train.batch.loader import Loading
 from lmms.train.batch.recipe import Recipe, make_recipe
 from lmms.train.data.cache import cached_name, fetch, need_of
 from lmms.train.data.shards import PackReader, read_sidecar
-from lmms.train.evaluate import Evaluation, evaluate, plan_passes
+from lmms.train.evaluation import EvalSet, Evaluation, evaluate, plan_passes
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
 from lmms.train.parallel.sharding import local_of, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.watch.signals import Asked
+from lmms.train.watch.watch import Watch, unwatched
 from tests.kit.models import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import write_model_folder
@@ -121,15 +123,10 @@ def evaluation(
     dataset = opened(folder)
     return evaluate(
         model,
-        dataset,
-        read_sidecar(dataset),
-        recipe_of(dataset, on_bad_media),
+        EvalSet(dataset=dataset, sidecar=read_sidecar(dataset), recipe=recipe_of(dataset, on_bad_media)),
         world,
-        micro_packs=micro_packs,
-        workers=workers,
-        stall_s=60,
-        asked=asked,
-        beat=beat,
+        Loading(micro_packs, workers, stall_s=60),
+        Watch(beat=beat, asked=asked),
     )
 
 
@@ -268,15 +265,10 @@ def test_shards_that_the_training_needs_stay_in_a_cache_that_an_evaluation_fills
     model = sharded_model(world, "qwen3")
     found = evaluate(
         model,
-        far,
-        read_sidecar(held_out),
-        recipe_of(held_out),
+        EvalSet(dataset=far, sidecar=read_sidecar(held_out), recipe=recipe_of(held_out)),
         world,
-        micro_packs=1,
-        workers=0,
-        stall_s=60,
-        asked=Asked(),
-        beat=lambda doing: None,
+        Loading(micro_packs=1, workers=0, stall_s=60),
+        unwatched(),
         trained=[other],
         ahead=((0, 1),),
     )
