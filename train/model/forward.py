@@ -13,7 +13,7 @@ from lmms.train.batch.batch import Batch
 from lmms.train.batch.images import normalised
 from lmms.train.batch.vision import Pictures
 from lmms.train.families import images_of
-from lmms.train.model.loss import linear_cross_entropy
+from lmms.train.model.loss import HeadLoss, linear_cross_entropy
 from lmms.train.model.names import language_model, towers
 from lmms.train.parallel.sequence import exchange_features
 
@@ -21,9 +21,13 @@ from lmms.train.parallel.sequence import exchange_features
 class TrainModel(nn.Module):
     """The unit that is sharded and stepped. `hf` is the transformers model, whose parameters are all there are."""
 
+    loss: HeadLoss
+    """Takes the place of linear_cross_entropy where another one is set."""
+
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
         self.hf = hf
+        self.loss = linear_cross_entropy
         self.tied = hf.lm_head.weight is hf.get_input_embeddings().weight
 
     def forward(
@@ -38,9 +42,7 @@ class TrainModel(nn.Module):
         """
         hidden = last_hidden_state(self.hf, batch, step_has_images, sequence_group)
         rows = hidden.squeeze(0).index_select(0, batch.target_rows)
-        return linear_cross_entropy(
-            rows, self.hf.lm_head.weight, batch.labels, batch.weights, batch.groups, batch.num_groups
-        )
+        return self.loss(rows, self.hf.lm_head.weight, batch.labels, batch.weights, batch.groups, batch.num_groups)
 
 
 def last_hidden_state(
