@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms.configs.contract.manifest import MANIFEST_NAME
-from lmms.configs.errors import SourceError
+from lmms.configs.errors import SourceError, refuse_file_limit
 from lmms.prep.output import PART_ENDING, REJECTS_ENDING
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
@@ -101,6 +101,8 @@ def read_chunks(index: int, source: Source) -> Iterator[Chunk]:
                 yield Chunk(index, row, rows, read_before + position)
                 row += len(rows)
         except (OSError, EOFError, pa.ArrowException) as error:
+            if isinstance(error, OSError):
+                refuse_file_limit(error)
             raise SourceError(
                 f"{file}: cannot be read past row {row} ({error}); the file is damaged or cut off"
             ) from error

@@ -19,7 +19,7 @@ from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 from lmms.configs.contract.manifest import PACKS_NAME, Dataset
 from lmms.configs.contract.mds import ShardFile, decode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.errors import ConfigError, DatasetError
+from lmms.configs.errors import ConfigError, DatasetError, refuse_file_limit
 from lmms.configs.stores.remote import FileStore
 from lmms.configs.stores.store import LocalStore
 from lmms.train.data.cache import fetch, forget, need_of, read_cached, read_table_file
@@ -148,6 +148,7 @@ class PackReader:
                 file = self._open(place, store)
             return os.pread(file, place.bytes, place.offset)
         except OSError as error:
+            refuse_file_limit(error)
             what = f"cannot be read ({error.strerror}); copy the shard again or rebuild"
             raise DatasetError(f"{self._name(place)} {what}") from error
 

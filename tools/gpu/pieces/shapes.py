@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from lmms.configs.contract.pack import Pack
-from lmms.train.families import TOWER_INPUTS
-from lmms.train.families.vision import Tower
+from lmms.train.families import images_of
 from lmms.train.model.build import blocks, build_model
 from lmms.train.model.names import parameter_name, part_of
 
@@ -73,7 +72,7 @@ def _products(hf_config: PretrainedConfig, rows: Rows, *, head: bool) -> Counter
         name = parameter_name(whole_name)
         if not isinstance(layer, nn.Linear | nn.Conv3d) or name.endswith("lm_head") != head:
             continue
-        through = {"llm": rows.tokens, "vision": rows.patches, "aligner": merged}[part_of(name)]
+        through = {"llm": rows.tokens, "vision": rows.patches, "aligner": merged}[part_of(model, name)]
         through = rows.targets if head else through
         outputs = layer.weight.shape[0]
         if through:
@@ -134,15 +133,10 @@ def head_width(text: PretrainedConfig) -> int:
 
 
 def _tower_layers(hf_config: PretrainedConfig, pack: Pack) -> Iterator[Layer]:
-    config = hf_config.vision_config
-    tower = Tower(
-        patch_size=config.patch_size,
-        merge_size=config.spatial_merge_size,
-        window_size=getattr(config, "window_size", 0),
-        position_side=int(getattr(config, "num_position_embeddings", 0) ** 0.5),
-    )
-    inputs = TOWER_INPUTS[hf_config.model_type](torch.tensor([m.grid_thw for m in pack.media]), tower)
-    whole = len(getattr(config, "fullatt_block_indexes", range(config.depth)))
+    config, images = hf_config.vision_config, images_of(hf_config.model_type)
+    tower = images.tower(hf_config)
+    inputs = images.inputs(torch.tensor([m.grid_thw for m in pack.media]), tower)
+    whole = config.depth - len(tower.windowed)
     kinds = [("images", "cu_seqlens", "max_seqlen", 0, whole)]
     if "dense_windows" in inputs:
         dense = inputs["dense_windows"]

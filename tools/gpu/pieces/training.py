@@ -14,6 +14,7 @@ from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.train import Learner, StepResult, dry_run, feed, start, start_world, stop_world, take_step, unwatched
 from lmms.train.data.costs import ModelCost, pack_flops
+from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
 from lmms.train.watch.marks import Mark, unmarked
 from tools.gpu.pieces.ladder import LORA, RECOMPUTE, Rung, rung_of
@@ -115,7 +116,7 @@ def measure_training(
         def take(mark: Mark = unmarked) -> StepResult:
             return take_step(run.learner, *next(plans), 1.0, replace(watch, mark=mark))
 
-        cost = model_cost(run.learner.model.hf.config, config.train, config.lora)
+        cost = model_cost(build_model(run.learner.model.hf.config, "none"), config.train, config.lora)
         shown = pack_file(folder, packs)
         place = {"model": model, "packs": packs, "name": rung, "says": says}
         place["recompute"] = chosen.settings[RECOMPUTE]

@@ -26,8 +26,9 @@ from lmms.train.batch.recipe import make_recipe
 from lmms.train.data.mixture import Phase
 from lmms.train.data.sets import make_order, open_sets
 from lmms.train.data.steps import StepPlan, plan_steps
+from lmms.train.families.vision import embed_patches
 from lmms.train.model.attention import Attend, attend_documents
-from lmms.train.model.build import blocks, embed_patches, init_random, materialize
+from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.flops import model_cost
 from lmms.train.model.liger import liger_functions, use_liger
 from lmms.train.optim.groups import make_optimizer, trained_parts
@@ -111,7 +112,7 @@ def measure_comparator(
 
         place = {"model": model, "packs": packs, "name": name, "says": [], "recompute": "full"}
         steps = time_steps(take, sizes, world.device, deadline)
-        training = training_of(place, learner, steps, shown, model_cost(config))
+        training = training_of(place, learner, steps, shown, model_cost(build_model(config, "none")))
         yield training
         training.waits = waits_in(take)
         yield training
@@ -122,7 +123,8 @@ def measure_comparator(
 def _plan(folder: Path, config: PretrainedConfig, ready: Sequence[PlainBatch]) -> StepPlan:
     """A step over all of these batches, which hold the packs of the folder."""
     sets = open_sets([folder])
-    order = make_order(sets, Phase(), model_cost(config), seed=0, global_packs=len(sets.tokens))
+    cost = model_cost(build_model(config, "none"))
+    order = make_order(sets, Phase(), cost, seed=0, global_packs=len(sets.tokens))
     (plan,) = islice(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False), 1)
     passes = [plan.passes[0]] * len(ready)
     return replace(plan, passes=passes, has_images=["pixel_values" in batch.inputs for batch in ready])
