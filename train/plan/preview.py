@@ -101,7 +101,7 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
     from lmms.train.model.folder import model_of
     from lmms.train.plan.open import fresh_state
 
-    cost = model_cost(model_of(folder, "none").hf.config, config.train, config.lora)
+    cost = model_cost(model_of(folder, "none"), config.train, config.lora)
     phases, step, position = [start_phase(config, sets, cost)], 0, 0
     if run and (checkpoint := _checkpoint(config, run)):
         stored = read_state(checkpoint)

@@ -36,7 +36,7 @@ def sets(shards: Path) -> Sets:
 
 @pytest.fixture(scope="module")
 def cost(shards: Path) -> ModelCost:
-    return model_cost(model_of(Path(read_manifest(LocalStore(shards)).model), "none").hf.config)
+    return model_cost(model_of(Path(read_manifest(LocalStore(shards)).model), "none"))
 
 
 def lmms(*words: object, width: int = 160) -> Result:
@@ -183,7 +183,7 @@ def test_real_conversations_and_pictures_lose_at_most_two_percent(
         )
     )
     sets = open_sets([tmp_path / "out"])
-    cost = model_cost(model_of(model_folders["qwen3-vl"], "none").hf.config)
+    cost = model_cost(model_of(model_folders["qwen3-vl"], "none"))
     order = make_order(sets, Phase(), cost, 0, 8)
     costs = np.concatenate([table_costs(cost, sidecar) for sidecar in sets.sidecars], axis=1)
     assert costs[1].sum() > 0

@@ -6,8 +6,9 @@ A new setting of the trainer gets a rung by one line here.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from types import MappingProxyType
 from typing import Any, Literal
+
+from tools.gpu.pieces.models import LARGE
 
 RECOMPUTE = "memory.recompute"
 """The setting that says what is computed again in backward."""
@@ -24,13 +25,7 @@ class Rung:
     """The trainer's loss, or all logits of the target rows at once, which no setting gives."""
 
 
-def _on_top(below: Rung, step: Rung) -> Rung:
-    return Rung(name=step.name, settings={**below.settings, **step.settings}, loss=step.loss)
-
-
-_EAGER: Mapping[str, Any] = MappingProxyType(
-    {"kernels.attention": "sdpa", "kernels.liger": "off", "kernels.compile": False, RECOMPUTE: "full"}
-)
+_EAGER = {"kernels.attention": "sdpa", "kernels.liger": "off", "kernels.compile": False, RECOMPUTE: "full"}
 
 LADDER: tuple[Rung, ...] = tuple(
     accumulate(
@@ -44,28 +39,27 @@ LADDER: tuple[Rung, ...] = tuple(
             Rung(name="+ recompute elementwise", settings={RECOMPUTE: "elementwise"}),
             Rung(name="+ recompute none", settings={RECOMPUTE: "none"}),
         ),
-        _on_top,
+        lambda below, step: Rung(name=step.name, settings={**below.settings, **step.settings}, loss=step.loss),
     )
 )
+NAMES: tuple[str, ...] = tuple(rung.name for rung in LADDER)
 LEAST = "+ loss"
 """The rung that fits one card of 80 GB by the dry run's arithmetic, and is measured before all others."""
-CANDIDATES: tuple[str, ...] = tuple(rung.name for rung in LADDER)[[rung.name for rung in LADDER].index(LEAST) :]
+CANDIDATES = NAMES[NAMES.index(LEAST) :]
 """The rungs from there on, of which goals are held to the fastest that passes: none below them is faster."""
 
-_LEAST = next(rung for rung in LADDER if rung.name == LEAST)
+_LEAST = LADDER[NAMES.index(LEAST)].settings
 
 OTHERS: tuple[Rung, ...] = (
     *(
-        Rung(name=f"{LEAST}, {kernel}", settings={**_LEAST.settings, "kernels.attention": kernel})
+        Rung(name=f"{LEAST}, {kernel}", settings={**_LEAST, "kernels.attention": kernel})
         for kernel in ("flash-attn-2", "flash-attn-3", "flash-attn-4")
     ),
-    Rung(name="liger", settings={**_LEAST.settings, "kernels.compile": False, "kernels.liger": "on"}),
+    Rung(name="liger", settings={**_LEAST, "kernels.compile": False, "kernels.liger": "on"}),
 )
 """Beside the ladder: another package's kernels in that rung."""
 
-OF_MODEL: Mapping[str, Mapping[str, Any]] = {
-    "Qwen3-VL-8B": {"train": {"default": "frozen", "llm": "lora"}},
-}
+LORA: Mapping[str, Mapping[str, Any]] = {LARGE: {"train": {"default": "frozen", "llm": "lora"}}}
 """Settings of models that do not fit one card otherwise."""
 
 

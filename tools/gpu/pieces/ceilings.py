@@ -1,21 +1,47 @@
-"""What this card can do at most: matrix products of a model's own shapes, and moving bytes."""
+"""This machine: what it is, and what it can do at most: products of a model's own shapes, and moving bytes."""
 
+import os
+import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
+import transformers
 from torch import Tensor
 
 from lmms.train.parallel.world import compute_dtype
-from tools.gpu.models import model_config
-from tools.gpu.packs import pack_file
-from tools.gpu.shapes import Product, body_products, head_product, rows_of
-from tools.gpu.sizes import Sizes
-from tools.gpu.timing import median_seconds, synchronize
+from lmms.train.plan.cards import peak_flops
+from tools.gpu.pieces.measuring import median_seconds, synchronize
+from tools.gpu.pieces.models import Sizes, model_config
+from tools.gpu.pieces.packs import pack_file
+from tools.gpu.pieces.shapes import Product, body_products, head_product, rows_of
 
+_OPTIONAL = ("flash_attn", "flash_attn_interface", "liger_kernel", "triton", "torchao", "peft")
 _SUSTAINED_S = 3.0
 """A card that is hot runs slower than one that has just begun."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """The first GPU, or the CPU where there is none, and the libraries."""
+
+    device: str
+    cuda: str | None
+    """Version that torch was built for; None without a GPU."""
+    cudnn: int | None
+    capability: str | None
+    memory: int | None
+    """Bytes of the GPU."""
+    peak_flops: float | None
+    """Dense bf16 operations a second by the data sheet; None where lmms has none."""
+    cpus: int
+    python: str
+    torch: str
+    transformers: str
+    installed: list[str]
+    """The packages that are used where they are there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +65,7 @@ class ProductSpeed:
     shape: str
     """rows x inputs x outputs"""
     layers: int
-    """That have it."""
+    """Layers that have it."""
     again: bool
     """See shapes.Product."""
     head: bool
@@ -48,6 +74,26 @@ class ProductSpeed:
     weight_grad: float
     flops: float
     """Operations a second of the three together."""
+
+
+def read_facts() -> Iterator[Facts]:
+    """What this machine and its libraries are. Starts CUDA where there is one."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    if gpu:
+        torch.zeros((), device="cuda")
+    yield Facts(
+        device=gpu.name if gpu else "cpu",
+        cuda=torch.version.cuda if gpu else None,
+        cudnn=torch.backends.cudnn.version() if gpu else None,  # type: ignore[no-untyped-call]
+        capability=f"{gpu.major}.{gpu.minor}" if gpu else None,
+        memory=gpu.total_memory if gpu else None,
+        peak_flops=peak_flops(gpu.name) if gpu else None,
+        cpus=os.cpu_count() or 1,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        installed=[name for name in _OPTIONAL if find_spec(name)],
+    )
 
 
 def measure_ceilings(sizes: Sizes) -> Iterator[Ceilings]:
@@ -81,22 +127,22 @@ def measure_products(model: str, packs: str, folder: str, sizes: Sizes) -> Itera
     """Every product of a model on a pack of a file, in the type that it is trained in."""
     config = model_config(model, thin=sizes.thin)
     rows = rows_of(pack_file(folder, packs)[0])
-    device = torch.device(sizes.device)
-    dtype, head = compute_dtype(sizes.precision, device), head_product(config, rows)
+    head = head_product(config, rows)
     layers = {head: 1, **body_products(config, rows)}
-    yield [_speed(one, layers[one], one is head, device, dtype, sizes.repeats) for one in layers]
+    yield [_speed(product, layers[product], product is head, sizes) for product in layers]
 
 
-def _speed(
-    product: Product, layers: int, head: bool, device: torch.device, dtype: torch.dtype, repeats: int
-) -> ProductSpeed:
+def _speed(product: Product, layers: int, head: bool, sizes: Sizes) -> ProductSpeed:
+    device = torch.device(sizes.device)
+    dtype = compute_dtype(sizes.precision, device)
+
     def drawn(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns, device=device, dtype=dtype)
 
     inputs, weight = drawn(product.rows, product.inputs), drawn(product.outputs, product.inputs)
     grad = drawn(product.rows, product.outputs)
     forward, input_grad, weight_grad = (
-        median_seconds(run, device, repeats)
+        median_seconds(run, device, sizes.repeats)
         for run in (lambda: inputs @ weight.T, lambda: grad @ weight, lambda: grad.T @ inputs)
     )
     return ProductSpeed(

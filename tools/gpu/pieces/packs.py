@@ -1,9 +1,14 @@
-"""A file of packs for a model, made on the machine that trains on it: random text, and pictures of coloured fog."""
+"""A file of packs for a model, made on the machine that trains on it: random text, and pictures of coloured fog.
+
+All packs of a file hold conversations of the same lengths with images of the same grids, in another order, so compiled
+blocks meet one shape and every step is the same work. A seed decides everything.
+"""
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,29 +34,118 @@ from lmms.prep.engine.store import SPOOLED, spool_path
 from lmms.prep.shards import write_shard
 from lmms.prep.tables import write_rows
 from lmms.train.data.shards import PackReader, read_sidecar
-from tools.gpu.layouts import TARGETS, Conversation, make_layout
-from tools.gpu.models import model_config
-from tools.gpu.sizes import Sizes
+from tools.gpu.pieces.models import Sizes, model_config
 
 SHARES = {"text": 0.0, "vision": 0.6}
 """Pack file -> share of tokens that are images'."""
-SEED = 0
+TARGETS = 0.5
+"""Share of a conversation's text, its end, that is predicted."""
+_SEED = 0
 _FOG = 24
 """Pixels between the random colours of a picture: it compresses like a photograph."""
+_SPREAD, _MOST_IMAGES, _LEAST_TEXT = 0.7, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Images (rows and columns, in tokens), each between its two marks, then text."""
+
+    images: tuple[tuple[int, int], ...]
+    text: int
+    """Tokens."""
+
+    @property
+    def vision(self) -> int:
+        """Tokens of its images."""
+        return sum(rows * columns for rows, columns in self.images)
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.vision + 2 * len(self.images) + self.text
+
+
+def packs_piece(model: str, folder: str, sizes: Sizes) -> Iterator[dict[str, float]]:
+    """Make the files of a model, and say in how many seconds."""
+    began = time.monotonic()
+    make_packs(model, sizes, Path(folder))
+    yield {"seconds": time.monotonic() - began}
 
 
 def make_packs(model: str, sizes: Sizes, folder: Path) -> Path:
     """folder/model, a model folder without weights, and folder/text, folder/vision, the files of its packs."""
-    made = _write_model(folder / "model", model_config(model, thin=sizes.thin), sizes)
+    config = model_config(model, thin=sizes.thin)
+    model_folder = _write_model(folder / "model", config, sizes)
     for name, share in SHARES.items():
-        layout = make_layout(sizes, share, SEED)
-        config = model_config(model, thin=sizes.thin)
-        packs = [make_pack(layout, config, made, np.random.default_rng([SEED, i])) for i in range(sizes.packs)]
-        _write_shards(folder / name, packs, made, sizes)
+        layout = make_layout(sizes, share, _SEED)
+        rngs = [np.random.default_rng([_SEED, i]) for i in range(sizes.packs)]
+        _write_shards(folder / name, [_make_pack(layout, config, model_folder, rng) for rng in rngs], model_folder)
     return folder
 
 
-def make_pack(
+def pack_file(folder: str | Path, name: str) -> list[Pack]:
+    """The packs of a file that make_packs wrote."""
+    dataset = open_dataset(Path(folder) / name)
+    sidecar, reader = read_sidecar(dataset), PackReader([dataset])
+    packs = [reader.read(sidecar.place(i)) for i in range(len(sidecar))]
+    reader.close()
+    return packs
+
+
+def make_layout(sizes: Sizes, vision_share: float, seed: int) -> list[Conversation]:
+    """Conversations of exactly seq_len tokens, this share of them images' (to within an image's row).
+
+    Without images the lengths are log-normal between the bounds of `sizes`. With images, one to four stand in a
+    conversation as far as its length allows, and the rest of the pack is dealt out to them as text.
+    """
+    rng = np.random.default_rng([seed, round(1000 * vision_share)])
+    if not vision_share:
+        return [Conversation((), length) for length in _lengths(sizes, rng)]
+    groups = _grouped(_grids(sizes, round(vision_share * sizes.seq_len), rng), sizes, rng)
+    shown = sum(Conversation(images, 0).tokens for images in groups)
+    spare = sizes.seq_len - shown - _LEAST_TEXT * len(groups)
+    shares = rng.lognormal(0, _SPREAD, len(groups))
+    texts = _LEAST_TEXT + np.floor(spare * shares / shares.sum()).astype(int)
+    texts[0] += sizes.seq_len - shown - int(texts.sum())
+    return [Conversation(images, int(text)) for images, text in zip(groups, texts, strict=True)]
+
+
+def _lengths(sizes: Sizes, rng: np.random.Generator) -> list[int]:
+    shortest, median, longest = sizes.conversation
+    lengths = list[int]()
+    while (left := sizes.seq_len - sum(lengths)) > longest:
+        drawn = int(np.clip(rng.lognormal(np.log(median), _SPREAD), shortest, longest))
+        lengths.append(min(drawn, left - shortest))
+    return [*lengths, left]
+
+
+def _grids(sizes: Sizes, tokens: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    fewest, most = sizes.image
+    grids = list[tuple[int, int]]()
+    while (left := tokens - sum(rows * columns for rows, columns in grids)) >= fewest:
+        area = np.exp(rng.uniform(np.log(fewest), np.log(most)))
+        rows = max(int(np.sqrt(area * np.exp(rng.uniform(-0.7, 0.7)))), 2)
+        columns = max(int(area / rows), 2)
+        grids.append((rows, min(columns, max(left // rows, 1))))
+    return grids
+
+
+def _grouped(grids: list[tuple[int, int]], sizes: Sizes, rng: np.random.Generator) -> list[tuple[tuple[int, int], ...]]:
+    groups = list[tuple[tuple[int, int], ...]]()
+    # Room is left for text: about as much as the images of an average conversation take.
+    room = sizes.conversation[2] * 0.6
+    wanted = 0
+    for grid in grids:
+        if wanted and Conversation((*groups[-1], grid), 0).tokens <= room:
+            groups[-1] = (*groups[-1], grid)
+            wanted -= 1
+        else:
+            groups.append((grid,))
+            wanted = int(rng.integers(0, _MOST_IMAGES))
+    return groups
+
+
+def _make_pack(
     layout: Sequence[Conversation], config: PretrainedConfig, model: ModelFolder, rng: np.random.Generator
 ) -> Pack:
     """A pack of these conversations in random order; every target weighs 1."""
@@ -62,12 +156,11 @@ def make_pack(
     for conversation in (layout[i] for i in rng.permutation(len(layout))):
         at = ends[-1]
         for rows, columns in conversation.images:
-            size = (columns * vision.factor, rows * vision.factor)
-            encoded = _picture(*size, rng)
+            width, height = columns * vision.factor, rows * vision.factor
+            picture = _picture(width, height, rng)
             end = at + 1 + rows * columns
-            grid = image_grid(size[1], size[0], vision)
-            media.append(Media("image", at + 1, end, size, grid, len(encoded)))
-            data.append(encoded)
+            media.append(Media("image", at + 1, end, (width, height), image_grid(height, width, vision), len(picture)))
+            data.append(picture)
             placeholders = np.full(rows * columns, config.image_token_id)
             ids += [np.array([config.vision_start_token_id]), placeholders, np.array([config.vision_end_token_id])]
             at = end + 1
@@ -115,13 +208,12 @@ def _write_model(folder: Path, config: PretrainedConfig, sizes: Sizes) -> ModelF
     return read_model_folder(folder)
 
 
-def _write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder, sizes: Sizes) -> None:
+def _write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder) -> None:
     folder.mkdir(parents=True)
     assert model.vision is not None
-    most = max(pack.patches for pack in packs)
     limits = PackLimits(
-        seq_len=sizes.seq_len,
-        max_patches=max(most, 1),
+        seq_len=len(packs[0].input_ids),
+        max_patches=max(1, *(pack.patches for pack in packs)),
         image_token_id=model.image_token_id,
         merge_size=model.vision.merge_size,
     )
@@ -137,38 +229,24 @@ def _write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder, sizes
     write_rows(folder / PACKS_NAME, PACK_TABLE, written.rows)
     write_rows(folder / SAMPLES_NAME, SAMPLE_TABLE, [])
     write_rows(folder / REJECTS_NAME, REJECT_TABLE, [])
-    write_manifest(_manifest(folder, packs, model, limits), folder)
-
-
-def _manifest(folder: Path, packs: Sequence[Pack], model: ModelFolder, limits: PackLimits) -> Manifest:
-    conversations, tokens = sum(len(pack.lengths) for pack in packs), sum(len(pack.input_ids) for pack in packs)
+    totals = {name: sum(row[name] for row in written.rows) for name in ("tokens", "target_tokens", "media", "patches")}
+    conversations = sum(row["segments"] for row in written.rows)
     read = {"read": conversations, "packed": conversations, "rejected": 0, "skipped": 0}
-    counts = {**read, "packs": len(packs), "tokens": tokens, "media": sum(len(pack.media) for pack in packs)}
-    counts |= {"target_tokens": sum(int(np.diff(pack.targets).sum()) for pack in packs)}
-    counts |= {"patches": sum(pack.patches for pack in packs)}
-    return Manifest(
+    manifest = Manifest(
         contract=CONTRACT_VERSION,
         family=model.family,
         model=model.path.name,
         seq_len=limits.seq_len,
         max_patches=limits.max_patches,
-        image_token_id=model.image_token_id,
+        image_token_id=limits.image_token_id,
         vision=model.vision,
         packing="drawn by a seed",
         fingerprints={**model.fingerprints, "renderer": "", "records": ""},
-        counts=counts,
+        counts={**read, "packs": len(packs), **totals},
         rejects={},
         notes={},
-        sources=({"name": "drawn", **read, "tokens": tokens},),
-        settings={"seed": SEED},
+        sources=({"name": "drawn", **read, "tokens": totals["tokens"]},),
+        settings={"seed": _SEED},
         files={name: file_entry(folder / name) for name in (INDEX_NAME, PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)},
     )
-
-
-def pack_file(folder: str | Path, name: str) -> list[Pack]:
-    """The packs of a file that make_packs wrote."""
-    dataset = open_dataset(Path(folder) / name)
-    sidecar, reader = read_sidecar(dataset), PackReader([dataset])
-    packs = [reader.read(sidecar.place(i)) for i in range(len(sidecar))]
-    reader.close()
-    return packs
+    write_manifest(manifest, folder)

@@ -1,12 +1,70 @@
-"""The models of the bench, from their published sizes. Nothing is fetched: weights are drawn."""
+"""The models of the bench, from their published sizes, and how large everything is. Nothing is fetched."""
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from transformers import PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
-IMAGE_TOKEN, VISION_START, VISION_END = 151655, 151652, 151653
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """What the pieces depend on, beside what they measure."""
+
+    device: Literal["cuda", "cpu"]
+    precision: Literal["bf16", "fp32"]
+    thin: bool
+    """Two narrow layers of each kind instead of the whole model."""
+    seq_len: int
+    """Tokens of a pack; every pack is full."""
+    packs: int
+    """Packs of a file. A step is one pass over all of them, one in a forward pass: the same work in every step."""
+    conversation: tuple[int, int, int]
+    """Tokens: shortest, median, longest."""
+    image: tuple[int, int]
+    """Tokens of an image: fewest, most."""
+    warm_steps: int
+    timed_steps: int
+    """At most; fewer where the time is short."""
+    workers: int
+    """Loader processes."""
+    repeats: int
+    """Calls of what is timed alone."""
+    backend: Literal["inductor", "aot_eager"]
+    """What compiles blocks; aot_eager makes the graphs and writes no kernels."""
+
+
+FULL = Sizes(
+    device="cuda",
+    precision="bf16",
+    thin=False,
+    seq_len=16384,
+    packs=2,
+    conversation=(200, 1600, 4096),
+    image=(64, 1280),
+    warm_steps=2,
+    timed_steps=4,
+    workers=6,
+    repeats=20,
+    backend="inductor",
+)
+MINI = Sizes(
+    device="cpu",
+    precision="fp32",
+    thin=True,
+    seq_len=256,
+    packs=2,
+    conversation=(16, 60, 160),
+    image=(4, 25),
+    warm_steps=1,
+    timed_steps=2,
+    workers=0,
+    repeats=2,
+    backend="aot_eager",
+)
+MINI_ON_GPU = replace(MINI, device="cuda", precision="bf16", workers=2, backend="inductor")
+
 _TEXT = {
     "vocab_size": 151936,
     "num_attention_heads": 16,
@@ -15,10 +73,10 @@ _TEXT = {
     "eos_token_id": 151645,
 }
 _TOKENS = {
-    "image_token_id": IMAGE_TOKEN,
+    "image_token_id": 151655,
     "video_token_id": 151656,
-    "vision_start_token_id": VISION_START,
-    "vision_end_token_id": VISION_END,
+    "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653,
 }
 
 
@@ -36,8 +94,10 @@ def _qwen3_vl(text: Mapping[str, Any], tower: Mapping[str, Any], *, tied: bool) 
     return Qwen3VLConfig(text_config=text, vision_config=tower, **_TOKENS, tie_word_embeddings=tied)
 
 
+FIRST, SECOND, LARGE = "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-8B"
+
 MODELS: Mapping[str, PretrainedConfig] = {
-    "Qwen2.5-VL-3B": _qwen2_5_vl(
+    FIRST: _qwen2_5_vl(
         {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_key_value_heads": 2},
         {
             "depth": 32,
@@ -51,7 +111,7 @@ MODELS: Mapping[str, PretrainedConfig] = {
         },
         tied=True,
     ),
-    "Qwen3-VL-2B": _qwen3_vl(
+    SECOND: _qwen3_vl(
         {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28},
         {
             "depth": 24,
@@ -62,7 +122,7 @@ MODELS: Mapping[str, PretrainedConfig] = {
         },
         tied=True,
     ),
-    "Qwen3-VL-8B": _qwen3_vl(
+    LARGE: _qwen3_vl(
         {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
         {
             "depth": 27,

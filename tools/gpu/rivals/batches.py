@@ -16,7 +16,7 @@ from lmms.train.data.shards import Place
 
 PADDED = 2
 """Conversations of a padded batch, as they come: the usual number a GPU with models of this size."""
-_IGNORED = -100
+IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class PlainBatch:
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    """int64 [rows, tokens], as input_ids: -100 where nothing is predicted."""
+    """int64 [rows, tokens], as input_ids: IGNORED where nothing is predicted."""
     cu_seqlens: Tensor | None
     """int32 [conversations + 1] of a packed one."""
     longest: int
@@ -34,28 +34,15 @@ class PlainBatch:
     masked: tuple[str, ...] = ()
     digest: int = 0
 
-    def to(self, device: torch.device) -> "PlainBatch":
-        """The same on this device."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pinned(self) -> "PlainBatch":
-        """The same in memory from which copies to a GPU do not wait."""
-        return self._with(Tensor.pin_memory)
-
-    def _with(self, change) -> "PlainBatch":  # type: ignore[no-untyped-def]
-        return replace(
-            self,
-            inputs={name: change(tensor) for name, tensor in self.inputs.items()},
-            labels=change(self.labels),
-            cu_seqlens=None if self.cu_seqlens is None else change(self.cu_seqlens),
-        )
-
 
 def packed_batches(packs: Sequence[Pack], recipe: Recipe) -> Iterator[PlainBatch]:
     """A pack is a sequence [1, tokens], its conversations told apart by cu_seqlens."""
-    for batch, labels in (_made(pack, recipe) for pack in packs):
-        text = _text_positions(batch.cu_seqlens)
-        inputs = {"input_ids": batch.input_ids, "position_ids": torch.cat([text[None], batch.position_ids])}
+    for batch, labels in (_labelled(pack, recipe) for pack in packs):
+        lengths = batch.cu_seqlens.diff().long()
+        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        # Each token's place in its conversation, from which transformers would find the bounds.
+        text = torch.arange(len(starts)) - starts
+        inputs = {"input_ids": batch.input_ids, "position_ids": torch.cat([text[None, None], batch.position_ids])}
         yield PlainBatch(
             inputs={**inputs, **_pictures(batch)},
             labels=labels[None],
@@ -70,43 +57,42 @@ def padded_batches(packs: Sequence[Pack], recipe: Recipe) -> Iterator[PlainBatch
     for pack in packs:
         count = len(pack.lengths)
         for first in range(0, count, PADDED):
-            yield _padded([_alone(pack, i) for i in range(first, min(first + PADDED, count))], recipe)
+            yield _padded([_conversation(pack, i) for i in range(first, min(first + PADDED, count))], recipe)
 
 
 def _padded(conversations: Sequence[Pack], recipe: Recipe) -> PlainBatch:
-    rows = [_made(conversation, recipe) for conversation in conversations]
+    rows = [_labelled(conversation, recipe) for conversation in conversations]
     longest = max(batch.input_ids.shape[1] for batch, _ in rows)
 
     def filled(tensor: Tensor, value: int = 0) -> Tensor:
         return F.pad(tensor, (0, longest - tensor.shape[-1]), value=value)
 
-    mask = torch.stack([filled(torch.ones_like(batch.input_ids[0])) for batch, _ in rows])
     inputs = {
         "input_ids": torch.cat([filled(batch.input_ids) for batch, _ in rows]),
         "position_ids": torch.cat([filled(batch.position_ids) for batch, _ in rows], dim=1),
-        "attention_mask": mask,
+        "attention_mask": torch.stack([filled(torch.ones_like(batch.input_ids[0])) for batch, _ in rows]),
     }
     shown = [_pictures(batch) for batch, _ in rows if batch.images]
-    pictures = {name: torch.cat([one[name] for one in shown]) for name in (shown[0] if shown else ())}
+    pictures = {name: torch.cat([picture[name] for picture in shown]) for name in (shown[0] if shown else ())}
     return PlainBatch(
         inputs={**inputs, **pictures},
-        labels=torch.stack([filled(labels, _IGNORED) for _, labels in rows]),
+        labels=torch.stack([filled(labels, IGNORED) for _, labels in rows]),
         cu_seqlens=None,
         longest=longest,
         weight=sum(batch.weight for batch, _ in rows),
     )
 
 
-def _alone(pack: Pack, segment: int) -> Pack:
+def _conversation(pack: Pack, segment: int) -> Pack:
     """A pack of one conversation of another."""
     start, end = pack.cu_seqlens[segment : segment + 2].tolist()
-    own = (pack.targets[:, 0] >= start) & (pack.targets[:, 1] <= end)
+    inside = (pack.targets[:, 0] >= start) & (pack.targets[:, 1] <= end)
     shown = [(m, data) for m, data in zip(pack.media, pack.media_data(), strict=True) if start <= m.start < end]
     return Pack(
         input_ids=pack.input_ids[start:end],
         cu_seqlens=np.array([0, end - start], np.int32),
-        targets=pack.targets[own] - np.int32(start),
-        target_weights=pack.target_weights[own],
+        targets=pack.targets[inside] - np.int32(start),
+        target_weights=pack.target_weights[inside],
         sample_weights=pack.sample_weights[segment : segment + 1],
         samples=pack.samples[segment : segment + 1],
         media=tuple(replace(m, start=m.start - start, end=m.end - start) for m, _ in shown),
@@ -114,10 +100,10 @@ def _alone(pack: Pack, segment: int) -> Pack:
     )
 
 
-def _made(pack: Pack, recipe: Recipe) -> tuple[Batch, Tensor]:
-    """lmms's own batch of a pack, and its labels as transformers wants them: [tokens]."""
+def _labelled(pack: Pack, recipe: Recipe) -> tuple[Batch, Tensor]:
+    """lmms's own batch of a pack, and its labels as transformers wants them: int64 [tokens]."""
     batch = make_batch([pack], recipe, [Place(set=0, pack=0, shard=0, offset=0, bytes=0, xxh3=0)])
-    labels = torch.full((batch.input_ids.shape[1],), _IGNORED)
+    labels = torch.full((batch.input_ids.shape[1],), IGNORED)
     labels[batch.target_rows + 1] = batch.labels
     return batch, labels
 
@@ -128,10 +114,3 @@ def _pictures(batch: Batch) -> dict[str, Tensor]:
         return {}
     pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size)
     return {"pixel_values": pixels, "image_grid_thw": pictures.grid_thw}
-
-
-def _text_positions(cu_seqlens: Tensor) -> Tensor:
-    """int64 [1, tokens]: each token's place in its conversation, from which transformers would find the bounds."""
-    lengths = cu_seqlens.diff().long()
-    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    return (torch.arange(len(starts)) - starts)[None]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from lmms.train.watch.marks import Mark
-from tools.gpu.traces import class_of, marks_missing, read_trace, trace_step, traced_events
-from tools.gpu.waits import early_waits, places_of, waits_in
+from tools.gpu.pieces.measuring import early_waits, places_of, waits_in
+from tools.gpu.pieces.trace import class_of, marks_missing, read_trace, trace_step, traced_events
 
 ADAM = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor<float, 4>>(...)"
 MARK = "void at::native::vectorized_elementwise_kernel<4, at::native::{}_kernel_cuda(at::TensorIteratorBase&)>"
@@ -91,34 +91,47 @@ def test_a_trace_without_kernels_is_empty() -> None:
     assert math.isclose(sum(trace.classes.values()), 0.0)
 
 
-def loss_of(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, str]:
+class Model(torch.nn.Module):
+    """What the marks ask of a TrainModel: a loss that it looks up when it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(16, 16)
+        self.loss = cross_entropy
+
+    def forward(self) -> torch.Tensor:
+        hidden = self.layer(torch.ones(4, 16)).relu()
+        loss, by_group = self.loss(hidden, self.layer.weight, torch.zeros(4, dtype=torch.int64))
+        assert by_group.shape == (1, 2)
+        return loss
+
+
+def cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Its gradients are autograd's, as of the loss over whole logits."""
-    return F.cross_entropy(hidden @ weight.T, labels), "by group"
+    return F.cross_entropy(hidden @ weight.T, labels), torch.zeros(1, 2)
+
+
+MODEL: Any = Model()
+OPTIMIZER = torch.optim.AdamW(MODEL.parameters())
 
 
 def a_step(mark: Mark) -> None:
     """As step.take_step: two products outside of the loss, one in it; of each backward takes one or two."""
-    hidden = LAYER(torch.ones(4, 16)).relu()
-    loss, by_group = loss_of(hidden, LAYER.weight, torch.zeros(4, dtype=torch.int64))
-    assert by_group == "by group"
-    loss.backward()
+    MODEL().backward()
     mark("norms")
-    gradients = [parameter.grad for parameter in LAYER.parameters() if parameter.grad is not None]
-    torch.nn.utils.get_total_norm(gradients)
+    torch.nn.utils.get_total_norm([parameter.grad for parameter in MODEL.parameters()])
     mark("update")
     OPTIMIZER.step()
     OPTIMIZER.zero_grad()
 
 
-LAYER = torch.nn.Linear(16, 16)
-OPTIMIZER = torch.optim.AdamW(LAYER.parameters())
-
-
 @pytest.fixture(scope="module")
 def events() -> list[dict[str, Any]]:
-    """Of a real step on a CPU, whose operators are taken for kernels."""
-    found = traced_events(a_step, OPTIMIZER, f"{__name__}.loss_of", torch.device("cpu"))
-    return [{**event, "cat": "kernel"} for event in found if event.get("cat") == "cpu_op"]
+    """A real step on a CPU, whose operators are taken for kernels."""
+    operators = traced_events(a_step, OPTIMIZER, MODEL, torch.device("cpu"))
+    return [{**event, "cat": "kernel"} for event in operators if event.get("cat") == "cpu_op"]
 
 
 def test_marks_stand_around_the_loss_with_its_backward_and_around_norms_and_update(
@@ -145,10 +158,10 @@ def test_one_step_is_profiled_and_one_before_it_is_not(events: list[dict[str, An
     taken = []
     named = [event["name"] for event in events]
     assert named.count("aten::threshold_backward") == 1
-    trace_step(lambda mark: taken.append(mark), OPTIMIZER, "", torch.device("cpu"))
+    trace_step(lambda mark: taken.append(mark), OPTIMIZER, None, torch.device("cpu"))
     assert len(taken) == 2
     assert not OPTIMIZER._optimizer_step_post_hooks
-    assert loss_of.__module__ == __name__
+    assert MODEL.loss is cross_entropy
 
 
 def test_a_trace_without_its_marks_says_so(events: list[dict[str, Any]]) -> None:
@@ -166,12 +179,15 @@ def _between(events: list[dict[str, Any]], mark: str, first: int) -> list[str]:
 def test_calls_that_wait_are_told_apart_by_where_they_stand() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for file, line in (("/x/lmms/train/step.py", 90), ("/x/lmms/train/model.py", 7), ("/x/lmms/train/model.py", 7)):
+        model = "/x/lmms/train/model/build.py"
+        for file, line in (("/x/lmms/train/step.py", 90), (model, 7), (model, 7), ("/y/torch/nn.py", 1)):
             warnings.warn_explicit("called a synchronizing CUDA operation", UserWarning, file, line)
+        warnings.warn_explicit("a sum over ranks: synchronizing", UserWarning, "/z/train/parallel/world.py", 57)
         warnings.warn_explicit("something else", UserWarning, "/x/y.py", 1)
     places = places_of(caught)
-    assert places == {"train/step.py:90": 1, "train/model/build.py:7": 2}
-    assert early_waits(places) == {"train/model/build.py:7": 2}
+    early = {"train/model/build.py:7": 2, "torch/nn.py:1": 1}
+    assert places == {"train/step.py:90": 1, **early, "train/parallel/world.py:57": 1}
+    assert early_waits(places) == early
 
 
 def test_a_step_on_a_cpu_waits_for_no_gpu() -> None:
