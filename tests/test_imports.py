@@ -24,8 +24,9 @@ MAY_IMPORT = {
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "configs": (
         ("errors", "lazy"),
-        ("by_part", "stores", "typed", "yaml12"),
+        ("stores", "typed", "yaml12"),
         ("contract", "load", "help"),
+        ("by_part",),
         ("settings",),
     ),
     "prep": (
