@@ -11,23 +11,11 @@ import numpy.typing as npt
 from PIL import Image
 from transformers import PretrainedConfig
 
-from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, image_grid
-from lmms.configs.contract.manifest import (
-    PACKS_NAME,
-    REJECTS_NAME,
-    SAMPLES_NAME,
-    Manifest,
-    file_entry,
-    open_dataset,
-    write_manifest,
-)
-from lmms.configs.contract.mds import INDEX_NAME, encode_sample, index_json
+from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
-from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Media, Pack
-from lmms.prep.engine.store import SPOOLED, spool_path
-from lmms.prep.shards import write_shard
-from lmms.prep.tables import write_rows
+from lmms.configs.contract.pack import Media, Pack
+from lmms.prep.writer import PackFacts, write_packs
 from lmms.train.data.shards import PackReader, read_sidecar
 from tools.gpu.layouts import TARGETS, Conversation, make_layout
 from tools.gpu.models import model_config
@@ -47,7 +35,16 @@ def make_packs(model: str, sizes: Sizes, folder: Path) -> Path:
         layout = make_layout(sizes, share, SEED)
         config = model_config(model, thin=sizes.thin)
         packs = [make_pack(layout, config, made, np.random.default_rng([SEED, i])) for i in range(sizes.packs)]
-        _write_shards(folder / name, packs, made, sizes)
+        facts = PackFacts(
+            model=made,
+            model_name=made.path.name,
+            seq_len=sizes.seq_len,
+            max_patches=max(1, *(pack.patches for pack in packs)),
+            sources=["drawn"],
+            packing="drawn by a seed",
+            settings={"seed": SEED},
+        )
+        write_packs(folder / name, packs, facts)
     return folder
 
 
@@ -113,56 +110,6 @@ def _write_model(folder: Path, config: PretrainedConfig, sizes: Sizes) -> ModelF
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps(asdict(vision)), encoding="utf-8")
     return read_model_folder(folder)
-
-
-def _write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder, sizes: Sizes) -> None:
-    folder.mkdir(parents=True)
-    assert model.vision is not None
-    most = max(pack.patches for pack in packs)
-    limits = PackLimits(
-        seq_len=sizes.seq_len,
-        max_patches=max(most, 1),
-        image_token_id=model.image_token_id,
-        merge_size=model.vision.merge_size,
-    )
-    entries = np.zeros(len(packs), SPOOLED)
-    with spool_path(folder, 0).open("wb") as file:
-        for entry, pack in zip(entries, packs, strict=True):
-            data = encode_sample(COLUMNS, pack.to_columns())
-            entry["offset"], entry["bytes"] = file.tell(), len(data)
-            file.write(data)
-    written = write_shard(0, [entries[i : i + 1] for i in range(len(packs))], folder, folder, limits)
-    spool_path(folder, 0).unlink()
-    (folder / INDEX_NAME).write_bytes(index_json(COLUMNS, [written.file]))
-    write_rows(folder / PACKS_NAME, PACK_TABLE, written.rows)
-    write_rows(folder / SAMPLES_NAME, SAMPLE_TABLE, [])
-    write_rows(folder / REJECTS_NAME, REJECT_TABLE, [])
-    write_manifest(_manifest(folder, packs, model, limits), folder)
-
-
-def _manifest(folder: Path, packs: Sequence[Pack], model: ModelFolder, limits: PackLimits) -> Manifest:
-    conversations, tokens = sum(len(pack.lengths) for pack in packs), sum(len(pack.input_ids) for pack in packs)
-    read = {"read": conversations, "packed": conversations, "rejected": 0, "skipped": 0}
-    counts = {**read, "packs": len(packs), "tokens": tokens, "media": sum(len(pack.media) for pack in packs)}
-    counts |= {"target_tokens": sum(int(np.diff(pack.targets).sum()) for pack in packs)}
-    counts |= {"patches": sum(pack.patches for pack in packs)}
-    return Manifest(
-        contract=CONTRACT_VERSION,
-        family=model.family,
-        model=model.path.name,
-        seq_len=limits.seq_len,
-        max_patches=limits.max_patches,
-        image_token_id=model.image_token_id,
-        vision=model.vision,
-        packing="drawn by a seed",
-        fingerprints={**model.fingerprints, "renderer": "", "records": ""},
-        counts=counts,
-        rejects={},
-        notes={},
-        sources=({"name": "drawn", **read, "tokens": tokens},),
-        settings={"seed": SEED},
-        files={name: file_entry(folder / name) for name in (INDEX_NAME, PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)},
-    )
 
 
 def pack_file(folder: str | Path, name: str) -> list[Pack]:
