@@ -18,7 +18,7 @@ from lmms.prep.chunk import CHUNK_ROWS, USED_COLUMNS, Rows, rows_of_chunk
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
 
-_PIECE_BYTES, _MOST_PIECES = 2**28, 16
+_PIECE_BYTES, _MOST_PIECES = 2**27, 16
 """A larger row group is read in pieces, for the memory; each piece costs a reading of the row group."""
 
 _REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
@@ -34,6 +34,7 @@ def read_parquet(file: Path) -> Iterator[tuple[Rows, int]]:
         for start, rows in _pieces(group_rows, group_bytes):
             frame = _read(file, first + start, rows)
             parts = read_row_group(file, number, start, rows) if frame is None else map(_dicts, _cut(frame))
+            del frame  # before the next piece is read
             for part in parts:
                 done += len(part)
                 yield part, size * done // total

@@ -11,10 +11,10 @@ The libraries that read tables are imported where they are used: lines need neit
 
 import glob
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError
@@ -22,9 +22,6 @@ from lmms.prep.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
 from lmms.prep.output import PART_ENDING, REJECTS_ENDING
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Kind = Literal["jsonl", "parquet", "arrow"]
 KINDS: Mapping[str, Kind] = {
@@ -106,15 +103,16 @@ def _reader(kind: Kind) -> "Callable[[Path], Iterator[tuple[Rows, int]]]":
 
 def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
     """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK."""
-    rows = chunk.rows if isinstance(chunk.rows, list) else _batch_values(chunk.rows)
-    for row, value in enumerate(rows, chunk.first_row):
+    for row, value in enumerate(_values(chunk.rows), chunk.first_row):
         yield row, _line_value(value) if isinstance(value, bytes) else value
 
 
-def _batch_values(batch: "pa.RecordBatch") -> Iterator[Any]:
+def _values(rows: Rows) -> Iterable[Any]:
+    if isinstance(rows, list):
+        return rows
     from lmms.prep.arrow import batch_values
 
-    return batch_values(batch)
+    return batch_values(rows)
 
 
 def _line_value(line: bytes) -> Any:

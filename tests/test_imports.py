@@ -22,6 +22,8 @@ MAY_IMPORT = {
 CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
 """All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
 HEAVY = {"torch", "torchvision", "transformers", "streaming", "liger_kernel", "flash_attn"}
+TABLES = {"polars", "pyarrow"}
+"""Imported where a table is read or written: half a second, and 50 MB of wheel each."""
 
 
 def imported_modules(source: str) -> set[str]:
@@ -81,9 +83,10 @@ def test_the_rule_sees(room: str, source: str, forbidden: list[str]) -> None:
 
 
 def loaded_after(code: str) -> set[str]:
-    """Which of the heavy libraries a fresh process has loaded at the end of `code`."""
+    """Which of HEAVY and TABLES a fresh process has loaded at the end of `code`."""
     report = "import sys; print('loaded', *(name for name in sys.argv[1:] if name in sys.modules))"
-    run = subprocess.run([sys.executable, "-c", f"{code}\n{report}", *sorted(HEAVY)], capture_output=True, text=True)
+    names = sorted(HEAVY | TABLES)
+    run = subprocess.run([sys.executable, "-c", f"{code}\n{report}", *names], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return set(run.stdout.splitlines()[-1].split()[1:])
 
@@ -95,7 +98,19 @@ def test_a_fresh_process_that_loads_a_heavy_library_is_seen() -> None:
 def test_no_module_of_prep_loads_a_heavy_library() -> None:
     files = sorted((ROOT / "prep").rglob("*.py"))
     modules = [".".join(("lmms", *file.relative_to(ROOT).with_suffix("").parts)) for file in files]
-    assert loaded_after("\n".join(f"import {module.removesuffix('.__init__')}" for module in modules)) == set()
+    assert loaded_after("\n".join(f"import {module.removesuffix('.__init__')}" for module in modules)) <= TABLES
+
+
+def test_only_one_file_imports_pyarrow() -> None:
+    files = [file for room in (*MAY_IMPORT, "tools") for file in (ROOT / room).rglob("*.py")]
+    modules = {str(file.relative_to(ROOT)): imported_modules(file.read_text(encoding="utf-8")) for file in files}
+    found = {file for file, names in modules.items() if any(name.partition(".")[0] == "pyarrow" for name in names)}
+    assert found == {"prep/arrow.py", "prep/chunk.py"}  # the second names a type of it
+
+
+@pytest.mark.parametrize("module", ["prep.build", "prep.writer", "train.data.shards", "train.data.verify"])
+def test_what_reads_or_writes_tables_is_imported_without_a_library_for_them(module: str) -> None:
+    assert loaded_after(f"import lmms.{module}") == set()
 
 
 def test_the_command_line_loads_no_heavy_library() -> None:
