@@ -20,13 +20,13 @@ from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.chunk import Chunk
 from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
 from lmms.prep.output import building
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
+from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Recipe
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
 from lmms.prep.sources import Source, find_sources, read_chunks

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError
-from lmms.prep.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
 from lmms.prep.output import PART_ENDING, REJECTS_ENDING
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
+from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
 
 Kind = Literal["jsonl", "parquet", "arrow"]
 KINDS: Mapping[str, Kind] = {
@@ -93,10 +93,10 @@ def _reader(kind: Kind) -> "Callable[[Path], Iterator[tuple[Rows, int]]]":
     if kind == "jsonl":
         return _read_lines
     if kind == "parquet":
-        from lmms.prep.parquet import read_parquet
+        from lmms.prep.rows.parquet import read_parquet
 
         return read_parquet
-    from lmms.prep.arrow import read_arrow
+    from lmms.prep.rows.arrow import read_arrow
 
     return read_arrow
 
@@ -110,7 +110,7 @@ def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
 def _values(rows: Rows) -> Iterable[Any]:
     if isinstance(rows, list):
         return rows
-    from lmms.prep.arrow import batch_values
+    from lmms.prep.rows.arrow import batch_values
 
     return batch_values(rows)
 
@@ -187,7 +187,7 @@ def _blocks(file: Path) -> Iterator[tuple[bytes, int]]:
     """The content of a file of lines, decompressed, and the position in the file after each block."""
     codec = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix.lower())
     if codec:
-        from lmms.prep.arrow import read_compressed
+        from lmms.prep.rows.arrow import read_compressed
 
         yield from read_compressed(file, codec)
         return
