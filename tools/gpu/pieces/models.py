@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
@@ -73,10 +73,16 @@ _TOKENS = {f"{name}_token_id": token for name, token in _IDS.items()}
 
 def _qwen2_5_vl() -> PretrainedConfig:
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    text = {**_TEXT, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
+    text: dict[str, Any] = {**_TEXT, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
     text |= {"num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 128000}
     text |= {"rope_parameters": rope, "tie_word_embeddings": True}
-    tower = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048}
+    tower: dict[str, Any] = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 2048,
+    }
     tower |= {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
     return Qwen2_5_VLConfig(text_config=text, vision_config=tower, **_TOKENS, tie_word_embeddings=True)
 
@@ -87,7 +93,12 @@ def _qwen3_vl(
     """text: width, inner width, layers, heads. tower: depth, width, inner width. deep: the tower's deep features."""
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    text_config = {**_TEXT, **dict(zip(names, text, strict=True)), "head_dim": 128, "num_key_value_heads": 8}
+    text_config: dict[str, Any] = {
+        **_TEXT,
+        **dict(zip(names, text, strict=True)),
+        "head_dim": 128,
+        "num_key_value_heads": 8,
+    }
     text_config |= {"rope_parameters": rope, "max_position_embeddings": 262144, "tie_word_embeddings": tied}
     vision = dict(zip(("depth", "hidden_size", "intermediate_size"), tower, strict=True))
     vision |= {"num_heads": 16, "patch_size": 16, "num_position_embeddings": 2304, "out_hidden_size": text[0]}
