@@ -31,11 +31,11 @@ from lmms.configs.contract.mds import INDEX_NAME, index_json
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, SAMPLE_TABLE
 from lmms.configs.errors import BuildError
+from lmms.configs.files import new_folder
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.ledger import Ledger, check_rejects, source_counts, write_rejects
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.store import Spooled, spool_chunk
-from lmms.prep.output import building
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.samples import Recipe
@@ -67,7 +67,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None) -> 
     recipe = _recipe(config, folder)
     sources = find_sources(config.sources, config.media_root)
     out = Path(config.out)
-    with building(out) as part:
+    with new_folder(out, BuildError) as part:
         spool = part / "spool"
         spool.mkdir()
         ledger = _read(config, sources, folder, recipe, spool, report)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError
-from lmms.prep.output import PART_ENDING, REJECTS_ENDING
+from lmms.configs.files import PART_ENDING
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 
@@ -41,6 +41,8 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 USED_COLUMNS = ("messages", "images", "weight", "tools", "videos", "audios", "text")
 """Columns of a table that are converted; of the others only the names matter."""
 
+REJECTS_ENDING = ".rejects.parquet"
+"""Ending of the ledger that a build leaves beside its output when it stops for too many rejects."""
 OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)
 """What a build leaves beside its output; a folder of sources that holds it does not mean it."""
 

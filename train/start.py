@@ -10,6 +10,7 @@ from torch import nn
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.load import to_yaml
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.batch.recipe import Recipe
@@ -175,9 +176,7 @@ def _open_output(
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
     try:
-        part = output / "config.yaml.part"
-        part.write_text(to_yaml(config), encoding="utf-8")
-        part.rename(output / "config.yaml")
+        write_whole(output / "config.yaml", to_yaml(config))
         write_phases(output, phases)
         write_table(output, table)
         open_metrics(output, state.step)

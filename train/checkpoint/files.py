@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +62,6 @@ def refuse_damaged(checkpoint: Path, names: Sequence[str]) -> None:
             f"{checkpoint / names[0]} is damaged: its hash is not that of {COMPLETE_NAME} ({len(names)} files in all);"
             " delete the checkpoint and go on from an earlier one"
         )
-
-
-def write_synced(path: Path, body: Mapping[str, Any]) -> None:
-    """Write JSON that is on the disk when this returns."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(body, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Names made, changed or deleted in a folder are on the disk when this returns."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_entry(entry: object) -> bool:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import PART_SUFFIX, write_whole
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.files import fault_of, write_synced
+from lmms.train.checkpoint.files import fault_of
 from lmms.train.checkpoint.read import (
-    PART_SUFFIX,
     checkpoint_name,
     list_checkpoints,
     step_folders,
@@ -78,9 +78,7 @@ def better(best: dict[str, Any] | None, step: int, measure: Measure, value: floa
 
 def write_best(output: Path, best: dict[str, Any]) -> None:
     """Write best.json, whole or not at all, of what TrainerState.best holds."""
-    part = output / (BEST_NAME + PART_SUFFIX)
-    write_synced(part, {"checkpoint": checkpoint_name(best["step"]), **best})
-    part.rename(output / BEST_NAME)
+    write_whole(output / BEST_NAME, json.dumps({"checkpoint": checkpoint_name(best["step"]), **best}, indent=1))
 
 
 def best_checkpoint(output: Path) -> Path | None:

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+from lmms.configs.files import PART_SUFFIX
 from lmms.train.checkpoint.files import (
     METADATA_NAME,
     STATE_NAME,
@@ -38,8 +39,6 @@ from lmms.train.parallel.world import of_all_ranks
 
 T = TypeVar("T")
 
-PART_SUFFIX = ".part"
-"""Of a folder that is being written, or deleted."""
 _NAME = re.compile(r"step-(\d{8,})")
 _UNREADABLE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError),

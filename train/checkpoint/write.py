@@ -6,6 +6,7 @@ mix. It is a daemon, since a peer that died must not keep this process from endi
 torch's async_save does the first half of this; the thread is ours for what follows the tensors.
 """
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +23,10 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lmms.configs.errors import TrainError
-from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of, sync_folder, write_synced
+from lmms.configs.files import PART_SUFFIX, sync_folder, write_whole
+from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of
 from lmms.train.checkpoint.keep import Keep, delete_old, write_best
-from lmms.train.checkpoint.read import PART_SUFFIX, TrainerState, checkpoint_name, files_of
+from lmms.train.checkpoint.read import TrainerState, checkpoint_name, files_of
 from lmms.train.parallel.world import World, of_all_ranks
 
 
@@ -169,11 +171,11 @@ def _begin(part: Path, final: Path, body: dict[str, Any]) -> None:
     for unfinished in (*final.parent.glob(f"step-*{PART_SUFFIX}"), *final.parent.glob(final.name)):
         shutil.rmtree(unfinished)
     part.mkdir(parents=True)
-    write_synced(part / STATE_NAME, body)
+    write_whole(part / STATE_NAME, json.dumps(body, indent=1))
 
 
 def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: dict[str, Any] | None) -> None:
-    write_synced(part / COMPLETE_NAME, files)
+    write_whole(part / COMPLETE_NAME, json.dumps(files, indent=1))
     sync_folder(part)
     part.rename(final)
     sync_folder(final.parent)
