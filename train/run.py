@@ -16,7 +16,7 @@ from lmms.train.batch.loader import batches
 from lmms.train.batch.transfer import ahead
 from lmms.train.checkpoint.keep import Keep, better
 from lmms.train.checkpoint.read import TrainerState, tensors_of
-from lmms.train.checkpoint.resume import locked
+from lmms.train.checkpoint.resume import clear_leftovers, locked
 from lmms.train.checkpoint.write import Saver, saving
 from lmms.train.data.prefetch import look_ahead
 from lmms.train.data.shards import PackReader
@@ -60,6 +60,7 @@ def train(config: TrainConfig, report: Report) -> bool:
         try:
             with ExitStack() as held:
                 on_main(world, lambda: held.enter_context(locked(output)))
+                on_main(world, lambda: clear_leftovers(output, tell))
                 on_main(world, lambda: check_boards(config.log))
                 run, state = start(config, output, world, tell, beat)
                 tell = held.enter_context(boards(config, output, world, state.step, tell))

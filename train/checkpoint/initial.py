@@ -48,15 +48,20 @@ def has_weights(folder: Path, digest: str) -> bool:
     return folder.is_dir() and any(folder.glob("*.safetensors")) and weights_digest(folder) == digest
 
 
-def checked_base(state: TrainerState, checkpoint: Path) -> Base:
-    """The base of a checkpoint, if it is there as it was; TrainError if not."""
+def checked_base(state: TrainerState, checkpoint: Path, folder: Path) -> Base:
+    """The base of a checkpoint: where it was, or in `folder`. TrainError where neither has its weights."""
     base = Base(**state.base)
-    if base.path and not has_weights(Path(base.path), base.digest):
-        raise TrainError(
-            f"{checkpoint} holds what was trained on the weights of {base.path}, which are not there any more; put them"
-            " back"
-        )
-    return base
+    return _moved_base(base, folder, checkpoint, "put them back, or say where they are") if base.path else base
+
+
+def _moved_base(stored: Base, folder: Path, checkpoint: Path, advice: str) -> Base:
+    for place in (folder, Path(stored.path)):
+        if has_weights(place, stored.digest):
+            return Base(path=str(place.resolve()), digest=stored.digest)
+    raise TrainError(
+        f"{checkpoint} holds what was trained on the weights of {stored.path}; neither that folder nor {folder}"
+        f" has them now; {advice}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,13 +193,7 @@ def _same_base(stored: Base, config: TrainConfig, folder: Path, found: Path) -> 
     if not stored.path:
         _refuse_other_base(found, stored, _base_of(config, None))
         return stored
-    for place in (folder, Path(stored.path)):
-        if has_weights(place, stored.digest):
-            return Base(path=str(place.resolve()), digest=stored.digest)
-    raise TrainError(
-        f"{found} holds what was trained on the weights of {stored.path}; neither that folder nor model.path ({folder})"
-        " has them now; put them back, or start in another output folder"
-    )
+    return _moved_base(stored, folder, found, "put them back, or start in another output folder")
 
 
 def _refuse_other_base(path: Path, stored: Base, now: Base) -> None:

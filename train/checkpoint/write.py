@@ -18,15 +18,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lmms.configs.errors import TrainError
 from lmms.configs.files import PART_SUFFIX, sync_folder, write_whole
+from lmms.configs.room import no_room
+from lmms.train.checkpoint.dcp import Writer
 from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of
 from lmms.train.checkpoint.keep import Keep, delete_old, write_best
-from lmms.train.checkpoint.read import TrainerState, checkpoint_name, files_of
+from lmms.train.checkpoint.read import TrainerState, checkpoint_name, files_of, list_checkpoints
 from lmms.train.parallel.world import World, of_all_ranks
 
 
@@ -152,17 +153,28 @@ def _write(place: _Place, keep: Keep, body: dict[str, Any], staged: dict[str, to
     rank, size = place.world.rank, place.world.size
     try:
         place.on_main(lambda: _begin(part, final, body))
-        # Without copying ahead, which would open the first GPU from this thread.
-        writer = FileSystemWriter(part, per_thread_copy_ahead=0)
-        save(staged, storage_writer=writer, process_group=place.group)
+        save(staged, storage_writer=Writer(part), process_group=place.group)
         # One list for all: what a rank sees of a shared folder may be older than the files of the others.
         names = of_all_ranks(lambda: files_of(part) if place.world.is_main else [], place.group)[0]
         shares = of_all_ranks(lambda: describe_files(part, names[rank::size]), place.group)
         files = {name: entry for share in shares for name, entry in share.items()}
         place.on_main(lambda: _finish(part, final, files, keep, body["best"]))
     except (CheckpointException, RuntimeError, TrainError) as error:
-        raise TrainError(f"{part}: the checkpoint could not be written: {_causes(error)}") from error
+        if place.world.is_main:
+            # What is left of it would fill the disk for the log, and for the run that goes on.
+            shutil.rmtree(part, ignore_errors=True)
+        causes = _causes(error)
+        if room := no_room(causes, place.output, sum(tensor.nbytes for tensor in staged.values())):
+            causes = f"{room}; {_kept(place.output)}"
+        raise TrainError(f"{final}: the checkpoint could not be written: {causes}") from error
     return final
+
+
+def _kept(output: Path) -> str:
+    complete, _ = list_checkpoints(output)
+    if not complete:
+        return "no checkpoint is kept, so the same command starts at step 0"
+    return f"{complete[-1].name} is kept, and the same command goes on from there"
 
 
 def _begin(part: Path, final: Path, body: dict[str, Any]) -> None:

@@ -104,9 +104,11 @@ def test_a_run_that_goes_on_finds_its_base_where_it_is_now_and_refuses_another(
     tiny_model(FAMILY, seed=4).hf.save_pretrained(model)
     Path(made["model.path"]).rename(tmp_path / "moved")
     try:
-        with pytest.raises(TrainError, match=r"neither that folder nor model.path \(.*\) has them now"):
+        with pytest.raises(
+            TrainError, match=r"neither that folder nor .* has them now; put them back, or start in another"
+        ):
             train(run_config(settings, max_steps=6), silent)
-        with pytest.raises(TrainError, match="which are not there any more"):
+        with pytest.raises(TrainError, match=r"neither that folder nor .*; put them back, or say where"):
             export(output / checkpoint_name(5), tmp_path / "exported")
     finally:
         (tmp_path / "moved").rename(made["model.path"])
