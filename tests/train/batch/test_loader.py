@@ -24,7 +24,7 @@ from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import batches
 from lmms.train.batch.recipe import Recipe, SetRecipe
 from lmms.train.data.shards import PackReader, Place, Request, read_sidecar
-from lmms.train.families.vision import Tower
+from lmms.train.families.family import Tower
 from tests.kit.shards import make_pack, write_shards
 from tests.train.data.test_shards import MODEL, VISION
 

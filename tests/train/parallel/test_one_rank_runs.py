@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmms.configs.settings.train import TrainConfig
-from lmms.train import start
+from lmms.train import setup
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.run import train
@@ -52,7 +52,7 @@ def test_evaluations_and_skipped_steps_leave_the_numbers_of_fsdp2(
     ours, theirs = (run_config(settings, output=str(tmp_path / name), **changes) for name in ("ours", "theirs"))
     train_with(monkeypatch, poisoned({2}), ours)
     with monkeypatch.context() as patch:
-        patch.setattr(start, "shard_model", under_fsdp2)
+        patch.setattr(setup, "shard_model", under_fsdp2)
         train_with(monkeypatch, poisoned({2}), theirs)
     (lines, tensors), (others, expected) = outcome(ours), outcome(theirs)
     assert [line["skipped"] for line in lines] == [0, 1, 0, 0]

@@ -15,7 +15,8 @@ from lmms.train.data.sets import open_sets
 from lmms.train.data.steps import plan_steps
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
-from lmms.train.start import start
+from lmms.train.setup import start
+from lmms.train.watch.watch import unwatched
 from tests.kit.runs import (
     assert_same_steps,
     assert_same_tensors,
@@ -146,6 +147,6 @@ def test_heads_that_do_not_divide_are_refused(tmp_path: Path) -> None:
     world = start_world("cpu")
     try:
         with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but the model has 3 attention heads"):
-            start(config, Path(config.output), world, silent, silent)
+            start(config, world, unwatched())
     finally:
         stop_world()

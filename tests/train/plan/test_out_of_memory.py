@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
-from lmms.train import start
+from lmms.train import setup
 from lmms.train.model.forward import TrainModel
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.plan import out_of_memory
@@ -141,7 +141,7 @@ def test_before_the_first_step_too(settings: dict[str, Any], monkeypatch: pytest
         raise torch.cuda.OutOfMemoryError(SAID)
 
     monkeypatch.setattr(out_of_memory, "card_use", lambda device: USE)
-    monkeypatch.setattr(start, what, full)
+    monkeypatch.setattr(setup, what, full)
     config = run_config(settings)
     facts, advice = failure(config).split("\n")
     assert facts.startswith(

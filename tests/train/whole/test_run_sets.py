@@ -19,10 +19,9 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints
 from lmms.train.data.phases import read_phases
 from lmms.train.data.sets import open_sets
-from lmms.train.evaluate import Evaluation, evaluate
+from lmms.train.evaluation import Evaluation, evaluate
 from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME
-from lmms.train.watch.signals import Asked
 from tests.kit.runs import SMALL_RUN, read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run
 
 
@@ -131,9 +130,9 @@ def test_the_best_checkpoint_outlives_the_limit(places: dict[str, Path], tmp_pat
 def test_sigterm_during_an_evaluation_saves_what_was_trained(
     places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ended(*arguments: Any, asked: Asked, **options: Any) -> Evaluation | None:
-        asked.stop = 1
-        return evaluate(*arguments, asked=asked, **options)
+    def ended(*arguments: Any, **options: Any) -> Evaluation | None:
+        arguments[-1].asked.stop = 1
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr("lmms.train.run.evaluate", ended)
     config = evaluated(places, tmp_path / "run", max_steps=9, save_steps=100)
