@@ -29,12 +29,13 @@ def export(
 
     Example: lmms export runs/one/step-00000100 model/
     """
-    from transformers.utils import logging
+    from lmms.train.checkpoint.files import check_export
 
+    # Before what takes seconds to load.
+    check_export(checkpoint, out)
     from lmms.train.checkpoint.export import export
     from lmms.train.checkpoint.keep import choose_checkpoint
 
-    logging.disable_progress_bar()
     chosen, reason = choose_checkpoint(checkpoint)
     if reason:
         ui.console().print(f"taking {chosen}, {reason}", soft_wrap=True)

@@ -4,7 +4,7 @@ on the CPU."""
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -13,18 +13,18 @@ from lmms.configs.contract.model_folder import TRAIN_FILES, read_model_folder, r
 from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.files import new_folder
 from lmms.configs.room import no_room
-from lmms.configs.settings.lora import LoraConfig
 from lmms.train.checkpoint.adapter import unlike, write_adapter
-from lmms.train.checkpoint.initial import Base, checked_base, fill_base
+from lmms.train.checkpoint.files import check_export
+from lmms.train.checkpoint.initial import checked_base, fill_base
 from lmms.train.checkpoint.model_folder import copy_around, write_config, write_weights
 from lmms.train.checkpoint.pretrained import check_pretrained, differing
 from lmms.train.checkpoint.read import (
-    TrainerState,
     load_checkpoint,
     model_shapes,
     read_state,
     tensors_of,
 )
+from lmms.train.checkpoint.state import Base, TrainerState, lora_of, train_of
 from lmms.train.model.build import materialize
 from lmms.train.model.folder import model_of
 from lmms.train.model.forward import TrainModel
@@ -45,11 +45,10 @@ def export(
     run's model now, if it has moved. What is written is read again, compared and renamed: it is whole or not there.
     TrainError if `out` exists; ModelError for a model that is not the run's.
     """
-    if out.exists():
-        raise TrainError(f"{out} exists; remove it or name another folder")
+    check_export(checkpoint, out)
     state = read_state(checkpoint)
     source = _model_folder(state, checkpoint, model)
-    train, lora = state.config["train"], LoraConfig(**_as_tuples(state.config["lora"]))
+    train, lora = train_of(state), lora_of(state)
     has_lora = "lora" in train.values()
     if merged and not has_lora:
         raise TrainError(f"{checkpoint} holds no LoRA: there is nothing to merge; leave --merged out")
@@ -58,7 +57,7 @@ def export(
     materialize(trained, torch.device("cpu"))
     held = model_shapes(checkpoint).keys()
     reads_base = not {name for name, _ in trained.named_parameters()} <= held
-    base = checked_base(state, checkpoint, source) if reads_base else Base(**state.base)
+    base = checked_base(state, checkpoint, source) if reads_base else state.base
     if reads_base:
         fill_base(base, trained, state.seed)
     load_checkpoint(checkpoint, tensors_of(trained, None, held), alone=True)
@@ -144,8 +143,3 @@ def _base_name(base: Base, source: Path, given: str) -> str:
     if Path(base.path) == source.resolve() and not Path(given).expanduser().is_dir():
         return given
     return base.path
-
-
-def _as_tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with tuples for the lists that JSON makes of them."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}

@@ -16,13 +16,13 @@ from lmms.configs.room import size_text
 from lmms.configs.stores.store import setting_text
 from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, refuse_damaged
 from lmms.train.checkpoint.read import (
-    TrainerState,
     checkpoint_name,
     damaged_of_all,
     list_checkpoints,
     read_state,
     step_folders,
 )
+from lmms.train.checkpoint.state import TrainerState
 from lmms.train.parallel.world import World
 from lmms.train.watch.metrics import METRICS_NAME
 
@@ -233,7 +233,7 @@ def _differences(
 
 def _turns(state: TrainerState) -> list[int]:
     """How often each set has its turn, in the phase that the run is in."""
-    return [share["turns"] for share in state.phases[-1]["sets"]]
+    return [share.turns for share in state.phases[-1].sets]
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

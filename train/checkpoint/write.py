@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from lmms.configs.room import no_room
 from lmms.train.checkpoint.dcp import Writer
 from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of
 from lmms.train.checkpoint.keep import Keep, delete_old, write_best
-from lmms.train.checkpoint.read import TrainerState, checkpoint_name, files_of, list_checkpoints
+from lmms.train.checkpoint.read import checkpoint_name, files_of, list_checkpoints
+from lmms.train.checkpoint.state import Best, TrainerState, state_to_dict
 from lmms.train.parallel.world import World, of_all_ranks
 
 
@@ -56,8 +57,7 @@ class Saver:
             return
         self._saved_step = state.step
         staged = self._stager.stage(dict(tensors))
-        body = asdict(state)
-        self._writing = _Writing(lambda: _write(self._place, self._keep, body, staged))
+        self._writing = _Writing(lambda: _write(self._place, self._keep, state, staged))
         self._writing.start()
         if not self._asynchronous:
             self.wait()
@@ -146,19 +146,19 @@ class _Writing(threading.Thread):
             self.ended.set()
 
 
-def _write(place: _Place, keep: Keep, body: dict[str, Any], staged: dict[str, torch.Tensor]) -> Path:
+def _write(place: _Place, keep: Keep, state: TrainerState, staged: dict[str, torch.Tensor]) -> Path:
     """Write a checkpoint from what was staged, on all ranks together; returns its folder."""
-    final = place.output / checkpoint_name(body["step"])
+    final = place.output / checkpoint_name(state.step)
     part = final.with_name(final.name + PART_SUFFIX)
     rank, size = place.world.rank, place.world.size
     try:
-        place.on_main(lambda: _begin(part, final, body))
+        place.on_main(lambda: _begin(part, final, state))
         save(staged, storage_writer=Writer(part), process_group=place.group)
         # One list for all: what a rank sees of a shared folder may be older than the files of the others.
         names = of_all_ranks(lambda: files_of(part) if place.world.is_main else [], place.group)[0]
         shares = of_all_ranks(lambda: describe_files(part, names[rank::size]), place.group)
         files = {name: entry for share in shares for name, entry in share.items()}
-        place.on_main(lambda: _finish(part, final, files, keep, body["best"]))
+        place.on_main(lambda: _finish(part, final, files, keep, state.best))
     except (CheckpointException, RuntimeError, TrainError) as error:
         if place.world.is_main:
             # What is left of it would fill the disk for the log, and for the run that goes on.
@@ -177,23 +177,23 @@ def _kept(output: Path) -> str:
     return f"{complete[-1].name} is kept, and the same command goes on from there"
 
 
-def _begin(part: Path, final: Path, body: dict[str, Any]) -> None:
+def _begin(part: Path, final: Path, state: TrainerState) -> None:
     if fault_of(final) is None:
         raise TrainError(f"{final} is a complete checkpoint already, of another run")
     for unfinished in (*final.parent.glob(f"step-*{PART_SUFFIX}"), *final.parent.glob(final.name)):
         shutil.rmtree(unfinished)
     part.mkdir(parents=True)
-    write_whole(part / STATE_NAME, json.dumps(body, indent=1))
+    write_whole(part / STATE_NAME, json.dumps(state_to_dict(state), indent=1))
 
 
-def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: dict[str, Any] | None) -> None:
+def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: Best | None) -> None:
     write_whole(part / COMPLETE_NAME, json.dumps(files, indent=1))
     sync_folder(part)
     part.rename(final)
     sync_folder(final.parent)
     if best is not None:
         write_best(final.parent, best)
-    delete_old(final.parent, keep, None if best is None else best["step"])
+    delete_old(final.parent, keep, None if best is None else best.step)
 
 
 def _causes(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from lmms.train.batch.batch import Batch
 from lmms.train.checkpoint import adapter as peft_folder
 from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.keep import BEST_NAME, choose_checkpoint
+from lmms.train.checkpoint.model_folder import exported_config
 from lmms.train.checkpoint.read import checkpoint_name, load_checkpoint, model_shapes, tensors_of
 from lmms.train.model.build import build_model, materialize
 from lmms.train.model.forward import TrainModel, last_hidden_state
@@ -35,7 +36,7 @@ from tests.kit.models import (
     tiny_recipe,
 )
 from tests.kit.readers import inputs_of
-from tests.kit.runs import run_config, silent, write_run
+from tests.kit.runs import run_config, silent, write_model_folder, write_run
 
 
 def trained(folder: Path, family: str, tied: bool = False) -> Path:
@@ -183,10 +184,8 @@ def test_what_belongs_to_the_model_goes_along(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json"):
         assert (out / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
     assert not (out / "model.safetensors.index.json").exists()
-    config = json.loads((out / "config.json").read_text())
-    assert config["model_type"] == "qwen2_5_vl"
-    assert "lmms" not in (out / "config.json").read_text()
-    assert config["dtype"] == "float32"
+    source = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert json.loads((out / "config.json").read_text()) == exported_config(source, "float32")
 
 
 def test_bf16_rounds_the_same_weights(tmp_path: Path) -> None:
@@ -211,9 +210,26 @@ def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mon
     export(checkpoint, tmp_path / "exported")
     with pytest.raises(TrainError, match="exists"):
         export(checkpoint, tmp_path / "exported")
+
+
+def test_a_model_that_has_moved_is_named(tmp_path: Path) -> None:
+    checkpoint, _ = trained_lora(tmp_path, "qwen3")
+    merged = load_file(export(checkpoint, tmp_path / "merged", merged=True) / "model.safetensors")
     (tmp_path / "model").rename(tmp_path / "moved")
     with pytest.raises(ModelError, match=r"is not there; put it back, or say where it is now: --model DIR$"):
         export(checkpoint, tmp_path / "again")
+    moved = str(tmp_path / "moved")
+    again = load_file(export(checkpoint, tmp_path / "again", merged=True, model=moved) / "model.safetensors")
+    assert again.keys() == merged.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in merged.items())
+    adapter = export(checkpoint, tmp_path / "adapter", model=moved)
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == moved
+    (tmp_path / "moved" / "tokenizer_config.json").write_text('{"chat_template": "another"}')
+    with pytest.raises(ModelError, match=r"moved: its template is .*; name the folder of the run's model: --model DIR"):
+        export(checkpoint, tmp_path / "other", model=moved)
+    write_model_folder(tmp_path / "weightless", "qwen3")
+    with pytest.raises(TrainError, match=r"neither that folder nor .*weightless has them now"):
+        export(checkpoint, tmp_path / "other", model=str(tmp_path / "weightless"))
 
 
 def test_folders_of_a_user_beside_the_export_stay(tmp_path: Path) -> None:
@@ -239,6 +255,16 @@ def a_run(folder: Path, wants_best: bool) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(to_yaml(config))
     return folder
+
+
+def test_an_export_of_a_step_that_is_not_there_names_those_that_are(tmp_path: Path, world: World) -> None:
+    run = a_run(tmp_path / "run", wants_best=False)
+    save(run, world, 1, 2, 3)
+    (run / checkpoint_name(3) / "complete.json").unlink()
+    with pytest.raises(TrainError, match=r"step-00000009 is not there; .*run has step-00000001, step-00000002$"):
+        export(run / checkpoint_name(9), tmp_path / "out")
+    with pytest.raises(TrainError, match=r"3 is not a complete checkpoint: it has no complete.json; .*run has step-0"):
+        choose_checkpoint(run / checkpoint_name(3))
 
 
 def test_of_a_run_the_newest_complete_checkpoint_is_taken(tmp_path: Path, world: World) -> None:
