@@ -9,7 +9,7 @@ from lmms.configs.stores.remote import FileStore
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import batches
 from lmms.train.batch.transfer import ahead
-from lmms.train.checkpoint.read import TrainerState
+from lmms.train.checkpoint.state import TrainerState
 from lmms.train.data.prefetch import look_ahead
 from lmms.train.data.shards import PackReader
 from lmms.train.data.steps import Evaluated, StepPlan, plan_steps
