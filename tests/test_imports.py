@@ -19,8 +19,11 @@ MAY_IMPORT = {
     "train": {"train", "configs"},
     "cli": {"cli", "prep", "train", "configs"},
 }
-CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
-"""All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
+CONFIGS_LIBRARIES = {
+    *("numpy", "xxhash", "yaml", "huggingface_hub"),
+    *("obstore", "fsspec", "paramiko", "ocifs", "oci", "databricks", "requests"),
+}
+"""All that the ground floor may load besides the standard library; those of the second line only where a URL is read."""
 HEAVY = {"torch", "torchvision", "transformers", "streaming", "liger_kernel", "flash_attn"}
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lmms.configs.errors import TrainError
 from lmms.configs.settings.train import TrainConfig
-from lmms.configs.stores.remote import FileStore
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import batches
 from lmms.train.batch.transfer import ahead
@@ -18,9 +17,10 @@ from lmms.train.checkpoint.keep import Keep, better
 from lmms.train.checkpoint.read import TrainerState, tensors_of
 from lmms.train.checkpoint.resume import locked
 from lmms.train.checkpoint.write import Saver, saving
-from lmms.train.data.prefetch import look_ahead
+from lmms.train.data.prefetch import cache_keeper
 from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import StepPlan, plan_steps
+from lmms.train.data.steps import Progress, RankShare, StepPlan, plan_steps
+from lmms.train.data.upcoming import upcoming_shards
 from lmms.train.evaluate import Evaluation, all_datasets, evaluate, evaluated_shards, next_evaluation
 from lmms.train.model.deterministic import deterministic
 from lmms.train.optim.schedule import lr_share
@@ -83,14 +83,9 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
     every = plan_steps(
         run.order,
         run.sets,
-        world.data_rank,
-        world.data_size,
-        data.micro_packs,
-        state.step,
-        state.position,
+        RankShare(world.data_rank, world.data_size, data.micro_packs),
+        Progress(state.step, state.position),
         padded_to=run.recipe.shapes.tokens if run.recipe.shapes else None,
-        look_ahead=fills_cache or any(isinstance(dataset.store, FileStore) for dataset in datasets),
-        evaluated=evaluated_shards(run),
     )
     plans, coming = tee(islice(every, max(run.steps - state.step, 0)))
     requests = (request for plan in coming for request in plan.passes)
@@ -106,14 +101,15 @@ def _take_steps(run: Run, state: TrainerState, report: Report, asked: Asked, bea
                 report=report,
             )
         )
-        want = held.enter_context(look_ahead(datasets)) if fills_cache else None
+        upcoming = upcoming_shards(run.order, evaluated_shards(run))
+        want = held.enter_context(cache_keeper(datasets)) if fills_cache else None
         made = batches(PackReader(datasets), run.recipe, requests, data.workers, config.stall_s)
         arriving = held.enter_context(closing(ahead(held.enter_context(closing(made)), world.device)))
         window = window_of(config.profile, state.step, run.steps)
         profile = held.enter_context(profiling(config.profile, run.output, world, run.model, window, report, beat))
         for plan in plans:
             if want:
-                want(plan.ahead)
+                want(upcoming(plan.step, plan.position))
             moment = partial(in_step, plan, profile.marks)
             explaining = explaining_out_of_memory(config, run.output, world, run.opened, run.held, moment, beat)
             with profile.step(plan.step), explaining:
@@ -230,8 +226,6 @@ def _evaluation(run: Run, plan: StepPlan, asked: Asked, beat: Beat) -> Evaluatio
         stall_s=config.stall_s,
         asked=asked,
         beat=beat,
-        trained=run.sets.datasets,
-        ahead=plan.ahead,
     )
 
 

@@ -104,6 +104,6 @@ def _plan(folder: Path, config: PretrainedConfig, ready: list[PlainBatch]) -> St
     """A step over all of these batches, which hold the packs of the folder."""
     sets = open_sets([folder])
     order = make_order(sets, Phase(), model_cost(config), seed=0, global_packs=len(sets.tokens))
-    (plan,) = islice(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False), 1)
+    (plan,) = islice(plan_steps(order, sets), 1)
     passes = [plan.passes[0]] * len(ready)
     return replace(plan, passes=passes, has_images=["pixel_values" in batch.inputs for batch in ready])

@@ -18,7 +18,7 @@ from lmms.train.batch.loader import batches
 from lmms.train.batch.transfer import ahead
 from lmms.train.data.costs import pack_flops
 from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import RankShare, plan_steps
 from lmms.train.model.flops import model_cost
 from lmms.train.model.kernels import compile_blocks
 from lmms.train.parallel.world import start_world, stop_world
@@ -114,9 +114,7 @@ def _measure(
     Path(config.output).mkdir(parents=True)
     says = list[str]()
     run, _ = start(config, Path(config.output), world, says.append, lambda coming: None)
-    every = plan_steps(
-        run.order, run.sets, world.data_rank, world.data_size, config.data.micro_packs, 0, 0, look_ahead=False
-    )
+    every = plan_steps(run.order, run.sets, RankShare(world.data_rank, world.data_size, config.data.micro_packs))
     plans, coming = tee(every)
     requests = (request for plan in coming for request in plan.passes)
     made = batches(PackReader(run.sets.datasets), run.recipe, requests, config.data.workers, config.stall_s)

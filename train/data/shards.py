@@ -19,10 +19,9 @@ from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 from lmms.configs.contract.manifest import PACKS_NAME, Dataset
 from lmms.configs.contract.mds import ShardFile, decode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.errors import ConfigError, DatasetError
-from lmms.configs.stores.remote import FileStore
+from lmms.configs.errors import DatasetError
 from lmms.configs.stores.store import LocalStore
-from lmms.train.data.cache import fetch, forget, need_of, read_cached, read_table_file
+from lmms.train.data.cache import forget, read_shard, read_table_file
 
 _MAX_OPEN_FILES = 256
 """Shards held open at a time; a data set may have more than a process may open (often 1,024)."""
@@ -98,32 +97,25 @@ class PackReader:
     """Packs of some data sets by their places, each checked against its hash. Pickled without its open files."""
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
-        for dataset in datasets:
-            if isinstance(dataset.store, FileStore) and dataset.cache is None:
-                raise ConfigError(f"{dataset.where} gives whole files only: set data.cache to a folder for its shards")
         self._datasets = tuple(datasets)
         self._files: dict[tuple[int, int], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
 
-    def read(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> Pack:
-        """The pack at a place. DatasetError if it cannot be read exactly as it was written.
+    def read(self, place: Place) -> Pack:
+        """The pack at a place. DatasetError if it cannot be read exactly as it was written."""
+        return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place)))
 
-        ahead: (set, shard) of what is needed later, in order of next use, for the choice of what leaves a cache.
-        """
-        return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place, ahead)))
-
-    def read_bytes(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> bytes:
+    def read_bytes(self, place: Place) -> bytes:
         """The pack at a place as it is stored, checked."""
-        data = self._data(place, ahead)
+        data = self._data(place)
         if len(data) == place.bytes and xxh3_64_intdigest(data) == place.xxh3:
             return data
         dataset = self._datasets[place.set]
-        if dataset.cache:
-            forget(dataset, place.shard)
         if not isinstance(dataset.store, LocalStore):
-            data = self._data(place, ahead)
+            forget(dataset, place.shard)
+            data = self._data(place)
         if len(data) != place.bytes:
             what = f"has {len(data)} bytes, expected {place.bytes}: truncated"
         elif xxh3_64_intdigest(data) != place.xxh3:
@@ -137,15 +129,15 @@ class PackReader:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _data(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
+    def _data(self, place: Place) -> bytes:
         """The bytes at a place, not checked."""
         try:
             file = self._files.get((place.set, place.shard))
             if file is None:
-                store = self._datasets[place.set].store
-                if not isinstance(store, LocalStore):
-                    return self._fetched(place, ahead)
-                file = self._open(place, store)
+                dataset = self._datasets[place.set]
+                if not isinstance(dataset.store, LocalStore):
+                    return read_shard(dataset, place.shard, place.offset, place.bytes)
+                file = self._open(place, dataset.store)
             return os.pread(file, place.bytes, place.offset)
         except OSError as error:
             what = f"cannot be read ({error.strerror}); copy the shard again or rebuild"
@@ -157,17 +149,6 @@ class PackReader:
         path = store.folder / self._datasets[place.set].shards[place.shard].name
         file = self._files[place.set, place.shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return file
-
-    def _fetched(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
-        """From the cache if its shard is there, else from the store, where that has ranges."""
-        dataset = self._datasets[place.set]
-        data = read_cached(dataset, place.shard, place.offset, place.bytes) if dataset.cache else None
-        while data is None and isinstance(dataset.store, FileStore):
-            fetch(dataset, place.shard, need_of(self._datasets, ahead))
-            data = read_cached(dataset, place.shard, place.offset, place.bytes)
-        if data is None:
-            return dataset.store.read_range(dataset.shards[place.shard].name, place.offset, place.bytes)
-        return data
 
     def _name(self, place: Place) -> str:
         dataset = self._datasets[place.set]
@@ -206,5 +187,3 @@ class Request(NamedTuple):
     """Of its packs."""
     counts: bool
     """False for a pass that only keeps the rank in step with the others: its targets weigh 0."""
-    ahead: tuple[tuple[int, int], ...]
-    """(set, shard) of the shards that are needed next, in order of use; empty without a cache."""

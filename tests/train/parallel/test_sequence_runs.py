@@ -12,7 +12,7 @@ from lmms.configs.errors import ConfigError
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import RankShare, plan_steps
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
 from lmms.train.start import start
@@ -104,7 +104,7 @@ def test_a_group_without_images_runs_beside_one_with_images(runs: dict[str, Runs
     (phase,) = read_phases(case.folder / "2 x 2")
     sets = open_sets([case.settings["data.shards"]])
     order = order_of(sets, phase)
-    plans = [islice(plan_steps(order, sets, group, 2, 1, 0, 0, look_ahead=False), STEPS) for group in (0, 1)]
+    plans = [islice(plan_steps(order, sets, RankShare(group, 2)), STEPS) for group in (0, 1)]
     passes = [[bool(sets.media[request.places[0].pack]) for plan in one for request in plan.passes] for one in plans]
     assert {(True, False), (False, False)} <= set(zip(*passes, strict=True))
 

@@ -13,7 +13,7 @@ from lmms.configs.errors import ConfigError
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import RankShare, plan_steps
 from lmms.train.model.names import part_of
 from lmms.train.parallel.world import compute_dtype, start_world
 from lmms.train.run import train
@@ -106,9 +106,7 @@ def uneven_outputs(runs: dict[str, Both], packs: int, ranks: int) -> tuple[Path,
 def test_one_rank_has_text_alone_beside_images_on_the_other(runs: dict[str, Both]) -> None:
     (phase,) = read_phases(runs["images"].two)
     sets = open_sets([runs["images"].settings["data.shards"]])
-    plans = [
-        islice(plan_steps(order_of(sets, phase), sets, rank, 2, 1, 0, 0, look_ahead=False), STEPS) for rank in (0, 1)
-    ]
+    plans = [islice(plan_steps(order_of(sets, phase), sets, RankShare(rank, 2)), STEPS) for rank in (0, 1)]
     passes = [[sets.media[request.places[0].pack] > 0 for plan in one for request in plan.passes] for one in plans]
     assert {(True, False), (False, False)} <= {(bool(a), bool(b)) for a, b in zip(*passes, strict=True)}
 
