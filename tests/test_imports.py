@@ -23,7 +23,7 @@ CONFIGS_LIBRARIES = {
     *("numpy", "xxhash", "yaml", "huggingface_hub"),
     *("obstore", "fsspec", "paramiko", "ocifs", "oci", "databricks", "requests"),
 }
-"""All that the ground floor may load besides the standard library; those of the second line only where a URL is read."""
+"""All that the ground floor may load besides the standard library; the second line where a URL is read."""
 HEAVY = {"torch", "torchvision", "transformers", "streaming", "liger_kernel", "flash_attn"}
 
 

@@ -58,7 +58,7 @@ def recipe_of(dataset: Dataset) -> Recipe:
 
 def request_of(dataset: Dataset, *packs: int, counts: bool = True) -> Request:
     sidecar = read_sidecar(dataset)
-    return Request(tuple(map(sidecar.place, packs)), counts, ())
+    return Request(tuple(map(sidecar.place, packs)), counts)
 
 
 def batches_of(
