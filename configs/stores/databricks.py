@@ -1,6 +1,6 @@
 """Databricks' files as a file system of fsspec: volumes (dbfs:/Volumes/...) and the older DBFS (dbfs:/...).
 
-fsspec's own reads no volumes, and takes only a token where Databricks' library knows every way to log in.
+The file system that fsspec has reads no volumes, and logs in by a token alone; Databricks' library knows every way.
 """
 
 import logging
@@ -21,11 +21,11 @@ _DBFS_BYTES = 2**20
 
 
 class Databricks(AbstractFileSystem):  # type: ignore[misc]
-    """Logged in as Databricks' library is: DATABRICKS_HOST and DATABRICKS_TOKEN, ~/.databrickscfg, a cluster's own."""
+    """Logged in as Databricks' library is: DATABRICKS_HOST and _TOKEN, ~/.databrickscfg, or as the cluster is."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._config = Config(http_timeout_seconds=REQUEST_S, retry_timeout_seconds=1)  # one loop keeps the time: ours
+        self._config = Config(http_timeout_seconds=REQUEST_S, retry_timeout_seconds=1)  # RemoteStore tries again
         self._session = requests.Session()
 
     def ls(self, path: str, detail: bool = True, **ignored: Any) -> list[dict[str, Any]]:

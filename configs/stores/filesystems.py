@@ -30,7 +30,7 @@ class Files:
         return data
 
 
-# Each opener makes a file system of its own (skip_instance_cache): one that failed is to be connected anew.
+# Each opener makes a file system of its own (skip_instance_cache): after a failure it is connected again.
 
 
 def _open_hf(url: str) -> tuple[AbstractFileSystem, str]:

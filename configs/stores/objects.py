@@ -10,7 +10,7 @@ from obstore.store import HTTPStore, from_url
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
-# obstore asks again as well, but not when a body without an ETag breaks off: one loop, of RemoteStore, keeps the time.
+# obstore asks again as well, but not when a body without an ETag breaks off: only RemoteStore keeps the time.
 _ONCE: "RetryConfig" = {"max_retries": 0}
 
 

@@ -86,7 +86,7 @@ class RemoteStore:
         return self._ask(get, f"{self.where}/{name}")
 
     def _ask(self, act: Callable[[Connection], T], place: str) -> T:
-        """What `act` does with this thread's connection, which is made anew after a failure."""
+        """What `act` does with this thread's connection, which is replaced after a failure."""
 
         def ask() -> T:
             connection = vars(self._threads).pop("connection", None) or _connect(self.url)

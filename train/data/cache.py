@@ -143,7 +143,7 @@ def _fetch(dataset: Dataset, file: _File, need: Need, go_on: Callable[[], bool] 
 
 
 def _download(dataset: Dataset, file: _File, path: Path, go_on: Callable[[], bool]) -> bool:
-    """Fetch a shard to `path`, once more if it does not arrive as it was written; False if that was given up."""
+    """Fetch a file to `path`, a second time if it does not arrive as it was written; False if that was given up."""
     for _ in range(2):
         with path.open("wb") as out:
             for block in read_blocks(dataset.store, file.name, file.bytes):
@@ -151,9 +151,9 @@ def _download(dataset: Dataset, file: _File, path: Path, go_on: Callable[[], boo
                 if not go_on():
                     return False
         with path.open("rb") as data:
-            found = hashlib.file_digest(data, xxhash.xxh3_64).hexdigest()
+            digest = hashlib.file_digest(data, xxhash.xxh3_64).hexdigest()
             size = data.tell()
-        if (size, found) == (file.bytes, file.xxh3):
+        if (size, digest) == (file.bytes, file.xxh3):
             return True
     is_short = size != file.bytes
     what = f"has {size} bytes, expected {file.bytes}" if is_short else f"does not have the hash of {file.named_by}"

@@ -1,7 +1,7 @@
 """Room in a cache: what is there, what leaves it, and who may fetch.
 
 Two locks, which go with the process that holds them: on the cache folder while room is made, on the part while it is
-fetched. So of all processes one fetches a shard, and what a killed one leaves is a part, which the next one removes.
+fetched. So of all processes one fetches a shard. What a killed process leaves is a part, which the next one removes.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lmms.configs.stores.store import Cache
 
 ENDING, _PART_ENDING = ".lmms-cache", ".lmms-part"
-"""Names that no one else would give, since what has them is deleted."""
+"""Endings that nobody else would give to a file, since files with them are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Need:
     """What a run will read, by the names of cached shards: for the choice of what may go."""
 
     hashes: frozenset[str]
-    """Of the indexes of its data sets; shards of these that are neither near nor far are not needed soon."""
+    """Hashes of the indexes of its data sets. Their shards that are neither near nor far are not needed soon."""
     near: Sequence[str] = ()
     """Needed before the shard that is to be fetched: they stay."""
     far: Sequence[str] = ()
@@ -34,8 +34,8 @@ class Need:
 def to_evict(files: Mapping[str, tuple[int, float]], size: int, need: Need) -> list[str] | None:
     """Which of these files, name -> (bytes, time of use), go to free `size` bytes; None if too few may go.
 
-    First shards of the run's own data sets that it does not need soon, then those of others, the longest unused first;
-    then those that it needs last.
+    First shards of the run's data sets that are not needed soon, then shards of other data sets, in both the longest
+    unused first; then the shards that the run needs last.
     """
     near = frozenset(need.near)
     # Two data sets of a run may be the same shards.
@@ -65,7 +65,7 @@ class Claim(NamedTuple):
 def claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Claim]:
     """A claim to fetch a file, with room made for it."""
     part = cache.folder / f"{name.removesuffix(ENDING)}.{size}{_PART_ENDING}"
-    with ExitStack() as held:
+    with ExitStack() as releases:
         with locked(cache.folder):
             reserved, files = _reserved(cache.folder), _files(cache.folder)
             over = reserved + sum(size for size, _ in files.values()) + size - cache.limit_bytes
@@ -75,19 +75,19 @@ def claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Claim]:
                 for evicted in gone:
                     (cache.folder / evicted).unlink(missing_ok=True)
                 part.mkdir()
-                _try_lock(held.enter_context(_opened(part)))
-                held.callback(shutil.rmtree, part, ignore_errors=True)  # after success it is not there
+                _try_lock(releases.enter_context(_opened(part)))
+                releases.callback(shutil.rmtree, part, ignore_errors=True)  # after success it is not there
         yield Claim(None if gone is None else part, is_others or gone is not None)
 
 
 def _files(folder: Path) -> dict[str, tuple[int, float]]:
     """The shards in the cache: name -> (bytes, time of use)."""
-    found = {}
+    sizes = {}
     for path in folder.glob(f"*{ENDING}"):
         with suppress(FileNotFoundError):  # a reader has taken it out
             status = path.stat()
-            found[path.name] = (status.st_size, status.st_mtime)
-    return found
+            sizes[path.name] = (status.st_size, status.st_mtime)
+    return sizes
 
 
 def _reserved(folder: Path) -> int:

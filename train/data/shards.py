@@ -28,7 +28,7 @@ _MAX_OPEN_FILES = 256
 
 
 class Place(NamedTuple):
-    """Where one pack is: all that a process without the tables needs to read it."""
+    """The place of one pack: all that a process without the tables needs to read it."""
 
     set: int
     """Number of its data set among those of the reader."""
@@ -63,7 +63,7 @@ class Sidecar:
         return len(self.shard)
 
     def place(self, pack: int, set: int = 0) -> Place:
-        """Where a pack is, for a reader that has its data set under this number. DatasetError if there is none."""
+        """The place of a pack, for a reader that has its data set under this number. DatasetError if there is none."""
         if not 0 <= pack < len(self):
             raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self) - 1}")
         shard, offset, size = int(self.shard[pack]), int(self.offset[pack]), int(self.bytes[pack])
@@ -184,6 +184,6 @@ class Request(NamedTuple):
     """One forward pass of one rank."""
 
     places: tuple[Place, ...]
-    """Of its packs."""
+    """Places of its packs."""
     counts: bool
     """False for a pass that only keeps the rank in step with the others: its targets weigh 0."""

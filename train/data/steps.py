@@ -21,13 +21,13 @@ class StepPlan:
     position: int
     """Packs trained before this step."""
     packs: npt.NDArray[np.int64]
-    """[global_packs]: the packs of all ranks, the dearest first."""
+    """[global_packs]: the packs of all ranks, the most expensive first."""
     passes: list[Request]
     """The forward passes of this rank: as many as every other rank has."""
     has_images: list[bool]
-    """Of each pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
+    """For each pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
     weight: float
-    """Of the step's targets, by the run's loss_weight: the denominator."""
+    """Sum of the weights of the step's targets, by the run's loss_weight: the denominator."""
     tokens: int
     target_tokens: int
     visual_tokens: int

@@ -17,7 +17,7 @@ Uses = dict[tuple[int, int], list[tuple[int, int]]]
 """(set, its mark) -> (shard, packs of the set until its next use) of its shards."""
 
 _MARKS = 64
-"""Places in a window at which its list is made anew; between them the shards that are done with count as needed."""
+"""Places in a window at which its list is made again; between them, shards that are done with count as needed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,15 +60,15 @@ def next_shards(
 ) -> Upcoming:
     """The shards that the current window of each set still needs, and its next one, the next needed first.
 
-    at: the sets' marks. known: what was found for the last marks of each set, kept here; {} at first.
+    at: the sets' marks. known: the lists of the last marks of each set, kept here; {} at first.
     others: what else is needed, (set, shard) -> packs of the run until then.
     """
     uses = dict(others)
-    for k, (one, start) in enumerate(zip(order.sets, at, strict=True)):
+    for k, (set_order, start) in enumerate(zip(order.sets, at, strict=True)):
         rate = order.phase.turns[k] / PERIOD
-        own = last_made(known, (k, start), len(at), partial(_uses, one, start))
-        uses |= {(k, shard): use / rate for shard, use in own}
-    return tuple(sorted(uses, key=lambda one: (uses[one], one)))
+        of_set = last_made(known, (k, start), len(at), partial(_uses, set_order, start))
+        uses |= {(k, shard): use / rate for shard, use in of_set}
+    return tuple(sorted(uses, key=lambda shard: (uses[shard], shard)))
 
 
 def _mark(order: SetOrder, start: int) -> int:
