@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,39 @@ def test_a_sidecar_is_fetched_once_for_all_readers_of_a_node(
     small = replace(dataset, cache=Cache(dataset.cache.folder, dataset.manifest.files[PACKS_NAME]["bytes"] - 1))
     read_sidecar(small)
     assert PACKS_NAME in requests(root)
+
+
+def test_readers_that_start_together_fetch_a_sidecar_once(dataset: Dataset, root: Path) -> None:
+    requests(root)
+    with ThreadPoolExecutor(4) as pool:
+        tables = [pool.submit(read_sidecar, dataset) for _ in range(4)]
+    assert {tuple(table.result().tokens.tolist()) for table in tables} == {tuple(read_sidecar(dataset).tokens.tolist())}
+    assert requests(root) == [PACKS_NAME]
+
+
+def test_a_sidecar_for_which_fetches_leave_no_room_is_read_where_it_is(
+    web: tuple[Server, str], root: Path, tmp_path: Path
+) -> None:
+    largest = max(range(2), key=lambda number: shard_path(root, number).stat().st_size)
+    room = Cache(tmp_path / "cache", shard_path(root, largest).stat().st_size)
+    dataset = open_dataset(web[1], cache=room)
+    began, end = threading.Event(), threading.Event()
+
+    def go_on() -> bool:
+        began.set()
+        return end.wait(60)
+
+    fetching = threading.Thread(target=fetch, args=(dataset, largest, need_of([dataset]), go_on))
+    fetching.start()
+    assert began.wait(60)
+    try:
+        requests(root)
+        assert len(read_sidecar(dataset)) == 8
+        assert requests(root) == [PACKS_NAME]
+    finally:
+        end.set()
+        fetching.join()
+    assert [path.name for path in room.folder.iterdir()] == [cached_name(dataset, largest)]
 
 
 def test_a_newer_list_takes_the_place_of_the_older(dataset: Dataset, root: Path) -> None:
