@@ -74,10 +74,19 @@ def train(
 
 
 def _train_here(settings: TrainConfig) -> bool:
-    from lmms.train.run import train
+    with view(Path(settings.output).expanduser()) as say:
+        if os.environ.get("RANK", "0") == "0":
+            _check(settings)
+            say("loading torch and transformers ...")
+        from lmms.train.run import train
 
-    with view(Path(settings.output).expanduser()) as report:
-        return train(settings, report)
+        return train(settings, say)
+
+
+def _check(settings: TrainConfig) -> None:
+    from lmms.train.plan.checks import check_run
+
+    check_run(settings)
 
 
 def _rank(settings: TrainConfig) -> None:
@@ -100,6 +109,7 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     """Start the ranks with torch's own launcher and wait for them; the first error of any rank is raised here."""
     import logging
 
+    _check(settings)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -1,14 +1,20 @@
 """The parts of the docs that are made from the code, as text; tools/docs writes them, tests/test_docs.py compares."""
 
+import ast
+import inspect
 import io
 import os
 import pty
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lmms.configs.help import field_help
 from lmms.prep.reject import REASONS
@@ -32,6 +38,7 @@ _WIDTH = 100
 def write_all(with_demo: bool) -> None:
     """Write every made part into its file."""
     (ROOT / "docs" / "cli.md").write_text(cli_page(), encoding="utf-8")
+    (ROOT / "docs" / "api.md").write_text(api_page(), encoding="utf-8")
     path = ROOT / "docs" / "records.md"
     path.write_text(filled(path.read_text(encoding="utf-8"), "reasons", reasons_table(REASONS)), encoding="utf-8")
     path = ROOT / "docs" / "metrics.md"
@@ -60,6 +67,49 @@ def metrics_table() -> str:
     """Key and meaning, in the order of a line of metrics.jsonl."""
     rows = [f"| `{key}` | {text} |" for key, text in field_help(StepLog).items()]
     return "\n".join(["| key | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def api_page() -> str:
+    """docs/api.md: every public name of the three packages, with its signature and what it is for."""
+    parts = ["# Python\n", "Made by `tools/docs` from the code. What is listed here is public; the rest may change.\n"]
+    for package in ("lmms.configs", "lmms.prep", "lmms.train"):
+        module = import_module(package)
+        names = sorted(module.__all__, key=lambda name: (name[0].isupper(), name))
+        parts += [f"## {package}\n", (module.__doc__ or "").strip() + "\n"]
+        parts += [line for name in names for line in _api_lines(name, getattr(module, name))]
+    return "\n".join(parts) + "\n"
+
+
+def _api_lines(name: str, value: Any) -> Iterator[str]:
+    """A public name: a heading with its signature, its doc string, and its fields or methods."""
+    yield f"### `{name}{signature_text(value) if inspect.isfunction(value) else ''}`\n"
+    yield _unwrapped(inspect.getdoc(value) or "") + "\n"
+    if not isinstance(value, type):
+        return
+    if is_dataclass(value):
+        helps = field_help(value)
+        for field in fields(value):
+            text = _unwrapped(helps.get(field.name, ""))
+            yield f"- `{field.name}`: {text}" if text else f"- `{field.name}`"
+        yield ""
+    for method, function in vars(value).items():
+        if inspect.isfunction(function) and not method.startswith("_"):
+            yield f"- `{method}{signature_text(function)}`: {_unwrapped(inspect.getdoc(function) or '')}\n"
+
+
+def signature_text(function: Callable[..., Any]) -> str:
+    """Parameters and result of a function as its source has them."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(node, ast.FunctionDef)
+    arguments = ast.unparse(node.args).removeprefix("self, ").removeprefix("self")
+    result = ast.unparse(node.returns) if node.returns else "None"
+    return f"({arguments})" + (f" -> {result}" if result != "None" else "")
+
+
+def _unwrapped(text: str) -> str:
+    """A doc string whose lines are paragraphs; indented blocks stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(part if part.startswith("    ") else " ".join(part.split()) for part in paragraphs)
 
 
 def cli_page() -> str:

@@ -65,11 +65,11 @@ def verify(folder: Folder) -> None:
 
     Example: lmms inspect verify shards/
     """
-    from lmms.train.data.verify import verify_dataset
+    from lmms.train.data.verify import verify
 
     screen = ui.console()
     with ui.progress(screen, "packs") as show:
-        faults = list(verify_dataset(folder, lambda done, packs: show("checking", done, packs, "")))
+        faults = list(verify(folder, lambda done, packs: show("checking", done, packs, "")))
     if faults:
         more = [f"... and {len(faults) - _FAULTS_SHOWN} more"] if len(faults) > _FAULTS_SHOWN else []
         raise DatasetError("\n".join([f"{folder} is damaged:", *faults[:_FAULTS_SHOWN], *more]))

@@ -21,9 +21,9 @@ def step(
 
     Example: lmms inspect step runs/first 10
     """
-    from lmms.train.watch.records import trained_records
+    from lmms.train.watch.records import records_of
 
-    found = trained_records(run, number)
+    found = records_of(run, number)
     if as_json:
         for record in found.records:
             typer.echo(json.dumps({**asdict(record), "shards": found.shards[record.set]}, ensure_ascii=False))

@@ -12,8 +12,6 @@ import requests
 from databricks.sdk.core import Config
 from fsspec import AbstractFileSystem
 
-from lmms.configs.stores.remote import REQUEST_S
-
 logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # it warns of each address that it tries in vain
 
 _DBFS_BYTES = 2**20
@@ -23,10 +21,11 @@ _DBFS_BYTES = 2**20
 class Databricks(AbstractFileSystem):  # type: ignore[misc]
     """Logged in as Databricks' library is: DATABRICKS_HOST and _TOKEN, ~/.databrickscfg, or as the cluster is."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, request_s: float, **options: Any) -> None:
         super().__init__(**options)
-        self._config = Config(http_timeout_seconds=REQUEST_S, retry_timeout_seconds=1)  # RemoteStore tries again
+        self._config = Config(http_timeout_seconds=request_s, retry_timeout_seconds=1)  # RemoteStore tries again
         self._session = requests.Session()
+        self._request_s = request_s
 
     def ls(self, path: str, detail: bool = True, **ignored: Any) -> list[dict[str, Any]]:
         if path.startswith("/Volumes/"):
@@ -62,7 +61,7 @@ class Databricks(AbstractFileSystem):  # type: ignore[misc]
             f"{self._config.host}/api/2.0/{what}",
             params=query,
             headers={**self._config.authenticate(), **(headers or {})},
-            timeout=REQUEST_S,
+            timeout=self._request_s,
         )
         if answer.status_code == 404:
             raise FileNotFoundError(what)

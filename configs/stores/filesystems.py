@@ -6,7 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from fsspec import AbstractFileSystem
 
-from lmms.configs.stores.remote import REQUEST_S
+_REQUEST_S = 30.0
+"""A request that takes longer has failed: obstore's own limit, given to these libraries too."""
 
 
 class Files:
@@ -46,7 +47,7 @@ def _open_oci(url: str) -> tuple[AbstractFileSystem, str]:
 
     system = OCIFileSystem(
         iam_type=os.environ.get("OCIFS_IAM_TYPE", "api_key"),
-        config_kwargs={"timeout": REQUEST_S, "retry_strategy": NoneRetryStrategy()},
+        config_kwargs={"timeout": _REQUEST_S, "retry_strategy": NoneRetryStrategy()},
         skip_instance_cache=True,
     )
     return system, url.removeprefix("oci://")
@@ -57,13 +58,14 @@ def _open_sftp(url: str) -> tuple[AbstractFileSystem, str]:
 
     parts = urlsplit(url)
     login = {"username": unquote(parts.username or "") or None, "password": unquote(parts.password or "") or None}
-    return Sftp(parts.hostname or "", port=parts.port or 22, skip_instance_cache=True, **login), parts.path
+    system = Sftp(parts.hostname or "", port=parts.port or 22, timeout=_REQUEST_S, skip_instance_cache=True, **login)
+    return system, parts.path
 
 
 def _open_dbfs(url: str) -> tuple[AbstractFileSystem, str]:
     from lmms.configs.stores.databricks import Databricks
 
-    return Databricks(skip_instance_cache=True), "/" + url.removeprefix("dbfs:").strip("/")
+    return Databricks(_REQUEST_S, skip_instance_cache=True), "/" + url.removeprefix("dbfs:").strip("/")
 
 
 _OPENERS = {"hf": _open_hf, "oci": _open_oci, "sftp": _open_sftp, "dbfs": _open_dbfs}

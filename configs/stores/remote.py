@@ -22,8 +22,6 @@ T = TypeVar("T")
 
 OBJECT_SCHEMES = ("s3", "gs", "az", "http", "https")
 """Kinds of URL that obstore reads; fsspec reads the others."""
-REQUEST_S = 30.0
-"""A request that takes longer has failed: obstore's own limit, given to the other libraries too."""
 _BLOCK = 8 * 2**20
 """Bytes of one request, so that a slow line gets them in time."""
 _PAUSES_S = (0.1, 15.0)

@@ -11,8 +11,6 @@ from typing import Any
 import paramiko
 from fsspec.implementations.sftp import SFTPFileSystem
 
-from lmms.configs.stores.remote import REQUEST_S
-
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # it logs each failure with its stack, and raises it
 
 
@@ -25,11 +23,10 @@ class Sftp(SFTPFileSystem):  # type: ignore[misc]
         self.client.connect(
             self.host,
             key_filename=os.environ.get("COMPOSER_SFTP_KEY_FILE"),
-            timeout=REQUEST_S,
             **self.ssh_kwargs,
         )
         self.ftp = self.client.open_sftp()
-        self.ftp.get_channel().settimeout(REQUEST_S)
+        self.ftp.get_channel().settimeout(self.ssh_kwargs["timeout"])
 
     def cat_file(self, path: str, start: int = 0, end: int | None = None, **ignored: Any) -> bytes:
         with self.ftp.open(path) as file:

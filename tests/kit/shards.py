@@ -28,6 +28,26 @@ _ARROW = {
     "list<int32>": pa.list_(pa.int32()),
 }
 
+PICTURE_VISION = Vision(
+    patch_size=14,
+    merge_size=2,
+    temporal_patch_size=2,
+    min_pixels=28 * 28,
+    max_pixels=280 * 280,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.5, 0.5, 0.5),
+)
+PICTURE_MODEL = ModelFolder(
+    path=Path("model"),
+    family="qwen2_5_vl",
+    tokenizer_json=Path("model/tokenizer.json"),
+    chat_template="",
+    special_tokens={},
+    vision=PICTURE_VISION,
+    image_token_id=99,
+    tokenizer_fingerprint="test",
+)
+
 
 def make_pack(
     rng: np.random.Generator, lengths: Sequence[int], vocab: int, images: int = 0, model: ModelFolder | None = None

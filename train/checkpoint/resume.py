@@ -20,21 +20,13 @@ from lmms.train.checkpoint.read import (
     read_state,
     step_folders,
 )
-from lmms.train.parallel.world import World, on_main
+from lmms.train.parallel.world import World
 from lmms.train.watch.metrics import METRICS_NAME
 
 T = TypeVar("T")
 
 BROKEN_SUFFIX = ".broken"
 """Of a checkpoint that was set aside."""
-
-
-def check_output(output: Path) -> None:
-    """TrainError where a run could not make this folder, or write into it."""
-    found = next(path for path in (output, *output.parents) if path.exists())
-    fault = "not a folder" if not found.is_dir() else "" if os.access(found, os.W_OK | os.X_OK) else "read-only"
-    if fault:
-        raise TrainError(f"output {output} cannot be opened as a folder: {found} is {fault}")
 
 
 @contextmanager
@@ -64,14 +56,14 @@ def resume_from(setting: str, output: Path, world: World, say: Callable[[str], N
     auto sets a newest one that is broken aside (step-00000010.broken), says so, and takes the one before it. TrainError
     where that leaves none, for a named one that is broken, and where going on would overwrite what is there.
     """
-    found = on_main(world, lambda: _candidate(setting, output, say))
+    found = world.once(lambda: _candidate(setting, output, say))
     damaged = damaged_of_all(found) if found else []
     if not found or not damaged:
         return found
     if setting != "auto":
         refuse_damaged(found, damaged)
     fault = f"the hash of {damaged[0]} is not that of {COMPLETE_NAME}"
-    on_main(world, lambda: _set_aside(found, fault, say))
+    world.once(lambda: _set_aside(found, fault, say))
     return resume_from(setting, output, world, say)
 
 

@@ -16,12 +16,13 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.initial import plan_initial
 from lmms.train.checkpoint.pretrained import check_pretrained
 from lmms.train.checkpoint.read import read_state
-from lmms.train.checkpoint.resume import check_output, resumed_state, would_resume
+from lmms.train.checkpoint.resume import resumed_state, would_resume
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import Order
 from lmms.train.data.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
 from lmms.train.plan.advice import Proposal, beside, proposals_of
 from lmms.train.plan.cards import Card
+from lmms.train.plan.checks import check_output
 from lmms.train.plan.estimate import (
     cuda_dtype,
     heaviest,

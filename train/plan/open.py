@@ -16,11 +16,12 @@ from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.read import TrainerState
 from lmms.train.data.balance import straggler_loss, take_steps
 from lmms.train.data.costs import ModelCost
+from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import ORDER_VERSION, Order
 from lmms.train.data.phases import RunPhase, start_phase
 from lmms.train.data.sets import Sets, costs_digest, find_sets, read_sets
 from lmms.train.model.flops import model_cost
-from lmms.train.model.folder import fitting_model, model_of
+from lmms.train.model.folder import model_of
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora
 from lmms.train.optim.groups import check_optim, set_trained
@@ -81,7 +82,7 @@ def open_run(
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, _by(manifests), share)
     check_optim(model, config.optim)
-    cost = model_cost(hf_config, config.train, config.lora)
+    cost = model_cost(model, config.train, config.lora)
     phase = start_phase(config, sets, cost)
     return Opened(
         sets=sets,
@@ -191,11 +192,11 @@ def fresh_state(
     )
 
 
-def padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:
-    """The recipes of training and evaluation, whose batches come in few shapes."""
+def padded(config: TrainConfig, opened: Opened) -> Opened:
+    """The same with recipes whose batches come in few shapes, for training and evaluation."""
     every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
     sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
     seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)
     shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower)
     evaluation = replace(opened.eval_recipe, shapes=shapes) if opened.eval_recipe else None
-    return replace(opened.recipe, shapes=shapes), evaluation
+    return replace(opened, recipe=replace(opened.recipe, shapes=shapes), eval_recipe=evaluation)

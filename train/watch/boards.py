@@ -13,18 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lmms.configs.errors import ConfigError, TrainError
-from lmms.configs.settings.log import LogConfig
+from lmms.configs.errors import TrainError
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
-from lmms.train.parallel.world import World, on_main
+from lmms.train.parallel.world import World
 from lmms.train.watch.metrics import StepLog
-
-Report = Callable[[StepLog | str], None]
+from lmms.train.watch.watch import Say
 
 TENSORBOARD_NAME = "tensorboard"
 WANDB_NAME = "wandb.json"
@@ -43,21 +40,8 @@ class Board:
     """Ends it; the argument says whether the run ended without an error."""
 
 
-def check_boards(config: LogConfig) -> None:
-    """ConfigError where the package of a board that is asked for cannot be imported."""
-    for name, wanted in (("tensorboard", config.tensorboard), ("wandb", config.wandb)):
-        if wanted:
-            try:
-                import_module(name)
-            except ImportError as error:
-                raise ConfigError(
-                    f"log.{name} is set, but the package {name} cannot be imported ({error});"
-                    f" `pip install 'lmms[{name}]'`, or leave log.{name} out"
-                ) from error
-
-
 @contextmanager
-def boards(config: TrainConfig, output: Path, world: World, step: int, report: Report) -> Iterator[Report]:
+def boards(config: TrainConfig, output: Path, world: World, step: int, report: Say) -> Iterator[Say]:
     """`report`, which on rank 0 also shows each step on the boards of a run that goes on after `step`.
 
     All ranks together. TrainError where a board cannot be opened.
@@ -84,7 +68,7 @@ def boards(config: TrainConfig, output: Path, world: World, step: int, report: R
             attempt(board, partial(board.close, well))
 
     try:
-        on_main(world, lambda: _open(opened, config, output, step, report))
+        world.once(lambda: _open(opened, config, output, step, report))
         yield show
     except BaseException:
         close(False)
@@ -111,7 +95,7 @@ def _numbers(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def _open(opened: list[Board], config: TrainConfig, output: Path, step: int, report: Report) -> None:
+def _open(opened: list[Board], config: TrainConfig, output: Path, step: int, report: Say) -> None:
     """Append the boards that are asked for, as they open."""
     if config.log.tensorboard:
         opened.append(open_tensorboard(output / TENSORBOARD_NAME, step))
@@ -152,7 +136,7 @@ def open_tensorboard(folder: Path, step: int) -> Board:
     return Board("tensorboard", write, lambda well: file.close())
 
 
-def open_wandb(config: TrainConfig, project: str, output: Path, step: int, report: Report) -> Board:
+def open_wandb(config: TrainConfig, project: str, output: Path, step: int, report: Say) -> Board:
     """The wandb run of an output folder: a new one for a run from step 0, else the one whose id is in wandb.json.
 
     wandb cannot take a step back: what it was given before a kill stays, and is not given again.

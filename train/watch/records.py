@@ -48,7 +48,7 @@ class StepRecords:
     """Pack by pack, the dearest first."""
 
 
-def trained_records(run: Path, step: int) -> StepRecords:
+def records_of(run: Path, step: int) -> StepRecords:
     """The records that a step trained on, from the output folder of a run and its shards. Steps count from 1.
 
     TrainError for a folder without a run, or a step that there cannot be. DatasetError where the shards are not those

@@ -221,11 +221,11 @@ def fetching(dataset: Dataset, shard: int) -> Iterator[None]:
 
     def go_on() -> bool:
         began.set()
-        return end.wait(60)
+        return end.wait(600)
 
     thread = threading.Thread(target=fetch, args=(dataset, shard, NOTHING, go_on))
     thread.start()
-    assert began.wait(60)
+    assert began.wait(600)
     try:
         yield
     finally:
