@@ -8,7 +8,7 @@ from itertools import islice, tee
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import batches
 from lmms.train.batch.transfer import ahead
-from lmms.train.checkpoint.read import TrainerState
+from lmms.train.checkpoint.state import TrainerState
 from lmms.train.data.prefetch import cache_keeper
 from lmms.train.data.shards import PackReader
 from lmms.train.data.steps import Progress, RankShare, StepPlan, plan_steps

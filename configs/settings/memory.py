@@ -1,9 +1,11 @@
 """What is kept for backward, and where: the section `memory` of a run file."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import Range
+from lmms.configs.typed import check_fields
 
 Recompute = Literal["none", "elementwise", "full"]
 """What backward computes again of a block instead of finding it kept."""
@@ -13,20 +15,16 @@ Recompute = Literal["none", "elementwise", "full"]
 class MemoryConfig:
     """What of a forward pass is kept for backward, and where. Whatever is set, a run computes the same."""
 
-    recompute: Literal["none", "elementwise", "full"] = "full"
+    recompute: Recompute = "full"
     """What backward computes again of each block: nothing (none), all but matrix products and attention (elementwise),
     or everything, from the block's inputs (full)."""
-    recompute_vision: Literal["none", "elementwise", "full"] | None = None
+    recompute_vision: Recompute | None = None
     """The same of the vision tower's blocks. Default: as recompute."""
-    offload_activations_gb: float = 0.0
+    offload_activations_gb: Annotated[float, Range(0)] = 0.0
     """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none."""
 
     def __post_init__(self) -> None:
-        if self.offload_activations_gb < 0:
-            raise ConfigError(
-                f"memory.offload_activations_gb is {self.offload_activations_gb:g}, expected 0 (none) or GB of main"
-                " memory for each rank"
-            )
+        check_fields(self, "memory")
 
     @property
     def vision(self) -> Recompute:
@@ -35,7 +33,7 @@ class MemoryConfig:
 
     @property
     def offload_bytes(self) -> int:
-        """Of main memory, a rank."""
+        """Bytes of main memory for each rank."""
         return int(self.offload_activations_gb * 1e9)
 
 

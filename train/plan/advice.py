@@ -1,9 +1,10 @@
 """What would need less memory: for a dry run whose cards are too small, and a run that has had too little."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lmms.configs.nested import flat
 from lmms.configs.settings.memory import MemoryConfig
 from lmms.configs.settings.optim import MOMENTUM
 from lmms.configs.settings.train import TrainConfig
@@ -72,18 +73,13 @@ def _with(config: TrainConfig, section: str, name: str, value: Any) -> TrainConf
 
 def _words(before: TrainConfig, after: TrainConfig) -> str:
     """Each key that differs, with its new value as a run file has it."""
-    was = dict(_settings(asdict(before), ""))
-    return " and ".join(f"{key}: {value}" for key, value in _settings(asdict(after), "") if was[key] != value)
+    was, now = flat(asdict(before), "."), flat(asdict(after), ".")
+    return " and ".join(f"{key}: {_text(value)}" for key, value in now.items() if was[key] != value)
 
 
-def _settings(section: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
-    """Dotted key and value of every setting."""
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{above}{name}.")
-        else:
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            yield f"{above}{name}", text.lower() if isinstance(value, bool) else text
+def _text(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text.lower() if isinstance(value, bool) else text
 
 
 _WORTH_IT = 0.01

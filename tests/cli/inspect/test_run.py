@@ -112,7 +112,7 @@ def test_charts_table_and_partings_fit_the_width(width: int, tmp_path: Path) -> 
         assert title in above
     titles = [line for line in above.splitlines() if line.startswith("loss ")]
     assert ("evaluation loss" in titles[0]) == (width == 120)
-    assert re.search(r"resumed +1 times +1 times", above)
+    assert re.search(r"resumed +1 time +1 time\b", above)
     assert re.search(r"MFU +40\.0% strict, 45\.0% busy", above)
     assert "30 steps of both: other packs from step 20 on, other losses from step 1 on" in below.replace("\n", " ")
 
