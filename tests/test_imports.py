@@ -62,8 +62,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """House -> its rooms, folders and single files, from the ground floor up: a room imports those of lower floors."""
 TORCH_FREE = ("train/data", "train/watch/metrics", "train/watch/history", "train/watch/curves", "train/watch/summary")
-CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
-"""All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
+CONFIGS_LIBRARIES = {
+    *("numpy", "xxhash", "yaml", "huggingface_hub"),
+    *("obstore", "fsspec", "paramiko", "ocifs", "oci", "databricks", "requests"),
+}
+"""All that the ground floor may load besides the standard library; the second line where a URL is read."""
 
 
 def imported_modules(source: str) -> set[str]:
