@@ -51,10 +51,6 @@ class World:
         """Whether this is the rank that reports and writes what is written once."""
         return self.rank == 0
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        dist.barrier()
-
     def total(self, values: torch.Tensor) -> list[float]:
         """Each of these values summed over the ranks. It waits for the device, and overwrites `values`."""
         dist.all_reduce(values)
