@@ -208,6 +208,19 @@ def test_an_output_folder_is_for_one_run(tmp_path: Path) -> None:
         assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_run_that_fails_before_it_writes_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "a" / "out"):
+        raise TrainError("refused")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "mine"):
+        raise TrainError("refused")
+    with pytest.raises(TrainError, match="later"), locked(tmp_path / "b"):
+        (tmp_path / "b" / "metrics.jsonl").touch()
+        raise TrainError("later")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]
+
+
 def draws() -> tuple[Any, ...]:
     old = np.random.normal(size=2).tolist(), int(np.random.randint(2**31))
     return random.random(), random.gauss(0, 1), *old, torch.rand(2).tolist(), int(torch.randperm(1000)[0])
