@@ -70,20 +70,14 @@ def _run_facts(found: "DryRun") -> list[tuple[str, str]]:
         for part, number in found.parameters.items()
     )
     trained = sum(found.trained.values()) / sum(found.parameters.values())
-    images = (
-        f", {counted(heaviest.images, 'image')} of {counted(heaviest.patches, 'patch', 'patches')}"
-        if heaviest.images
-        else ""
-    )
+    pictures = f", {counted(heaviest.images, 'image')} of {counted(heaviest.patches, 'patch', 'patches')}"
+    tokens = f"{counted(heaviest.tokens, 'token')}, {counted(heaviest.target_tokens, 'target')}"
     return [
         ("model", f"{Path(found.model).name}, {_millions(sum(found.parameters.values()))} parameters: {parts}"),
         ("trained", f"{trained:.0%} of them, in {found.precision} by {found.optimizer}, recompute {found.recompute}"),
         ("shards", f"{found.shards:,} with {counted(found.packs, 'pack')}"),
         ("step", f"{counted(found.global_packs, 'pack')}: {found.passes:,} x {found.micro_packs:,} on {_ranks(found)}"),
-        (
-            "heaviest",
-            f"{counted(heaviest.tokens, 'token')}, {counted(heaviest.target_tokens, 'target')}{images} in a pass",
-        ),
+        ("heaviest", f"{tokens}{pictures if heaviest.images else ''} in a pass"),
         *([("goes on", f"from {found.resumes}")] if found.resumes else []),
     ]
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,9 +216,9 @@ def test_a_run_that_fails_before_it_writes_leaves_no_folder_that_was_made_for_it
     (tmp_path / "mine").mkdir()
     with pytest.raises(TrainError, match="refused"), locked(tmp_path / "mine"):
         raise TrainError("refused")
-    with pytest.raises(TrainError, match="later"), locked(tmp_path / "b"):
+    with suppress(FileExistsError), locked(tmp_path / "b"):
         (tmp_path / "b" / "metrics.jsonl").touch()
-        raise TrainError("later")
+        (tmp_path / "b").mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]
 
 
