@@ -56,8 +56,11 @@ class Run:
     """What the best checkpoint is chosen by."""
 
 
-def start(config: TrainConfig, world: World, watch: Watch) -> tuple[Run, TrainerState]:
-    """The run, with the weights of the checkpoint that it goes on from, and its state there. All ranks together."""
+def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "inductor") -> tuple[Run, TrainerState]:
+    """The run, with the weights of the checkpoint that it goes on from, and its state there. All ranks together.
+
+    backend: torch.compile's, for kernels.compile.
+    """
     output = Path(config.output).expanduser()
     machine = this_machine(world.device, compute_dtype(config.model.precision, world.device))
     kernels = choose_kernels(deterministic_kernels(config), machine)
@@ -73,7 +76,7 @@ def start(config: TrainConfig, world: World, watch: Watch) -> tuple[Run, Trainer
     initial = plan_initial(config, opened.folder.path, opened.model, world.once, stand.checkpoint, watch.say)
     state = replace(stand.state, best=best, base=asdict(initial.base))
 
-    prepare(config, opened.model, world, initial.held, compiled=kernels.compile)
+    prepare(config, opened.model, world, initial.held, backend=backend if kernels.compile else None)
     memory = MemoryContext(config=config, output=output, world=world, opened=opened, checkpointed=initial.held)
     with explaining_out_of_memory(memory, lambda: START, watch):
         optimizer = _filled(config, opened.model, world, initial, stand.checkpoint, watch)
@@ -114,15 +117,17 @@ def start(config: TrainConfig, world: World, watch: Watch) -> tuple[Run, Trainer
     return run, state
 
 
-def prepare(config: TrainConfig, model: TrainModel, world: World, masters: Collection[str], *, compiled: bool) -> None:
+def prepare(
+    config: TrainConfig, model: TrainModel, world: World, masters: Collection[str], *, backend: str | None
+) -> None:
     """Compile, offload and shard a model of the meta device, in the one order that works.
 
-    masters: the parameters that are kept in fp32.
+    masters: the parameters that are kept in fp32. backend: what compiles blocks; None leaves them as they are.
     """
     dtype, parallel = compute_dtype(config.model.precision, world.device), config.parallel
     keep_in(model, dtype, masters)
-    if compiled:
-        compile_blocks(blocks(model))
+    if backend:
+        compile_blocks(blocks(model), backend)
     if config.memory.offload_bytes:
         room = pinned_room(config.memory.offload_bytes, world.device)
         offload_blocks(model, blocks(model), room, copy_on_stream(world.device), LEAST_BYTES)

@@ -6,10 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lmms.train.batch.batch import Batch
 from lmms.train.model.attention import reference_attention
+from lmms.train.model.forward import TrainModel
+from lmms.train.plan.trace import tensors_in
+
+TOLERANCE = {torch.float32: 0.03, torch.bfloat16: 0.04}
+"""Of the peak: FSDP2's own buffers come and go with its order of work; a CPU copies bf16 to fp32 for the loss."""
 
 
 class LiveStorages(TorchDispatchMode):
@@ -62,3 +69,23 @@ class _KernelAttention(torch.autograd.Function):
         with torch.enable_grad():
             output = reference_attention(*leaves, cu_seqlens, *ctx.options)
         return (*torch.autograd.grad(output, leaves, grad), None, None, None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def saved_bytes(model: TrainModel, batch: Batch) -> int:
+    """Bytes of all storages that autograd saves in forward, but for weights and the batch."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers(), *tensors_in(batch))}
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in own:
+            saved[key] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch, batch.images > 0)
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())

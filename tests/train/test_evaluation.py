@@ -125,7 +125,7 @@ def evaluation(
         model,
         EvalSet(dataset=dataset, sidecar=read_sidecar(dataset), recipe=recipe_of(dataset, on_bad_media)),
         world,
-        Loading(micro_packs, workers, stall_s=60),
+        Loading(micro_packs, workers, stall_s=600),
         Watch(beat=beat, asked=asked),
     )
 
@@ -267,7 +267,7 @@ def test_shards_that_the_training_needs_stay_in_a_cache_that_an_evaluation_fills
         model,
         EvalSet(dataset=far, sidecar=read_sidecar(held_out), recipe=recipe_of(held_out)),
         world,
-        Loading(micro_packs=1, workers=0, stall_s=60),
+        Loading(micro_packs=1, workers=0, stall_s=600),
         unwatched(),
         trained=[other],
         ahead=((0, 1),),

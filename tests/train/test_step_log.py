@@ -11,12 +11,11 @@ from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets
 from lmms.train.data.shards import PackReader
 from lmms.train.data.steps import plan_steps
-from lmms.train.model.flops import model_cost
 from lmms.train.run import train
 from lmms.train.step import StepResult
 from lmms.train.step_log import Course, TakenStep, step_log
 from lmms.train.watch.metrics import StepLog
-from tests.kit.models import IMAGE_TOKEN, tiny_config, tiny_recipe
+from tests.kit.models import IMAGE_TOKEN, tiny_cost, tiny_recipe
 from tests.kit.runs import run_config, silent, train_on_ranks, write_run
 
 
@@ -42,7 +41,7 @@ def test_tokens_by_kind_and_operations_are_those_of_the_packs_that_were_trained(
     assert (images > 0) == (family == "qwen3_vl")
     assert (log.tokens, log.target_tokens, log.visual_tokens) == (everything, targets, images)
     assert log.prompt_tokens == everything - targets - images
-    cost = model_cost(tiny_config(family))
+    cost = tiny_cost(family)
     assert log.flops == pytest.approx(sum(pack_flops(cost, pack) for pack in packs), rel=1e-6)
 
 

@@ -68,9 +68,9 @@ class Speed:
 def open_run(sets: Sets, global_packs: int) -> Opened:
     """A data set with its order and recipe, for the model that it was built for."""
     (dataset,) = sets.datasets
-    hf_config = model_of(fitting_model(dataset.manifest.model, dataset).path, "none").hf.config
-    order = make_order(sets, Phase(), model_cost(hf_config), 0, global_packs)
-    return Opened(sets=sets, order=order, recipe=make_recipe([dataset.manifest], hf_config, "stop"))
+    model = model_of(fitting_model(dataset.manifest.model, dataset).path, "none")
+    order = make_order(sets, Phase(), model_cost(model), 0, global_packs)
+    return Opened(sets=sets, order=order, recipe=make_recipe([dataset.manifest], model.hf.config, "stop"))
 
 
 def speeds(shards: Path, seconds: float, workers: Sequence[int]) -> list[Speed]:

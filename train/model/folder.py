@@ -5,9 +5,9 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
-from lmms.configs.contract.model_folder import VISION_FAMILIES
 from lmms.configs.errors import ModelError
 from lmms.configs.settings.memory import Recompute
+from lmms.train.families import family_of
 from lmms.train.model.build import build_model
 from lmms.train.model.forward import TrainModel
 
@@ -24,7 +24,7 @@ def model_of(folder: Path, recompute: Recompute, recompute_vision: Recompute | N
     try:
         body, _ = PretrainedConfig.get_config_dict(folder)
         # transformers would fill in a whole language model of its own. Older files have its keys at the top.
-        if body.get("model_type") in VISION_FAMILIES and not {"text_config", "hidden_size"} & body.keys():
+        if family_of(body.get("model_type", "")).images and not {"text_config", "hidden_size"} & body.keys():
             raise ModelError(f"{file} has no text_config, expected the language model's sizes; copy the folder again")
         return build_model(AutoConfig.from_pretrained(folder), recompute, recompute_vision)
     except _BAD_VALUES as error:

@@ -55,7 +55,7 @@ def trained_table(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Ro
 
     def kind(item: tuple[str, nn.Parameter]) -> tuple[int, int]:
         name, parameter = item
-        return PARTS.index(part_of(name)), _HOWS.index(how(name, parameter))
+        return PARTS.index(part_of(model, name)), _HOWS.index(how(name, parameter))
 
     return [
         _row(PARTS[part], _HOWS[one], list(members), groups)

@@ -148,5 +148,6 @@ def parameters_by_part(model: TrainModel, *, trained: bool) -> dict[str, int]:
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad or not trained:
-            parts[part_of(name)] = parts.get(part_of(name), 0) + parameter.numel()
+            part = part_of(model, name)
+            parts[part] = parts.get(part, 0) + parameter.numel()
     return parts

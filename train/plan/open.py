@@ -83,7 +83,7 @@ def open_run(
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, _by(manifests), share)
     check_optim(model, config.optim)
-    cost = model_cost(hf_config, config.train, config.lora)
+    cost = model_cost(model, config.train, config.lora)
     phase = start_phase(config, sets, cost)
     return Opened(
         sets=sets,

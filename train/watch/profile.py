@@ -26,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.settings.profile import ProfileConfig
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import language_model
+from lmms.train.model.names import language_model, towers
 from lmms.train.parallel.world import World
 from lmms.train.watch.marks import Marks
 from lmms.train.watch.profile_costs import Event, costs_of, costs_table, folded_stacks, top_lines
@@ -197,16 +197,15 @@ def record_allocations() -> None:
 
 
 def _mark_parts(model: TrainModel, marks: Marks) -> list[RemovableHandle]:
-    """Have each forward pass mark its parts: vision, merge, llm, loss."""
+    """Have each forward pass mark its parts: the towers', merge, llm, loss."""
     language = language_model(model.hf)
-    visual = getattr(model.hf.model, "visual", None)
     hooks = [
         language.register_forward_pre_hook(lambda *_: marks.inside("llm")),
         language.register_forward_hook(lambda *_: marks.inside("loss")),
     ]
-    if visual is not None:
-        hooks.append(visual.register_forward_pre_hook(lambda *_: marks.inside("vision")))
-        hooks.append(visual.register_forward_hook(lambda *_: marks.inside("merge")))
+    for part, tower in towers(model.hf):
+        hooks.append(tower.register_forward_pre_hook(lambda *_, part=part: marks.inside(part)))
+        hooks.append(tower.register_forward_hook(lambda *_: marks.inside("merge")))
     return hooks
 
 

@@ -22,6 +22,7 @@ from lmms.train.model.flops import model_cost
 from lmms.train.model.folder import model_of
 from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
+from tests.kit.processes import loaded_by
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def sets(shards: Path) -> Sets:
 
 @pytest.fixture(scope="module")
 def cost(shards: Path) -> ModelCost:
-    return model_cost(model_of(Path(read_manifest(LocalStore(shards)).model), "none").hf.config)
+    return model_cost(model_of(Path(read_manifest(LocalStore(shards)).model), "none"))
 
 
 def lmms(*words: object, width: int = 160) -> Result:
@@ -141,6 +142,16 @@ def test_the_records_of_a_step_are_one_json_line_each(run: Path, shards: Path) -
     assert sum(line["tokens"] for line in lines) == second["tokens"]
 
 
+def test_a_step_is_inspected_without_torch(run: Path) -> None:
+    assert loaded_by("inspect", "step", run, 1) == set()
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["nowhere", "--global-batch", "4", "--model", "nobody"]])
+def test_an_order_that_cannot_be_shown_is_refused_without_torch(words: list[str]) -> None:
+    """The costs of packs follow from the model, which is opened when the shards are."""
+    assert loaded_by("inspect", "order", *words, status=1) == set()
+
+
 def test_the_records_of_a_step_are_shown_up_to_a_number(run: Path) -> None:
     output = lmms("inspect", "step", run, 1).output
     found = records_of(run, 1)
@@ -173,7 +184,7 @@ def test_real_conversations_and_pictures_lose_at_most_two_percent(
         )
     )
     sets = open_sets([tmp_path / "out"])
-    cost = model_cost(model_of(model_folders["qwen3-vl"], "none").hf.config)
+    cost = model_cost(model_of(model_folders["qwen3-vl"], "none"))
     order = make_order(sets, Phase(), cost, 0, 8)
     costs = np.concatenate([table_costs(cost, sidecar) for sidecar in sets.sidecars], axis=1)
     assert costs[1].sum() > 0

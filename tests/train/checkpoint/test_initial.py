@@ -14,11 +14,11 @@ from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.read import checkpoint_name, read_state
-from lmms.train.model.names import is_lora, part_of
+from lmms.train.model.names import is_lora
 from lmms.train.optim.table import TRAINED_NAME
 from lmms.train.run import train
 from lmms.train.watch.metrics import StepLog
-from tests.kit.models import tiny_model
+from tests.kit.models import part_of, tiny_model
 from tests.kit.runs import assert_same_steps, read_metrics, read_tensors, run_config, silent, write_run
 
 PRESETS = Path(__file__).resolve().parents[3] / "configs" / "presets"
@@ -234,7 +234,7 @@ def test_stage_two_starts_with_the_aligner_of_stage_one(made: dict[str, Any], tm
     one = preset("stage-1-aligner", made, output=str(tmp_path / "one"))
     train(one, silent)
     aligner = weights(one.output, 4)
-    assert {part_of(name.removeprefix("model.")) for name in aligner} == {"aligner"}
+    assert {part_of(FAMILY, name.removeprefix("model.")) for name in aligner} == {"aligner"}
     start = tiny_model(FAMILY, seed=3).state_dict()
     assert not any(torch.equal(tensor, start[name.removeprefix("model.")]) for name, tensor in aligner.items())
 

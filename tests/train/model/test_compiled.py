@@ -25,13 +25,13 @@ from lmms.train.model.offload import copy_at_once, offload_blocks
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
+from tests.kit.live import saved_bytes
 from tests.kit.models import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
+from tests.kit.offload import offloaded
+from tests.kit.padding import padding_recipe
+from tests.kit.passes import assert_same_gradients, gradients
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import read_metrics, run_config, silent, write_run
-from tests.train.batch.test_padding import padding_recipe
-from tests.train.model.test_forward import assert_same_gradients, gradients
-from tests.train.model.test_offload import offloaded
-from tests.train.plan.test_memory import saved_bytes
 
 BACKEND = "aot_eager"
 """Traces and partitions as inductor does, and writes no kernels, which takes a minute for the towers."""

@@ -3,7 +3,7 @@
 A CPU has no other memory to put them into, so here they go from main memory to main memory, in the same order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from lmms.train.model import offload
 from lmms.train.model.attention import ATTENTION_NAME, attend_documents
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import part_of
 from lmms.train.model.offload import Copy, copy_at_once, copy_on_stream, offload_blocks, pinned_room
 from lmms.train.optim.rules import bytes_by_rule
 from lmms.train.parallel.sharding import shard_model
@@ -31,48 +30,14 @@ from lmms.train.plan import trace as memory_trace
 from lmms.train.plan.memory import rank_memory, state_bytes
 from lmms.train.plan.trace import offloaded_bytes, tensors_in, trace_pass
 from lmms.train.run import train
-from tests.kit.live import LiveStorages, kernel_attention
-from tests.kit.models import FAMILIES, VISION_FAMILIES, tiny_config, tiny_model
+from tests.kit.live import TOLERANCE, LiveStorages, kernel_attention, local
+from tests.kit.models import FAMILIES, VISION_FAMILIES, part_of, tiny_config, tiny_model
+from tests.kit.offload import PLENTY, offloaded, room_of
+from tests.kit.passes import assert_bitwise, batch_of, count_forward_calls, model_of, some_batch, step
 from tests.kit.ranks import free_port, on_ranks
 from tests.kit.runs import assert_same_steps, read_metrics, run_config, silent, train_as_rank, write_run
-from tests.train.model.test_forward import count_forward_calls
-from tests.train.model.test_recompute import assert_bitwise, batch_of, model_of, step
-from tests.train.plan.test_memory import TOLERANCE, local, some_batch
 
 EVERY: tuple[Recompute, ...] = ("none", "elementwise", "full")
-PLENTY = 10**8
-
-
-def room_of(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8)
-
-
-class Copies:
-    """Copies as a stream of a GPU makes them: not before somebody waits for them. What they were, in order."""
-
-    def __init__(self, room: Tensor) -> None:
-        self.room = room.untyped_storage()._cdata
-        self.out: list[int] = []
-        self.back: list[int] = []
-        self.sources: set[int] = set()
-        """Addresses of what went out."""
-        self.events: list[str] = []
-
-    def __call__(self, target: Tensor, source: Tensor) -> Callable[[], None]:
-        goes_out = target.untyped_storage()._cdata == self.room
-        (self.out if goes_out else self.back).append(len(target))
-        self.events.append("out" if goes_out else "back")
-        if goes_out:
-            self.sources.add(source.data_ptr())
-        else:
-            target.fill_(255)
-        return partial(target.copy_, source)
-
-
-def offloaded(model: TrainModel, size: int = PLENTY, least: int = 1) -> tuple[Copies, Callable[[], int]]:
-    room = room_of(size)
-    copies = Copies(room)
-    return copies, offload_blocks(model, blocks(model), room, copies, least)
 
 
 @pytest.mark.parametrize("recompute", EVERY)
@@ -168,7 +133,7 @@ def test_weights_and_what_all_blocks_share_stay(family: str) -> None:
 def test_a_frozen_tower_puts_nothing_out(recompute: Recompute) -> None:
     model = tiny_model("qwen3_vl", recompute=recompute)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) == "llm")
+        parameter.requires_grad_(part_of("qwen3_vl", name) == "llm")
     copies, _ = offloaded(model)
     of_tower: list[int] = []
     model.hf.model.visual.register_forward_hook(lambda *_: of_tower.append(len(copies.out)))

@@ -24,7 +24,6 @@ from lmms.train.data.shards import Request
 from lmms.train.data.steps import StepPlan
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import part_of
 from lmms.train.optim.adamw import new_averages
 from lmms.train.optim.groups import make_optimizer, trained_parts
 from lmms.train.parallel.sharding import shard_model
@@ -36,6 +35,7 @@ from tests.kit.models import (
     VISION_FAMILIES,
     joined,
     make_pack,
+    part_of,
     picture,
     places,
     talk,
@@ -259,7 +259,7 @@ def test_a_frozen_tower_saves_nothing(family: str, frozen: tuple[Part, ...], rec
     trained, whole = saved_bytes(model, batch)
     assert trained > 0
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in frozen)
+        parameter.requires_grad_(part_of(family, name) not in frozen)
     nothing, less = saved_bytes(model, batch)
     assert nothing == 0
     assert less <= whole - trained
