@@ -18,7 +18,7 @@ from lmms.prep.build import build_shards
 from lmms.prep.records.record import parse_record
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
-from lmms.prep.render.render import Renderer, load_renderer, render
+from lmms.prep.render.render import Renderer, load_renderer, render_record
 from lmms.train.data.shards import PackReader, read_sidecar, read_table
 from lmms.train.data.verify import verify
 from tests.kit.folders import tiny_model_folder
@@ -75,7 +75,7 @@ def token_weights(renderer: Renderer, turns: list[tuple[str, str]], weights: lis
         {"role": role, "content": text, **({"weight": next(left)} if role == "assistant" else {})}
         for role, text in turns
     ]
-    rendered = render(renderer, parse_record({"messages": messages}), [])
+    rendered = render_record(renderer, parse_record({"messages": messages}), [])
     found = np.zeros(len(rendered.input_ids))
     for (start, end), weight in zip(rendered.targets, rendered.weights, strict=True):
         assert (found[start:end] == 0).all()
