@@ -13,7 +13,6 @@ from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -25,7 +24,7 @@ from lmms.train.batch.loader import batches
 from lmms.train.batch.recipe import Recipe, SetRecipe
 from lmms.train.data.shards import PackReader, Place, Request, read_sidecar
 from lmms.train.families.family import Tower
-from tests.kit.shards import PICTURE_MODEL, PICTURE_VISION, make_pack, write_shards
+from tests.kit.shards import PICTURE_MODEL, PICTURE_VISION, picture_packs, write_shards
 
 STALL_S = 60.0
 
@@ -33,9 +32,7 @@ STALL_S = 60.0
 @pytest.fixture(scope="module")
 def packs() -> list[Pack]:
     """Seven packs of one to three conversations; every second one has pictures."""
-    rng = np.random.default_rng(0)
-    lengths = [rng.integers(4, 30, 1 + i % 3).tolist() for i in range(7)]
-    return [make_pack(rng, length, 99, images=2 * (i % 2), model=PICTURE_MODEL) for i, length in enumerate(lengths)]
+    return picture_packs()
 
 
 @pytest.fixture
