@@ -5,6 +5,7 @@ at every start, and gigabytes on a machine that only builds shards.
 """
 
 import ast
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,20 +24,21 @@ MAY_IMPORT = {
 }
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "configs": (
-        ("errors", "lazy"),
-        ("stores", "typed", "yaml12"),
-        ("contract", "load", "help"),
+        ("errors", "lazy", "nested", "ranges", "room", "words"),
+        ("files", "help", "stores", "typed", "yaml12"),
+        ("contract",),
         ("by_part",),
         ("settings",),
+        ("other_names",),
+        ("load",),
     ),
     "prep": (
-        ("output", "plan", "reject", "tables"),
-        ("media",),
+        ("plan", "reject", "shards", "tables"),
+        ("media", "rows", "writer"),
         ("records",),
         ("render", "sources"),
         ("samples",),
         ("engine",),
-        ("shards",),
         ("build",),
     ),
     "train": (
@@ -50,12 +52,21 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("feeder",),
         ("run",),
     ),
-    "cli": (("run_log", "ui"), ("dry_run", "export", "inspect", "prep"), ("demo", "live"), ("train",), ("main",)),
+    "cli": (
+        ("run_log", "settings", "ui"),
+        ("dry_run", "export", "inspect", "prep"),
+        ("demo", "live"),
+        ("train",),
+        ("main",),
+    ),
 }
 """House -> its rooms, folders and single files, from the ground floor up: a room imports those of lower floors."""
 TORCH_FREE = ("train/data", "train/watch/metrics", "train/watch/history", "train/watch/curves", "train/watch/summary")
-CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
-"""All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
+CONFIGS_LIBRARIES = {
+    *("numpy", "xxhash", "yaml", "huggingface_hub"),
+    *("obstore", "fsspec", "paramiko", "ocifs", "oci", "databricks", "requests"),
+}
+"""All that the ground floor may load besides the standard library; the second line where a URL is read."""
 
 
 def imported_modules(source: str) -> set[str]:
@@ -215,6 +226,20 @@ def test_a_fresh_process_that_loads_a_heavy_library_is_seen() -> None:
 def test_what_needs_no_heavy_library_loads_none(places: tuple[str, ...]) -> None:
     modules = [module for place in places for module in modules_of(place)]
     assert loaded_after("\n".join(f"import lmms.{module}" for module in modules)) == set()
+
+
+def test_only_one_file_imports_pyarrow() -> None:
+    files = [file for place in (*MAY_IMPORT, "tools") for file in (ROOT / place).rglob("*.py")]
+    modules = {str(file.relative_to(ROOT)): imported_modules(file.read_text("utf-8")) for file in files}
+    found = {file for file, names in modules.items() if any(name.partition(".")[0] == "pyarrow" for name in names)}
+    assert found == {"prep/rows/arrow.py", "prep/rows/chunk.py"}  # the second names a type of it
+
+
+@pytest.mark.parametrize("module", ["prep.build", "prep.writer", "train.data.shards", "train.data.verify"])
+def test_what_reads_or_writes_tables_is_imported_without_a_library_for_them(module: str) -> None:
+    """polars takes half a second to import, and tools/gpu/run starts where there is no pyarrow."""
+    code = f"import sys, lmms.{module}\nassert not {{'polars', 'pyarrow'}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_command_line_loads_no_heavy_library() -> None:

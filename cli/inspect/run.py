@@ -1,11 +1,10 @@
 """lmms inspect run: the curves of one or more runs, side by side."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.cli.inspect.run_words import parting_sentences, summary_rows
+from lmms.configs.nested import finite
 
 if TYPE_CHECKING:
     from lmms.cli.inspect.charts import Chart
@@ -44,7 +44,7 @@ def run(
     partings = [parting(runs[0], other) for other in runs[1:]]
     if as_json:
         found = {"runs": [asdict(one) for one in sums], "partings": [asdict(one) for one in partings]}
-        typer.echo(json.dumps(_finite(found), ensure_ascii=False))
+        typer.echo(json.dumps(finite(found), ensure_ascii=False))
     elif html is not None:
         from lmms.cli.inspect.page.write import page
 
@@ -89,9 +89,9 @@ def _colour(runs: Sequence["History"], run: "History") -> str:
 
 def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"], width: int, coloured: bool) -> Text:
     """The first curve of a chart: every step faint, and over that a smoothed curve; in plain text that alone."""
-    from lmms.cli.inspect.charts import has_curve, number
+    from lmms.cli.inspect.charts import has_curve, marks, number
     from lmms.cli.inspect.last_values import points
-    from lmms.cli.inspect.plot import Curve, plot
+    from lmms.cli.inspect.plot import Curve, frame, plot
 
     key, label = chart.series[0]
     shown = [one for one in group if has_curve(one, key)]
@@ -105,21 +105,22 @@ def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"]
     left = min(float(one.steps[0]) for one in shown)
     right = max(float(one.steps[-1]) for one in shown)
     curves = [*faint, *bold] if coloured else bold
-    cells = width - _LABELS - 2
-    rows, low, high = plot(curves, (left, max(right, left + 1)), cells, _ROWS)
+    lowest, highest = marks(frame(curves), chart.unit)
+    labels = max(_LABELS, len(lowest), len(highest))
+    cells = width - labels - 2
+    rows = plot(curves, (left, max(right, left + 1)), cells, _ROWS)
     title = chart.title if label in ("all", chart.title, "lr", "wait", "peak") else f"{chart.title}, {label}"
     text = Text.assemble((title, "bold"), "  ")
     text.append(Text("  ").join(Text(*last) for last in lasts)).append("\n")
     for i, row in enumerate(rows):
-        value = {0: high, _ROWS - 1: low}.get(i)
-        mark = "" if value is None else number(value, chart.unit)
-        text.append(f"{mark:>{_LABELS}}", "dim").append(" ┤" if mark else " │", "dim").append(row).append("\n")
+        mark = {0: highest, _ROWS - 1: lowest}.get(i, "")
+        text.append(f"{mark:>{labels}}", "dim").append(" ┤" if mark else " │", "dim").append(row).append("\n")
     if label == chart.title == "loss" and any(one.skipped.any() for one in shown):
-        text.append(f"{'skipped':>{_LABELS}} │", "dim")
+        text.append(f"{'skipped':>{labels}} │", "dim")
         text.append(_skipped(shown, runs, left, right, cells)).append("\n")
     ends = f"{int(left):,}", f"{int(right):,}"
     gap = " " * (cells - len(ends[0]) - len(ends[1]))
-    return text.append(f"{'':{_LABELS + 2}}{ends[0]}{gap}{ends[1]}\n", "dim")
+    return text.append(f"{'':{labels + 2}}{ends[0]}{gap}{ends[1]}\n", "dim")
 
 
 def _skipped(shown: Sequence["History"], runs: Sequence["History"], left: float, right: float, cells: int) -> Text:
@@ -140,12 +141,3 @@ def _table(runs: Sequence["History"], sums: Sequence["Summary"]) -> Table:
     for name in dict.fromkeys(name for row in rows for name in row):
         table.add_row(Text(name, "dim"), *(Text(row.get(name, "-")) for row in rows))
     return table
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,9 +11,10 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.settings.parallel import check_sequence_heads
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import Cache, shown
+from lmms.configs.words import counted
 from lmms.train.batch.recipe import Recipe, make_recipe
 from lmms.train.batch.shapes import shapes_of
-from lmms.train.checkpoint.read import TrainerState
+from lmms.train.checkpoint.state import Base, TrainerState
 from lmms.train.data.balance import straggler_loss, take_steps
 from lmms.train.data.costs import ModelCost
 from lmms.train.data.fit import fitting_model
@@ -123,17 +124,18 @@ def remarks(
     ranks: those that read packs of their own.
     """
     packs, shared = order.global_packs, config.parallel.sequence
-    sharers = f"{ranks} ranks" if shared == 1 else f"{ranks} groups of {shared} ranks"
+    sharers = counted(ranks, "rank") if shared == 1 else f"{counted(ranks, 'group')} of {shared} ranks"
     lines = []
     if packs > len(order.costs):
         lines.append(
-            f"an epoch has {len(order.costs)} packs, fewer than data.global_packs ({packs}):"
+            f"an epoch has {counted(len(order.costs), 'pack')}, fewer than data.global_packs ({packs}):"
             " a step takes some packs more than once"
         )
     if rest := packs % (ranks * config.data.micro_packs):
         lines.append(
             f"data.global_packs ({packs}) is no multiple of {sharers} x {config.data.micro_packs} packs a pass:"
-            f" in the last pass of each step {rest} packs count, and some ranks have nothing to add"
+            f" in the last pass of each step {counted(rest, 'pack counts', 'packs count')}, and some ranks have nothing"
+            " to add"
         )
     if packs % config.data.group_packs:
         lines.append(
@@ -174,17 +176,17 @@ def fresh_state(
         position=0,
         seed=config.seed,
         order=ORDER_VERSION,
-        shards=[dataset.index_hash for dataset in datasets],
+        shards=tuple(dataset.index_hash for dataset in datasets),
         group_packs=config.data.group_packs,
         costs=costs_digest(cost),
         fingerprints={
             **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
             "packing": manifest.packing,
         },
-        phases=[asdict(phase)],
+        phases=(phase,),
         global_packs=config.data.global_packs,
         model=str(model.resolve()),
-        base={},
+        base=Base(),
         zero_steps={},
         skipped=0,
         best=None,

@@ -54,12 +54,12 @@ def test_each_set_of_a_mixture_is_logged_and_their_losses_make_the_loss(
 ) -> None:
     train(mixed(places, tmp_path / "run", a=1.0, b=3.0), silent)
     lines = read_metrics(tmp_path / "run")
-    names = [str(places[name] / "shards") for name in "ab"]
+    names = ["a/shards", "b/shards"]
     for line in lines:
         logs = [line["sets"][name] for name in names]
         assert sum(log["share"] for log in logs) == pytest.approx(1.0)
         assert sum(log["share"] * log["loss"] for log in logs if log["loss"]) == pytest.approx(line["loss"], rel=1e-6)
-    sets = open_sets(names)
+    sets = open_sets([places[name] / "shards" for name in "ab"])
     taken = [
         lines[-1]["sets"][name]["epoch"] * len(sidecar) for name, sidecar in zip(names, sets.sidecars, strict=True)
     ]
@@ -248,5 +248,5 @@ def test_what_may_surprise_is_said_before_the_first_step(places: dict[str, Path]
     assert events[:2] == ["weights: random numbers of seed 0", "started at step 0"]
     said = "\n".join(event for event in events if isinstance(event, str))
     assert "an epoch has 5 packs, fewer than data.global_packs (6)" in said
-    assert "no multiple of 1 ranks x 4 packs a pass: in the last pass of each step 2 packs count" in said
+    assert "no multiple of 1 rank x 4 packs a pass: in the last pass of each step 2 packs count" in said
     assert "no multiple of data.group_packs (4)" in said
