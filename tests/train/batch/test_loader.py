@@ -186,7 +186,7 @@ def test_a_worker_that_was_stopped_is_given_up_in_time_and_ended(dataset: Datase
     next(batches_of(dataset, [[0]], 1))
     plan = [request_of(dataset, 0), Request((Stopped(0, 5, 0, 0, 0, 0),), True)]
     before = loader_processes()
-    with pytest.raises(TrainError, match=r"made nothing of pack 5 for \d+ s.*\n.*does not answer State:\s+T \(stopped\)"):
+    with pytest.raises(TrainError, match=r"nothing of pack 5 for \d+ s.*\n.*does not answer State:\s+T \(stopped\)"):
         list(batches_of(dataset, iter(plan), 1, stall_s=5))
     wait_for(lambda: loader_processes() <= before)
 
