@@ -69,6 +69,13 @@ def make_pack(
     )
 
 
+def picture_packs() -> list[Pack]:
+    """Seven packs of one to three conversations; every second one has pictures."""
+    rng = np.random.default_rng(0)
+    lengths = [rng.integers(4, 30, 1 + i % 3).tolist() for i in range(7)]
+    return [make_pack(rng, length, 99, images=2 * (i % 2), model=PICTURE_MODEL) for i, length in enumerate(lengths)]
+
+
 def write_shards(
     folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_len: int, sources: Sequence[str] = ("made.jsonl",)
 ) -> Path:

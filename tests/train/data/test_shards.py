@@ -19,15 +19,13 @@ from lmms.configs.errors import DatasetError
 from lmms.train.data import shards as stream
 from lmms.train.data.shards import PackReader, read_sidecar, read_sources
 from lmms.train.data.verify import verify
-from tests.kit.shards import PICTURE_MODEL, make_pack, write_shards
+from tests.kit.shards import PICTURE_MODEL, picture_packs, write_shards
 
 
 @pytest.fixture(scope="module")
 def packs() -> list[Pack]:
     """Seven packs of one to three conversations; every second one has pictures."""
-    rng = np.random.default_rng(0)
-    lengths = [rng.integers(4, 30, 1 + i % 3).tolist() for i in range(7)]
-    return [make_pack(rng, length, 99, images=2 * (i % 2), model=PICTURE_MODEL) for i, length in enumerate(lengths)]
+    return picture_packs()
 
 
 @pytest.fixture
