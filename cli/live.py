@@ -20,6 +20,7 @@ from lmms.cli import ui
 from lmms.cli.inspect.plot import sparkline
 from lmms.cli.run_log import run_log
 from lmms.configs.errors import LmmsError
+from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.train.watch.metrics import StepLog
@@ -258,7 +259,7 @@ def facts(log: "StepLog") -> list[tuple[str, str, str]]:
         ("MFU", f"{log.mfu:.1%}" if log.mfu is not None else "", f"{log.busy_mfu:.1%} busy" if log.busy_mfu else ""),
         ("waiting", f"{log.data_wait:.1%}", "of the time, for data"),
         ("memory", f"{log.memory / 1e9:.2f} GB", ""),
-        ("epoch", f"{log.epoch:.3f}", f"{log.position:,} packs"),
+        ("epoch", f"{log.epoch:.3f}", f"{counted(log.position, 'pack')}"),
         ("sets", str(len(log.sets) or ""), sets),
         ("masked", f"{log.masked}" if log.masked else "", "conversations with a bad image"),
         ("skipped", f"{log.skipped}" if log.skipped else "", "steps in a row that were not finite"),

@@ -28,6 +28,14 @@ def test_the_page_of_commands_is_what_help_prints() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == made_docs.cli_page()
 
 
+def test_the_page_of_settings_has_every_key_with_its_range() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert page == made_docs.settings_page()
+    assert "| `optim.warmup_ratio` | a finite number | `0.0` |" in page
+    assert "| `data.mixture[].shards` | a string | required |" in page
+    assert "Range: 0 to 1,024. |" in page
+
+
 def test_the_page_of_python_is_what_the_doc_strings_say() -> None:
     assert (ROOT / "docs" / "api.md").read_text() == made_docs.api_page()
 

@@ -10,13 +10,17 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from lmms.configs.help import field_help
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.train import TrainConfig
+from lmms.configs.stores.store import setting_text
+from lmms.configs.typed import expected, without_none
 from lmms.prep.reject import REASONS
 from lmms.train.watch.metrics import StepLog
 
@@ -38,6 +42,7 @@ _WIDTH = 100
 def write_all(with_demo: bool) -> None:
     """Write every made part into its file."""
     (ROOT / "docs" / "cli.md").write_text(cli_page(), encoding="utf-8")
+    (ROOT / "docs" / "settings.md").write_text(settings_page(), encoding="utf-8")
     (ROOT / "docs" / "api.md").write_text(api_page(), encoding="utf-8")
     path = ROOT / "docs" / "records.md"
     path.write_text(filled(path.read_text(encoding="utf-8"), "reasons", reasons_table(REASONS)), encoding="utf-8")
@@ -118,6 +123,42 @@ def cli_page() -> str:
     for command in COMMANDS:
         parts.append(f"## lmms {' '.join(command)}\n\n```text\n{help_text(command)}```\n")
     return "\n".join(parts)
+
+
+def settings_page() -> str:
+    """docs/settings.md: every key of a build and of a run, from the doc strings under the fields."""
+    parts = [
+        "# Settings\n",
+        "Made by `tools/docs` from the texts of the settings; `tests/test_docs.py` compares.\n",
+    ]
+    parts += _settings_tables("A build: `lmms prep build-shards`", PrepConfig, "")
+    parts += _settings_tables("A run: `lmms train`", TrainConfig, "")
+    return "\n".join(parts)
+
+
+def _settings_tables(title: str, kind: Any, section: str) -> Iterator[str]:
+    """The table of a config, then those of its sections."""
+    texts, hints = field_help(kind), get_type_hints(kind)
+    rows, below = ["| key | value | default | meaning |", "|---|---|---|---|"], []
+    for field in fields(kind):
+        key, hint = section + field.name, without_none(hints[field.name])
+        inner = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        if is_dataclass(inner):
+            below.append((f"`{key}`", inner, f"{key}[]." if inner is not hint else f"{key}."))
+        if is_dataclass(hint):
+            continue
+        cells = (f"`{key}`", expected(hints[field.name]), _default(field), texts[field.name])
+        rows.append("| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |")
+    yield f"## {title}\n\n{kind.__doc__}\n\n" + "\n".join(rows) + "\n"
+    for below_title, inner, path in below:
+        yield from _settings_tables(below_title, inner, path)
+
+
+def _default(field: "Field[Any]") -> str:
+    """The default as a run file has it; nothing where the text says it, or where the key has to be set."""
+    if field.default is MISSING:
+        return "required" if field.default_factory is MISSING else ""
+    return "" if field.default in (None, ()) else f"`{setting_text(field.default)}`"
 
 
 @cache

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lmms.configs.by_part import Part
 from lmms.configs.stores.store import shown
+from lmms.configs.words import short_places
 from lmms.train.batch.recipe import Recipe, loss_by_group
 from lmms.train.data.mixture import cursors_at
 from lmms.train.data.order import Order
@@ -106,10 +107,10 @@ def step_log(
 
 
 def _set_logs(of_sets: npt.NDArray[np.float64], order: Order, phase: RunPhase, position: int) -> dict[str, SetLog]:
-    """Place of each set -> what it had in the step, and how far it is. A place that stands twice has its number too."""
+    """Short name of each set -> what it had in the step, and how far it is. A name in use twice has a number."""
     cursors = cursors_at(order.phase, position)
     total = of_sets[:, 1].sum()
-    places = [shown(share.shards) for share in phase.sets]
+    places = short_places([shown(share.shards) for share in phase.sets])
     return {
         places[k] if places.count(places[k]) == 1 else f"{places[k]} ({k})": SetLog(
             loss=float(loss / weight) if weight else None,

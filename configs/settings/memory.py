@@ -1,9 +1,11 @@
 """What is kept for backward, and where: the section `memory` of a run file."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import Range
+from lmms.configs.typed import check_fields
 
 Recompute = Literal["none", "elementwise", "full"]
 """What backward computes again of a block instead of finding it kept."""
@@ -13,20 +15,17 @@ Recompute = Literal["none", "elementwise", "full"]
 class MemoryConfig:
     """What of a forward pass is kept for backward, and where. Whatever is set, a run computes the same."""
 
-    recompute: Literal["none", "elementwise", "full"] = "full"
+    recompute: Recompute = "full"
     """What backward computes again of each block: nothing (none), all but matrix products and attention (elementwise),
     or everything, from the block's inputs (full)."""
-    recompute_vision: Literal["none", "elementwise", "full"] | None = None
+    recompute_vision: Recompute | None = None
     """The same of the vision tower's blocks. Default: as recompute."""
-    offload_activations_gb: float = 0.0
-    """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none."""
+    offload_activations_gb: Annotated[float, Range(0)] = 0.0
+    """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none. With
+    recompute: elementwise only where blocks are compiled (kernels.compile)."""
 
     def __post_init__(self) -> None:
-        if self.offload_activations_gb < 0:
-            raise ConfigError(
-                f"memory.offload_activations_gb is {self.offload_activations_gb:g}, expected 0 (none) or GB of main"
-                " memory for each rank"
-            )
+        check_fields(self, "memory")
 
     @property
     def vision(self) -> Recompute:
@@ -35,7 +34,7 @@ class MemoryConfig:
 
     @property
     def offload_bytes(self) -> int:
-        """Of main memory, a rank."""
+        """Bytes of main memory for each rank."""
         return int(self.offload_activations_gb * 1e9)
 
 
@@ -45,4 +44,16 @@ def check_activations(offload_bytes: int, device: str) -> None:
         raise ConfigError(
             f"memory.offload_activations_gb is {offload_bytes / 1e9:g}, but this run is on {device}, whose memory is"
             " main memory; set it to 0"
+        )
+
+
+def check_recompute(memory: MemoryConfig, compiled: bool) -> None:
+    """ConfigError for results of an uncompiled block that torch would keep where they cannot leave the device."""
+    settings = {"memory.recompute": memory.recompute, "memory.recompute_vision": memory.vision}
+    name = next((name for name, value in settings.items() if value == "elementwise"), None)
+    if memory.offload_bytes and name and not compiled:
+        raise ConfigError(
+            f"{name} is elementwise and memory.offload_activations_gb {memory.offload_activations_gb:g}, but what an"
+            f" uncompiled block keeps then cannot be moved; set {name}: full (or none), kernels.compile: true, or"
+            " memory.offload_activations_gb: 0"
         )

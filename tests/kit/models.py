@@ -19,7 +19,8 @@ from transformers import (
 from lmms.configs.by_part import Part
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, grid_tokens, image_grid
-from lmms.configs.contract.pack import Media, Pack
+from lmms.configs.contract.manifest import Manifest
+from lmms.configs.contract.pack import CONTRACT_VERSION, Media, Pack
 from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How
 from lmms.train.batch.batch import Batch, make_batch
@@ -220,3 +221,25 @@ def places(*packs: int, of_set: int = 0) -> list[Place]:
 def joined(packs: Sequence[Pack], recipe: Recipe) -> Batch:
     """The batch of packs that are in no file."""
     return make_batch(packs, recipe, places(*range(len(packs))))
+
+
+def manifest_of(family: str) -> Manifest:
+    """The manifest of shards for a tiny model."""
+    has_vision = family in VISION_FAMILIES
+    return Manifest(
+        contract=CONTRACT_VERSION,
+        family=family,
+        model="tiny",
+        seq_len=4096,
+        max_patches=4096,
+        image_token_id=IMAGE_TOKEN if has_vision else None,
+        vision=TINY_VISION if has_vision else None,
+        packing="none",
+        fingerprints={},
+        counts={},
+        rejects={},
+        notes={},
+        sources=({"name": "first.jsonl"}, {"name": "second.jsonl"}),
+        settings={},
+        files={},
+    )

@@ -1,5 +1,6 @@
 """Gloo ranks as processes of their own."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -8,18 +9,27 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
+# To import torch and transformers takes a process seconds: ranks are forked from a server that has them.
+multiprocessing.set_forkserver_preload(["lmms.train.run", "tests.kit.runs"])
+
 
 def on_ranks(act: Callable[..., None], ranks: int, *arguments: Any) -> None:
     """Call act(rank, ranks, *arguments) on each of that many ranks, in an environment as of a launcher.
 
     `act` is a function of a module. What one raises is raised here.
     """
-    torch.multiprocessing.spawn(_as_rank, (ranks, free_port(), act, arguments), nprocs=ranks)
+    meeting = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    given = (ranks, {**os.environ, **meeting}, act, arguments)
+    torch.multiprocessing.start_processes(_as_rank, given, nprocs=ranks, start_method="forkserver")
 
 
-def _as_rank(rank: int, ranks: int, port: int, act: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _as_rank(
+    rank: int, ranks: int, environment: dict[str, str], act: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # The server has the variables of the first test that asked for ranks.
+    os.environ.clear()
+    os.environ |= {**environment, "RANK": str(rank)}
     act(rank, ranks, *arguments)
 
 

@@ -63,7 +63,7 @@ class Schedule:
         yield self._training(SECOND, "vision", LEAST)
         yield self._training(FIRST, "text", LEAST)
         yield from (self._comparator(SECOND, name) for name in RECIPE)
-        yield from (self._attention(kernel) for kernel in KERNELS if kernel not in ("varlen", "flex"))
+        yield from (self._attention(kernel) for kernel in KERNELS if kernel != "varlen")
         yield from (self._training(FIRST, "vision", rung) for rung in CANDIDATES[1:])
         yield self._comparator(FIRST, STAND_IN)
         yield from (self._training(SECOND, "vision", rung) for rung in CANDIDATES[1:])
@@ -81,8 +81,6 @@ class Schedule:
             yield from (self._comparator(model, name) for model in (FIRST, SECOND))
         yield self._comparator(SECOND, PADDED)
         yield from (self._training(FIRST, "vision", other.name) for other in OTHERS)
-        # Compiles for each shape.
-        yield self._attention("flex")
 
     def _files(self, model: str, packs: str) -> dict[str, object]:
         return {"model": model, "packs": packs, "folder": str(self.folder / model), "sizes": self.sizes}

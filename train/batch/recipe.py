@@ -14,6 +14,7 @@ from lmms.configs.contract.loss_weight import LossWeight
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import ModelError
+from lmms.configs.words import short_places
 from lmms.train.batch.shapes import Shapes
 from lmms.train.data.shards import Place
 from lmms.train.families import family_of
@@ -54,7 +55,7 @@ class Recipe:
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """[num_groups]: a source is named with its set where there are several."""
+        """[num_groups]: short names of sources, see short_places; with the set where there are several."""
         names = [f"set {k}" for k in range(len(self.sets))]
         if self.by == "set":
             return tuple(names)
@@ -62,7 +63,7 @@ class Recipe:
         return tuple(
             f"{name}, {source}" if several else source
             for name, one in zip(names, self.sets, strict=True)
-            for source in one.sources
+            for source in short_places(one.sources)
         )
 
     @property

@@ -5,13 +5,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import TrainError
 from lmms.configs.files import PART_SUFFIX
+from lmms.configs.nested import flat
 from lmms.configs.room import size_text
 from lmms.configs.stores.store import setting_text
 from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, refuse_damaged
@@ -39,8 +40,10 @@ _LEFTOVERS = (f"step-*{PART_SUFFIX}", f"profile/*{PART_SUFFIX}")
 def locked(output: Path) -> Iterator[None]:
     """The output folder, made if it is not there, for this process alone. TrainError while another run has it.
 
-    The lock goes with the process: a kill leaves none behind.
+    The lock goes with the process: a kill leaves none behind. A run that fails before it writes anything leaves no
+    folder behind that was made for it.
     """
+    made = [path for path in (output, *output.parents) if not path.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(output, os.O_RDONLY)
@@ -52,6 +55,12 @@ def locked(output: Path) -> Iterator[None]:
         except BlockingIOError:
             raise TrainError(f"another run is writing {output}; wait for it or choose another output") from None
         yield
+    except BaseException:
+        # What is not empty stays: rmdir refuses it.
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
     finally:
         os.close(descriptor)
 
@@ -222,7 +231,7 @@ def _differences(
         ("costs", stored.costs, fresh.costs, dealt),
         ("optim.name", *((state.config.get("optim") or {}).get("name", "adamw") for state in (stored, fresh)), of_name),
     ]
-    before, now = (_settings(state.config.get("lora") or {}, "lora.") for state in (stored, fresh))
+    before, now = (_settings({"lora": state.config.get("lora") or {}}) for state in (stored, fresh))
     rows += [
         (key, before.get(key), now[key], "its LoRA is another; go on with the same lora section")
         for key in now
@@ -245,12 +254,6 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
             yield f"changed since the checkpoint: {key} was {was}, is {now_is}"
 
 
-def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, with tuples as the lists that JSON makes of them."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _settings(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return found
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat(config, ".").items()}

@@ -8,28 +8,28 @@ too.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from lmms.configs.contract.manifest import PACKS_NAME, Dataset
 from lmms.configs.contract.mds import ShardFile, decode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.errors import ConfigError, DatasetError
-from lmms.configs.stores.remote import FileStore
+from lmms.configs.errors import DatasetError, refuse_file_limit
 from lmms.configs.stores.store import LocalStore
-from lmms.train.data.cache import fetch, forget, need_of, read_cached, read_table_file
+from lmms.train.data.cache import forget, read_shard, read_table_file
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _MAX_OPEN_FILES = 256
 """Shards held open at a time; a data set may have more than a process may open (often 1,024)."""
 
 
 class Place(NamedTuple):
-    """Where one pack is: all that a process without the tables needs to read it."""
+    """The place of one pack: all that a process without the tables needs to read it."""
 
     set: int
     """Number of its data set among those of the reader."""
@@ -64,24 +64,24 @@ class Sidecar:
         return len(self.shard)
 
     def place(self, pack: int, set: int = 0) -> Place:
-        """Where a pack is, for a reader that has its data set under this number. DatasetError if there is none."""
+        """The place of a pack, for a reader that has its data set under this number. DatasetError if there is none."""
         if not 0 <= pack < len(self):
             raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self) - 1}")
         shard, offset, size = int(self.shard[pack]), int(self.offset[pack]), int(self.bytes[pack])
         return Place(set, pack, shard, offset, size, int(self.xxh3[pack]))
 
 
-def read_table(dataset: Dataset, name: str) -> pa.Table:
+def read_table(dataset: Dataset, name: str) -> "pl.DataFrame":
     """One of the Parquet tables of a data set. DatasetError unless it is the manifest's."""
-    return _open_table(dataset, name).read()
+    return _columns(_table_file(dataset, name))
 
 
 def read_sidecar(dataset: Dataset) -> Sidecar:
     """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
-    table = _open_table(dataset, PACKS_NAME)
+    file = _table_file(dataset, PACKS_NAME)
     # One by one: a column comes in pieces, and joining all of them at once would take the room of two tables.
-    columns = {field.name: table.read([field.name])[field.name].combine_chunks() for field in fields(Sidecar)}
-    sidecar = Sidecar(**{name: column.to_numpy() for name, column in columns.items()})
+    columns = {field.name: _columns(file, field.name)[field.name].to_numpy() for field in fields(Sidecar)}
+    sidecar = Sidecar(**columns)
     _check_places(f"{dataset.where}/{PACKS_NAME}", sidecar, dataset.shards)
     return sidecar
 
@@ -89,41 +89,34 @@ def read_sidecar(dataset: Dataset) -> Sidecar:
 def read_sources(dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """(starts int64 [packs + 1], ids int32, tokens int32): pack i has tokens[j] of the source ids[j] of the manifest,
     starts[i] <= j < starts[i + 1]. DatasetError unless the table is the manifest's."""
-    table = _open_table(dataset, PACKS_NAME).read(["source_ids", "source_tokens"])
-    ids, tokens = (table[name].combine_chunks() for name in ("source_ids", "source_tokens"))
-    return ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy(), tokens.values.to_numpy()
+    table = _columns(_table_file(dataset, PACKS_NAME), "source_ids", "source_tokens")
+    ids, tokens = (table[name].explode(empty_as_null=False).to_numpy() for name in ("source_ids", "source_tokens"))
+    return np.append(0, table["source_ids"].list.len().to_numpy().cumsum(dtype=np.int64)), ids, tokens
 
 
 class PackReader:
     """Packs of some data sets by their places, each checked against its hash. Pickled without its open files."""
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
-        for dataset in datasets:
-            if isinstance(dataset.store, FileStore) and dataset.cache is None:
-                raise ConfigError(f"{dataset.where} gives whole files only: set data.cache to a folder for its shards")
         self._datasets = tuple(datasets)
         self._files: dict[tuple[int, int], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
 
-    def read(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> Pack:
-        """The pack at a place. DatasetError if it cannot be read exactly as it was written.
+    def read(self, place: Place) -> Pack:
+        """The pack at a place. DatasetError if it cannot be read exactly as it was written."""
+        return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place)))
 
-        ahead: (set, shard) of what is needed later, in order of next use, for the choice of what leaves a cache.
-        """
-        return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place, ahead)))
-
-    def read_bytes(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> bytes:
+    def read_bytes(self, place: Place) -> bytes:
         """The pack at a place as it is stored, checked."""
-        data = self._data(place, ahead)
+        data = self._data(place)
         if len(data) == place.bytes and xxh3_64_intdigest(data) == place.xxh3:
             return data
         dataset = self._datasets[place.set]
-        if dataset.cache:
-            forget(dataset, place.shard)
         if not isinstance(dataset.store, LocalStore):
-            data = self._data(place, ahead)
+            forget(dataset, place.shard)
+            data = self._data(place)
         if len(data) != place.bytes:
             what = f"has {len(data)} bytes, expected {place.bytes}: truncated"
         elif xxh3_64_intdigest(data) != place.xxh3:
@@ -137,17 +130,18 @@ class PackReader:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _data(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
+    def _data(self, place: Place) -> bytes:
         """The bytes at a place, not checked."""
         try:
             file = self._files.get((place.set, place.shard))
             if file is None:
-                store = self._datasets[place.set].store
-                if not isinstance(store, LocalStore):
-                    return self._fetched(place, ahead)
-                file = self._open(place, store)
+                dataset = self._datasets[place.set]
+                if not isinstance(dataset.store, LocalStore):
+                    return read_shard(dataset, place.shard, place.offset, place.bytes)
+                file = self._open(place, dataset.store)
             return os.pread(file, place.bytes, place.offset)
         except OSError as error:
+            refuse_file_limit(error)
             what = f"cannot be read ({error.strerror}); copy the shard again or rebuild"
             raise DatasetError(f"{self._name(place)} {what}") from error
 
@@ -158,29 +152,25 @@ class PackReader:
         file = self._files[place.set, place.shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return file
 
-    def _fetched(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
-        """From the cache if its shard is there, else from the store, where that has ranges."""
-        dataset = self._datasets[place.set]
-        data = read_cached(dataset, place.shard, place.offset, place.bytes) if dataset.cache else None
-        while data is None and isinstance(dataset.store, FileStore):
-            fetch(dataset, place.shard, need_of(self._datasets, ahead))
-            data = read_cached(dataset, place.shard, place.offset, place.bytes)
-        if data is None:
-            return dataset.store.read_range(dataset.shards[place.shard].name, place.offset, place.bytes)
-        return data
-
     def _name(self, place: Place) -> str:
         dataset = self._datasets[place.set]
         return f"{dataset.where}/{dataset.shards[place.shard].name}: pack {place.pack} at byte {place.offset}"
 
 
-def _open_table(dataset: Dataset, name: str) -> pq.ParquetFile:
+def _table_file(dataset: Dataset, name: str) -> bytes:
     data = read_table_file(dataset, name)
     if xxh3_64_hexdigest(data) != dataset.manifest.files[name]["xxh3"]:
         raise DatasetError(
             f"{dataset.where}/{name} is damaged: its hash is not the manifest's; copy it again or rebuild the shards"
         )
-    return pq.ParquetFile(pa.BufferReader(data))
+    return data
+
+
+def _columns(file: bytes, *names: str) -> "pl.DataFrame":
+    """Some columns of a Parquet file, or all of them."""
+    import polars as pl  # half a second that only those who read a table need to spend
+
+    return pl.read_parquet(file, columns=list(names) or None)
 
 
 def _check_places(path: str, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:
@@ -203,8 +193,6 @@ class Request(NamedTuple):
     """One forward pass of one rank."""
 
     places: tuple[Place, ...]
-    """Of its packs."""
+    """Places of its packs."""
     counts: bool
     """False for a pass that only keeps the rank in step with the others: its targets weigh 0."""
-    ahead: tuple[tuple[int, int], ...]
-    """(set, shard) of the shards that are needed next, in order of use; empty without a cache."""

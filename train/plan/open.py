@@ -11,6 +11,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.settings.parallel import check_sequence_heads
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import Cache, shown
+from lmms.configs.words import counted
 from lmms.train.batch.recipe import Recipe, make_recipe
 from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.state import Base, TrainerState
@@ -123,17 +124,18 @@ def remarks(
     ranks: those that read packs of their own.
     """
     packs, shared = order.global_packs, config.parallel.sequence
-    sharers = f"{ranks} ranks" if shared == 1 else f"{ranks} groups of {shared} ranks"
+    sharers = counted(ranks, "rank") if shared == 1 else f"{counted(ranks, 'group')} of {shared} ranks"
     lines = []
     if packs > len(order.costs):
         lines.append(
-            f"an epoch has {len(order.costs)} packs, fewer than data.global_packs ({packs}):"
+            f"an epoch has {counted(len(order.costs), 'pack')}, fewer than data.global_packs ({packs}):"
             " a step takes some packs more than once"
         )
     if rest := packs % (ranks * config.data.micro_packs):
         lines.append(
             f"data.global_packs ({packs}) is no multiple of {sharers} x {config.data.micro_packs} packs a pass:"
-            f" in the last pass of each step {rest} packs count, and some ranks have nothing to add"
+            f" in the last pass of each step {counted(rest, 'pack counts', 'packs count')}, and some ranks have nothing"
+            " to add"
         )
     if packs % config.data.group_packs:
         lines.append(

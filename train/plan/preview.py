@@ -11,8 +11,6 @@ import numpy.typing as npt
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.read import list_checkpoints, read_state
-from lmms.train.checkpoint.resume import resumed_state
 from lmms.train.data.balance import in_random_order, step_costs, take_steps
 from lmms.train.data.costs import table_costs
 from lmms.train.data.fit import fitting_model
@@ -20,9 +18,6 @@ from lmms.train.data.order import Order, deal
 from lmms.train.data.phases import go_on, order_of, run_steps, start_phase
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
 from lmms.train.data.sources import Sources, join_sources, source_tokens
-from lmms.train.model.flops import model_cost
-from lmms.train.model.folder import model_of
-from lmms.train.plan.open import fresh_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +94,13 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
     folder = resolve_model(config.model.path, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
+    # What can be refused is, before torch and transformers are loaded, which takes seconds.
+    from lmms.train.checkpoint.read import read_state
+    from lmms.train.checkpoint.resume import resumed_state
+    from lmms.train.model.flops import model_cost
+    from lmms.train.model.folder import model_of
+    from lmms.train.plan.open import fresh_state
+
     cost = model_cost(model_of(folder, "none"), config.train, config.lora)
     phases, step, position = [start_phase(config, sets, cost)], 0, 0
     if run and (checkpoint := _checkpoint(config, run)):
@@ -132,6 +134,8 @@ def _checkpoint(config: TrainConfig, run: Path) -> Path | None:
         raise ConfigError(f"resume is never, but {run} was named to go on from; leave out one of them")
     if config.resume != "auto":
         return Path(config.resume).expanduser()
+    from lmms.train.checkpoint.read import list_checkpoints
+
     return next(reversed(list_checkpoints(run)[0]), None)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from lmms.configs.errors import TrainError
 from lmms.configs.files import write_whole
+from lmms.configs.nested import flat
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
 from lmms.train.parallel.world import World
@@ -82,18 +83,9 @@ def boards(config: TrainConfig, output: Path, world: World, step: int, report: S
 
 def numbers(log: StepLog) -> dict[str, float]:
     """Every number of a step's line in metrics.jsonl under its key, inner keys after a slash; of alarms, how many."""
-    line = {**asdict(log), "alarms": len(log.alarms)}
-    return _numbers({name: value for name, value in line.items() if name not in ("step", "time")})
-
-
-def _numbers(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, value in line.items():
-        if isinstance(value, Mapping):
-            found |= _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            found[prefix + name] = value
-    return found
+    line = {**flat(asdict(log), "/"), "alarms": len(log.alarms)}
+    known = {name: value for name, value in line.items() if isinstance(value, int | float)}
+    return {name: value for name, value in known.items() if name not in ("step", "time")}
 
 
 def _open(opened: list[Board], config: TrainConfig, output: Path, step: int, report: Say) -> None:

@@ -72,7 +72,7 @@ def test_every_piece_can_be_sent_to_a_process_that_is_not_forked() -> None:
 def test_only_what_measures_lmms_or_the_machine_decides_the_exit_code() -> None:
     others = {piece.name for piece in PIECES if not piece.ours}
     assert {name for name in others if not name.startswith("comparator ")} == {
-        *(f"attention {name}" for name in ("flash-attn-2", "flash-attn-3", "flash-attn-4", "cudnn", "flex")),
+        *(f"attention {name}" for name in ("flash-attn-2", "flash-attn-3", "flash-attn-4", "cudnn")),
         *(f"loss {name}" for name in ("torch", "liger", "cut")),
         *(f"training {FIRST} vision {rung.name}" for rung in OTHERS),
     }

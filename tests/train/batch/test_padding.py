@@ -1,7 +1,6 @@
 """Batches padded to a run's shapes: they all fit, few shapes come out, and nothing that is trained changes."""
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,28 +11,21 @@ from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import TrainError
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.padding import pad_batch
-from lmms.train.batch.recipe import Recipe
-from lmms.train.batch.shapes import Shapes, shapes_of
-from lmms.train.data.shards import Sidecar
-from tests.kit.models import VISION_FAMILIES, joined, make_pack, picture, places, talk, tiny_model, tiny_recipe
-from tests.train.model.test_forward import assert_same_gradients, gradients
+from lmms.train.batch.shapes import Shapes
+from tests.kit.models import (
+    VISION_FAMILIES,
+    joined,
+    make_pack,
+    picture,
+    places,
+    talk,
+    tiny_model,
+    tiny_recipe,
+)
+from tests.kit.padding import SEQ_LEN, padding_recipe
+from tests.kit.passes import assert_same_gradients, gradients
 
 PADDED = ("qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-SEQ_LEN = 320
-
-
-def sidecar_of(packs: Sequence[Pack]) -> Sidecar:
-    """The columns of packs.parquet that shapes depend on; the others are 0."""
-    columns = {
-        "tokens": [len(pack.input_ids) for pack in packs],
-        "segments": [len(pack.lengths) for pack in packs],
-        "sum_squared_lengths": [int((pack.lengths.astype(np.int64) ** 2).sum()) for pack in packs],
-        "patches": [pack.patches for pack in packs],
-        "sum_squared_patches": [pack.sum_squared_patches for pack in packs],
-        "media": [len(pack.media) for pack in packs],
-    }
-    zeros = {field.name: [0] * len(packs) for field in fields(Sidecar)}
-    return Sidecar(**{name: np.array(column) for name, column in (zeros | columns).items()})
 
 
 def packs_of(family: str) -> list[Pack]:
@@ -50,11 +42,6 @@ def packs_of(family: str) -> list[Pack]:
     ]
     filled = SEQ_LEN - len(packs[2].input_ids)
     return [*packs, make_pack([*(talk(i, 5) for i in range(20)), talk(30, filled - 2)])]
-
-
-def padding_recipe(family: str, packs: Sequence[Pack], micro_packs: int = 1) -> Recipe:
-    recipe = tiny_recipe(family)
-    return replace(recipe, shapes=shapes_of([sidecar_of(packs)], SEQ_LEN, micro_packs, recipe.tower))
 
 
 def shape_of(batch: Batch) -> tuple[object, ...]:

@@ -6,42 +6,19 @@ import numpy as np
 import pytest
 
 from lmms.configs.contract.manifest import Manifest
-from lmms.configs.contract.pack import CONTRACT_VERSION
 from lmms.configs.errors import ModelError
 from lmms.train.batch.recipe import make_recipe
 from tests.kit.models import (
     FAMILIES,
-    IMAGE_TOKEN,
     TINY_VISION,
     VISION_FAMILIES,
     make_pack,
+    manifest_of,
     places,
     talk,
     tiny_config,
     tiny_recipe,
 )
-
-
-def manifest_of(family: str) -> Manifest:
-    """The manifest of shards for a tiny model."""
-    has_vision = family in VISION_FAMILIES
-    return Manifest(
-        contract=CONTRACT_VERSION,
-        family=family,
-        model="tiny",
-        seq_len=4096,
-        max_patches=4096,
-        image_token_id=IMAGE_TOKEN if has_vision else None,
-        vision=TINY_VISION if has_vision else None,
-        packing="none",
-        fingerprints={},
-        counts={},
-        rejects={},
-        notes={},
-        sources=({"name": "first.jsonl"}, {"name": "second.jsonl"}),
-        settings={},
-        files={},
-    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

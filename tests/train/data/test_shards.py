@@ -13,35 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.manifest import PACKS_NAME, Dataset, open_dataset
-from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import DatasetError
 from lmms.train.data import shards as stream
 from lmms.train.data.shards import PackReader, read_sidecar, read_sources
 from lmms.train.data.verify import verify
-from tests.kit.shards import make_pack, write_shards
-
-VISION = Vision(
-    patch_size=14,
-    merge_size=2,
-    temporal_patch_size=2,
-    min_pixels=28 * 28,
-    max_pixels=280 * 280,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.5, 0.5, 0.5),
-)
-MODEL = ModelFolder(
-    path=Path("model"),
-    family="qwen2_5_vl",
-    tokenizer_json=Path("model/tokenizer.json"),
-    chat_template="",
-    special_tokens={},
-    vision=VISION,
-    image_token_id=99,
-    tokenizer_fingerprint="test",
-)
+from tests.kit.shards import PICTURE_MODEL, make_pack, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +27,13 @@ def packs() -> list[Pack]:
     """Seven packs of one to three conversations; every second one has pictures."""
     rng = np.random.default_rng(0)
     lengths = [rng.integers(4, 30, 1 + i % 3).tolist() for i in range(7)]
-    return [make_pack(rng, length, 99, images=2 * (i % 2), model=MODEL) for i, length in enumerate(lengths)]
+    return [make_pack(rng, length, 99, images=2 * (i % 2), model=PICTURE_MODEL) for i, length in enumerate(lengths)]
 
 
 @pytest.fixture
 def dataset(tmp_path: Path, packs: list[Pack]) -> Dataset:
     """The packs in two shards."""
-    return open_dataset(write_shards(tmp_path / "shards", packs, MODEL, seq_len=4096))
+    return open_dataset(write_shards(tmp_path / "shards", packs, PICTURE_MODEL, seq_len=4096))
 
 
 def folder_of(dataset: Dataset) -> Path:
@@ -146,7 +124,7 @@ def test_offsets_in_a_shard_are_not_trusted_but_checked(dataset: Dataset, packs:
 
 
 def test_places_are_of_the_data_set_that_they_name(dataset: Dataset, packs: list[Pack], tmp_path: Path) -> None:
-    other = open_dataset(write_shards(tmp_path / "other", packs[::-1], MODEL, seq_len=4096))
+    other = open_dataset(write_shards(tmp_path / "other", packs[::-1], PICTURE_MODEL, seq_len=4096))
     reader = PackReader([dataset, other])
     for i in (0, 6, 2):
         assert_equal(reader.read(read_sidecar(dataset).place(i)), packs[i])
@@ -161,7 +139,7 @@ def test_a_pack_that_does_not_exist_is_refused(dataset: Dataset, pack: int) -> N
 
 
 def test_a_sidecar_of_other_shards_is_refused(dataset: Dataset, packs: list[Pack], tmp_path: Path) -> None:
-    other = write_shards(tmp_path / "other", packs[::-1], MODEL, seq_len=4096)
+    other = write_shards(tmp_path / "other", packs[::-1], PICTURE_MODEL, seq_len=4096)
     (other / PACKS_NAME).replace(folder_of(dataset) / PACKS_NAME)
     with pytest.raises(DatasetError, match=r"packs\.parquet is damaged: its hash is not the manifest's"):
         read_sidecar(dataset)

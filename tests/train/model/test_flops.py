@@ -1,6 +1,6 @@
 """Strict model FLOPs against torch's own counter, which sees every product that a real step makes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -33,6 +33,7 @@ from tests.kit.models import (
     tiny_model,
     tiny_recipe,
 )
+from tests.kit.padding import sidecar_of
 
 aten = torch.ops.aten
 
@@ -148,20 +149,6 @@ def test_a_pack_without_images_costs_no_vision(family: str) -> None:
 def test_windows_are_those_of_the_model(grid: tuple[int, int, int]) -> None:
     _, cu_seqlens = get_vision_window_index(torch.tensor([grid]), 2, 112, 14)
     assert _squared_windows(grid, 112 // 14) == int(cu_seqlens.diff().square().sum())
-
-
-def sidecar_of(packs: Sequence[Pack]) -> Sidecar:
-    """The sidecar of packs that are in no file."""
-    empty = {field.name: np.zeros(len(packs), np.int64) for field in fields(Sidecar)}
-    squared_lengths = [int((pack.lengths.astype(np.int64) ** 2).sum()) for pack in packs]
-    columns = {
-        "tokens": [len(pack.input_ids) for pack in packs],
-        "target_tokens": [int(np.diff(pack.targets).sum()) for pack in packs],
-        "sum_squared_lengths": squared_lengths,
-        "patches": [pack.patches for pack in packs],
-        "sum_squared_patches": [pack.sum_squared_patches for pack in packs],
-    }
-    return Sidecar(**{**empty, **{name: np.array(values, np.int64) for name, values in columns.items()}})
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -39,6 +39,7 @@ from tests.kit.models import (
     tiny_model,
     tiny_recipe,
 )
+from tests.kit.passes import assert_same_gradients, count_forward_calls, gradients
 
 CPU = torch.device("cpu")
 
@@ -88,23 +89,6 @@ def loss_of(hf: PreTrainedModel, one: Talk) -> Tensor:
     weights = torch.tensor([w for start, end, w in one.targets for _ in range(start, end)])
     losses = F.cross_entropy(logits[rows], torch.tensor(one.ids)[rows + 1], reduction="none")
     return (weights * losses).sum()
-
-
-def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name.removeprefix("hf."): p.grad for name, p in module.named_parameters() if p.grad is not None}
-
-
-def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        scale = float(gradient.abs().max())
-        torch.testing.assert_close(
-            found[name],
-            gradient,
-            rtol=1e-5,
-            atol=1e-5 * max(scale, 1e-2),
-            msg=lambda text, name=name: f"{name}: {text}",
-        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -207,15 +191,6 @@ def test_recomputing_blocks_in_backward_changes_no_gradient(family: str) -> None
         assert torch.equal(loss, again)
         assert all(torch.equal(recomputed[name], gradient) for name, gradient in kept.items())
         assert twice == 2 * once
-
-
-def count_forward_calls(model: TrainModel) -> list[str]:
-    """Grows by one each time that the first linear layer of a block runs."""
-    calls: list[str] = []
-    for block in blocks(model):
-        linear = next(module for module in block.modules() if isinstance(module, torch.nn.Linear))
-        linear.register_forward_hook(lambda *_: calls.append("ran"))
-    return calls
 
 
 @pytest.mark.parametrize("family", FAMILIES)

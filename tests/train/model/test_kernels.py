@@ -11,17 +11,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, apply_rotary_pos_emb_vision
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from lmms.configs.errors import ConfigError, ModelError
 from lmms.configs.settings.kernels import Attention, KernelsConfig
 from lmms.train.model.attention import ATTENTION_NAMES
 from lmms.train.model.kernels import KERNELS_NAME, Kernels, Machine, choose_kernels, this_machine, use_kernels
-from lmms.train.model.liger import LigerFunctions, liger_functions, use_liger
+from lmms.train.model.liger import liger_functions, use_liger
 from lmms.train.run import train
+from tests.kit.liger import plain_functions
 from tests.kit.models import FAMILIES, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_model, tiny_recipe
+from tests.kit.passes import assert_same_gradients, gradients
 from tests.kit.runs import run_config, silent, write_run
-from tests.train.model.test_forward import assert_same_gradients, gradients
 
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 MODULES = {
@@ -121,31 +122,6 @@ def test_a_model_calls_the_attention_that_was_chosen(attention: Attention, monke
         batch = joined([make_pack([talk(0, 9), talk(1, 4)])], tiny_recipe("qwen3_vl"))
         model(batch, False)
         assert len(called) == 3 * 2
-
-
-def plain_functions(calls: list[str]) -> LigerFunctions:
-    """Liger's functions by their meaning, in plain torch: its own run on a GPU alone."""
-
-    def rms_norm(x: Tensor, w: Tensor, eps: float, offset: float, casting_mode: str, in_place: bool) -> Tensor:
-        calls.append("norm")
-        assert (offset, casting_mode, in_place) == (0.0, "llama", False)
-        return F.rms_norm(x, x.shape[-1:], w, eps)
-
-    def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-        calls.append("gated")
-        return F.silu(gate) * up
-
-    def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        calls.append("rope")
-        turned: tuple[Tensor, Tensor] = apply_rotary_pos_emb(q, k, cos, sin)
-        return turned
-
-    def rope_vision(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        calls.append("rope_vision")
-        turned: tuple[Tensor, Tensor] = apply_rotary_pos_emb_vision(q, k, cos, sin)
-        return turned
-
-    return LigerFunctions(rms_norm=rms_norm, swiglu=swiglu, rope=rope, rope_vision=rope_vision)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,66 +1,28 @@
 """Whatever is computed again in backward, gradients are the same to the bit; what is kept is what the setting says."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.settings.memory import Recompute
-from lmms.configs.settings.train import How
 from lmms.train.batch.batch import Batch
 from lmms.train.model.build import blocks, build_model
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.names import language_model
 from lmms.train.model.recompute import ATTENTIONS, PRODUCTS
-from lmms.train.plan.trace import trace_pass
+from lmms.train.plan.trace import tensors_in, trace_pass
 from lmms.train.run import train
-from tests.kit.models import FAMILIES, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_config, tiny_model
-from tests.kit.models import tiny_recipe as recipe_of
+from tests.kit.live import LiveStorages
+from tests.kit.models import FAMILIES, VISION_FAMILIES, tiny_config
+from tests.kit.passes import LORA, TRAINED, assert_bitwise, batch_of, model_of, step
 from tests.kit.runs import read_metrics, run_config, silent, write_run
-from tests.train.model.test_forward import gradients
 
-LORA = LoraConfig(rank=2, alpha=4, dropout=0.25)
-TRAINED: dict[str, dict[str, How]] = {
-    "full": {"default": "full"},
-    "lora": {"default": "lora"},
-    "frozen tower": {"default": "full", "vision": "frozen"},
-    "frozen llm": {"default": "full", "llm": "frozen"},
-    "tower by lora": {"default": "frozen", "vision": "lora"},
-}
 AGAIN: tuple[Recompute, ...] = ("elementwise", "full")
-
-
-def batch_of(family: str, *, images: bool = True) -> Batch:
-    pictures = [picture(1, 56, 40), picture(2, 8, 8)] if images and family in VISION_FAMILIES else []
-    return joined([make_pack([talk(0, 40, pictures), talk(1, 23), talk(2, 9, pictures[1:])])], recipe_of(family))
-
-
-def model_of(family: str, recompute: Recompute, trained: str = "full") -> TrainModel:
-    lora = LORA if "lora" in TRAINED[trained].values() else DEFAULT_LORA
-    model = tiny_model(family, recompute=recompute, train=TRAINED[trained], lora=lora)
-    for name, parameter in model.named_parameters():
-        if ".lora_B." in name:
-            torch.nn.init.constant_(parameter, 0.01)
-    return model
-
-
-def step(model: TrainModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients; LoRA's dropout is drawn from the same seed."""
-    torch.manual_seed(5)
-    loss, _ = model(batch, batch.images > 0)
-    loss.backward()
-    return loss.detach(), gradients(model)
-
-
-def assert_bitwise(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
-    assert torch.equal(found[0], expected[0])
-    assert found[1].keys() == expected[1].keys() != set()
-    assert [name for name, gradient in expected[1].items() if not torch.equal(found[1][name], gradient)] == []
 
 
 @pytest.mark.parametrize("recompute", AGAIN)
@@ -135,26 +97,21 @@ def test_the_operators_that_are_kept_have_these_names(name: str) -> None:
 
 
 def kept_by_blocks(model: TrainModel, batch: Batch) -> list[int]:
-    """Bytes of the storages that autograd saves in the forward of each block, but for weights."""
-    found: list[dict[int, int]] = []
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            found[-1][storage._cdata] = storage.nbytes()
-        return tensor
+    """Bytes that exist after the forward of each block and did not before: what it keeps, and its output, which is as
+    large as its input."""
+    kept: list[int] = []
 
     def watched(forward: Any, *args: Any, **kwargs: Any) -> Any:
-        found.append({})
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            return forward(*args, **kwargs)
+        before = live.bytes_now()
+        output = forward(*args, **kwargs)
+        kept.append(live.bytes_now() - before)
+        return output
 
     for block in blocks(model):
-        inner: Any = block.forward
-        block.forward = lambda *args, inner=inner, **kwargs: watched(inner, *args, **kwargs)  # type: ignore[method-assign]
-    model(batch, batch.images > 0)
-    return [sum(one.values()) for one in found]
+        block.forward = partial(watched, block.forward)  # type: ignore[method-assign]
+    with LiveStorages([*model.parameters(), *model.buffers(), *tensors_in(batch)]) as live:
+        model(batch, batch.images > 0)
+    return kept
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2_5_vl", "qwen3_vl"])

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface
 
 from lmms.configs.by_part import Part
 from lmms.configs.settings.optim import OptimConfig
-from lmms.train.batch.batch import Batch
 from lmms.train.model.attention import ATTENTION_NAME, attend_documents
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
@@ -26,8 +24,9 @@ from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.plan.memory import States, copied_bytes, gathered_bytes, local_elements, rank_memory, state_bytes
 from lmms.train.plan.trace import Moment, tensors_in, trace_pass, units
-from tests.kit.live import LiveStorages, kernel_attention
-from tests.kit.models import frozen, joined, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
+from tests.kit.live import TOLERANCE, LiveStorages, kept_bytes, kernel_attention, local
+from tests.kit.models import frozen, tiny_config, tiny_model
+from tests.kit.passes import some_batch
 from tests.kit.ranks import on_ranks
 
 FAMILIES = ("qwen3", "qwen2_5_vl", "qwen3_vl")
@@ -49,21 +48,12 @@ VARIANTS: dict[int, list[tuple[torch.dtype, bool]]] = {
 gather the same for both."""
 SMALL = 256
 """Of each call of attention the kernel keeps 16 bytes of random state, which the copy does not."""
-TOLERANCE = {torch.float32: 0.03, torch.bfloat16: 0.04}
-"""Of the peak: FSDP2's own buffers come and go with its order of work; a CPU copies bf16 to fp32 for the loss."""
 
 
 def meta_model(family: str, recompute: str, parts: Sequence[Part] = ()) -> TrainModel:
     model = build_model(tiny_config(family), recompute)
     set_trained(model, frozen(*parts))
     return model
-
-
-def some_batch(family: str) -> Batch:
-    """Three conversations; in a vision family with images whose windows are cut."""
-    pictures = [picture(seed, width, height) for seed, (width, height) in enumerate([(24, 16), (56, 40), (64, 64)])]
-    images = pictures if family != "qwen3" else []
-    return joined([make_pack([talk(1, 40, images), talk(2, 90), talk(3, 25, images[:1])])], tiny_recipe(family))
 
 
 def measure(rank: int, ranks: int, folder: Path) -> None:
@@ -91,10 +81,6 @@ def measure(rank: int, ranks: int, folder: Path) -> None:
         found.append(one)
     (folder / f"{rank}.json").write_text(json.dumps(found))
     stop_world()
-
-
-def local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def local_bytes(tensor: Tensor) -> int:
@@ -143,22 +129,6 @@ def test_the_peak_of_a_pass_is_that_of_real_ranks(
             assert expected == pytest.approx(real, rel=TOLERANCE[dtype])
 
 
-def saved_bytes(model: TrainModel, batch: Batch) -> int:
-    """Bytes of all storages that autograd saves in forward, but for weights and the batch."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers(), *tensors_in(batch))}
-    saved: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in own:
-            saved[key] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(batch, batch.images > 0)
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("recompute", ["none", "elementwise", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -170,19 +140,19 @@ def test_without_values_autograd_saves_what_it_saves_with_them(
     for model in models:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
-    on_meta = saved_bytes(models[0], batch.to(torch.device("meta")))
+    on_meta = kept_bytes(models[0], batch.to(torch.device("meta")))
     kernels = AttentionInterface._global_mapping
     monkeypatch.setitem(kernels, ATTENTION_NAME, partial(attend_documents, kernel_attention))
     # In bf16 the CPU keeps the statistics of LayerNorm in bf16, a GPU in fp32.
     allowed = {"abs": SMALL} if dtype == torch.float32 else {"rel": 0.01}
-    assert on_meta == pytest.approx(saved_bytes(models[1], batch), **allowed)
+    assert on_meta == pytest.approx(kept_bytes(models[1], batch), **allowed)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activations_that_are_held_are_those_that_are_saved(family: str) -> None:
     batch = some_batch(family)
     held = trace_pass(meta_model(family, "none"), batch, torch.float32)[0].held
-    saved = saved_bytes(meta_model(family, "none"), batch.to(torch.device("meta")))
+    saved = kept_bytes(meta_model(family, "none"), batch.to(torch.device("meta")))
     # At that moment there may be the logits too, or a part of what was saved is done with.
     assert held["llm"] + held.get("vision", 0) + held["loss"] == pytest.approx(saved, rel=0.06)
 

@@ -45,13 +45,15 @@ from tests.kit.runs import (
     write_run,
 )
 
-TRAIN_SLOWLY = """
+TRAIN_UP_TO = """
 import sys, time
 from pathlib import Path
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.run import train
-train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: time.sleep(0.2))
+last = int(sys.argv[2])
+# The line of a step is in the log before it is told.
+train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: getattr(event, "step", 0) == last and time.sleep(3000))
 """
 
 
@@ -79,7 +81,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
     """Train in a process of its own, which gets SIGKILL as soon as it has logged this step."""
     file.write_text(to_yaml(config))
-    process = subprocess.Popen([sys.executable, "-c", TRAIN_SLOWLY, file], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", TRAIN_UP_TO, file, str(step)], stderr=subprocess.PIPE, text=True)
     log = Path(config.output) / METRICS_NAME
     while not (log.exists() and f'"step": {step}' in log.read_text()):
         assert process.poll() is None, process.communicate()[1]
@@ -103,7 +105,7 @@ def printed_by_two_ranks(config: TrainConfig, folder: Path) -> list[str]:
         )
         for rank in (0, 1)
     ]
-    return [rank.communicate(timeout=100)[0] for rank in ranks]
+    return [rank.communicate(timeout=600)[0] for rank in ranks]
 
 
 def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A step whose loss or gradient is not finite: skipped, named, counted, and too many of them stop the run."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +12,18 @@ import lmms.train.run
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import checkpoint_name, read_state, tensors_of
-from lmms.train.parallel.sharding import local_of
 from lmms.train.run import train
 from lmms.train.step import take_step
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
 from lmms.train.watch.records import records_of
+from tests.kit.broken_steps import Step, poisoned, train_with
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import read_metrics, read_tensors, run_config, silent, write_run
-
-Step = Callable[..., Any]
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
     return write_run(tmp_path, "qwen3_vl")
-
-
-def poisoned(steps: Collection[int]) -> Step:
-    """take_step with the final norm of the model not a number in these steps, whose update has to stay away."""
-
-    def step(learner: Any, plan: Any, *rest: Any) -> Any:
-        if plan.step not in steps:
-            return take_step(learner, plan, *rest)
-        states = tensors_of(learner.model, learner.optimizer)
-        norm = local_of(learner.model.hf.model.language_model.norm.weight)
-        kept = norm.detach().clone()
-        norm.detach().fill_(float("nan"))
-        before = {name: value.detach().clone() for name, value in states.items()}
-        result = take_step(learner, plan, *rest)
-        for name, value in states.items():
-            torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
-        norm.detach().copy_(kept)
-        return result
-
-    return step
 
 
 def undone(steps: Collection[int]) -> Step:
@@ -72,15 +50,6 @@ def saved_at(step: int, take: Step) -> Step:
         return take(learner, plan, *rest)
 
     return asked
-
-
-def train_with(monkeypatch: pytest.MonkeyPatch, step: Step, config: TrainConfig) -> list[str]:
-    """Train; what was said."""
-    events: list[StepLog | str] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(lmms.train.run, "take_step", step)
-        train(config, events.append)
-    return [event for event in events if isinstance(event, str)]
 
 
 def skips(output: str) -> list[int]:

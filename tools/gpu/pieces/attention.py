@@ -3,18 +3,15 @@
 A kernel is a function as the trainer wants it (Attend).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from lmms.configs.settings.kernels import Attention, KernelsConfig
 from lmms.train.model import kernels
@@ -25,8 +22,8 @@ from tools.gpu.pieces.packs import pack_file
 from tools.gpu.pieces.shapes import Layer, attention_layers
 from tools.gpu.processes import NotHereError
 
-Kernel = Attention | Literal["cudnn", "flex"]
-KERNELS: tuple[Kernel, ...] = (*get_args(Attention), "cudnn", "flex")
+Kernel = Attention | Literal["cudnn"]
+KERNELS: tuple[Kernel, ...] = (*get_args(Attention), "cudnn")
 
 TOLERANCES = {"output": 1e-2, "query": 2e-2, "key": 2e-2, "value": 2e-2}
 """Relative error of the worst document. bf16 rounds by 2e-3 (half of 2**-8), the backward pass more than once."""
@@ -83,16 +80,13 @@ def attend_by(backend: Kernel, device: torch.device) -> Attend:
 
     flash-attn-3 and -4 take the place of torch's own for the rest of the process.
     """
-    match backend:
-        case "varlen":
-            # On a CPU too, where the trainer's own function is the reference.
-            return varlen_attention
-        case "flex" | "cudnn" if device.type != "cuda":
-            raise NotHereError(f"{backend} has its gradients on a GPU alone")
-        case "flex":
-            return _flex
-        case "cudnn":
-            return nested_attention
+    if backend == "varlen":
+        # On a CPU too, where the trainer's own function is the reference.
+        return varlen_attention
+    if backend == "cudnn":
+        if device.type != "cuda":
+            raise NotHereError("cudnn runs on a GPU")
+        return nested_attention
     kernels.choose_kernels(KernelsConfig(attention=backend), kernels.this_machine(device, torch.bfloat16))
     return kernels.use_attention(backend)
 
@@ -110,35 +104,6 @@ def nested_attention(
         output = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     values: Tensor = output.transpose(1, 2).contiguous().values()
     return values
-
-
-def _flex(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
-    q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (query, key, value))
-    mask = document_mask(cu_seqlens, causal)
-    output = _compiled_flex()(q, k, v, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1])
-    flat: Tensor = output.squeeze(0).transpose(0, 1)
-    return flat
-
-
-@cache
-def _compiled_flex() -> Callable[..., Any]:
-    torch._dynamo.config.recompile_limit = 64
-    return torch.compile(flex_attention, dynamic=False)
-
-
-@cache
-def document_mask(cu_seqlens: Tensor, causal: bool) -> BlockMask:
-    """For flex attention: within the same document. Made once for a pack, as all layers of a model share it."""
-    tokens = int(cu_seqlens[-1])
-    document = torch.searchsorted(cu_seqlens[1:].long(), torch.arange(tokens, device=cu_seqlens.device), right=True)
-
-    def same(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        inside = document[q] == document[k]
-        return inside & (q >= k) if causal else inside
-
-    return create_block_mask(same, None, None, tokens, tokens, device=cu_seqlens.device.type)
 
 
 def check_layer(attend: Attend, layer: Layer, device: torch.device, shrink: int) -> Check:

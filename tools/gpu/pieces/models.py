@@ -65,74 +65,51 @@ MINI = Sizes(
 )
 MINI_ON_GPU = replace(MINI, device="cuda", precision="bf16", workers=2, backend="inductor")
 
-_TEXT = {
-    "vocab_size": 151936,
-    "num_attention_heads": 16,
-    "rms_norm_eps": 1e-6,
-    "bos_token_id": 151643,
-    "eos_token_id": 151645,
-}
-_TOKENS = {
-    "image_token_id": 151655,
-    "video_token_id": 151656,
-    "vision_start_token_id": 151652,
-    "vision_end_token_id": 151653,
-}
-
-
-def _qwen2_5_vl(text: Mapping[str, Any], tower: Mapping[str, Any], *, tied: bool) -> PretrainedConfig:
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    text = {**_TEXT, "max_position_embeddings": 128000, "rope_parameters": rope, **text, "tie_word_embeddings": tied}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower), **_TOKENS, tie_word_embeddings=tied)
-
-
-def _qwen3_vl(text: Mapping[str, Any], tower: Mapping[str, Any], *, tied: bool) -> PretrainedConfig:
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
-    text = {**_TEXT, "head_dim": 128, "num_key_value_heads": 8, "rope_parameters": rope, **text}
-    text |= {"max_position_embeddings": 262144, "tie_word_embeddings": tied}
-    tower = {"num_heads": 16, "patch_size": 16, "num_position_embeddings": 2304, **tower}
-    return Qwen3VLConfig(text_config=text, vision_config=tower, **_TOKENS, tie_word_embeddings=tied)
-
-
 FIRST, SECOND, LARGE = "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-8B"
+_TEXT = {"vocab_size": 151936, "rms_norm_eps": 1e-6, "bos_token_id": 151643, "eos_token_id": 151645}
+_IDS = dict(zip(("vision_start", "vision_end", "image", "video"), (151652, 151653, 151655, 151656), strict=True))
+_TOKENS = {f"{name}_token_id": token for name, token in _IDS.items()}
+
+
+def _qwen2_5_vl() -> PretrainedConfig:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    text: dict[str, Any] = {**_TEXT, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
+    text |= {"num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 128000}
+    text |= {"rope_parameters": rope, "tie_word_embeddings": True}
+    tower: dict[str, Any] = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 2048,
+    }
+    tower |= {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, **_TOKENS, tie_word_embeddings=True)
+
+
+def _qwen3_vl(
+    text: tuple[int, int, int, int], tower: tuple[int, int, int], deep: list[int], *, tied: bool
+) -> PretrainedConfig:
+    """text: width, inner width, layers, heads. tower: depth, width, inner width. deep: the tower's deep features."""
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    text_config: dict[str, Any] = {
+        **_TEXT,
+        **dict(zip(names, text, strict=True)),
+        "head_dim": 128,
+        "num_key_value_heads": 8,
+    }
+    text_config |= {"rope_parameters": rope, "max_position_embeddings": 262144, "tie_word_embeddings": tied}
+    vision = dict(zip(("depth", "hidden_size", "intermediate_size"), tower, strict=True))
+    vision |= {"num_heads": 16, "patch_size": 16, "num_position_embeddings": 2304, "out_hidden_size": text[0]}
+    vision_config = {**vision, "deepstack_visual_indexes": deep}
+    return Qwen3VLConfig(text_config=text_config, vision_config=vision_config, **_TOKENS, tie_word_embeddings=tied)
+
 
 MODELS: Mapping[str, PretrainedConfig] = {
-    FIRST: _qwen2_5_vl(
-        {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_key_value_heads": 2},
-        {
-            "depth": 32,
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
-            "num_heads": 16,
-            "out_hidden_size": 2048,
-            "patch_size": 14,
-            "window_size": 112,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-        tied=True,
-    ),
-    SECOND: _qwen3_vl(
-        {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28},
-        {
-            "depth": 24,
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "out_hidden_size": 2048,
-            "deepstack_visual_indexes": [5, 11, 17],
-        },
-        tied=True,
-    ),
-    LARGE: _qwen3_vl(
-        {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
-        {
-            "depth": 27,
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "out_hidden_size": 4096,
-            "deepstack_visual_indexes": [8, 16, 24],
-        },
-        tied=False,
-    ),
+    FIRST: _qwen2_5_vl(),
+    SECOND: _qwen3_vl((2048, 6144, 28, 16), (24, 1024, 4096), [5, 11, 17], tied=True),
+    LARGE: _qwen3_vl((4096, 12288, 36, 32), (27, 1152, 4304), [8, 16, 24], tied=False),
 }
 
 
@@ -143,22 +120,15 @@ def model_config(name: str, *, thin: bool) -> PretrainedConfig:
     if not thin:
         return config
     tower, body = config.vision_config, config.to_dict()
-    body["text_config"] |= {
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "num_key_value_heads": 1,
-        "vocab_size": 512,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
-    body["text_config"].pop("layer_types", None)
+    text = body["text_config"]
+    text |= {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 512}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "bos_token_id": None, "eos_token_id": None}
+    text.pop("layer_types", None)
     head = tower.hidden_size // tower.num_heads
-    body["vision_config"] |= {"depth": 2, "num_heads": 2, "hidden_size": 2 * head, "intermediate_size": 256}
-    body["vision_config"]["out_hidden_size"] = 256
+    vision = body["vision_config"]
+    vision |= {"depth": 2, "num_heads": 2, "hidden_size": 2 * head, "intermediate_size": 256, "out_hidden_size": 256}
     for key, blocks in (("fullatt_block_indexes", [1]), ("deepstack_visual_indexes", [0])):
-        if key in body["vision_config"]:
-            body["vision_config"][key] = blocks
+        if key in vision:
+            vision[key] = blocks
     body |= {"image_token_id": 511, "video_token_id": 510, "vision_start_token_id": 509, "vision_end_token_id": 508}
     return type(config).from_dict(body)

@@ -79,12 +79,11 @@ def _against(figure: str, model: str, packs: str, rivals: Dicts, pieces: Dicts) 
         missing = [f"{rival['name']}: {rival['why']}" for rival in here if rival["why"]]
         return missing if here else ["no comparator with Liger can be had on this machine"]
     if figure == FLOOR:
-        # flex compiles for each shape, and comes last of all.
         return [
             f"{piece['name']}: {_reason(piece, ', ')}"
             for piece in pieces
             if piece["kind"] in ("ceilings", "attention") or piece["name"] == f"products {model} {packs}"
-            if piece["outcome"] not in ("done", "not available") and piece["name"] != "attention flex"
+            if piece["outcome"] not in ("done", "not available")
         ]
     return []
 

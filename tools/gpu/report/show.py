@@ -110,16 +110,16 @@ def _training(figures: Json) -> Sequence[str]:
     return (
         _name(figures),
         f"{figures['tokens_per_s']:,.0f}",
-        _percent(figures["mfu"]),
-        _percent(figures["share of the measured product"]),
+        _cell(figures["mfu"], ".1%"),
+        _cell(figures["share of the measured product"], ".1%"),
         f"{figures['seconds']:.3f}",
-        _times(figures["times its floor"]),
-        _times(figures["times the packed recipe"]),
+        _cell(figures["times its floor"], ".2f"),
+        _cell(figures["times the packed recipe"], ".2f"),
         _gigabytes(figures["peak_memory"]),
         _gigabytes(figures["predicted_memory"]),
-        _percent(figures["data_wait"]),
+        _cell(figures["data_wait"], ".1%"),
         str(figures["recompiles"]),
-        "" if figures["waits"] is None else str(figures["waits"]),
+        _cell(figures["waits"], "d"),
         _verdict(figures),
     )
 
@@ -127,22 +127,23 @@ def _training(figures: Json) -> Sequence[str]:
 def _classes(trainings: Iterable[Json]) -> Iterator[Sequence[str]]:
     for figures in trainings:
         if figures["measured"] is not None:
-            floors = figures["floors"] or {}
-            cells = [_milliseconds(figures["measured"][kind], floors.get(kind)) for kind in CLASSES]
-            yield _name(figures), *cells, _percent(figures["idle"])
+            times = (figures["measured"], figures["floors"] or {})
+            pairs = ([f"{1e3 * seconds[kind]:.1f}" for seconds in times if kind in seconds] for kind in CLASSES)
+            cells = [" / ".join(pair) for pair in pairs]
+            yield _name(figures), *cells, _cell(figures["idle"], ".1%")
         elif figures["unmarked"]:
             yield _name(figures), figures["unmarked"]
 
 
 def _recipe(rival: Json) -> Sequence[str]:
-    rate = "" if rival["tokens_per_s"] is None else f"{rival['tokens_per_s']:,.0f}"
+    rate = _cell(rival["tokens_per_s"], ",.0f")
     return _name(rival), rate, "counts" if rival["counted"] else "does not", escape(rival["why"])
 
 
 def _goal(goal: Json) -> Sequence[str]:
     verdict = f"[{_COLOURS[goal['verdict']]}]{goal['verdict']}[/]"
-    figure = "" if goal["found"] is None else f"{goal['found']:.3f}"
-    return goal["goal"], f"{goal['wanted']:g}", figure, goal["rung"] or "", verdict, escape("; ".join(goal["missing"]))
+    numbers = f"{goal['wanted']:g}", _cell(goal["found"], ".3f")
+    return goal["goal"], *numbers, goal["rung"] or "", verdict, escape("; ".join(goal["missing"]))
 
 
 def _name(training: Json) -> str:
@@ -153,20 +154,12 @@ def _worst(check: Json) -> str:
     return f"{max(check['errors'][name] / allowed for name, allowed in check['tolerances'].items()):.0%} of allowed"
 
 
-def _milliseconds(measured: float, floor: float | None) -> str:
-    return f"{1e3 * measured:.1f}" + ("" if floor is None else f" / {1e3 * floor:.1f}")
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _gigabytes(value: int | None) -> str:
-    return "" if value is None else f"{value / 1e9:.1f}"
+    return _cell(value and value / 1e9, ".1f")
 
 
 def _verdict(result: Json) -> str:
