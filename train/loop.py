@@ -33,7 +33,7 @@ from lmms.train.checkpoint.resume import resumed_state
 from lmms.train.checkpoint.state import state_from_dict, state_to_dict
 from lmms.train.data.phases import order_of
 from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import Progress, RankShare, plan_steps
 from lmms.train.model.build import keep_in, materialize
 from lmms.train.model.folder import model_of
 from lmms.train.model.forward import TrainModel
@@ -87,9 +87,8 @@ class PackDataset(IterableDataset[Step]):
             )
         sets, data = self._opened.sets, self._config.data
         order = order_of(sets, self._opened.phase)
-        start = self._state
-        plans = plan_steps(order, sets, 0, 1, data.micro_packs, start.step, start.position, look_ahead=False)
-        ahead = plan_steps(order, sets, 0, 1, data.micro_packs, start.step, start.position, look_ahead=False)
+        share, done = RankShare(micro_packs=data.micro_packs), Progress(self._state.step, self._state.position)
+        plans, ahead = (plan_steps(order, sets, share, done) for _ in range(2))
         requests = (request for plan in ahead for request in plan.passes)
         reader = PackReader(sets.datasets)
         with closing(batches(reader, self._opened.recipe, requests, data.workers, self._config.stall_s)) as loader:

@@ -153,8 +153,7 @@ def _evaluate(run: Run, plan: StepPlan, watch: Watch) -> Evaluation | None:
     watch.begin(f"evaluation after step {plan.step}")
     watch.mark("evaluation/forward")
     loading = Loading(run.config.data.micro_packs, run.config.data.workers, run.config.stall_s)
-    trained = run.sets.datasets
-    return evaluate(run.learner.model, run.eval_set, run.world, loading, watch, trained=trained, ahead=plan.ahead)
+    return evaluate(run.learner.model, run.eval_set, run.world, loading, watch)
 
 
 def _log(run: Run, log: StepLog, watch: Watch, *, always: bool) -> None:

@@ -28,7 +28,7 @@ class SetShare:
     """One set of shards in a phase."""
 
     shards: str
-    """Where it is."""
+    """Folder or URL of the set."""
     index: str
     """The hash of its index.json."""
     turns: int
@@ -50,7 +50,7 @@ class RunPhase:
     pass_packs: float
     """Packs of one pass over the shards, or over the mixture."""
     pack_tokens: float
-    """Of a pack, in the mean."""
+    """Mean tokens of a pack."""
     sets: tuple[SetShare, ...]
 
     @property
