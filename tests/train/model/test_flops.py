@@ -127,6 +127,12 @@ def test_lora_costs_what_torch_counts(family: str, train: dict[str, How]) -> Non
     assert whole == attention
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_with_lora_around_its_layers_costs_what_it_will_before_it_has_any(family: str) -> None:
+    train: dict[str, How] = {"default": "full", "llm": "lora"}
+    assert model_cost(tiny_model(family, train=train, lora=LORA), train, LORA) == tiny_cost(family, train, LORA)
+
+
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 @pytest.mark.parametrize("part_alone", ["aligner", "vision"])
 def test_lora_on_one_part_alone_costs_what_torch_counts(family: str, part_alone: Part) -> None:

@@ -104,7 +104,7 @@ def test_a_wrong_name_is_answered_with_the_choices() -> None:
 
 def test_momentum_is_muons_alone_and_below_one() -> None:
     for momentum in (-0.1, 1.0):
-        with pytest.raises(ConfigError, match=rf"optim.momentum is {momentum}, expected a number from 0 to below 1"):
+        with pytest.raises(ConfigError, match=rf"optim.momentum is {momentum}, expected at least 0 and below 1"):
             OptimConfig(name="muon", momentum=momentum)
     with pytest.raises(ConfigError, match=r"optim\.momentum is 0\.9, but optim.name adamw has none"):
         OptimConfig(momentum=0.9)
