@@ -19,11 +19,11 @@ def unlikely(optim: OptimConfig, model: nn.Module, steps: int) -> Iterator[str]:
     model: with its trained parameters set, on any device.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    reached = {part_of(name) for name in trained}
+    reached = {part_of(model, name) for name in trained}
     for part in PARTS:
         if part in optim.lr and part not in reached:
             yield f"optim.lr.{part} is set, but nothing of {part} is trained: train freezes it"
-    rates = {setting_of(optim.lr, part_of(name), parameter_name(name)) for name in trained if is_lora(name)}
+    rates = {setting_of(optim.lr, part_of(model, name), parameter_name(name)) for name in trained if is_lora(name)}
     if rates and max(rates) < _LOW_FOR_LORA:
         yield f"LoRA is trained at {max(rates):g}, which is low for LoRA; optim.lr of 1e-4 to 2e-4 is usual"
     warmup = warmup_of(optim, steps)
