@@ -177,7 +177,7 @@ def _verdict(found: "DryRun") -> Text:
         return Text(f"FITS on {fitting}: {needs}", "bold green")
     memory = max(card.memory for card in short)
     enough = [proposal for proposal in found.proposals if proposal.total <= memory]
-    advice = "no change here is enough; build shorter packs"
+    advice = "no change here is enough by itself; take several, or build shorter packs"
     for proposal in sorted(enough, key=lambda one: one.anew)[:1]:
         advice = f"it would with {proposal.change}" + (_ANEW if proposal.anew else "")
     return Text(f"DOES NOT FIT: {needs}; {advice}", "bold red")

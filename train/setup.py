@@ -1,18 +1,20 @@
 """A run up to its first step: shards, order, model, optimizer, and where it goes on from."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.load import to_yaml
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.initial import Initial, fill_initial, plan_initial
-from lmms.train.checkpoint.keep import Measure, resumed_best
-from lmms.train.checkpoint.read import TrainerState, list_checkpoints, load_checkpoint, tensors_of
+from lmms.train.checkpoint.keep import resumed_best
+from lmms.train.checkpoint.read import list_checkpoints, load_checkpoint, tensors_of
 from lmms.train.checkpoint.resume import changes, resume_from
+from lmms.train.checkpoint.state import Measure, TrainerState
 from lmms.train.data.phases import order_of, write_phases
 from lmms.train.data.sets import Sets
 from lmms.train.evaluation import EvalSet
@@ -74,7 +76,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
     measure = _measure(config, opened.evaluated)
     best = world.once(lambda: resumed_best(output, stand.state.best, measure, watch.say))
     initial = plan_initial(config, opened.folder.path, opened.model, world.once, stand.checkpoint, watch.say)
-    state = replace(stand.state, best=best, base=asdict(initial.base))
+    state = replace(stand.state, best=best, base=initial.base)
 
     prepare(config, opened.model, world, initial.held, backend=backend if kernels.compile else None)
     memory = MemoryContext(config=config, output=output, world=world, opened=opened, checkpointed=initial.held)
@@ -191,9 +193,7 @@ def _open_output(
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
     try:
-        part = output / "config.yaml.part"
-        part.write_text(to_yaml(config), encoding="utf-8")
-        part.rename(output / "config.yaml")
+        write_whole(output / "config.yaml", to_yaml(config))
         write_phases(output, stand.phases)
         write_table(output, table)
         open_metrics(output, state.step)

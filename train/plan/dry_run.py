@@ -14,9 +14,10 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.settings.memory import MemoryConfig, check_activations
 from lmms.configs.settings.parallel import check_ranks
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.initial import Base, plan_initial
+from lmms.train.checkpoint.initial import plan_initial
 from lmms.train.checkpoint.pretrained import check_pretrained
 from lmms.train.checkpoint.resume import would_resume
+from lmms.train.checkpoint.state import Base
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import Order
 from lmms.train.data.phases import RunPhase, order_of

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.nested import flat
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
@@ -202,6 +203,4 @@ def _read_wandb(path: Path) -> dict[str, Any]:
 
 
 def _write_wandb(path: Path, run_id: str, step: int) -> None:
-    part = path.with_name(WANDB_NAME + ".part")
-    part.write_text(json.dumps({"id": run_id, "step": step}), encoding="utf-8")
-    part.rename(path)
+    write_whole(path, json.dumps({"id": run_id, "step": step}))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.nested import finite
 
 if TYPE_CHECKING:
@@ -152,9 +153,7 @@ def open_metrics(folder: Path, step: int) -> None:
         kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
-    part = path.with_name(METRICS_NAME + ".part")
-    part.write_bytes(b"".join(kept))
-    part.rename(path)
+    write_whole(path, b"".join(kept))
 
 
 def append_metrics(folder: Path, log: StepLog) -> None:
