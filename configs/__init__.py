@@ -6,6 +6,7 @@ from lmms.configs.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lmms.configs.contract.manifest import Dataset, Manifest
+    from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
     from lmms.configs.contract.pack import Media, Pack
     from lmms.configs.errors import (
         BuildError,
@@ -32,12 +33,14 @@ __all__ = [
     "Media",
     "ModelConfig",
     "ModelError",
+    "ModelFolder",
     "Pack",
     "PrepConfig",
     "SourceError",
     "TrainConfig",
     "TrainError",
     "load_config",
+    "read_model_folder",
     "to_yaml",
 ]
 
@@ -50,6 +53,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("load_config", "to_yaml"), "lmms.configs.load"),
         **dict.fromkeys(("Dataset", "Manifest"), "lmms.configs.contract.manifest"),
         **dict.fromkeys(("Media", "Pack"), "lmms.configs.contract.pack"),
+        **dict.fromkeys(("ModelFolder", "read_model_folder"), "lmms.configs.contract.model_folder"),
         "DataConfig": "lmms.configs.settings.data",
         "PrepConfig": "lmms.configs.settings.prep",
         **dict.fromkeys(("ModelConfig", "TrainConfig"), "lmms.configs.settings.train"),

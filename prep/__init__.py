@@ -9,17 +9,25 @@ if TYPE_CHECKING:
     from lmms.prep.plan import Plan, plan_packs
     from lmms.prep.records.record import Record
     from lmms.prep.reject import Reject
-    from lmms.prep.render.render import Rendered, Renderer
+    from lmms.prep.render.render import Rendered, Renderer, load_renderer, render_record
+    from lmms.prep.sources import Source, read_records
+    from lmms.prep.writer import PackFacts, write_packs
 
 __all__ = [
+    "PackFacts",
     "Plan",
     "Progress",
     "Record",
     "Reject",
     "Rendered",
     "Renderer",
+    "Source",
     "build_shards",
+    "load_renderer",
     "plan_packs",
+    "read_records",
+    "render_record",
+    "write_packs",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -29,6 +37,8 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("Plan", "plan_packs"), "lmms.prep.plan"),
         "Record": "lmms.prep.records.record",
         "Reject": "lmms.prep.reject",
-        **dict.fromkeys(("Rendered", "Renderer"), "lmms.prep.render.render"),
+        **dict.fromkeys(("Rendered", "Renderer", "load_renderer", "render_record"), "lmms.prep.render.render"),
+        **dict.fromkeys(("Source", "read_records"), "lmms.prep.sources"),
+        **dict.fromkeys(("PackFacts", "write_packs"), "lmms.prep.writer"),
     },
 )

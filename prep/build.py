@@ -7,10 +7,11 @@ folder renamed: a build is complete or it is not there.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from lmms.configs.contract.check import PackLimits, pack_limits
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
-from lmms.configs.errors import BuildError
+from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.files import new_folder
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
@@ -30,7 +31,7 @@ from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Recipe
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
-from lmms.prep.sources import Source, find_sources, read_chunks
+from lmms.prep.sources import Source, find_sources, memory_chunks, memory_source, read_chunks
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "workers")
@@ -51,16 +52,24 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def build_shards(config: PrepConfig, report: Report = lambda progress: None) -> Manifest:
-    """Build a shard folder at config.out. Raises LmmsError; then there is no folder at config.out."""
+def build_shards(config: PrepConfig, report: Report = lambda progress: None, records: Any = None) -> Manifest:
+    """Build a shard folder at config.out. Raises LmmsError; then there is no folder at config.out.
+
+    report: called with how far the build is. records: instead of config.sources, or after them, records in memory: an
+    iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
+    """
     folder = read_model_folder(resolve_model(config.model, PREP_FILES), config.min_pixels, config.max_pixels)
     recipe = _recipe(config, folder)
     sources = find_sources(config.sources, config.media_root)
+    if records is not None:
+        sources.append(memory_source(config.media_root))
+    if not sources:
+        raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
     out = Path(config.out)
     with new_folder(out, BuildError) as part:
         spool = part / "spool"
         spool.mkdir()
-        ledger = _read(config, sources, folder, recipe, spool, report)
+        ledger = _read(config, sources, records, folder, spool, report)
         samples = ledger.all_samples()
         check_rejects(ledger, config.max_rejects, out)
         plan = plan_packs(
@@ -99,15 +108,20 @@ def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[
     return spool_chunk(chunk_id, chunk, sources[chunk.source], _renderer, recipe, spool)
 
 
+def _chunks(sources: Sequence[Source], records: Any) -> Iterator[Chunk]:
+    for i, source in enumerate(sources):
+        yield from memory_chunks(i, records) if source.kind == "memory" else read_chunks(i, source)
+
+
 def _read(
-    config: PrepConfig, sources: list[Source], folder: ModelFolder, recipe: Recipe, spool: Path, report: Report
+    config: PrepConfig, sources: list[Source], records: Any, folder: ModelFolder, spool: Path, report: Report
 ) -> Ledger:
     ledger = Ledger(sources)
     sizes = [source.bytes for source in sources]
-    chunks = enumerate(chunk for i, source in enumerate(sources) for chunk in read_chunks(i, source))
     tokens = 0
-    task = partial(_spool_task, sources, recipe, spool)
-    for spooled in map_ordered(task, chunks, config.workers, _load_renderer, (folder,)):
+    report(Progress("reading", 0, sum(sizes), 0, 0, 0))
+    task = partial(_spool_task, sources, _recipe(config, folder), spool)
+    for spooled in map_ordered(task, enumerate(_chunks(sources, records)), config.workers, _load_renderer, (folder,)):
         ledger.add(spooled)
         tokens += int(spooled.samples["tokens"].sum())
         done = sum(sizes[: spooled.source]) + spooled.file_bytes
@@ -138,6 +152,7 @@ def _write(
     packs = np.split(samples[plan.order], plan.starts[1:-1])
     tasks = enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes))
     written, done = [], 0
+    report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
     for shard in map_ordered(partial(_write_task, spool, out, limits), tasks, config.workers, _nothing, ()):
         written.append(shard)
         done += shard.file.samples

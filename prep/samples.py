@@ -16,7 +16,7 @@ from lmms.prep.media.read import read_image
 from lmms.prep.records.parts import Image
 from lmms.prep.records.record import parse_record
 from lmms.prep.reject import Reject
-from lmms.prep.render.render import Renderer, render
+from lmms.prep.render.render import Renderer, render_record
 from lmms.prep.sources import Source
 
 
@@ -43,7 +43,7 @@ def make_sample(
     """The sample of one raw value, and notes on what of it is not used. Raises Reject."""
     record = parse_record(value)
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
-    rendered = render(renderer, record, [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures])
+    rendered = render_record(renderer, record, [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures])
     sample = Pack(
         input_ids=rendered.input_ids,
         cu_seqlens=np.array([0, len(rendered.input_ids)], np.int32),

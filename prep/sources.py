@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError, refuse_file_limit
@@ -22,8 +22,12 @@ from lmms.configs.files import PART_ENDING
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
+from lmms.prep.rows.memory import memory_rows
 
-Kind = Literal["jsonl", "parquet", "arrow"]
+if TYPE_CHECKING:
+    from lmms.prep.records.record import Record
+
+Kind = Literal["jsonl", "parquet", "arrow", "memory"]
 KINDS: Mapping[str, Kind] = {
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
@@ -45,11 +49,12 @@ BLANK = object()
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One input: a file, or the files of a saved Hugging Face data set."""
+    """One input: a file, the files of a saved Hugging Face data set, or records in memory."""
 
     name: str
     """As the user would name it; stands in the ledger, the manifest and inspect."""
     files: tuple[Path, ...]
+    """Empty where the records are in memory."""
     kind: Kind
     root: Path
     """Folder that image paths are relative to and may not leave."""
@@ -72,6 +77,39 @@ def find_sources(patterns: Sequence[str], media_root: str | None) -> list[Source
         for source in sources:
             found.setdefault(source.files[0].resolve(), source)
     return list(found.values())
+
+
+def memory_source(media_root: str | None) -> Source:
+    """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
+    return Source("memory", (), "memory", Path(media_root or "."))
+
+
+def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
+    """Records in memory as chunks, see memory_rows."""
+    row = 0
+    for rows in memory_rows(records):
+        yield Chunk(index, row, rows, 0)
+        row += len(rows)
+
+
+def read_records(
+    sources: Sequence[str], media_root: str | None = None
+) -> "Iterator[tuple[Source, int, Record | Reject]]":
+    """Every record of some sources, as a build reads them: (source, row, what the row holds).
+
+    sources, media_root: as in PrepConfig. SourceError when a file cannot be read to its end.
+    """
+    from lmms.prep.records.record import parse_record
+
+    for index, source in enumerate(find_sources(sources, media_root)):
+        for chunk in read_chunks(index, source):
+            for row, value in chunk_values(chunk):
+                if value is BLANK:
+                    continue
+                try:
+                    yield source, row, value if isinstance(value, Reject) else parse_record(value)
+                except Reject as reject:
+                    yield source, row, reject
 
 
 def read_chunks(index: int, source: Source) -> Iterator[Chunk]:

@@ -32,6 +32,7 @@ from lmms.train.plan.cards import ranks_peak
 from lmms.train.plan.open import MOST_SOURCES, Opened, open_run, padded, remarks
 from lmms.train.plan.out_of_memory import START, MemoryContext, explaining_out_of_memory
 from lmms.train.plan.stand import Stand, stand_of
+from lmms.train.plan.unlikely import unlikely
 from lmms.train.step import Learner
 from lmms.train.step_log import Course
 from lmms.train.watch.metrics import open_metrics
@@ -167,6 +168,7 @@ def _first_lines(
     if config.optim.name == "muon":
         yield muon_line(model)
     yield from window_remarks(config.profile, window_of(config.profile, state.step, course.steps))
+    yield from unlikely(config.optim, model, course.steps)
     yield from remarks(config, course.order, course.phase, world.data_size, course.steps, state)
     for loss, recipe in (("loss", opened.recipe), ("evaluation's loss", opened.eval_recipe)):
         if recipe and recipe.by == "set":

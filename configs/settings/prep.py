@@ -16,7 +16,7 @@ Positive = Annotated[int, Range(1)]
 class PrepConfig:
     """One build. The doc string under a field is its help text, on the command line too."""
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
     """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders."""
     model: str
     """Model folder or hub id: its tokenizer, chat template and processor settings are used."""
@@ -51,7 +51,5 @@ class PrepConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.sources:
-            raise ConfigError("sources is empty: expected at least one file, folder or glob")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")

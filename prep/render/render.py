@@ -103,7 +103,7 @@ def load_renderer(folder: ModelFolder) -> Renderer:
     )
 
 
-def render(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> Rendered:
+def render_record(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> Rendered:
     """Render a record whose k-th image takes image_tokens[k] tokens."""
     messages = renderer.family.template_messages(record)
     mark = _free_mark(renderer, messages)

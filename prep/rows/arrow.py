@@ -45,7 +45,7 @@ def read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
         for batch in batches:
             _check_buffers(batch)
             position = mapped.tell()
-            yield from ((part, position) for part in _split(batch))
+            yield from ((part, position) for part in split_batch(batch))
 
 
 def row_groups(file: Path) -> list[tuple[int, int]]:
@@ -63,7 +63,7 @@ def read_row_group(file: Path, group: int, start: int, rows: int) -> Iterator[pa
     with _oserror(), pq.ParquetFile(file) as table:
         batches = table.iter_batches(CHUNK_ROWS, row_groups=[group])
         for batch in islice(batches, start // CHUNK_ROWS, -(-(start + rows) // CHUNK_ROWS)):
-            yield from _split(batch)
+            yield from split_batch(batch)
 
 
 def batch_values(batch: pa.RecordBatch) -> Iterator[Any]:
@@ -100,7 +100,8 @@ def _check_buffers(batch: pa.RecordBatch) -> None:
             raise
 
 
-def _split(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Batches that are small enough for a chunk."""
     rows = rows_of_chunk(batch.num_rows, batch.nbytes)
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)

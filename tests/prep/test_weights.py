@@ -18,7 +18,7 @@ from lmms.prep.build import build_shards
 from lmms.prep.records.record import parse_record
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
-from lmms.prep.render.render import Renderer, load_renderer, render
+from lmms.prep.render.render import Renderer, load_renderer, render_record
 from lmms.train.data.shards import PackReader, read_sidecar, read_table
 from lmms.train.data.verify import verify
 from tests.kit.folders import tiny_model_folder
@@ -75,7 +75,7 @@ def token_weights(renderer: Renderer, turns: list[tuple[str, str]], weights: lis
         {"role": role, "content": text, **({"weight": next(left)} if role == "assistant" else {})}
         for role, text in turns
     ]
-    rendered = render(renderer, parse_record({"messages": messages}), [])
+    rendered = render_record(renderer, parse_record({"messages": messages}), [])
     found = np.zeros(len(rendered.input_ids))
     for (start, end), weight in zip(rendered.targets, rendered.weights, strict=True):
         assert (found[start:end] == 0).all()
@@ -182,6 +182,6 @@ def test_a_column_weight_of_another_type_is_rejected_row_by_row(tmp_path: Path) 
     rows = [{"messages": messages, "weight": weight} for weight in ("72 kg", None)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "records.parquet")
     dataset = built(tmp_path, tmp_path / "records.parquet", max_rejects=0.5)
-    (reject,) = read_table(dataset, "rejects.parquet").to_pylist()
+    (reject,) = read_table(dataset, "rejects.parquet").to_dicts()
     assert (reject["row"], reject["reason"], reject["place"]) == (0, "bad_weight", "weight")
     assert "weight is a string" in reject["message"]

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from lmms.configs.contract.model_folder import TRAIN_FILES, resolve_model
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.settings.train import TrainConfig
+from lmms.configs.words import counted
 from lmms.train.checkpoint.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, parameter_of_key, read_adapter_config
 from lmms.train.checkpoint.files import COMPLETE_NAME, CONFIG_NAME
 from lmms.train.checkpoint.keep import choose_checkpoint
@@ -24,6 +25,8 @@ from lmms.train.model.build import init_random
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import init_lora
 from lmms.train.model.names import is_lora, own_parameters, parameter_name
+
+_FAULTS_SHOWN = 3
 
 
 def fill_base(base: Base, model: TrainModel, seed: int) -> None:
@@ -234,14 +237,14 @@ def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> di
         else:
             found[stored] = target
     rank, alpha = settings
+    reasons = []
     if lora and any(map(is_lora, shapes)) and (rank, alpha) != (config.lora.rank, config.lora.alpha):
-        faults.insert(
-            0, f"its LoRA has rank {rank} and alpha {alpha}, this run {config.lora.rank} and {config.lora.alpha}"
-        )
+        reasons = [f"its LoRA has rank {rank} and alpha {alpha}, this run {config.lora.rank} and {config.lora.alpha}"]
     if faults:
-        raise TrainError(
-            f"model.init_from {source.path} does not fit this run: {'; '.join(faults[:3])} ({len(faults)} in all)"
-        )
+        more = f", ... ({counted(len(faults), 'tensor')} in all)" if len(faults) > _FAULTS_SHOWN else ""
+        reasons.append("; ".join(faults[:_FAULTS_SHOWN]) + more)
+    if reasons:
+        raise TrainError(f"model.init_from {source.path} does not fit this run: {'; '.join(reasons)}")
     return found
 
 

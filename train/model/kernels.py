@@ -4,8 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -184,10 +183,3 @@ def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> No
 def compiled_graphs() -> int:
     """Graphs that this process has compiled so far."""
     return int(counters["stats"]["unique_graphs"])
-
-
-@contextmanager
-def no_recompiles() -> Iterator[None]:
-    """Within it, compiling a block that has been compiled before raises torch's RecompileError, with the reason."""
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        yield

@@ -107,8 +107,7 @@ class StepLog:
     sets: dict[str, SetLog] = field(default_factory=dict)
     """Of each set of a mixture, by a short name of its place: loss, share, epoch. Empty where a run has one set."""
     loss_by_source: dict[str, float] = field(default_factory=dict)
-    """As loss, of each source that has targets in the step, by its short name. Empty where the shards have one source,
-    or more than 64."""
+    """As loss, of each source with targets in the step, by its short name. Empty with one source, or more than 64."""
     eval_loss: float | None = None
     """After this step, over all of eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)

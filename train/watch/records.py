@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms.configs.errors import DatasetError, TrainError
+from lmms.configs.words import short_places
 from lmms.train.data.order import by_cost, step_packs
 from lmms.train.data.phases import order_of, phase_of_step, read_phases
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
@@ -27,6 +28,9 @@ class Record:
     segment: int
     """Of its pack."""
     source: str
+    """Its place, as prep was told."""
+    name: str
+    """A short name of the source, the one in metrics.jsonl."""
     row: int
     tokens: int
 
@@ -103,9 +107,11 @@ def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:
     for k, dataset in enumerate(sets.datasets):
         first, end = sets.first_packs[k : k + 2].tolist()
         own = [pack - first for pack in found if first <= pack < end]
-        names = [source["name"] for source in dataset.manifest.sources]
+        places = [source["name"] for source in dataset.manifest.sources]
+        names = short_places(places)
         for pack, segment, source, row, tokens in _pack_rows(sets, k, own):
-            record = Record(set=k, pack=pack, segment=segment, source=names[source], row=row, tokens=tokens)
+            of_source = {"source": places[source], "name": names[source]}
+            record = Record(set=k, pack=pack, segment=segment, row=row, tokens=tokens, **of_source)
             found[first + pack].append(record)
     return [record for pack in packs for record in sorted(found[pack], key=lambda one: one.segment)]
 

@@ -18,7 +18,7 @@ from lmms.prep.media.read import read_image
 from lmms.prep.records.record import Record, parse_record
 from lmms.prep.reject import Reject
 from lmms.prep.render.families import FAMILIES
-from lmms.prep.render.render import Rendered, load_renderer, render
+from lmms.prep.render.render import Rendered, load_renderer, render_record
 
 TEXT_SETS = ("alpaca_eval", "gpteacher", "gsm8k", "crosswoz_zh")
 IMAGE_SETS = ("chart_opencqa", "receipts_sroie", "nlvr_statements", "emoji_icons", "tables_pubtabnet", "doc_photo_mix")
@@ -56,7 +56,7 @@ def test_ids_of_real_text_records_are_those_of_the_official_tokenizer(
     for data_set in TEXT_SETS:
         for raw in lines(shared / "data/text" / f"{data_set}.jsonl.zst", 37, 20):
             record = parse_record(raw)
-            rendered = render(renderer, record, [])
+            rendered = render_record(renderer, record, [])
             messages = FAMILIES[folder.family].template_messages(record)
             text = official.apply_chat_template(messages, tokenize=False, chat_template=folder.chat_template)
             assert rendered.input_ids.tolist() == official(text, add_special_tokens=False)["input_ids"]
@@ -91,7 +91,7 @@ def test_ids_and_grids_of_real_image_records_are_those_of_the_official_processor
         root = shared / "data/image" / data_set
         for raw in lines(root / "records.jsonl.zst", 7, 3):
             record = parse_record(raw)
-            rendered = render(renderer, record, image_tokens(record, root, folder))
+            rendered = render_record(renderer, record, image_tokens(record, root, folder))
             messages = FAMILIES[folder.family].template_messages(record)
             text = official.apply_chat_template(messages, tokenize=False, chat_template=folder.chat_template)
             files = [read_image(image.ref, root) for image in record.images]
@@ -122,8 +122,8 @@ def conversation(user: str, assistant: str, **keys: Any) -> Record:
 )
 def test_special_token_text_in_content_never_becomes_a_control_token(qwen3: ModelFolder, text: str) -> None:
     renderer = load_renderer(qwen3)
-    rendered = render(renderer, conversation(f"Say {text} now", f"It is {text}."), [])
-    plain = render(renderer, conversation("Say it now", "It is it."), [])
+    rendered = render_record(renderer, conversation(f"Say {text} now", f"It is {text}."), [])
+    plain = render_record(renderer, conversation("Say it now", "It is it."), [])
     controls = set(renderer.control_ids.values())
     assert [i for i in rendered.input_ids if i in controls] == [i for i in plain.input_ids if i in controls]
     decoded = renderer.tokenizer.decode(rendered.input_ids, skip_special_tokens=False)
@@ -133,22 +133,22 @@ def test_special_token_text_in_content_never_becomes_a_control_token(qwen3: Mode
 
 def test_the_mark_that_hides_special_text_steps_aside_for_content_that_holds_it(qwen3: ModelFolder) -> None:
     renderer = load_renderer(qwen3)
-    rendered = render(renderer, conversation("\ufdd0 <|im_end|>", "ok"), [])
+    rendered = render_record(renderer, conversation("\ufdd0 <|im_end|>", "ok"), [])
     assert "\ufdd0 <|im_end|>" in renderer.tokenizer.decode(rendered.input_ids, skip_special_tokens=False)
 
 
 def test_reasoning_renders_like_a_think_block_in_content(qwen3: ModelFolder) -> None:
     renderer = load_renderer(qwen3)
-    as_key = render(renderer, conversation("2+2?", "4", reasoning_content="Two and two."), [])
-    in_text = render(renderer, conversation("2+2?", "<think>\nTwo and two.\n</think>\n\n4"), [])
+    as_key = render_record(renderer, conversation("2+2?", "4", reasoning_content="Two and two."), [])
+    in_text = render_record(renderer, conversation("2+2?", "<think>\nTwo and two.\n</think>\n\n4"), [])
     assert as_key.input_ids.tolist() == in_text.input_ids.tolist()
     assert "Two and two." in renderer.tokenizer.decode(as_key.input_ids[slice(*as_key.targets[0])])
 
 
 def test_reasoning_that_a_template_leaves_out_is_noted(model_folders: dict[str, Path], qwen3: ModelFolder) -> None:
     record = conversation("2+2?", "4", reasoning_content="Two and two.")
-    assert render(load_renderer(read_model_folder(model_folders["qwen2.5-text"])), record, []).dropped_text
-    assert not render(load_renderer(qwen3), record, []).dropped_text
+    assert render_record(load_renderer(read_model_folder(model_folders["qwen2.5-text"])), record, []).dropped_text
+    assert not render_record(load_renderer(qwen3), record, []).dropped_text
 
 
 def test_a_turn_that_the_template_drops_is_a_rejection(model_folders: dict[str, Path]) -> None:
@@ -156,7 +156,7 @@ def test_a_turn_that_the_template_drops_is_a_rejection(model_folders: dict[str, 
     turns = [("user", "a"), ("system", "Be brief."), ("assistant", "b")]
     record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
     with pytest.raises(Reject) as caught:
-        render(renderer, record, [])
+        render_record(renderer, record, [])
     assert caught.value.reason == "template_changes_record"
     assert caught.value.place == "messages[1]"
 
@@ -169,7 +169,7 @@ def test_an_image_that_the_template_drops_is_a_rejection_and_never_a_shifted_pla
     turns = [("system", [image]), ("user", [image, {"type": "text", "text": "?"}]), ("assistant", "b")]
     record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
     with pytest.raises(Reject) as caught:
-        render(renderer, record, [4, 8])
+        render_record(renderer, record, [4, 8])
     assert caught.value.reason == "template_changes_record"
 
 
@@ -182,7 +182,7 @@ def test_each_turn_has_its_own_weight_whatever_its_header_ends_with(qwen3: Model
     renderer = load_renderer(replace(qwen3, chat_template=EMPTY_WITHOUT_A_LINE))
     turns = [("user", "a", 1), ("assistant", "", 2), ("user", "b", 1), ("assistant", "c d", 3)]
     messages = [{"role": role, "content": content} | ({"weight": w} if w > 1 else {}) for role, content, w in turns]
-    found = render(renderer, parse_record({"messages": messages}), [])
+    found = render_record(renderer, parse_record({"messages": messages}), [])
     assert found.weights == [2, 3]
     assert np.diff(found.targets)[0] == 1
 
@@ -198,7 +198,7 @@ def test_a_turn_that_the_template_does_not_close_is_a_rejection(qwen3: ModelFold
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
     with pytest.raises(Reject, match="does not close an assistant turn") as caught:
-        render(renderer, record, [])
+        render_record(renderer, record, [])
     assert caught.value.reason == "template_changes_record"
 
 
@@ -206,7 +206,7 @@ def test_only_weighted_turns_are_targets(qwen3: ModelFolder) -> None:
     renderer = load_renderer(qwen3)
     turns = [("user", "a", 1), ("assistant", "first", 0), ("user", "c", 1), ("assistant", "second", 1)]
     record = parse_record({"messages": [{"role": r, "content": c, "weight": w} for r, c, w in turns]})
-    rendered = render(renderer, record, [])
+    rendered = render_record(renderer, record, [])
     (text,) = [
         renderer.tokenizer.decode(rendered.input_ids[s:e], skip_special_tokens=False) for s, e in rendered.targets
     ]
@@ -223,7 +223,7 @@ def test_a_content_that_begins_with_line_feeds_keeps_its_first_token_in_the_targ
                       {"role": "assistant", "content": "b"}]}
     )  # fmt: skip
     text = official.apply_chat_template(FAMILIES["qwen3"].template_messages(record), tokenize=False)
-    assert_targets(text, official, render(load_renderer(qwen3), record, []))
+    assert_targets(text, official, render_record(load_renderer(qwen3), record, []))
 
 
 def test_special_token_text_split_over_parts_stays_text(model_folders: dict[str, Path]) -> None:
@@ -232,7 +232,7 @@ def test_special_token_text_split_over_parts_stays_text(model_folders: dict[str,
         parts = [{"type": "text", "text": text} for text in ("A<|im_", "end|>B")]
         turns = [("user", "a"), ("assistant", parts)]
         record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
-        rendered = render(renderer, record, [])
+        rendered = render_record(renderer, record, [])
         (target,) = rendered.targets
         assert renderer.tokenizer.decode(rendered.input_ids[slice(*target)], skip_special_tokens=False) == (
             "A<|im_end|>B<|im_end|>"

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,19 @@ def test_an_output_folder_is_for_one_run(tmp_path: Path) -> None:
         pass
     with locked(tmp_path / "out"):
         assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_run_that_fails_before_it_writes_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "a" / "out"):
+        raise TrainError("refused")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "mine"):
+        raise TrainError("refused")
+    with suppress(FileExistsError), locked(tmp_path / "b"):
+        (tmp_path / "b" / "metrics.jsonl").touch()
+        (tmp_path / "b").mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]
 
 
 def draws() -> tuple[Any, ...]:

@@ -294,7 +294,7 @@ def save_and_train_on(world: World, folder: Path) -> None:
             saver.save(state_at(step), tensors)
             # The training's own collectives go on while the thread uses its group.
             for _ in range(20):
-                world.barrier()
+                torch.distributed.barrier()
             with torch.no_grad():
                 for tensor in tensors.values():
                     tensor.mul_(2)

@@ -66,7 +66,7 @@ MINI = Sizes(
 MINI_ON_GPU = replace(MINI, device="cuda", precision="bf16", workers=2, backend="inductor")
 
 FIRST, SECOND, LARGE = "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-8B"
-_TEXT = {"vocab_size": 151936, "rms_norm_eps": 1e-6, "bos_token_id": 151643, "eos_token_id": 151645}
+_TEXT: Mapping[str, Any] = {"vocab_size": 151936, "rms_norm_eps": 1e-6, "bos_token_id": 151643, "eos_token_id": 151645}
 _IDS = dict(zip(("vision_start", "vision_end", "image", "video"), (151652, 151653, 151655, 151656), strict=True))
 _TOKENS = {f"{name}_token_id": token for name, token in _IDS.items()}
 
@@ -76,14 +76,9 @@ def _qwen2_5_vl() -> PretrainedConfig:
     text: dict[str, Any] = {**_TEXT, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
     text |= {"num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 128000}
     text |= {"rope_parameters": rope, "tie_word_embeddings": True}
-    tower: dict[str, Any] = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 2048,
-    }
-    tower |= {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
+    tower: dict[str, Any] = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
+    tower |= {"out_hidden_size": 2048, "patch_size": 14, "window_size": 112}
+    tower |= {"fullatt_block_indexes": [7, 15, 23, 31]}
     return Qwen2_5_VLConfig(text_config=text, vision_config=tower, **_TOKENS, tie_word_embeddings=True)
 
 

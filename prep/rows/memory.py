@@ -1,0 +1,53 @@
+"""Records that a program holds in memory -> rows of chunks: dicts, a polars frame, a datasets.Dataset."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from lmms.configs.errors import SourceError
+from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Rows, rows_of_chunk
+
+
+def memory_rows(records: Any) -> Iterator[Rows]:
+    """The rows of each chunk. records: an iterable of dicts, a polars frame, or a data set of the package datasets.
+
+    Neither package is imported: a data set is told by its `with_format`, a frame by its `iter_slices`. SourceError for
+    something else, and for an entry that is no dict.
+    """
+    if hasattr(records, "with_format"):
+        from lmms.prep.rows.arrow import split_batch
+
+        for table in records.with_format("arrow").iter(batch_size=CHUNK_ROWS):
+            for batch in table.to_batches():
+                yield from split_batch(batch)
+    elif hasattr(records, "iter_slices"):
+        rows = rows_of_chunk(records.height, records.estimated_size())
+        yield from (frame.to_dicts() for frame in records.iter_slices(rows))
+    elif isinstance(records, Iterable) and not isinstance(records, str | bytes | Mapping):
+        yield from _chunks(records)
+    else:
+        kind = type(records).__name__
+        raise SourceError(f"records is a {kind}, expected an iterable of dicts, a polars frame or a datasets.Dataset")
+
+
+def _chunks(records: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise SourceError(f"record {number} is a {type(record).__name__}, expected a dict of columns")
+        rows.append(record)
+        size += _size(record)
+        if len(rows) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _size(value: Any) -> int:
+    """About how many bytes of text and media are in a value."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list | tuple) else 8
