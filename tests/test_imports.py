@@ -5,6 +5,7 @@ at every start, and gigabytes on a machine that only builds shards.
 """
 
 import ast
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,18 +25,18 @@ MAY_IMPORT = {
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "configs": (
         ("errors", "lazy"),
-        ("by_part", "stores", "typed", "yaml12"),
+        ("stores", "typed", "yaml12"),
         ("contract", "load", "help"),
+        ("by_part",),
         ("settings",),
     ),
     "prep": (
-        ("output", "plan", "reject", "tables"),
-        ("media",),
+        ("output", "plan", "reject", "shards", "tables"),
+        ("media", "rows", "writer"),
         ("records",),
         ("render", "sources"),
         ("samples",),
         ("engine",),
-        ("shards",),
         ("build",),
     ),
     "train": (
@@ -214,6 +215,20 @@ def test_a_fresh_process_that_loads_a_heavy_library_is_seen() -> None:
 def test_what_needs_no_heavy_library_loads_none(places: tuple[str, ...]) -> None:
     modules = [module for place in places for module in modules_of(place)]
     assert loaded_after("\n".join(f"import lmms.{module}" for module in modules)) == set()
+
+
+def test_only_one_file_imports_pyarrow() -> None:
+    files = [file for place in (*MAY_IMPORT, "tools") for file in (ROOT / place).rglob("*.py")]
+    modules = {str(file.relative_to(ROOT)): imported_modules(file.read_text("utf-8")) for file in files}
+    found = {file for file, names in modules.items() if any(name.partition(".")[0] == "pyarrow" for name in names)}
+    assert found == {"prep/rows/arrow.py", "prep/rows/chunk.py"}  # the second names a type of it
+
+
+@pytest.mark.parametrize("module", ["prep.build", "prep.writer", "train.data.shards", "train.data.verify"])
+def test_what_reads_or_writes_tables_is_imported_without_a_library_for_them(module: str) -> None:
+    """polars takes half a second to import, and tools/gpu/run starts where there is no pyarrow."""
+    code = f"import sys, lmms.{module}\nassert not {{'polars', 'pyarrow'}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_command_line_loads_no_heavy_library() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.check import PackLimits, pack_limits
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.mds import INDEX_NAME, ShardFile, read_index
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION
@@ -61,13 +61,7 @@ class Manifest:
     @property
     def limits(self) -> PackLimits:
         """What every pack of this folder keeps to."""
-        merge_size = self.vision.merge_size if self.vision else 1
-        return PackLimits(
-            seq_len=self.seq_len,
-            max_patches=self.max_patches,
-            image_token_id=self.image_token_id,
-            merge_size=merge_size,
-        )
+        return pack_limits(self.seq_len, self.max_patches, self.vision, self.image_token_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,18 +113,18 @@ class Family:
     """(cu_seqlens int64 [segments + 1], media, merge size) to the position ids of T tokens, int64 [..., 1, T]."""
     images: Images | None = None
     """None where the models read text only."""
-    patches: tuple[Callable[[Any], None], ...] = ()
+    replacements: tuple[Callable[[Any], None], ...] = ()
     """What is put in the place of transformers' own in a new model, so that a step never waits for the device."""
     stacked: Mapping[str, int] = field(default_factory=dict)
     """Layers whose weight is several matrices, one below the other: last word of their name -> how many."""
 
     def part_of(self, name: str) -> ModelPart:
         """The part of a module or parameter, by its name in the transformers model. ModelError where none has it."""
-        found = [(len(top), part) for part in self.parts for top in part.modules if f"{name}.".startswith(f"{top}.")]
-        if not found:
+        matches = [(len(top), part) for part in self.parts for top in part.modules if f"{name}.".startswith(f"{top}.")]
+        if not matches:
             tops = ", ".join(top for part in self.parts for top in part.modules)
             raise ModelError(f"{name} belongs to no part of the model; expected a name below {tops}")
-        return max(found, key=lambda match: match[0])[1]
+        return max(matches, key=lambda match: match[0])[1]
 
     def language_model(self, hf: "PreTrainedModel") -> "PreTrainedModel":
         """The part of a transformers model that reads embeddings and has the blocks of the language model."""

@@ -109,6 +109,6 @@ FAMILY = Family(
     ),
     positions=vision.positions,
     images=Images(tower=tower, inputs=tower_inputs, features=vision.features, fixed_inputs=fixed_windows),
-    patches=(vision.embed_by_product, attend_by_image),
+    replacements=(vision.embed_by_product, attend_by_image),
     stacked=vision.STACKED,
 )

@@ -25,6 +25,6 @@ FAMILY = Family(
     ),
     positions=vision.positions,
     images=Images(tower=tower, inputs=vision.tower_inputs, features=vision.features),
-    patches=(vision.embed_by_product,),
+    replacements=(vision.embed_by_product,),
     stacked=vision.STACKED,
 )

@@ -62,6 +62,6 @@ FAMILY = Family(
     ),
     positions=vision.positions,
     images=Images(tower=tower, inputs=tower_inputs, features=features, deep_inputs=deep_inputs),
-    patches=(vision.embed_by_product, add_by_rows),
+    replacements=(vision.embed_by_product, add_by_rows),
     stacked=vision.STACKED,
 )

@@ -41,8 +41,8 @@ def build_model(
     for module in hf.modules():
         if isinstance(module, PreTrainedModel):
             module.config._attn_implementation = ATTENTION_NAME
-    for patch in family.patches:
-        patch(hf)
+    for replace_in in family.replacements:
+        replace_in(hf)
     for part, block in family.blocks(hf):
         recompute_blocks([block], recompute if part == "llm" else recompute_vision or recompute)
     return TrainModel(hf).train()

@@ -28,6 +28,7 @@ class Case:
     family: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     tied: bool = False
+    packs: int = 11
     wide: bool = False
     """Large enough for averages of gradients in few bits."""
 
@@ -37,6 +38,14 @@ _VISION_ALONE = {"train": {"llm": "frozen", "aligner": "frozen"}, "memory.recomp
 _LORA_IN_PART = {"lora.targets": ["q_proj", "down_proj"], "lora.modules_to_save": ["norm"]}
 _EPOCHS = {"data.global_packs": 4, "data.micro_packs": 4, "max_steps": 9, "save_steps": 1}
 """Of 11 packs: epochs end within steps 3, 6 and 9, and after none."""
+_MUON_IN_BF16 = {
+    "model.precision": "bf16",
+    "optim.name": "muon",
+    "optim.schedule": "constant",
+    "data.global_packs": 2,
+    "max_steps": 5,
+    "save_steps": 1,
+}
 
 CASES: dict[str, Case] = {
     "text": Case("qwen3", tied=True),
@@ -53,10 +62,7 @@ CASES: dict[str, Case] = {
     **{f"{packs} packs": Case("qwen3_vl", {"data.global_packs": packs}) for packs in (1, 3, 5)},
     **{name: Case("qwen3_vl", {"optim.name": name}, wide=True) for name in OPTIMIZERS},
     "epochs": Case("qwen3_vl", _EPOCHS),
-    "muon in bf16": Case(
-        "qwen3",
-        {"model.precision": "bf16", "optim.name": "muon", "data.global_packs": 2, "max_steps": 5, "save_steps": 1},
-    ),
+    "muon in bf16": Case("qwen3", _MUON_IN_BF16, packs=4),
 }
 Close = Literal["sums", "bits", "bf16"]
 
@@ -158,7 +164,8 @@ ROWS: tuple[Row, ...] = (
 
 def write_case(case: Case, folder: Path) -> dict[str, Any]:
     """The settings of a case, whose model and shards are written into `folder`."""
-    settings = write_run(folder, case.family, tied=case.tied) | {"max_steps": STEPS, "save_steps": 2} | case.settings
+    settings = write_run(folder, case.family, packs=case.packs, tied=case.tied)
+    settings |= {"max_steps": STEPS, "save_steps": 2, **case.settings}
     if case.wide:
         path = folder / "model" / "config.json"
         config = json.loads(path.read_text())

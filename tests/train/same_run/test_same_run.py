@@ -16,8 +16,8 @@ from lmms.train.data.order import step_packs
 from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets, packs_digest
 from lmms.train.data.steps import plan_steps
-from lmms.train.model.names import part_of
 from lmms.train.run import train
+from tests.kit.models import part_of
 from tests.kit.ranks import free_port, on_ranks
 from tests.kit.runs import (
     assert_same_steps,
@@ -169,7 +169,7 @@ def test_the_settings_of_a_layout_reach_fsdp2(runs: Runs, name: str) -> None:
 )
 def test_frozen_weights_are_in_no_checkpoint(runs: Runs, case: str, trained: set[str]) -> None:
     names = read_tensors(runs.output(case, ONE) / checkpoint_name(STEPS), "model.")
-    assert {part_of(name) for name in names} == trained
+    assert {part_of(CASES[case].family, name) for name in names} == trained
 
 
 @pytest.mark.parametrize("case", ["text", "two packs a pass"])

@@ -16,23 +16,11 @@ import numpy.typing as npt
 from PIL import Image
 from transformers import PretrainedConfig
 
-from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, image_grid
-from lmms.configs.contract.manifest import (
-    PACKS_NAME,
-    REJECTS_NAME,
-    SAMPLES_NAME,
-    Manifest,
-    file_entry,
-    open_dataset,
-    write_manifest,
-)
-from lmms.configs.contract.mds import INDEX_NAME, encode_sample, index_json
+from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
-from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Media, Pack
-from lmms.prep.engine.store import SPOOLED, spool_path
-from lmms.prep.shards import write_shard
-from lmms.prep.tables import write_rows
+from lmms.configs.contract.pack import Media, Pack
+from lmms.prep.writer import PackFacts, write_packs
 from lmms.train.data.shards import PackReader, read_sidecar
 from tools.gpu.pieces.models import Sizes, model_config
 
@@ -79,7 +67,9 @@ def make_packs(model: str, sizes: Sizes, folder: Path) -> Path:
     for name, share in SHARES.items():
         layout = make_layout(sizes, share, _SEED)
         rngs = [np.random.default_rng([_SEED, i]) for i in range(sizes.packs)]
-        _write_shards(folder / name, [_make_pack(layout, config, model_folder, rng) for rng in rngs], model_folder)
+        packs = [_make_pack(layout, config, model_folder, rng) for rng in rngs]
+        facts = PackFacts(model=model_folder, seq_len=sizes.seq_len, max_patches=max(pack.patches for pack in packs))
+        write_packs(folder / name, packs, facts)
     return folder
 
 
@@ -206,47 +196,3 @@ def _write_model(folder: Path, config: PretrainedConfig, sizes: Sizes) -> ModelF
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps(asdict(vision)), encoding="utf-8")
     return read_model_folder(folder)
-
-
-def _write_shards(folder: Path, packs: Sequence[Pack], model: ModelFolder) -> None:
-    folder.mkdir(parents=True)
-    assert model.vision is not None
-    limits = PackLimits(
-        seq_len=len(packs[0].input_ids),
-        max_patches=max(1, *(pack.patches for pack in packs)),
-        image_token_id=model.image_token_id,
-        merge_size=model.vision.merge_size,
-    )
-    entries = np.zeros(len(packs), SPOOLED)
-    with spool_path(folder, 0).open("wb") as file:
-        for entry, pack in zip(entries, packs, strict=True):
-            data = encode_sample(COLUMNS, pack.to_columns())
-            entry["offset"], entry["bytes"] = file.tell(), len(data)
-            file.write(data)
-    written = write_shard(0, [entries[i : i + 1] for i in range(len(packs))], folder, folder, limits)
-    spool_path(folder, 0).unlink()
-    (folder / INDEX_NAME).write_bytes(index_json(COLUMNS, [written.file]))
-    write_rows(folder / PACKS_NAME, PACK_TABLE, written.rows)
-    write_rows(folder / SAMPLES_NAME, SAMPLE_TABLE, [])
-    write_rows(folder / REJECTS_NAME, REJECT_TABLE, [])
-    totals = {name: sum(row[name] for row in written.rows) for name in ("tokens", "target_tokens", "media", "patches")}
-    conversations = sum(row["segments"] for row in written.rows)
-    read = {"read": conversations, "packed": conversations, "rejected": 0, "skipped": 0}
-    manifest = Manifest(
-        contract=CONTRACT_VERSION,
-        family=model.family,
-        model=model.path.name,
-        seq_len=limits.seq_len,
-        max_patches=limits.max_patches,
-        image_token_id=limits.image_token_id,
-        vision=model.vision,
-        packing="drawn by a seed",
-        fingerprints={**model.fingerprints, "renderer": "", "records": ""},
-        counts={**read, "packs": len(packs), **totals},
-        rejects={},
-        notes={},
-        sources=({"name": "drawn", **read, "tokens": totals["tokens"]},),
-        settings={"seed": _SEED},
-        files={name: file_entry(folder / name) for name in (INDEX_NAME, PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)},
-    )
-    write_manifest(manifest, folder)
