@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.configs.settings.train import TrainConfig
+from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.train.plan.cards import Card
@@ -69,13 +70,14 @@ def _run_facts(found: "DryRun") -> list[tuple[str, str]]:
         for part, number in found.parameters.items()
     )
     trained = sum(found.trained.values()) / sum(found.parameters.values())
-    images = f", {heaviest.images:,} images of {heaviest.patches:,} patches" if heaviest.images else ""
+    pictures = f", {counted(heaviest.images, 'image')} of {counted(heaviest.patches, 'patch', 'patches')}"
+    tokens = f"{counted(heaviest.tokens, 'token')}, {counted(heaviest.target_tokens, 'target')}"
     return [
         ("model", f"{Path(found.model).name}, {_millions(sum(found.parameters.values()))} parameters: {parts}"),
         ("trained", f"{trained:.0%} of them, in {found.precision} by {found.optimizer}, recompute {found.recompute}"),
-        ("shards", f"{found.shards:,} with {found.packs:,} packs"),
-        ("step", f"{found.global_packs:,} packs: {found.passes:,} x {found.micro_packs:,} on each of {_ranks(found)}"),
-        ("heaviest", f"{heaviest.tokens:,} tokens, {heaviest.target_tokens:,} targets{images} in a pass"),
+        ("shards", f"{found.shards:,} with {counted(found.packs, 'pack')}"),
+        ("step", f"{counted(found.global_packs, 'pack')}: {found.passes:,} x {found.micro_packs:,} on {_ranks(found)}"),
+        ("heaviest", f"{tokens}{pictures if heaviest.images else ''} in a pass"),
         *([("goes on", f"from {found.resumes}")] if found.resumes else []),
     ]
 
@@ -85,7 +87,7 @@ def _millions(number: int) -> str:
 
 
 def _ranks(found: "DryRun") -> str:
-    return f"{found.ranks:,} ranks" if found.ranks > 1 else "1 rank"
+    return f"each of {found.ranks:,} ranks" if found.ranks > 1 else "1 rank"
 
 
 def _memory(found: "DryRun") -> Table:
@@ -117,7 +119,7 @@ def _cards(found: "DryRun") -> Table:
     from lmms.train.plan.dry_run import MFU_SUPPOSED
 
     low, high = MFU_SUPPOSED
-    whole_run = f"whole run, if MFU is {high:.0%} to {low:.0%}"
+    whole_run = f"time of the whole run, if MFU is {high:.0%} to {low:.0%}"
     table = ui.columns("cards", "card", "has, GB", "", "left, GB", whole_run)
     for card in found.cards:
         left = card.memory - found.total
@@ -141,7 +143,7 @@ def _length_facts(found: "DryRun") -> list[tuple[str, str]]:
         ("tokens", f"{ui.count(length.tokens_a_step)} a step, {ui.count(length.tokens_an_epoch)} an epoch"),
         ("operations", f"{length.flops_a_step:.3g} a step, {length.flops_an_epoch:.3g} an epoch (strict)"),
         ("checkpoint", f"{found.staged / 1e9:.2f} GB of each rank, in main memory until it is written"),
-        ("waiting", f"{found.waiting:.1%} of the time is lost by ranks that wait for the dearest"),
+        ("waiting", f"{found.waiting:.1%} of the time is lost by ranks that wait for the slowest"),
     ]
     if length.tokens_per_s:
         seconds = length.steps * length.tokens_a_step / length.tokens_per_s
@@ -175,7 +177,7 @@ def _verdict(found: "DryRun") -> Text:
         return Text(f"FITS on {fitting}: {needs}", "bold green")
     memory = max(card.memory for card in short)
     enough = [proposal for proposal in found.proposals if proposal.total <= memory]
-    advice = "no change here is enough; build shorter packs"
+    advice = "no change here is enough by itself; take several, or build shorter packs"
     for proposal in sorted(enough, key=lambda one: one.anew)[:1]:
         advice = f"it would with {proposal.change}" + (_ANEW if proposal.anew else "")
     return Text(f"DOES NOT FIT: {needs}; {advice}", "bold red")

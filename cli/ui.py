@@ -132,15 +132,18 @@ def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
     return table
 
 
-def count(number: float) -> str:
-    """12345678 -> 12.3 M."""
+def count(number: float, digits: int = 1) -> str:
+    """12345678 -> 12.3 M. digits: after the point, where there is a unit."""
     for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
         if number >= size:
-            return f"{number / (size if unit != ' k' else 1e3):.1f}{unit}"
+            return f"{number / (size if unit != ' k' else 1e3):.{digits}f}{unit}"
     return f"{number:,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """4000 -> 1:06:40."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    """40 -> 40 s, 400 -> 6 min 40 s, 4000 -> 1 h 6 min, 400000 -> 4 d 15 h."""
+    whole = round(seconds)
+    for size, unit, below, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below} {part}"
+    return f"{whole} s"

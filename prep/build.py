@@ -19,11 +19,12 @@ from lmms.configs.contract.check import PackLimits, pack_limits
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
+from lmms.configs.errors import BuildError
+from lmms.configs.files import new_folder
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
-from lmms.prep.output import building
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.rows.chunk import Chunk
@@ -56,7 +57,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None) -> 
     recipe = _recipe(config, folder)
     sources = find_sources(config.sources, config.media_root)
     out = Path(config.out)
-    with building(out) as part:
+    with new_folder(out, BuildError) as part:
         spool = part / "spool"
         spool.mkdir()
         ledger = _read(config, sources, folder, recipe, spool, report)

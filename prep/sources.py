@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError, refuse_file_limit
-from lmms.prep.output import PART_ENDING, REJECTS_ENDING
+from lmms.configs.files import PART_ENDING
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
@@ -34,6 +34,8 @@ KINDS: Mapping[str, Kind] = {
 
 _BOM = b"\xef\xbb\xbf"
 
+REJECTS_ENDING = ".rejects.parquet"
+"""Ending of the ledger that a build leaves beside its output when it stops for too many rejects."""
 OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)
 """What a build leaves beside its output; a folder of sources that holds it does not mean it."""
 

@@ -30,7 +30,7 @@ from lmms.configs.contract.mds import INDEX_NAME, index_json
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Pack
 from lmms.configs.errors import BuildError
-from lmms.prep.output import building
+from lmms.configs.files import new_folder
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
 from lmms.prep.tables import write_columns, write_rows
 
@@ -99,7 +99,7 @@ def write_packs(
 def write_shards(out: str | Path, shards: Iterable[Sequence[Pack]], facts: PackFacts) -> Manifest:
     """As write_packs, where the packs of each shard are given."""
     written, tables, first = list[WrittenShard](), list[Samples](), 0
-    with building(Path(out)) as part:
+    with new_folder(Path(out), BuildError) as part:
         for number, packs in enumerate(shards):
             written.append(write_shard(number, packs, part, facts.limits))
             tables += [_samples(first + i, pack, len(facts.sources)) for i, pack in enumerate(packs)]

@@ -24,14 +24,16 @@ MAY_IMPORT = {
 }
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "configs": (
-        ("errors", "lazy"),
-        ("stores", "typed", "yaml12"),
-        ("contract", "load", "help"),
+        ("errors", "lazy", "nested", "ranges", "room", "words"),
+        ("files", "help", "stores", "typed", "yaml12"),
+        ("contract",),
         ("by_part",),
         ("settings",),
+        ("other_names",),
+        ("load",),
     ),
     "prep": (
-        ("output", "plan", "reject", "shards", "tables"),
+        ("plan", "reject", "shards", "tables"),
         ("media", "rows", "writer"),
         ("records",),
         ("render", "sources"),
@@ -50,12 +52,21 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("feeder",),
         ("run",),
     ),
-    "cli": (("run_log", "ui"), ("dry_run", "export", "inspect", "prep"), ("demo", "live"), ("train",), ("main",)),
+    "cli": (
+        ("run_log", "settings", "ui"),
+        ("dry_run", "export", "inspect", "prep"),
+        ("demo", "live"),
+        ("train",),
+        ("main",),
+    ),
 }
 """House -> its rooms, folders and single files, from the ground floor up: a room imports those of lower floors."""
 TORCH_FREE = ("train/data", "train/watch/metrics", "train/watch/history", "train/watch/curves", "train/watch/summary")
-CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
-"""All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
+CONFIGS_LIBRARIES = {
+    *("numpy", "xxhash", "yaml", "huggingface_hub"),
+    *("obstore", "fsspec", "paramiko", "ocifs", "oci", "databricks", "requests"),
+}
+"""All that the ground floor may load besides the standard library; the second line where a URL is read."""
 
 
 def imported_modules(source: str) -> set[str]:

@@ -7,7 +7,7 @@ from lmms.configs.lazy import lazy_names
 if TYPE_CHECKING:
     from lmms.train.batch.batch import Batch
     from lmms.train.checkpoint.export import export
-    from lmms.train.checkpoint.read import TrainerState
+    from lmms.train.checkpoint.state import TrainerState
     from lmms.train.data.shards import PackReader
     from lmms.train.data.steps import StepPlan
     from lmms.train.data.verify import verify
@@ -84,7 +84,7 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("World", "start_world", "stop_world"), "lmms.train.parallel.world"),
         **dict.fromkeys(("Watch", "unwatched"), "lmms.train.watch.watch"),
         **dict.fromkeys(("Run", "start"), "lmms.train.setup"),
-        "TrainerState": "lmms.train.checkpoint.read",
+        "TrainerState": "lmms.train.checkpoint.state",
         "feed": "lmms.train.feeder",
         **dict.fromkeys(("Learner", "StepResult", "take_step"), "lmms.train.step"),
         **dict.fromkeys(("Evaluation", "evaluate"), "lmms.train.evaluation"),

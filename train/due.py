@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.read import TrainerState
+from lmms.train.checkpoint.state import TrainerState
 from lmms.train.step import StepResult
 
 

@@ -5,14 +5,14 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from itertools import islice, tee
 
-from lmms.configs.stores.remote import FileStore
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import batches
 from lmms.train.batch.transfer import ahead
-from lmms.train.checkpoint.read import TrainerState
-from lmms.train.data.prefetch import look_ahead
+from lmms.train.checkpoint.state import TrainerState
+from lmms.train.data.prefetch import cache_keeper
 from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import Evaluated, StepPlan, plan_steps
+from lmms.train.data.steps import Progress, RankShare, StepPlan, plan_steps
+from lmms.train.data.upcoming import Evaluated, upcoming_shards
 from lmms.train.due import next_evaluation
 from lmms.train.parallel.launched import launched
 from lmms.train.setup import Run
@@ -30,24 +30,20 @@ def feed(run: Run, state: TrainerState) -> Generator[tuple[StepPlan, Iterator[Ba
     every = plan_steps(
         run.course.order,
         sets,
-        world.data_rank,
-        world.data_size,
-        data.micro_packs,
-        state.step,
-        state.position,
+        RankShare(world.data_rank, world.data_size, data.micro_packs),
+        Progress(state.step, state.position),
         padded_to=run.course.recipe.shapes.tokens if run.course.recipe.shapes else None,
-        look_ahead=fills_cache or any(isinstance(dataset.store, FileStore) for dataset in datasets),
-        evaluated=_evaluated(run),
     )
     plans, coming = tee(islice(every, max(run.course.steps - state.step, 0)))
     requests = (request for plan in coming for request in plan.passes)
     with ExitStack() as opened:
-        want = opened.enter_context(look_ahead(datasets)) if fills_cache else None
+        upcoming = upcoming_shards(run.course.order, _evaluated(run))
+        want = opened.enter_context(cache_keeper(datasets)) if fills_cache else None
         loader = batches(PackReader(datasets), run.course.recipe, requests, data.workers, run.config.stall_s)
         on_device = opened.enter_context(closing(ahead(opened.enter_context(closing(loader)), world.device)))
         for plan in plans:
             if want:
-                want(plan.ahead)
+                want(upcoming(plan.step, plan.position))
             yield plan, on_device
 
 

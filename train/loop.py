@@ -13,7 +13,7 @@ for step in itertools.islice(data, 100):
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ from lmms.configs.settings.train import ModelConfig, TrainConfig
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import batches
 from lmms.train.checkpoint.pretrained import load_pretrained
-from lmms.train.checkpoint.read import TrainerState
 from lmms.train.checkpoint.resume import resumed_state
+from lmms.train.checkpoint.state import state_from_dict, state_to_dict
 from lmms.train.data.phases import order_of
 from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import Progress, RankShare, plan_steps
 from lmms.train.model.build import keep_in, materialize
 from lmms.train.model.folder import model_of
 from lmms.train.model.forward import TrainModel
@@ -87,9 +87,8 @@ class PackDataset(IterableDataset[Step]):
             )
         sets, data = self._opened.sets, self._config.data
         order = order_of(sets, self._opened.phase)
-        start = self._state
-        plans = plan_steps(order, sets, 0, 1, data.micro_packs, start.step, start.position, look_ahead=False)
-        ahead = plan_steps(order, sets, 0, 1, data.micro_packs, start.step, start.position, look_ahead=False)
+        share, done = RankShare(micro_packs=data.micro_packs), Progress(self._state.step, self._state.position)
+        plans, ahead = (plan_steps(order, sets, share, done) for _ in range(2))
         requests = (request for plan in ahead for request in plan.passes)
         reader = PackReader(sets.datasets)
         with closing(batches(reader, self._opened.recipe, requests, data.workers, self._config.stall_s)) as loader:
@@ -100,7 +99,7 @@ class PackDataset(IterableDataset[Step]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the step after the last one that was handed out begins, and what the order was made of."""
-        return asdict(self._state)
+        return state_to_dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the step at which `state_dict` was called; takes effect at the next `iter`.
@@ -108,8 +107,8 @@ class PackDataset(IterableDataset[Step]):
         TrainError where other packs would come next, with what differs.
         """
         try:
-            stored = TrainerState(**state)
-        except TypeError as error:
+            stored = state_from_dict(state)
+        except (TypeError, LookupError, AttributeError) as error:
             raise TrainError(
                 f"the state is not one of a PackDataset ({error}); pass what state_dict returned"
             ) from None

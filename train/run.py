@@ -12,8 +12,9 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import Loading
 from lmms.train.checkpoint.keep import Keep, better
-from lmms.train.checkpoint.read import TrainerState, checkpoint_name, tensors_of
-from lmms.train.checkpoint.resume import locked
+from lmms.train.checkpoint.read import checkpoint_name, tensors_of
+from lmms.train.checkpoint.resume import clear_leftovers, locked
+from lmms.train.checkpoint.state import TrainerState
 from lmms.train.checkpoint.write import Saver, saving
 from lmms.train.data.steps import StepPlan
 from lmms.train.due import due_after
@@ -55,6 +56,7 @@ def train(config: TrainConfig, say: Say) -> bool:
         try:
             with ExitStack() as opened:
                 world.once(lambda: opened.enter_context(locked(output)))
+                world.once(lambda: clear_leftovers(output, watch.say))
                 world.once(lambda: check_boards(config.log))
                 run, state = start(config, world, watch)
                 tell = opened.enter_context(boards(config, output, world, state.step, watch.say))
@@ -151,8 +153,7 @@ def _evaluate(run: Run, plan: StepPlan, watch: Watch) -> Evaluation | None:
     watch.begin(f"evaluation after step {plan.step}")
     watch.mark("evaluation/forward")
     loading = Loading(run.config.data.micro_packs, run.config.data.workers, run.config.stall_s)
-    trained = run.sets.datasets
-    return evaluate(run.learner.model, run.eval_set, run.world, loading, watch, trained=trained, ahead=plan.ahead)
+    return evaluate(run.learner.model, run.eval_set, run.world, loading, watch)
 
 
 def _log(run: Run, log: StepLog, watch: Watch, *, always: bool) -> None:

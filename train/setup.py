@@ -1,18 +1,20 @@
 """A run up to its first step: shards, order, model, optimizer, and where it goes on from."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.load import to_yaml
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.initial import Initial, fill_initial, plan_initial
-from lmms.train.checkpoint.keep import Measure, resumed_best
-from lmms.train.checkpoint.read import TrainerState, list_checkpoints, load_checkpoint, tensors_of
+from lmms.train.checkpoint.keep import resumed_best
+from lmms.train.checkpoint.read import list_checkpoints, load_checkpoint, tensors_of
 from lmms.train.checkpoint.resume import changes, resume_from
+from lmms.train.checkpoint.state import Measure, TrainerState
 from lmms.train.data.phases import order_of, write_phases
 from lmms.train.data.sets import Sets
 from lmms.train.evaluation import EvalSet
@@ -30,6 +32,7 @@ from lmms.train.plan.cards import ranks_peak
 from lmms.train.plan.open import MOST_SOURCES, Opened, open_run, padded, remarks
 from lmms.train.plan.out_of_memory import START, MemoryContext, explaining_out_of_memory
 from lmms.train.plan.stand import Stand, stand_of
+from lmms.train.plan.unlikely import unlikely
 from lmms.train.step import Learner
 from lmms.train.step_log import Course
 from lmms.train.watch.metrics import open_metrics
@@ -73,7 +76,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
     measure = _measure(config, opened.evaluated)
     best = world.once(lambda: resumed_best(output, stand.state.best, measure, watch.say))
     initial = plan_initial(config, opened.folder.path, opened.model, world.once, stand.checkpoint, watch.say)
-    state = replace(stand.state, best=best, base=asdict(initial.base))
+    state = replace(stand.state, best=best, base=initial.base)
 
     prepare(config, opened.model, world, initial.held, backend=backend if kernels.compile else None)
     memory = MemoryContext(config=config, output=output, world=world, opened=opened, checkpointed=initial.held)
@@ -165,6 +168,7 @@ def _first_lines(
     if config.optim.name == "muon":
         yield muon_line(model)
     yield from window_remarks(config.profile, window_of(config.profile, state.step, course.steps))
+    yield from unlikely(config.optim, model, course.steps)
     yield from remarks(config, course.order, course.phase, world.data_size, course.steps, state)
     for loss, recipe in (("loss", opened.recipe), ("evaluation's loss", opened.eval_recipe)):
         if recipe and recipe.by == "set":
@@ -189,9 +193,7 @@ def _open_output(
 ) -> None:
     """The output folder as a run that stands at `state` goes on with it."""
     try:
-        part = output / "config.yaml.part"
-        part.write_text(to_yaml(config), encoding="utf-8")
-        part.rename(output / "config.yaml")
+        write_whole(output / "config.yaml", to_yaml(config))
         write_phases(output, stand.phases)
         write_table(output, table)
         open_metrics(output, state.step)

@@ -60,6 +60,8 @@ _FAMILIES: tuple[tuple[str, Unit, str, str], ...] = (
 )
 """Title, unit, and what stands before and after the name in the keys of charts with a curve for each name."""
 _SUM = "all"
+_MORE_DIGITS = 12
+"""Beyond these float64 has none."""
 _TOGETHER = 12
 """Curves in one frame that eyes can tell apart."""
 
@@ -117,12 +119,18 @@ def shown_of_a_run(chart: Chart, runs: Sequence[History]) -> int:
     return len(chart.series) if curves <= _TOGETHER else max(1, _TOGETHER // len(runs))
 
 
-def number(value: float, unit: Unit = "") -> str:
-    """A value as a person reads it, in at most eight characters or so."""
+def number(value: float, unit: Unit = "", more: int = 0) -> str:
+    """A value as a person reads it, in at most eight characters or so; `more` digits on top."""
     if unit == "share":
-        return f"{value:.1%}"
+        return f"{value:.{1 + more}%}"
     if unit == "bytes":
-        return f"{value / 1e9:.2f} GB"
+        return f"{value / 1e9:.{2 + more}f} GB"
     if unit == "count":
-        return ui.count(value)
-    return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+        return ui.count(value, 1 + more)
+    return f"{value:.{4 + more}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{2 + more}e}"
+
+
+def marks(values: Sequence[float], unit: Unit = "") -> list[str]:
+    """What stands at an axis: the values with as few digits as tell them apart."""
+    written = ([number(value, unit, more) for value in values] for more in range(_MORE_DIGITS))
+    return next((texts for texts in written if len(set(texts)) == len(values)), [number(v, unit) for v in values])

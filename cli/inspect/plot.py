@@ -26,11 +26,9 @@ class Curve:
     band: bool = False
 
 
-def plot(
-    curves: Sequence[Curve], x_range: tuple[float, float], width: int, height: int
-) -> tuple[list[Text], float, float]:
-    """`height` rows of `width` cells, later curves over earlier ones; and the values at the lower and upper edge."""
-    low, high = _frame(np.concatenate([curve.y for curve in curves]))
+def plot(curves: Sequence[Curve], x_range: tuple[float, float], width: int, height: int) -> list[Text]:
+    """`height` rows of `width` cells, later curves over earlier ones; the edges are at the values of `frame`."""
+    low, high = frame(curves)
     cells = np.zeros((height, width), np.uint8)
     owner = np.full((height, width), -1)
     for number, curve in enumerate(curves):
@@ -44,7 +42,7 @@ def plot(
         for bit, number in zip(bits, owners, strict=True):
             row.append(chr(0x2800 + bit) if bit else " ", curves[number].style if number >= 0 else "")
         rows.append(row)
-    return rows, low, high
+    return rows
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -55,8 +53,9 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BLOCKS[round((value - low) * scale)] if np.isfinite(value) else " " for value in values)
 
 
-def _frame(values: Floats) -> tuple[float, float]:
-    """The lowest and the highest value that are shown, apart."""
+def frame(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The lowest and the highest value that are shown of these curves, apart."""
+    values = np.concatenate([curve.y for curve in curves])
     low, high = (float(np.quantile(values, share)) for share in (_TAIL, 1 - _TAIL))
     if high - low > 1e-9 * abs(high):
         return low, high

@@ -89,9 +89,9 @@ def _colour(runs: Sequence["History"], run: "History") -> str:
 
 def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"], width: int, coloured: bool) -> Text:
     """The first curve of a chart: every step faint, and over that a smoothed curve; in plain text that alone."""
-    from lmms.cli.inspect.charts import has_curve, number
+    from lmms.cli.inspect.charts import has_curve, marks, number
     from lmms.cli.inspect.last_values import points
-    from lmms.cli.inspect.plot import Curve, plot
+    from lmms.cli.inspect.plot import Curve, frame, plot
 
     key, label = chart.series[0]
     shown = [one for one in group if has_curve(one, key)]
@@ -105,21 +105,22 @@ def _drawn(chart: "Chart", group: Sequence["History"], runs: Sequence["History"]
     left = min(float(one.steps[0]) for one in shown)
     right = max(float(one.steps[-1]) for one in shown)
     curves = [*faint, *bold] if coloured else bold
-    cells = width - _LABELS - 2
-    rows, low, high = plot(curves, (left, max(right, left + 1)), cells, _ROWS)
+    lowest, highest = marks(frame(curves), chart.unit)
+    labels = max(_LABELS, len(lowest), len(highest))
+    cells = width - labels - 2
+    rows = plot(curves, (left, max(right, left + 1)), cells, _ROWS)
     title = chart.title if label in ("all", chart.title, "lr", "wait", "peak") else f"{chart.title}, {label}"
     text = Text.assemble((title, "bold"), "  ")
     text.append(Text("  ").join(Text(*last) for last in lasts)).append("\n")
     for i, row in enumerate(rows):
-        value = {0: high, _ROWS - 1: low}.get(i)
-        mark = "" if value is None else number(value, chart.unit)
-        text.append(f"{mark:>{_LABELS}}", "dim").append(" ┤" if mark else " │", "dim").append(row).append("\n")
+        mark = {0: highest, _ROWS - 1: lowest}.get(i, "")
+        text.append(f"{mark:>{labels}}", "dim").append(" ┤" if mark else " │", "dim").append(row).append("\n")
     if label == chart.title == "loss" and any(one.skipped.any() for one in shown):
-        text.append(f"{'skipped':>{_LABELS}} │", "dim")
+        text.append(f"{'skipped':>{labels}} │", "dim")
         text.append(_skipped(shown, runs, left, right, cells)).append("\n")
     ends = f"{int(left):,}", f"{int(right):,}"
     gap = " " * (cells - len(ends[0]) - len(ends[1]))
-    return text.append(f"{'':{_LABELS + 2}}{ends[0]}{gap}{ends[1]}\n", "dim")
+    return text.append(f"{'':{labels + 2}}{ends[0]}{gap}{ends[1]}\n", "dim")
 
 
 def _skipped(shown: Sequence["History"], runs: Sequence["History"], left: float, right: float, cells: int) -> Text:

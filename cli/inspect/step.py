@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lmms.cli import ui
-from lmms.configs.words import counted, short_places
+from lmms.configs.words import counted
 
 _RECORDS_SHOWN = 40
 
@@ -39,12 +39,10 @@ def step(
         *((f"set {k}", where) for k, where in enumerate(found.shards)),
     ]
     screen.print(ui.facts(f"step {number} of {run}", rows))
-    places = list(dict.fromkeys(record.source for record in found.records))
-    names = dict(zip(places, short_places(places), strict=True))
     table = ui.columns("records", "set", "pack", "segment", "tokens", "row", "source")
     for record in found.records[:_RECORDS_SHOWN]:
         numbers = (record.set, record.pack, record.segment, record.tokens, record.row)
-        table.add_row(*(f"{value:,}" for value in numbers), names[record.source])
+        table.add_row(*(f"{value:,}" for value in numbers), record.name)
     screen.print(table)
     if len(found.records) > _RECORDS_SHOWN:
         screen.print(f"... and {len(found.records) - _RECORDS_SHOWN:,} more; --json prints all")

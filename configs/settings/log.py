@@ -17,10 +17,11 @@ class LogConfig:
     """Also log to this wandb project; needs the extra lmms[wandb]."""
     wandb_name: str | None = None
     """Name of the run there. Default: that of the output folder."""
-    wandb_mode: Literal["online", "offline"] = "online"
-    """offline: into output/wandb, without network; `wandb sync` sends it later."""
+    wandb_mode: Literal["online", "offline"] | None = None
+    """offline: into output/wandb, without network; `wandb sync` sends it later. Default: what the environment's
+    WANDB_MODE says, else online."""
 
     def __post_init__(self) -> None:
         check_fields(self, "log")
-        if self.wandb is None and (self.wandb_name is not None or self.wandb_mode != "online"):
+        if self.wandb is None and (self.wandb_name is not None or self.wandb_mode is not None):
             raise ConfigError("log.wandb_name or log.wandb_mode is set, but log.wandb is not; name a wandb project")

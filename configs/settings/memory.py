@@ -21,7 +21,8 @@ class MemoryConfig:
     recompute_vision: Recompute | None = None
     """The same of the vision tower's blocks. Default: as recompute."""
     offload_activations_gb: Annotated[float, Range(0)] = 0.0
-    """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none."""
+    """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none. With
+    recompute: elementwise only where blocks are compiled (kernels.compile)."""
 
     def __post_init__(self) -> None:
         check_fields(self, "memory")
@@ -43,4 +44,16 @@ def check_activations(offload_bytes: int, device: str) -> None:
         raise ConfigError(
             f"memory.offload_activations_gb is {offload_bytes / 1e9:g}, but this run is on {device}, whose memory is"
             " main memory; set it to 0"
+        )
+
+
+def check_recompute(memory: MemoryConfig, compiled: bool) -> None:
+    """ConfigError for results of an uncompiled block that torch would keep where they cannot leave the device."""
+    settings = {"memory.recompute": memory.recompute, "memory.recompute_vision": memory.vision}
+    name = next((name for name, value in settings.items() if value == "elementwise"), None)
+    if memory.offload_bytes and name and not compiled:
+        raise ConfigError(
+            f"{name} is elementwise and memory.offload_activations_gb {memory.offload_activations_gb:g}, but what an"
+            f" uncompiled block keeps then cannot be moved; set {name}: full (or none), kernels.compile: true, or"
+            " memory.offload_activations_gb: 0"
         )

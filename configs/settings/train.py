@@ -13,7 +13,7 @@ from lmms.configs.settings.data import DataConfig, EvalConfig
 from lmms.configs.settings.kernels import KernelsConfig
 from lmms.configs.settings.log import LogConfig
 from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
-from lmms.configs.settings.memory import MemoryConfig
+from lmms.configs.settings.memory import MemoryConfig, check_recompute
 from lmms.configs.settings.optim import OptimConfig
 from lmms.configs.settings.parallel import ParallelConfig, check_offload
 from lmms.configs.settings.profile import ProfileConfig
@@ -141,6 +141,7 @@ class TrainConfig:
                 " that torch keeps deterministic; set kernels.liger: auto, or deterministic: false"
             )
         check_offload(self.parallel.offload, self.device)
+        check_recompute(self.memory, self.kernels.compile)
         check_patterns("train", self.train)
         if self.lora != DEFAULT_LORA and "lora" not in self.train.values():
             raise ConfigError("lora is set, but nothing is trained with it; set train: {llm: lora}, or leave lora out")

@@ -1,144 +1,115 @@
-"""Files behind a URL.
+"""Files behind a URL, read by ranges.
 
-    s3://, gs://, az://, http(s)://  any range of a file, through obstore
-    sftp://, hf://, oci://, dbfs:    whole files only, through the downloaders of mosaicml-streaming
+    s3://, gs://, az://, http(s)://  through obstore, see objects.py
+    sftp://, hf://, oci://, dbfs:    through fsspec, see filesystems.py
 
 Credentials are taken from where those libraries look for them; no message holds any. The libraries are loaded when the
 first file is read: nothing on this floor may be heavy.
 """
 
-import logging
 import random
 import re
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 from lmms.configs.errors import DatasetError
 
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore as Client
-    from obstore.store import RetryConfig
-
 T = TypeVar("T")
 
+OBJECT_SCHEMES = ("s3", "gs", "az", "http", "https")
+"""Kinds of URL that obstore reads; fsspec reads the others."""
 _BLOCK = 8 * 2**20
 """Bytes of one request, so that a slow line gets them in time."""
-_REQUEST_S = 30.0
-"""A request that takes longer has failed: obstore's own limit, given to the downloaders too."""
 _PAUSES_S = (0.1, 15.0)
 """From the first failure to the next attempt, and after many."""
 
 _FINAL_ERRORS = {
     *("FileNotFoundError", "PermissionError", "PermissionDeniedError", "UnauthenticatedError", "NotSupportedError"),
-    *("InvalidPathError", "EntryNotFoundError", "RepositoryNotFoundError", "GatedRepoError"),
+    *("InvalidPathError", "EntryNotFoundError", "RepositoryNotFoundError", "GatedRepoError", "ConfigFileNotFound"),
     *("AuthenticationException", "BadHostKeyException", "ImportError", "TypeError", "ValueError", "AssertionError"),
 }
 """Errors that do not pass with time: names of their classes or bases, whose modules are not loaded here."""
-_FINAL_ANSWERS = re.compile(r"status code: [34](?!08|29)\d\d|redirect|known_hosts")
-"""The same by what they say: a status other than 408 and 429, an sftp host that is not known."""
+_FINAL_ANSWERS = re.compile(r"redirect|known_hosts")
+"""The same by what they say: an sftp host that is not known, a bucket of another region."""
+_PAST_THE_END = 416
+
+
+class Connection(Protocol):
+    """A folder far away, for one thread of one process. Each library raises its own errors."""
+
+    def sizes(self) -> Mapping[str, int] | None:
+        """Bytes of every file, where one list tells them; None where there is no list, or it may not be asked for."""
+
+    def get(self, name: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of a file by one request; fewer where the file ends before, none or a status 416 where it
+        ends before `start`."""
 
 
 @dataclass(frozen=True)
-class ObjectStore:
-    """A folder of an object store or a web server. Each process that it is sent to connects for itself."""
+class RemoteStore:
+    """A folder behind a URL. Each process that it is sent to connects for itself, and so does each thread."""
 
     where: str
     url: str = field(repr=False)
     retry_s: float
 
     def sizes(self) -> Mapping[str, int] | None:
-        """By one list, in which 10,000 shards are 10 requests. None where there is none: web servers have no list, and
-        a bucket may not allow it. A shard that is missing or short there is found when its packs are read."""
-        import obstore
-        from obstore.exceptions import PermissionDeniedError
-
-        def ask() -> Mapping[str, int] | None:
-            try:
-                found = obstore.list_with_delimiter(self._client)["objects"]
-            except PermissionDeniedError:
-                return None
-            return {entry["path"]: entry["size"] for entry in found}
-
-        return None if self.url.startswith("http") else patiently(ask, self.where, self.retry_s)
+        """By one list, in which 10,000 shards are 10 requests. A shard that is missing or short where there is no list
+        is found when its packs are read."""
+        return self._ask(lambda connection: connection.sizes(), self.where)
 
     def read(self, name: str) -> bytes:
-        import obstore
-
-        def ask() -> tuple[bytes, int]:
-            answer = obstore.get(self._client, name, options={"range": (0, _BLOCK)})
-            return bytes(answer.bytes()), answer.meta["size"]
-
-        first, size = patiently(ask, f"{self.where}/{name}", self.retry_s)
-        return first + self.read_range(name, len(first), size - len(first))
+        blocks = [self._block(name, 0, _BLOCK)]
+        while len(blocks[-1]) == _BLOCK:
+            blocks.append(self._block(name, len(blocks) * _BLOCK, (len(blocks) + 1) * _BLOCK))
+        return b"".join(blocks)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
-        import obstore
-        from obstore.exceptions import GenericError
+        end = offset + size
+        return b"".join([self._block(name, start, min(start + _BLOCK, end)) for start in range(offset, end, _BLOCK)])
 
-        def ask(start: int) -> bytes:
-            length = min(_BLOCK, offset + size - start)
+    def _block(self, name: str, start: int, end: int) -> bytes:
+        def get(connection: Connection) -> bytes:
             try:
-                return bytes(obstore.get_range(self._client, name, start=start, length=length))
-            except GenericError as error:
-                if "status code: 416" in str(error):  # the file ends before
+                return connection.get(name, start, end)
+            except Exception as error:
+                if _status(error) == _PAST_THE_END:
                     return b""
                 raise
 
-        starts = range(offset, offset + size, _BLOCK)
-        return b"".join([patiently(partial(ask, start), f"{self.where}/{name}", self.retry_s) for start in starts])
+        return self._ask(get, f"{self.where}/{name}")
+
+    def _ask(self, act: Callable[[Connection], T], place: str) -> T:
+        """What `act` does with this thread's connection, which is replaced after a failure."""
+
+        def ask() -> T:
+            connection = vars(self._threads).pop("connection", None) or _connect(self.url)
+            answer = act(connection)
+            self._threads.connection = connection
+            return answer
+
+        return patiently(ask, place, self.retry_s)
 
     @cached_property
-    def _client(self) -> "Client":
-        from obstore.store import HTTPStore, from_url
+    def _threads(self) -> threading.local:
+        return threading.local()
 
-        # obstore asks again as well, but not when a body without an ETag breaks off: one loop, ours, keeps the time.
-        once: RetryConfig = {"max_retries": 0}
-        if self.url.startswith("http"):
-            return HTTPStore.from_url(self.url, client_options={"allow_http": True}, retry_config=once)
-        return from_url(self.url, retry_config=once)  # any client_options would hide those of the environment
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteStore, (self.where, self.url, self.retry_s)
 
 
-@dataclass(frozen=True, slots=True)
-class FileStore:
-    """A folder from which only whole files can be had."""
+def _connect(url: str) -> Connection:
+    if url.partition(":")[0] in OBJECT_SCHEMES:
+        from lmms.configs.stores.objects import Objects
 
-    where: str
-    url: str = field(repr=False)
-    retry_s: float
+        return Objects(url)
+    from lmms.configs.stores.filesystems import Files
 
-    def sizes(self) -> Mapping[str, int] | None:
-        """None: the downloaders do not tell."""
-        return None
-
-    def read(self, name: str) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "data")
-            self.download(name, path)
-            return path.read_bytes()
-
-    def read_range(self, name: str, offset: int, size: int) -> bytes:
-        raise DatasetError(f"{self.where}/{name} can only be had whole: set data.cache, or copy the shards to a folder")
-
-    def download(self, name: str, path: Path) -> None:
-        """The file, to this path, in a folder of its own: some downloaders leave more than the file beside it."""
-        from streaming.base.storage import CloudDownloader
-
-        logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # it logs each failure with its stack, and raises it
-
-        def ask() -> None:
-            path.unlink(missing_ok=True)
-            downloader = CloudDownloader.get(self.url)
-            try:
-                downloader.download(f"{self.url}/{name}", str(path), _REQUEST_S)
-            finally:
-                downloader.clean_up()
-
-        patiently(ask, f"{self.where}/{name}", self.retry_s)
+    return Files(url)
 
 
 def missing(place: str) -> DatasetError:
@@ -153,13 +124,13 @@ def patiently(ask: Callable[[], T], place: str, seconds: float) -> T:
     """
     until = time.monotonic() + seconds
     pause, longest = _PAUSES_S
-    jitter = random.Random()  # its own: a run's random numbers do not depend on a server
+    jitter = random.Random()  # a run's random numbers do not depend on a server
     while True:
         try:
             return ask()
         except Exception as error:  # noqa: BLE001  (each library has its own, and none of them may be shown as it is)
             left = until - time.monotonic()
-            if _is_final(error) and isinstance(error, FileNotFoundError):
+            if _is_missing(error):
                 raise missing(place) from None
             if _is_final(error):
                 raise DatasetError(
@@ -185,11 +156,26 @@ def seen(error: Exception) -> str:
     return re.sub(r"\S+://\S+", "...", said).strip() or type(error).__name__
 
 
+def _is_missing(error: Exception) -> bool:
+    return not _names(error).isdisjoint({"FileNotFoundError", "EntryNotFoundError"})
+
+
 def _is_final(error: Exception) -> bool:
-    names = _names(error)
-    if "LocalEntryNotFoundError" in names:  # the hub was not reached, and the file is not on this node
-        return False
-    return not names.isdisjoint(_FINAL_ERRORS) or _FINAL_ANSWERS.search(str(error)) is not None
+    status = _status(error)
+    if status is not None:
+        return 300 <= status < 500 and status not in (408, 429)
+    return not _names(error).isdisjoint(_FINAL_ERRORS) or _FINAL_ANSWERS.search(str(error)) is not None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status behind an error: where requests and httpx keep it, where Oracle's library does, or as obstore
+    says it."""
+    for place in (getattr(error, "response", None), error, error.__cause__):
+        for name in ("status_code", "status"):
+            if isinstance(status := getattr(place, name, None), int):
+                return status
+    said = re.search(r"status code: (\d\d\d)", str(error))
+    return int(said[1]) if said else None
 
 
 def _names(error: Exception) -> set[str]:

@@ -11,16 +11,16 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from lmms.configs.errors import ConfigError, DatasetError, nearest, refuse_file_limit
-from lmms.configs.stores.remote import FileStore, ObjectStore, missing
+from lmms.configs.stores.remote import OBJECT_SCHEMES, RemoteStore, missing
 
 _MODULES = {
-    **dict.fromkeys(("s3", "gs", "az", "http", "https"), ("obstore",)),
-    "sftp": ("streaming", "paramiko"),
-    "hf": ("streaming", "huggingface_hub"),
-    "oci": ("streaming", "oci"),
-    "dbfs": ("streaming", "databricks"),
+    **dict.fromkeys(OBJECT_SCHEMES, ("obstore", "obstore")),
+    "hf": ("huggingface_hub", "huggingface-hub"),
+    "sftp": ("paramiko", "lmms[sftp]"),
+    "oci": ("ocifs", "lmms[oci]"),
+    "dbfs": ("databricks", "lmms[dbfs]"),
 }
-"""URL scheme -> modules that read it; those of the first line read any range of a file, the others whole files."""
+"""URL scheme -> (the module that reads it, what to install for that)."""
 _BLOCK = 8 * 2**20
 
 
@@ -93,14 +93,12 @@ def open_store(where: str | Path, retry_s: float) -> Store:
     scheme = (url[1] or url[2]).lower()
     if scheme not in _MODULES:
         raise ConfigError(f"{shown(str(where))}: unknown kind of URL {scheme!r}{nearest(scheme, _MODULES)}")
-    for module in _MODULES[scheme]:
-        if find_spec(module) is None:
-            extra = " (of the extra `streaming`)" if "streaming" in _MODULES[scheme] else ""
-            raise ConfigError(
-                f"{shown(str(where))}: reading {scheme} URLs needs the module {module}{extra}; install it"
-            )
-    kind = ObjectStore if "obstore" in _MODULES[scheme] else FileStore
-    return kind(shown(str(where)), scheme + str(where)[len(scheme) :].rstrip("/"), retry_s)
+    module, package = _MODULES[scheme]
+    if find_spec(module) is None:
+        raise ConfigError(
+            f"{shown(str(where))}: reading {scheme} URLs needs the module {module}; install it: pip install '{package}'"
+        )
+    return RemoteStore(shown(str(where)), scheme + str(where)[len(scheme) :].rstrip("/"), retry_s)
 
 
 def shown(url: str) -> str:

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from lmms.configs.contract.pack import REJECT_TABLE
 from lmms.configs.errors import BuildError
 from lmms.prep.engine.store import SPOOLED, Spooled
-from lmms.prep.output import REJECTS_ENDING
 from lmms.prep.reject import Reject
-from lmms.prep.sources import Source
+from lmms.prep.sources import REJECTS_ENDING, Source
 from lmms.prep.tables import write_rows
 
 

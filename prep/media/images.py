@@ -35,7 +35,7 @@ def image_size(data: bytes, verify: Literal["header", "structure", "decode"], ma
     """(width, height) in pixels after EXIF orientation: the size that PIL.ImageOps.exif_transpose would give.
 
     header: what Pillow needs to open the file. structure: also the file's parts to the end of the first frame, without
-    its pixels (structure.py names the formats that are decoded all the same). decode: also every pixel of the first
+    its pixels in JPEG, PNG and WebP; the first frame of other formats is decoded. decode: also every pixel of the first
     frame. More than `max_pixels` in the header stops all three before any pixel is decoded. Changes Pillow's
     process-wide settings while it runs: not for threads. Raises Reject.
     """

@@ -1,6 +1,7 @@
 """A part of a message, or an entry of `images` -> Text or Image, or a Reject that names the key and the place."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,26 @@ class Image:
 Part = Text | Image
 
 
+class Bare:
+    """The entries of a column such as `images`, in order: a part without a value of its own takes the next entry."""
+
+    def __init__(self, column: str, entries: Iterable[ImageRef]) -> None:
+        self.column = column
+        self._entries = deque(entries)
+
+    def take(self, place: str) -> ImageRef:
+        """The next entry, for the bare part at this place."""
+        if not self._entries:
+            raise Reject("count_mismatch", f"a bare image part without an entry left in `{self.column}`", place)
+        return self._entries.popleft()
+
+    def check_empty(self) -> None:
+        """Reject for entries that no part took."""
+        if self._entries:
+            message = f"`{self.column}` has {len(self._entries)} more entries than there are bare image parts"
+            raise Reject("count_mismatch", message, self.column)
+
+
 def parse_images(images: Any) -> list[ImageRef]:
     """The `images` column."""
     if images is None:
@@ -56,8 +77,8 @@ def _image_ref(value: Any, place: str) -> ImageRef:
     raise Reject("bad_part", f"an image is {kind_of(value)}, expected a path, a data URI or bytes", place)
 
 
-def parse_part(part: Any, place: str, images: list[ImageRef]) -> tuple[Part, list[ImageRef]]:
-    """The typed part, and the entries of `images` that are left; a bare image part takes the first of them."""
+def parse_part(part: Any, place: str, images: Bare) -> Part:
+    """The typed part; a bare image part takes the next entry of `images`."""
     if not isinstance(part, Mapping):
         raise Reject("part_not_object", f"a part is {kind_of(part)}, expected an object", place)
     kind = part.get("type")
@@ -74,14 +95,10 @@ def parse_part(part: Any, place: str, images: list[ImageRef]) -> tuple[Part, lis
         raise Reject("bad_part", f"key {unknown[0]!r} in a part of type {kind!r}; expected {kind!r}", place)
     value = part.get(kind)
     if kind == "text":
-        return Text(_text(value, place)), images
+        return Text(_text(value, place))
     if kind == "image_url":
-        return Image(ImageRef("url", _url(value, place)), place), images
-    if value is not None:
-        return Image(_image_ref(value, place), place), images
-    if not images:
-        raise Reject("count_mismatch", "a bare image part without an entry left in `images`", place)
-    return Image(images[0], place), images[1:]
+        return Image(ImageRef("url", _url(value, place)), place)
+    return Image(images.take(place) if value is None else _image_ref(value, place), place)
 
 
 def _text(value: Any, place: str) -> str:

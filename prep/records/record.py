@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT
-from lmms.prep.media.read import ImageRef
-from lmms.prep.records.parts import Image, Part, Text, parse_images, parse_part
+from lmms.prep.records.parts import Bare, Image, Part, Text, parse_images, parse_part
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
@@ -69,21 +68,15 @@ def parse_record(raw: Any) -> Record:
         raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")
     _reject_later(raw)
     messages = _messages(raw)
-    images = parse_images(raw.get("images"))
-    parsed = []
-    for i, message in enumerate(messages):
-        one, images = _message(message, f"messages[{i}]", images)
-        parsed.append(one)
-    if images:
-        raise Reject(
-            "count_mismatch", f"`images` has {len(images)} more entries than there are bare image parts", "images"
-        )
+    images = Bare("images", parse_images(raw.get("images")))
+    parsed = tuple(_message(message, f"messages[{i}]", images) for i, message in enumerate(messages))
+    images.check_empty()
     if not any(message.role == "assistant" for message in parsed):
         raise Reject("no_assistant", "no assistant turn: nothing to learn from", "messages")
     weight = _weight(raw, "weight")
     if weight == 0:
         raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
-    return Record(tuple(parsed), weight, _unused(raw, messages))
+    return Record(parsed, weight, _unused(raw, messages))
 
 
 def _reject_later(raw: Mapping[str, Any]) -> None:
@@ -107,8 +100,7 @@ def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     return messages
 
 
-def _message(message: Any, place: str, images: list[ImageRef]) -> tuple[Message, list[ImageRef]]:
-    """The typed message, and the entries of `images` that its bare parts left over."""
+def _message(message: Any, place: str, images: Bare) -> Message:
     if not isinstance(message, Mapping):
         raise Reject("message_not_object", f"a message is {kind_of(message)}, expected an object", place)
     role = message.get("role")
@@ -120,7 +112,7 @@ def _message(message: Any, place: str, images: list[ImageRef]) -> tuple[Message,
         raise Reject("later_audio", "a spoken message; this version cannot use it yet", place)
     if role not in ROLES:
         raise Reject("unknown_role", f"role {role!r}; expected one of {', '.join(ROLES)}", place)
-    content, images = _content(message, place, images)
+    content = _content(message, place, images)
     weight = _weight(message, f"{place}.weight")
     if role != "assistant" and weight not in (0, 1):
         raise Reject(
@@ -129,12 +121,10 @@ def _message(message: Any, place: str, images: list[ImageRef]) -> tuple[Message,
     parsed = Message(role, content, weight, _reasoning(message, place))
     if role == "assistant" and parsed.images:
         raise Reject("image_in_assistant", "an image in an assistant turn; the model only reads images", place)
-    return parsed, images
+    return parsed
 
 
-def _content(
-    message: Mapping[str, Any], place: str, images: list[ImageRef]
-) -> tuple[str | tuple[Part, ...], list[ImageRef]]:
+def _content(message: Mapping[str, Any], place: str, images: Bare) -> str | tuple[Part, ...]:
     place = f"{place}.content"
     if "content" not in message:
         raise Reject("missing_content", "no `content`", place)
@@ -142,18 +132,14 @@ def _content(
     if content is None:
         raise Reject("null_content", "`content` is null and there is no tool call", place)
     if isinstance(content, str):
-        return content, images
+        return content
     if not isinstance(content, list):
         raise Reject(
             "bad_content_type", f"`content` is {kind_of(content)}, expected a string or a list of parts", place
         )
     if not content:
         raise Reject("empty_content", "`content` is an empty list", place)
-    parts = []
-    for i, part in enumerate(content):
-        one, images = parse_part(part, f"{place}[{i}]", images)
-        parts.append(one)
-    return tuple(parts), images
+    return tuple(parse_part(part, f"{place}[{i}]", images) for i, part in enumerate(content))
 
 
 def _weight(holder: Mapping[str, Any], place: str) -> float:

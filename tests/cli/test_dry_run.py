@@ -98,15 +98,15 @@ def test_a_change_that_no_checkpoint_goes_on_with_comes_last_and_says_so(
 @pytest.mark.parametrize("columns", [80, 100])
 def test_the_view_keeps_to_the_terminal(lmms: Invoke, columns: int, card: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cards.MEMORY, "Smallest", 1)  # type: ignore[arg-type]
-    memory = ("memory.recompute=none", "memory.recompute_vision=elementwise", "memory.offload_activations_gb=2.5")
+    memory = ("memory.recompute=none", "memory.recompute_vision=full", "memory.offload_activations_gb=2.5")
     done = lmms("--dry-run", "--card", card, *memory, "device=auto", "data.micro_packs=2", columns=columns)
     assert done.exit_code == (card == "smallest"), done.output
     assert max(map(len, done.output.splitlines())) <= columns
     assert "…" not in done.output
     words = " ".join(done.output.split())
-    assert "recompute none, vision elementwise, up to 2.5 GB in main memory" in words
+    assert "recompute none, vision full, up to 2.5 GB in main memory" in words
     assert "pins 2.5 GB of main memory for each rank of a machine" in words
-    assert ("memory.recompute: full and memory.recompute_vision: full" in words) == (card == "smallest")
+    assert ("memory.recompute: full" in words) == (card == "smallest")
 
 
 def test_ranks_are_those_told_or_those_of_the_launcher(lmms: Invoke) -> None:

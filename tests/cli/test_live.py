@@ -76,7 +76,7 @@ def test_the_view_fits_its_terminal_and_shows_curves_and_facts(width: int) -> No
     lines = shown(seen, width)
     assert all(len(text) <= width for text in lines)
     assert lines[0].startswith("step 6 of 10")
-    assert lines[0].endswith("60%  4:00 left")
+    assert lines[0].endswith("60%  4 min 0 s left")
     rows = {text.split("  ")[0]: text for text in lines if not text.startswith(" ")}
     assert rows["loss"].split()[1:] == ["0.5000", "█▄▂▂▁▁"]
     assert rows["tokens/s"].split()[1:3] == ["96.0", "k"]
@@ -112,7 +112,7 @@ def test_a_resumed_run_shows_its_whole_course_and_counts_its_own_time(tmp_path: 
         # The break before the resumption is no part of the time that a step takes.
         seen.add(step_log(step, loss=float(9 - step), time=90_000.0 + 10 * step, resumed_from=4))
     lines = shown(seen, 80)
-    assert lines[0].endswith("70%  0:30 left")
+    assert lines[0].endswith("70%  30 s left")
     assert next(text for text in lines if text.startswith("loss")).endswith("█▇▆▅▃▂▁")
     assert next(text for text in lines if text.startswith("evaluation")).split()[1] == "2.0000"
 

@@ -1,4 +1,4 @@
-"""How many bytes of tensors a real process holds: what memory_trace.py claims without running anything."""
+"""How many bytes of tensors a real process holds: what a traced pass claims without running anything."""
 
 import weakref
 from collections.abc import Iterable
@@ -34,9 +34,14 @@ class LiveStorages(TorchDispatchMode):
         for leaf in tree_leaves((args, output)):
             if isinstance(leaf, Tensor):
                 self._see(leaf)
-        alive = [storage for ref in self._storages.values() if (storage := ref()) is not None]
-        self.peak = max(self.peak, sum(storage.nbytes() for storage in alive))
+        self.peak = max(self.peak, self.bytes_now())
         return output
+
+    def bytes_now(self, but: Iterable[Tensor] = ()) -> int:
+        """Bytes of the storages that exist now, without those of the tensors `but`."""
+        others = {tensor.untyped_storage()._cdata for tensor in but}
+        alive = [storage for ref in self._storages.values() if (storage := ref()) is not None]
+        return sum(storage.nbytes() for storage in alive if storage._cdata not in others)
 
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -75,8 +80,17 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def kept_bytes(model: TrainModel, batch: Batch) -> int:
+    """Bytes of all storages that a forward pass leaves for backward, but for weights and the batch."""
+    others = [*model.parameters(), *model.buffers(), *tensors_in(batch)]
+    with LiveStorages(()) as live:
+        # Its graph holds what is kept.
+        loss, _ = model(batch, batch.images > 0)
+        return live.bytes_now([*others, loss])
+
+
 def saved_bytes(model: TrainModel, batch: Batch) -> int:
-    """Bytes of all storages that autograd saves in forward, but for weights and the batch."""
+    """`kept_bytes` of compiled blocks, by what autograd saves: a dispatch mode does not look into them."""
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers(), *tensors_in(batch))}
     saved: dict[int, Tensor] = {}
 

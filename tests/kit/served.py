@@ -1,6 +1,5 @@
 """A small data set behind a web server, for tests of reading from far away."""
 
-import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 from lmms.configs.contract.manifest import Dataset
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Pack
-from lmms.configs.stores.remote import FileStore
 from lmms.train.data.shards import PackReader, read_sidecar
 from tests.kit.shards import make_pack, write_shards
 
@@ -23,15 +21,6 @@ MODEL = ModelFolder(
     image_token_id=None,
     tokenizer_fingerprint="test",
 )
-
-
-class WholeFiles(FileStore):
-    """A folder of this node, named by the URL, as if only whole files could be had from it."""
-
-    __slots__ = ()
-
-    def download(self, name: str, path: Path) -> None:
-        shutil.copyfile(Path(self.url, name), path)
 
 
 def served_packs() -> list[Pack]:

@@ -182,6 +182,6 @@ def test_a_column_weight_of_another_type_is_rejected_row_by_row(tmp_path: Path) 
     rows = [{"messages": messages, "weight": weight} for weight in ("72 kg", None)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "records.parquet")
     dataset = built(tmp_path, tmp_path / "records.parquet", max_rejects=0.5)
-    (reject,) = read_table(dataset, "rejects.parquet").to_pylist()
+    (reject,) = read_table(dataset, "rejects.parquet").to_dicts()
     assert (reject["row"], reject["reason"], reject["place"]) == (0, "bad_weight", "weight")
     assert "weight is a string" in reject["message"]

@@ -14,7 +14,7 @@ from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import BuildError
 from lmms.prep.writer import PackFacts, write_packs
 from lmms.train.data.shards import PackReader, read_sidecar
-from lmms.train.data.verify import verify_dataset
+from lmms.train.data.verify import verify
 from tests.kit.folders import small_shards, tiny_model_folder
 from tests.kit.shards import make_pack
 
@@ -36,7 +36,7 @@ def packs_of(model: ModelFolder, number: int) -> list[Pack]:
 def test_a_folder_of_given_packs_is_whole_and_gives_them_back_in_order(model: ModelFolder, tmp_path: Path) -> None:
     packs = packs_of(model, 5)
     manifest = write_packs(tmp_path / "out", iter(packs), facts_of(model))
-    assert list(verify_dataset(tmp_path / "out")) == []
+    assert list(verify(tmp_path / "out")) == []
     dataset = open_dataset(tmp_path / "out")
     assert dataset.manifest == manifest
     sidecar, reader = read_sidecar(dataset), PackReader([dataset])
@@ -68,7 +68,7 @@ def test_a_shard_ends_at_the_pack_that_reaches_its_size(model: ModelFolder, tmp_
     packs = packs_of(model, 6)
     write_packs(tmp_path / "out", packs, facts_of(model), shard_bytes=1)
     assert [shard.samples for shard in open_dataset(tmp_path / "out").shards] == [1] * 6
-    assert list(verify_dataset(tmp_path / "out")) == []
+    assert list(verify(tmp_path / "out")) == []
 
 
 def broken(packs: list[Pack]) -> Iterator[Pack]:

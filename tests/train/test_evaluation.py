@@ -1,7 +1,6 @@
 """An evaluation is the loss over every pack once, on any number of ranks, and leaves no trace in the training."""
 
 import json
-import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -18,11 +17,9 @@ from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import TrainError
-from lmms.configs.stores.store import Cache
 from lmms.train.batch.batch import make_batch
 from lmms.train.batch.loader import Loading
 from lmms.train.batch.recipe import Recipe, make_recipe
-from lmms.train.data.cache import cached_name, fetch, need_of
 from lmms.train.data.shards import PackReader, read_sidecar
 from lmms.train.evaluation import EvalSet, Evaluation, evaluate, plan_passes
 from lmms.train.model.build import blocks, build_model, init_random, materialize
@@ -30,11 +27,10 @@ from lmms.train.model.forward import TrainModel
 from lmms.train.parallel.sharding import local_of, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.watch.signals import Asked
-from lmms.train.watch.watch import Watch, unwatched
+from lmms.train.watch.watch import Watch
 from tests.kit.models import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import write_model_folder
-from tests.kit.served import WholeFiles
 from tests.kit.shards import make_pack, write_shards
 
 PACKS = 7
@@ -248,33 +244,6 @@ def test_an_evaluation_ends_as_soon_as_a_rank_is_to_stop(folders: dict[str, Path
     assert evaluation(model, folders["qwen3"], world, asked, beat=stop_in_the_second) is None
     assert len(passes) == 2
     assert model.training
-
-
-def test_shards_that_the_training_needs_stay_in_a_cache_that_an_evaluation_fills(
-    folders: dict[str, Path], world: World, tmp_path: Path
-) -> None:
-    """Others' go first, though they were used last."""
-    held_out, trained = opened(folders["qwen3"]), open_dataset(folders["qwen2_5_vl"])
-    largest = max(shard.bytes for shard in held_out.shards)
-    assert len(held_out.shards) > 1
-    cache = Cache(tmp_path, largest + trained.shards[1].bytes)
-    far, other = (replace(one, store=WholeFiles("far", one.where, 0), cache=cache) for one in (held_out, trained))
-    assert fetch(other, 1, need_of([other], ()))
-    os.utime(tmp_path / cached_name(other, 1), (1, 1))
-    (tmp_path / "0123456789abcdef-shard.00000.mds.lmms-cache").write_bytes(bytes(largest))
-    model = sharded_model(world, "qwen3")
-    found = evaluate(
-        model,
-        EvalSet(dataset=far, sidecar=read_sidecar(held_out), recipe=recipe_of(held_out)),
-        world,
-        Loading(micro_packs=1, workers=0, stall_s=600),
-        unwatched(),
-        trained=[other],
-        ahead=((0, 1),),
-    )
-    assert found == evaluated(model, folders["qwen3"], world)
-    last = cached_name(far, len(far.shards) - 1)
-    assert {path.name for path in tmp_path.iterdir()} == {cached_name(other, 1), last}
 
 
 def test_each_pass_is_announced_and_none_prepares_a_backward(folders: dict[str, Path], world: World) -> None:

@@ -63,7 +63,7 @@ def sets(packs: list[Pack], model_folder: ModelFolder, tmp_path_factory: pytest.
 
 def plan_of(shards: Sets, global_packs: int) -> StepPlan:
     order = make_order(shards, Phase(), COST, 0, global_packs)
-    return next(plan_steps(order, shards, 0, 1, 1, 0, 0, look_ahead=False))
+    return next(plan_steps(order, shards))
 
 
 def sharded_model(world: World, parts: Sequence[Part] = ()) -> TrainModel:
@@ -152,7 +152,7 @@ def test_gradients_are_clipped_to_the_global_norm_which_is_reported_unclipped(wo
 
 def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World, sets: Sets) -> None:
     """With the vision tower alone in training, a pass without images has no backward, which else frees weights."""
-    passes = [Request((sets.place(pack),), True, ()) for pack in (0, 1)]
+    passes = [Request((sets.place(pack),), True) for pack in (0, 1)]
     weight = float(sets.target_weight[:2].sum())
     plan = replace(plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False], weight=weight)
     plain = build_model(tiny_config(FAMILY), "none")
@@ -237,7 +237,7 @@ def test_a_pass_that_does_not_count_changes_nothing(world: World, sets: Sets) ->
     plan = plan_of(sets, 4)
     padded = replace(
         plan,
-        passes=[*plan.passes, Request((sets.place(0),), False, ())],
+        passes=[*plan.passes, Request((sets.place(0),), False)],
         has_images=[*plan.has_images, True],
     )
     models = [sharded_model(world), sharded_model(world)]
@@ -258,7 +258,7 @@ def test_the_loss_of_each_set_adds_up_to_the_loss(
     places = [write_shards(tmp_path / name, packs[k::2], model_folder, 512) for k, name in enumerate("ab")]
     both = open_sets(places)
     order = make_order(both, Phase(turns=share_turns([1, 2]), cursors=(0, 0)), COST, 0, 6)
-    plan = next(plan_steps(order, both, 0, 1, 1, 0, 0, look_ahead=False))
+    plan = next(plan_steps(order, both))
     one = tiny_recipe(FAMILY)
     recipe = replace(one, sets=one.sets * 2)
     loader = batches(PackReader(both.datasets), recipe, plan.passes, 0, 60.0)

@@ -10,7 +10,7 @@ from lmms.train.data.order import deal, idle_passes
 from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets
 from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import RankShare, plan_steps
 from lmms.train.run import train
 from lmms.train.step import StepResult
 from lmms.train.step_log import Course, TakenStep, step_log
@@ -32,7 +32,7 @@ def test_tokens_by_kind_and_operations_are_those_of_the_packs_that_were_trained(
     log = logs_of(settings, max_steps=1)[0]
     sets = open_sets([settings["data.shards"]])
     order = order_of(sets, read_phases(tmp_path / "out")[0])
-    plan = next(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False))
+    plan = next(plan_steps(order, sets))
     reader = PackReader(sets.datasets)
     packs = [reader.read(sets.place(pack)) for pack in plan.packs.tolist()]
     targets = sum(int((pack.targets[:, 1] - pack.targets[:, 0]).sum()) for pack in packs)
@@ -60,7 +60,7 @@ def test_mfu_is_operations_over_what_all_ranks_could_do_with_and_without_the_wai
     sets = open_sets([settings["data.shards"]])
     phase = read_phases(tmp_path / "out")[0]
     order = order_of(sets, phase)
-    plan = next(plan_steps(order, sets, 0, 2, 1, 0, 0, look_ahead=False))
+    plan = next(plan_steps(order, sets, RankShare(0, 2)))
     result = StepResult(
         loss=1.0,
         grad_norm=1.0,
@@ -98,7 +98,7 @@ def test_packs_repeated_for_ranks_with_nothing_left_are_padding(tmp_path: Path) 
     assert [log.padding_tokens for log in logs_of(settings, data__global_packs=3, max_steps=2)] == [0, 0]
     sets = open_sets([settings["data.shards"]])
     order = order_of(sets, read_phases(tmp_path / "out")[0])
-    plan = next(plan_steps(order, sets, 0, 2, 1, 0, 0, look_ahead=False))
+    plan = next(plan_steps(order, sets, RankShare(0, 2)))
     assert plan.padding_tokens == int(sets.tokens[plan.packs[-1]]) > 0
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from lmms.train.batch.loader import batches
 from lmms.train.data.sets import open_sets
 from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import Progress, plan_steps
 from tools.bench.reading import open_run
 
 GLOBAL_PACKS = 256
@@ -62,7 +62,7 @@ def first_batch(shards: Path, position: int) -> FirstBatch:
     sets = open_sets([shards])
     opening_s = time.perf_counter() - start
     opened = open_run(sets, GLOBAL_PACKS)
-    plan = next(plan_steps(opened.order, sets, 0, 1, 1, 0, position, look_ahead=False))
+    plan = next(plan_steps(opened.order, sets, done=Progress(0, position)))
     with closing(batches(PackReader(sets.datasets), opened.recipe, plan.passes, 0, 60.0)) as made:
         next(made)
     return FirstBatch(

@@ -168,7 +168,7 @@ def _timed(read: Callable[[], Iterable[int]]) -> Callable[[int], tuple[float, in
 
 def _batches(opened: Opened, places: Sequence[Place], workers: int) -> Callable[[int], tuple[float, int]]:
     """Batches of one pack, as the trainer gets them; the clock starts when each process has made a few."""
-    requests = [Request((place,), True, ()) for place in places]
+    requests = [Request((place,), True) for place in places]
 
     def measure(passes: int) -> tuple[float, int]:
         reader = PackReader(opened.sets.datasets)

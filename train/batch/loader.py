@@ -160,7 +160,7 @@ def _answer(reader: PackReader, recipe: Recipe, request: Request) -> Batch | Lmm
 
 
 def _make(reader: PackReader, recipe: Recipe, request: Request) -> Batch:
-    packs = [reader.read(place, request.ahead) for place in request.places]
+    packs = [reader.read(place) for place in request.places]
     return pad_batch(make_batch(packs, recipe, request.places, request.counts), recipe)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -10,17 +11,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import PART_SUFFIX
 from lmms.configs.nested import flat
+from lmms.configs.room import size_text
 from lmms.configs.stores.store import setting_text
 from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, refuse_damaged
 from lmms.train.checkpoint.read import (
-    TrainerState,
     checkpoint_name,
     damaged_of_all,
     list_checkpoints,
     read_state,
     step_folders,
 )
+from lmms.train.checkpoint.state import TrainerState
 from lmms.train.parallel.world import World
 from lmms.train.watch.metrics import METRICS_NAME
 
@@ -28,6 +31,9 @@ T = TypeVar("T")
 
 BROKEN_SUFFIX = ".broken"
 """Of a checkpoint that was set aside."""
+
+
+_LEFTOVERS = (f"step-*{PART_SUFFIX}", f"profile/*{PART_SUFFIX}")
 
 
 @contextmanager
@@ -57,6 +63,20 @@ def locked(output: Path) -> Iterator[None]:
         raise
     finally:
         os.close(descriptor)
+
+
+def clear_leftovers(output: Path, say: Callable[[str], None]) -> None:
+    """Delete what an earlier run left half-written in its output folder, before this one writes anything.
+
+    A killed run, or one on a full disk, leaves it; it may fill the disk. Only for the run that has the folder locked.
+    """
+    for folder in sorted(path for pattern in _LEFTOVERS for path in output.glob(pattern) if path.is_dir()):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise TrainError(f"{folder}, left half-written by an earlier run, cannot be deleted: {error}") from error
+        say(f"deleted {folder}, which an earlier run left half-written ({size_text(size)})")
 
 
 def resume_from(setting: str, output: Path, world: World, say: Callable[[str], None]) -> Path | None:
@@ -222,7 +242,7 @@ def _differences(
 
 def _turns(state: TrainerState) -> list[int]:
     """How often each set has its turn, in the phase that the run is in."""
-    return [share["turns"] for share in state.phases[-1]["sets"]]
+    return [share.turns for share in state.phases[-1].sets]
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

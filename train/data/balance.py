@@ -1,8 +1,7 @@
 """How long ranks wait for one another, from the costs of packs alone.
 
-Every forward and backward pass gathers each layer's weights from all ranks, so it ends with its dearest rank, and what
-the others could have done until then is lost. Counted by the model's operations (flops.py): what hardware adds to that
-is not in it.
+Every forward and backward pass gathers each layer's weights from all ranks: it ends with its most expensive rank, and
+what the others could have done until then is lost. Costs are the model's operations: what hardware adds is not in them.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StragglerLoss:
-    """Time lost by waiting, as a share of the time without: sum over passes of dearest rank / mean rank - 1."""
+    """Time lost by waiting, as a share of the time without: sum over passes of most expensive rank / mean rank - 1."""
 
     ordered: float
     random: float
@@ -29,7 +28,7 @@ class StragglerLoss:
 
 
 def take_steps(order: Order, position: int, num_steps: int) -> Int64s:
-    """int64 [steps, global_packs]: the packs of the steps from a position on, of each the dearest first."""
+    """int64 [steps, global_packs]: the packs of the steps from a position on, in each step the most expensive first."""
     packs = step_packs(replace(order, global_packs=num_steps * order.global_packs), position)
     steps = packs.reshape(num_steps, order.global_packs)
     return np.take_along_axis(steps, np.lexsort((steps, -order.costs[steps])), axis=1)
@@ -43,7 +42,7 @@ def in_random_order(steps: Int64s, seed: int = 0) -> Int64s:
 def step_costs(
     costs: Int64s, steps: Int64s, world: int, micro_packs: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Cost of the dearest rank and of the mean rank, summed over the passes of a step: float64 [steps] each.
+    """Cost of the most expensive rank and of the mean rank, summed over the passes of a step: float64 [steps] each.
 
     costs: int64 [waits, packs]; ranks wait for one another after each row. Packs are dealt as order.deal does it; a
     pass that only keeps a rank in step counts as nothing.
@@ -58,8 +57,8 @@ def step_costs(
 
 def straggler_loss(costs: Int64s, steps: Int64s, world: int, micro_packs: int = 1) -> float:
     """Time lost by waiting, as a share of the time without. Arguments as of step_costs."""
-    dearest, mean = step_costs(costs, steps, world, micro_packs)
-    return float(dearest.sum() / mean.sum() - 1)
+    highest, mean = step_costs(costs, steps, world, micro_packs)
+    return float(highest.sum() / mean.sum() - 1)
 
 
 def expected_loss(order: Order, costs: Int64s, world: int, packs_a_rank: int, group: int) -> StragglerLoss:

@@ -27,7 +27,7 @@ class Phase:
     position: int = 0
     """Packs trained when it began."""
     turns: tuple[int, ...] = (PERIOD,)
-    """Of each set in a period; they sum to PERIOD."""
+    """Turns of each set in a period; they sum to PERIOD."""
     cursors: tuple[int, ...] = (0,)
     """Packs already taken of each set's sequence when it began."""
     group: int = 1

@@ -50,7 +50,7 @@ class SetOrder:
     shard_packs: Int64s
     """[shards]: packs of each shard; packs are numbered shard by shard."""
     costs: Int64s
-    """[packs]: what each costs, see flops.py."""
+    """[packs]: what each costs, see costs.table_costs."""
     seed: int
     name: str
     """Part of every key: the hash of the set's index. Sets of one mixture have orders of their own."""
@@ -118,7 +118,7 @@ def idle_passes(num_packs: int, world: int, micro_packs: int) -> int:
 
 
 def by_cost(order: Order, packs: Int64s) -> Int64s:
-    """The same packs, the dearest first; of equal cost, the lowest number first."""
+    """The same packs, the most expensive first; of equal cost, the lowest number first."""
     return packs[np.lexsort((packs, -order.costs[packs]))]
 
 

@@ -1,4 +1,7 @@
-"""Shards on their way into the cache while packs of others are read."""
+"""The keeper of a node's cache: one thread that fetches what a run reads next, and so decides what leaves the cache.
+
+Readers know nothing of what comes next: they take a shard that is in the cache, and read a range of one that is not.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,33 +11,32 @@ from queue import SimpleQueue
 
 from lmms.configs.contract.manifest import Dataset
 from lmms.train.data.cache import fetch, is_missing, need_of
-from lmms.train.data.upcoming import Ahead
+from lmms.train.data.upcoming import Upcoming
 
 _END_S = 5.0
 """For the thread to end; a store that does not answer holds it for longer, but never the process."""
 
 
 @contextmanager
-def look_ahead(datasets: Sequence[Dataset]) -> Iterator[Callable[[Ahead], None]]:
+def cache_keeper(datasets: Sequence[Dataset]) -> Iterator[Callable[[Upcoming], None]]:
     """Call what is yielded with the shards that are needed next: a thread fetches those of data sets with a cache.
 
-    For one process of a node. A list that is given again is not gone through again. Readers that do not find a shard
-    yet read its packs where they are, if their store has ranges, so nothing waits. What stops the thread is raised at
-    the next call: a DatasetError.
+    For one process of a node. A list that is given again is not gone through again. Nobody waits for a shard. What
+    stops the thread is raised at the next call: a DatasetError.
     """
-    news = SimpleQueue[Ahead]()
+    news = SimpleQueue[Upcoming]()
     closed = threading.Event()
     faults: list[Exception] = []
-    given: list[Ahead] = [()]
+    given: list[Upcoming] = [()]
 
-    def want(ahead: Ahead) -> None:
+    def want(upcoming: Upcoming) -> None:
         if faults:
             raise faults[0]
-        if ahead is not given[0]:
-            given[0] = ahead
-            news.put(ahead)
+        if upcoming is not given[0]:
+            given[0] = upcoming
+            news.put(upcoming)
 
-    thread = threading.Thread(target=_run, args=(datasets, news, closed, faults), name="look-ahead", daemon=True)
+    thread = threading.Thread(target=_run, args=(datasets, news, closed, faults), name="cache-keeper", daemon=True)
     thread.start()
     try:
         yield want
@@ -45,26 +47,28 @@ def look_ahead(datasets: Sequence[Dataset]) -> Iterator[Callable[[Ahead], None]]
 
 
 def _run(
-    datasets: Sequence[Dataset], news: "SimpleQueue[Ahead]", closed: threading.Event, faults: list[Exception]
+    datasets: Sequence[Dataset], news: "SimpleQueue[Upcoming]", closed: threading.Event, faults: list[Exception]
 ) -> None:
     try:
         while not closed.is_set():
-            ahead = news.get()
+            upcoming = news.get()
             while not news.empty():
-                ahead = news.get()
-            _fetch(datasets, ahead, lambda: not closed.is_set(), lambda: not news.empty())
+                upcoming = news.get()
+            _fetch(datasets, upcoming, lambda: not closed.is_set(), lambda: not news.empty())
     except Exception as error:  # noqa: BLE001  (the trainer raises it)
         faults.append(error)
 
 
-def _fetch(datasets: Sequence[Dataset], ahead: Ahead, go_on: Callable[[], bool], is_old: Callable[[], bool]) -> None:
+def _fetch(
+    datasets: Sequence[Dataset], upcoming: Upcoming, go_on: Callable[[], bool], is_old: Callable[[], bool]
+) -> None:
     """Fetch these shards until there is no room, or a newer list: what is needed later than a shard without room has
     none either."""
-    need = need_of(datasets, ahead)
-    for i, (number, shard) in enumerate(ahead):
+    need = need_of(datasets, upcoming)
+    for i, (number, shard) in enumerate(upcoming):
         if is_old():
             return
         if is_missing(datasets[number], shard):
             place = replace(need, near=need.far[:i], far=need.far[i + 1 :])
-            if not fetch(datasets[number], shard, place, wait=False, go_on=go_on):
+            if not fetch(datasets[number], shard, place, go_on):
                 return

@@ -42,7 +42,7 @@ class Sets:
         return int(np.searchsorted(self.first_packs, pack, side="right")) - 1
 
     def place(self, pack: int) -> Place:
-        """Where this pack of the run is."""
+        """The place of this pack of the run."""
         number = self.set_of(pack)
         return self.sidecars[number].place(pack - int(self.first_packs[number]), number)
 
@@ -77,7 +77,7 @@ def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar], loss_wei
         target_tokens=_joined([sidecar.target_tokens for sidecar in sidecars]),
         target_weight=_joined([getattr(sidecar, TOTALS[loss_weight]) for sidecar in sidecars]),
         visual_tokens=_joined(
-            [sidecar.patches // _patches_a_token(one) for one, sidecar in zip(datasets, sidecars, strict=True)]
+            [sidecar.patches // _patches_a_token(dataset) for dataset, sidecar in zip(datasets, sidecars, strict=True)]
         ),
         media=_joined([sidecar.media for sidecar in sidecars]),
     )
@@ -139,7 +139,7 @@ def pack_tokens(sets: Sets, turns: Sequence[int]) -> float:
 
 
 def costs_digest(cost: ModelCost) -> str:
-    """Of the cost model: with the same sets, the same costs."""
+    """A hash of the cost model: with the same sets, the same hash means the same costs."""
     return xxhash.xxh3_64_hexdigest(repr(sorted(asdict(cost).items())).encode())
 
 

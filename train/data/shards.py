@@ -17,10 +17,9 @@ from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 from lmms.configs.contract.manifest import PACKS_NAME, Dataset
 from lmms.configs.contract.mds import ShardFile, decode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.errors import ConfigError, DatasetError, refuse_file_limit
-from lmms.configs.stores.remote import FileStore
+from lmms.configs.errors import DatasetError, refuse_file_limit
 from lmms.configs.stores.store import LocalStore
-from lmms.train.data.cache import fetch, forget, need_of, read_cached, read_table_file
+from lmms.train.data.cache import forget, read_shard, read_table_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +29,7 @@ _MAX_OPEN_FILES = 256
 
 
 class Place(NamedTuple):
-    """Where one pack is: all that a process without the tables needs to read it."""
+    """The place of one pack: all that a process without the tables needs to read it."""
 
     set: int
     """Number of its data set among those of the reader."""
@@ -65,7 +64,7 @@ class Sidecar:
         return len(self.shard)
 
     def place(self, pack: int, set: int = 0) -> Place:
-        """Where a pack is, for a reader that has its data set under this number. DatasetError if there is none."""
+        """The place of a pack, for a reader that has its data set under this number. DatasetError if there is none."""
         if not 0 <= pack < len(self):
             raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self) - 1}")
         shard, offset, size = int(self.shard[pack]), int(self.offset[pack]), int(self.bytes[pack])
@@ -99,32 +98,25 @@ class PackReader:
     """Packs of some data sets by their places, each checked against its hash. Pickled without its open files."""
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
-        for dataset in datasets:
-            if isinstance(dataset.store, FileStore) and dataset.cache is None:
-                raise ConfigError(f"{dataset.where} gives whole files only: set data.cache to a folder for its shards")
         self._datasets = tuple(datasets)
         self._files: dict[tuple[int, int], int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
 
-    def read(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> Pack:
-        """The pack at a place. DatasetError if it cannot be read exactly as it was written.
+    def read(self, place: Place) -> Pack:
+        """The pack at a place. DatasetError if it cannot be read exactly as it was written."""
+        return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place)))
 
-        ahead: (set, shard) of what is needed later, in order of next use, for the choice of what leaves a cache.
-        """
-        return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place, ahead)))
-
-    def read_bytes(self, place: Place, ahead: Sequence[tuple[int, int]] = ()) -> bytes:
+    def read_bytes(self, place: Place) -> bytes:
         """The pack at a place as it is stored, checked."""
-        data = self._data(place, ahead)
+        data = self._data(place)
         if len(data) == place.bytes and xxh3_64_intdigest(data) == place.xxh3:
             return data
         dataset = self._datasets[place.set]
-        if dataset.cache:
-            forget(dataset, place.shard)
         if not isinstance(dataset.store, LocalStore):
-            data = self._data(place, ahead)
+            forget(dataset, place.shard)
+            data = self._data(place)
         if len(data) != place.bytes:
             what = f"has {len(data)} bytes, expected {place.bytes}: truncated"
         elif xxh3_64_intdigest(data) != place.xxh3:
@@ -138,15 +130,15 @@ class PackReader:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _data(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
+    def _data(self, place: Place) -> bytes:
         """The bytes at a place, not checked."""
         try:
             file = self._files.get((place.set, place.shard))
             if file is None:
-                store = self._datasets[place.set].store
-                if not isinstance(store, LocalStore):
-                    return self._fetched(place, ahead)
-                file = self._open(place, store)
+                dataset = self._datasets[place.set]
+                if not isinstance(dataset.store, LocalStore):
+                    return read_shard(dataset, place.shard, place.offset, place.bytes)
+                file = self._open(place, dataset.store)
             return os.pread(file, place.bytes, place.offset)
         except OSError as error:
             refuse_file_limit(error)
@@ -159,17 +151,6 @@ class PackReader:
         path = store.folder / self._datasets[place.set].shards[place.shard].name
         file = self._files[place.set, place.shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return file
-
-    def _fetched(self, place: Place, ahead: Sequence[tuple[int, int]]) -> bytes:
-        """From the cache if its shard is there, else from the store, where that has ranges."""
-        dataset = self._datasets[place.set]
-        data = read_cached(dataset, place.shard, place.offset, place.bytes) if dataset.cache else None
-        while data is None and isinstance(dataset.store, FileStore):
-            fetch(dataset, place.shard, need_of(self._datasets, ahead))
-            data = read_cached(dataset, place.shard, place.offset, place.bytes)
-        if data is None:
-            return dataset.store.read_range(dataset.shards[place.shard].name, place.offset, place.bytes)
-        return data
 
     def _name(self, place: Place) -> str:
         dataset = self._datasets[place.set]
@@ -212,8 +193,6 @@ class Request(NamedTuple):
     """One forward pass of one rank."""
 
     places: tuple[Place, ...]
-    """Of its packs."""
+    """Places of its packs."""
     counts: bool
     """False for a pass that only keeps the rank in step with the others: its targets weigh 0."""
-    ahead: tuple[tuple[int, int], ...]
-    """(set, shard) of the shards that are needed next, in order of use; empty without a cache."""

@@ -37,7 +37,7 @@ def join_sources(sets: Sets) -> Sources:
             for name in short_places([source["name"] for source in dataset.manifest.sources])
         ),
         starts=np.cumsum(np.concatenate([[0], *map(np.diff, starts)])),
-        ids=np.concatenate([own + first for own, first in zip(ids, firsts, strict=False)]),
+        ids=np.concatenate([set_ids + first for set_ids, first in zip(ids, firsts, strict=False)]),
         tokens=np.concatenate(tokens).astype(np.int64),
     )
 
@@ -64,21 +64,21 @@ def design_effect(sources: Sources, steps: Int64s) -> float:
     """
     packs_a_step = steps.shape[1]
     totals = source_tokens(sources, steps).astype(np.float64)
-    found = ((totals - totals.mean(axis=0)) ** 2).sum(axis=1).mean()
+    variance_seen = ((totals - totals.mean(axis=0)) ** 2).sum(axis=1).mean()
     pool = np.bincount(steps.ravel(), minlength=len(sources.starts) - 1)
     taken = np.repeat(pool, np.diff(sources.starts))
     squares = float((taken * sources.tokens.astype(np.float64) ** 2).sum())
     variance = squares / steps.size - float((totals.sum(axis=0) ** 2).sum()) / steps.size**2
     expected = packs_a_step * (steps.size - packs_a_step) / (steps.size - 1) * variance
-    return float(found / expected) if expected > 0 else 0.0
+    return float(variance_seen / expected) if expected > 0 else 0.0
 
 
 def design_effects(sources: Sources, steps: Int64s) -> dict[int, float]:
     """design_effect of stretches of 1, 4, 16, ... steps, as long as there are four of them."""
-    found = {}
+    effects = {}
     length = 1
     while len(steps) // length >= 4:
         stretches = steps[: len(steps) // length * length].reshape(-1, length * steps.shape[1])
-        found[length] = design_effect(sources, stretches)
+        effects[length] = design_effect(sources, stretches)
         length *= 4
-    return found
+    return effects

@@ -1,17 +1,16 @@
 """What each rank does in each step, known from the sidecars alone before anything is read."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.stores.remote import FileStore
 from lmms.train.data.order import Order, by_cost, deal, idle_passes, step_packs
 from lmms.train.data.sets import Sets
 from lmms.train.data.shards import Place, Request
-from lmms.train.data.upcoming import Ahead, Uses, marks, next_shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -22,13 +21,13 @@ class StepPlan:
     position: int
     """Packs trained before this step."""
     packs: npt.NDArray[np.int64]
-    """[global_packs]: the packs of all ranks, the dearest first."""
+    """[global_packs]: the packs of all ranks, the most expensive first."""
     passes: list[Request]
     """The forward passes of this rank: as many as every other rank has."""
     has_images: list[bool]
-    """Of each pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
+    """For each pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
     weight: float
-    """Of the step's targets, by the run's loss_weight: the denominator."""
+    """Sum of the weights of the step's targets, by the run's loss_weight: the denominator."""
     tokens: int
     target_tokens: int
     visual_tokens: int
@@ -36,86 +35,60 @@ class StepPlan:
     padding_tokens: int
     """Computed for nothing, over all ranks: those of passes that do not count, and what batches are filled up with
     where they are compiled. Not in `tokens`."""
-    ahead: Ahead
-    """What the cache is to hold; the same object until it changes, empty where nobody looks ahead."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluated:
-    """The evaluations of a run, as far as a cache is concerned."""
+class RankShare(NamedTuple):
+    """Which packs of every step a rank takes, see order.deal."""
 
-    shards: Ahead
-    """(set, shard) of what they read, in order."""
-    next_step: Callable[[int], int]
-    """The first step from this one on that is followed by an evaluation."""
+    rank: int = 0
+    ranks: int = 1
+    micro_packs: int = 1
+    """Packs of one forward pass."""
+
+
+class Progress(NamedTuple):
+    """How far a run has come."""
+
+    step: int = 0
+    position: int = 0
+    """Packs trained in these steps."""
+
+
+ONE_RANK, START = RankShare(), Progress()
 
 
 def plan_steps(
     order: Order,
     sets: Sets,
-    rank: int,
-    world: int,
-    micro_packs: int,
-    step: int,
-    position: int,
-    *,
-    look_ahead: bool,
+    share: RankShare = ONE_RANK,
+    done: Progress = START,
     padded_to: int | None = None,
-    evaluated: Evaluated | None = None,
 ) -> Iterator[StepPlan]:
-    """The plans of step + 1, step + 2, ... without end, for a run that stands at `position` after `step`.
+    """One rank's plans of the steps after those that are done, without end.
 
-    look_ahead: say which shards come next, for a cache; to the loader only where it needs whole shards.
     padded_to: tokens of every batch, where they all have as many.
-    evaluated: what evaluations read comes in the same list.
     """
-    coming = _coming(order, evaluated) if look_ahead else lambda number, position: ()
-    whole = [isinstance(dataset.store, FileStore) for dataset in sets.datasets]
-    for number in count(step + 1):
+    position = done.position
+    for number in count(done.step + 1):
         packs = by_cost(order, step_packs(order, position))
-        ahead = coming(number, position)
-        dealt = deal(packs, rank, world, micro_packs)
-        of_a_pass = world * micro_packs
+        side_by_side = share.ranks * share.micro_packs
         tokens = int(sets.tokens[packs].sum())
-        has_images = [bool(sets.media[packs[i : i + of_a_pass]].any()) for i in range(0, len(packs), of_a_pass)]
+        has_images = [bool(sets.media[packs[i : i + side_by_side]].any()) for i in range(0, len(packs), side_by_side)]
         yield StepPlan(
             step=number,
             position=position,
             packs=packs,
-            passes=[_request(tuple(map(sets.place, own)), counts, whole, ahead) for own, counts in dealt],
+            passes=[Request(tuple(map(sets.place, taken)), counts) for taken, counts in deal(packs, *share)],
             has_images=has_images,
             weight=float(sets.target_weight[packs].sum()),
             tokens=tokens,
             target_tokens=int(sets.target_tokens[packs].sum()),
             visual_tokens=int(sets.visual_tokens[packs].sum()),
-            padding_tokens=idle_passes(len(packs), world, micro_packs) * int(sets.tokens[packs[-1]])
+            padding_tokens=idle_passes(len(packs), share.ranks, share.micro_packs) * int(sets.tokens[packs[-1]])
             if padded_to is None
-            else len(has_images) * world * padded_to - tokens,
-            ahead=ahead,
+            else len(has_images) * share.ranks * padded_to - tokens,
         )
         position += len(packs)
-
-
-def _coming(order: Order, evaluated: Evaluated | None) -> Callable[[int, int], Ahead]:
-    """(step, packs trained before it) -> the shards that are needed next, the same list until it changes."""
-    known: Uses = {}
-    last: list[tuple[object, Ahead]] = []
-
-    def coming(number: int, position: int) -> Ahead:
-        due = evaluated.next_step(number) if evaluated else 0
-        at = marks(order, position)
-        if not last or last[0][0] != (at, due):
-            until = (due - number + 1) * order.global_packs
-            others = dict.fromkeys(evaluated.shards, until) if evaluated else {}
-            last[:] = [((at, due), next_shards(order, at, known, others))]
-        return last[0][1]
-
-    return coming
-
-
-def _request(places: tuple[Place, ...], counts: bool, whole: Sequence[bool], ahead: Ahead) -> Request:
-    """A pass; with the list, which goes to another process, only where packs cannot be read but from whole shards."""
-    return Request(places, counts, ahead if any(whole[place.set] for place in places) else ())
 
 
 def pack_names(places: Iterable[Place]) -> str:

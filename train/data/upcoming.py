@@ -1,6 +1,7 @@
 """Which shards a run reads next, for its cache: known exactly from the order, long before they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
@@ -9,35 +10,65 @@ import numpy as np
 from lmms.train.data.mixture import PERIOD, draws
 from lmms.train.data.order import Order, SetOrder, epoch_order, last_made, locate, shard_of, window_packs
 
-Ahead = tuple[tuple[int, int], ...]
+Upcoming = tuple[tuple[int, int], ...]
 """(set, shard) of the shards that are needed next, in order of their next use."""
 
 Uses = dict[tuple[int, int], list[tuple[int, int]]]
 """(set, its mark) -> (shard, packs of the set until its next use) of its shards."""
 
 _MARKS = 64
-"""Places in a window at which its list is made anew; between them the shards that are done with count as needed."""
+"""Places in a window at which its list is made again; between them, shards that are done with count as needed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """The evaluations of a run, as far as a cache is concerned."""
+
+    shards: Upcoming
+    """(set, shard) of what they read, in order."""
+    next_step: Callable[[int], int]
+    """The first step from this one on that is followed by an evaluation."""
+
+
+def upcoming_shards(order: Order, evaluated: Evaluated | None = None) -> Callable[[int, int], Upcoming]:
+    """A function of (step, packs trained before that step): the shards that are needed from there on.
+
+    It returns the same object until the list changes. What evaluations read stands in the same list.
+    """
+    known: Uses = {}
+    last: list[tuple[object, Upcoming]] = []
+
+    def upcoming(step: int, position: int) -> Upcoming:
+        due = evaluated.next_step(step) if evaluated else 0
+        at = marks(order, position)
+        if not last or last[0][0] != (at, due):
+            until = (due - step + 1) * order.global_packs
+            others = dict.fromkeys(evaluated.shards, until) if evaluated else {}
+            last[:] = [((at, due), next_shards(order, at, known, others))]
+        return last[0][1]
+
+    return upcoming
 
 
 def marks(order: Order, position: int) -> tuple[int, ...]:
-    """Of each set the position in its own sequence from which its needs are counted: next_shards changes with these."""
+    """For each set: the position in its sequence from which upcoming shards are counted. These change the list."""
     return tuple(_mark(one, start) for one, (_, start) in zip(order.sets, draws(order.phase, position, 1), strict=True))
 
 
 def next_shards(
     order: Order, at: tuple[int, ...], known: Uses, others: Mapping[tuple[int, int], float] = MappingProxyType({})
-) -> Ahead:
+) -> Upcoming:
     """The shards that the current window of each set still needs, and its next one, the next needed first.
 
-    at: the sets' marks. known: what was found for the last marks of each set, kept here; {} at first.
+    at: the sets' marks. known: the lists of the last marks of each set, kept here; {} at first.
     others: what else is needed, (set, shard) -> packs of the run until then.
     """
     uses = dict(others)
-    for k, (one, start) in enumerate(zip(order.sets, at, strict=True)):
+    for k, (set_order, start) in enumerate(zip(order.sets, at, strict=True)):
         rate = order.phase.turns[k] / PERIOD
-        own = last_made(known, (k, start), len(at), partial(_uses, one, start))
-        uses |= {(k, shard): use / rate for shard, use in own}
-    return tuple(sorted(uses, key=lambda one: (uses[one], one)))
+        of_set = last_made(known, (k, start), len(at), partial(_uses, set_order, start))
+        uses |= {(k, shard): use / rate for shard, use in of_set}
+    return tuple(sorted(uses, key=lambda shard: (uses[shard], shard)))
 
 
 def _mark(order: SetOrder, start: int) -> int:

@@ -45,7 +45,7 @@ def _file_faults(dataset: Dataset) -> Iterator[str]:
 
 def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -> Iterator[str]:
     rejects = read_table(dataset, REJECTS_NAME).height
-    found = {
+    counted = {
         "packs": len(sidecar),
         "packed": len(samples["row"]),
         "rejected": rejects,
@@ -55,7 +55,7 @@ def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -
         "patches": int(sidecar.patches.sum()),
     }
     counts = dataset.manifest.counts
-    for name, number in found.items():
+    for name, number in counted.items():
         if counts[name] != number:
             yield f"{dataset.where}: {number} {name} in the tables, {counts[name]} in the manifest"
     if counts["read"] != counts["packed"] + counts["rejected"] + counts["skipped"]:
@@ -84,7 +84,7 @@ def _pack_faults(
 
 
 def _row_faults(pack: Pack, row: Mapping[str, Any], samples: dict[str, Any]) -> Iterator[str]:
-    """Where the row of the sidecar or the rows of samples.parquet say other than the pack."""
+    """Each point at which the row of the sidecar or the rows of samples.parquet say other than the pack."""
     for name, value in pack_row(pack).items():
         if row[name] != value:
             yield f"{PACKS_NAME} says {row[name]} {name}, the pack has {value}"

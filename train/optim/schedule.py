@@ -10,6 +10,11 @@ def _share_of(ratio: float, steps: int) -> int:
     return math.ceil(round(ratio * steps, 6))
 
 
+def warmup_of(config: OptimConfig, steps: int) -> int:
+    """Steps of warm-up in a run of so many steps."""
+    return _share_of(config.warmup_ratio, steps) if config.warmup_steps is None else config.warmup_steps
+
+
 def lr_share(step: int, config: OptimConfig, steps: int) -> float:
     """What each peak learning rate is multiplied with at step 1, 2, ..., steps.
 
@@ -17,7 +22,7 @@ def lr_share(step: int, config: OptimConfig, steps: int) -> float:
     when decay_ratio of the steps is left) and would reach the floor one step after the last, so that no step is
     spent at 0.
     """
-    warmup = _share_of(config.warmup_ratio, steps) if config.warmup_steps is None else config.warmup_steps
+    warmup = warmup_of(config, steps)
     if step <= warmup:
         return step / warmup
     stable = max(warmup, steps - _share_of(config.decay_ratio, steps)) if config.schedule == "wsd" else warmup

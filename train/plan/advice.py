@@ -1,11 +1,10 @@
 """What would need less memory: for a dry run whose cards are too small, and a run that has had too little."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lmms.configs.nested import flat
-from lmms.configs.settings.memory import MemoryConfig
+from lmms.configs.errors import ConfigError
 from lmms.configs.settings.optim import MOMENTUM
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.batch.batch import Batch
@@ -27,75 +26,64 @@ from lmms.train.plan.memory import ALLOWANCE_BYTES, States
 from lmms.train.plan.open import Opened
 from lmms.train.plan.trace import offloaded_bytes
 
-
-def savings(config: TrainConfig, *, keeps_vision: bool, offload_gb: int) -> list[tuple[str, TrainConfig]]:
-    """(change, the settings with it), those first that cost least time.
-
-    To shard what is held whole costs traffic, a pass over fewer packs next to nothing. To recompute elementwise costs
-    what reading its inputs costs, the vision tower in full one forward pass of it, everything in full a third of the
-    step. What blocks keep then is little enough to go to main memory unnoticed. Last, the strongest of these with the
-    changes of other sections.
-    keeps_vision: whether the vision tower keeps anything. offload_gb: GB of main memory that take all that blocks keep
-    with `in_full`.
-    """
-    now = config.memory
-    ladder = [replace(now, recompute="elementwise")] if now.recompute == "none" else [now]
-    if keeps_vision:
-        ladder.append(replace(ladder[-1], recompute_vision="full"))
-    full = in_full(now)
-    ladder += [full, replace(full, offload_activations_gb=max(now.offload_activations_gb, float(offload_gb)))]
-    # A setting that says the same in other words is no change.
-    same = {now, replace(now, recompute_vision=now.vision)}
-    changed = [replace(config, memory=memory) for memory in dict.fromkeys(ladder) if memory not in same]
-    wanted = (("parallel", "reshard", True), ("parallel", "replicate", 1), ("data", "micro_packs", 1))
-    others = [(section, name, value) for section, name, value in wanted if _value(config, section, name) != value]
-    apart, together = [_with(config, *other) for other in others], changed[-2:] or [config]
-    for other in others:
-        together = [_with(one, *other) for one in together]
-    # Of one change alone there is nothing together.
-    found = [*apart, *changed, *(together if others and len(others) + len(changed) > 1 else ())]
-    return [(_words(config, one), one) for one in found]
-
-
-def in_full(memory: MemoryConfig) -> MemoryConfig:
-    """Everything recomputed in full."""
-    return replace(memory, recompute="full", recompute_vision=memory.recompute_vision and "full")
-
-
-def _value(config: TrainConfig, section: str, name: str) -> Any:
-    return getattr(getattr(config, section), name)
-
-
-def _with(config: TrainConfig, section: str, name: str, value: Any) -> TrainConfig:
-    changes: dict[str, Any] = {section: replace(getattr(config, section), **{name: value})}
-    return replace(config, **changes)
-
-
-def _words(before: TrainConfig, after: TrainConfig) -> str:
-    """Each key that differs, with its new value as a run file has it."""
-    was, now = flat(asdict(before), "."), flat(asdict(after), ".")
-    return " and ".join(f"{key}: {_text(value)}" for key, value in now.items() if was[key] != value)
-
-
-def _text(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text.lower() if isinstance(value, bool) else text
-
-
 _WORTH_IT = 0.01
 """Share of what a rank needs, but for the fixed allowance, that a change has to save."""
+
 _MORE_RANKS = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """A change of the settings, and what a rank would need then."""
+    """One change of the settings, and what a rank would need then."""
 
     change: str
     total: int
     """Bytes."""
     anew: bool = False
     """A checkpoint cannot go on with it: the run would have to start anew, in another output."""
+
+
+def single_changes(config: TrainConfig, trained: Collection[str], offload_gb: int) -> list[tuple[str, TrainConfig]]:
+    """(setting, the settings with it): each that may need less memory, by itself, cheapest in time first.
+
+    trained: the parts of which something is trained. offload_gb: GB of main memory that take all that blocks keep now.
+    """
+    memory = config.memory
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("parallel", {"reshard": True}),
+        ("parallel", {"replicate": 1}),
+        ("data", {"micro_packs": 1}),
+    ]
+    if memory.recompute == "none":
+        changes.append(("memory", {"recompute": "elementwise"}))
+    if "vision" in trained and memory.vision != "full":
+        changes.append(("memory", {"recompute_vision": "full"}))
+    changes.append(("memory", {"recompute": "full"}))
+    if offload_gb > memory.offload_activations_gb:
+        changes.append(("memory", {"offload_activations_gb": float(offload_gb)}))
+    vision = config.train.get("vision", config.train["default"])
+    if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= set(trained):
+        changes.append(("train", {"vision": "frozen"}))
+    changes.append(("optim", {"name": "adamw-8bit", "momentum": MOMENTUM}))
+    found = []
+    for section, values in changes:
+        name, value = next(iter(values.items()))
+        changed = _with(config, section, values)
+        if changed not in (None, config):
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            found.append((f"{section}.{name}: {text.lower()}", changed))
+    return found
+
+
+def _with(config: TrainConfig, section: str, values: Mapping[str, Any]) -> TrainConfig | None:
+    """The settings with these of one section; None where others of them do not go with it."""
+    before = getattr(config, section)
+    try:
+        after = {**before, **values} if isinstance(before, Mapping) else replace(before, **values)
+        sections: dict[str, Any] = {section: after}
+        return replace(config, **sections)
+    except ConfigError:
+        return None
 
 
 def proposals_of(
@@ -108,42 +96,38 @@ def proposals_of(
     *,
     goes_on: bool,
 ) -> list[Proposal]:
-    """The changes of savings.py, and then of the number of ranks too, until `enough` bytes are.
+    """Each single change that saves memory: settings, more ranks until `enough` bytes are, what trains otherwise.
 
     goes_on: there is a checkpoint to go on from.
     """
-
-    def needed(one: Traced, on_ranks: int) -> int:
-        return largest(memory_of(one, on_ranks))
-
     config, trained = traced.config, parameters_by_part(traced.model, trained=True)
-    total = needed(traced, ranks)
-    full = replace(config, memory=in_full(config.memory))
-    kept = max(offloaded_bytes(traced_model(full, opened, brought), batch, cuda_dtype(config)) for batch in batches)
-    changes = savings(config, keeps_vision="vision" in trained, offload_gb=-(-kept // 10**9))
+    total = largest(memory_of(traced, ranks))
     least = total - _WORTH_IT * (total - ALLOWANCE_BYTES)
-    found: list[Proposal] = []
-    so_far, last = "", traced
-    for change, changed in changes:
-        same = changed.data.micro_packs == config.data.micro_packs
-        tried = trace(changed, opened, batches if same else heaviest(changed, opened), brought)
-        proposal = Proposal(change=change, total=needed(tried, ranks))
-        if proposal.total <= least:
-            found.append(proposal)
-            # More ranks come on top of the strongest one that helps.
-            so_far, last = f"{change} and ", tried
+    kept = max(offloaded_bytes(traced_model(config, opened, brought), batch, cuda_dtype(config)) for batch in batches)
+    mild: list[Proposal] = []
+    other_runs: list[Proposal] = []
+    for change, changed in single_changes(config, trained, -(-kept // 10**9)):
+        needed = largest(memory_of(_traced_with(changed, traced, opened, batches, brought), ranks))
+        trains_otherwise = change.startswith(("train.", "optim."))
+        proposal = Proposal(change=change, total=needed, anew=goes_on and trains_otherwise)
+        (other_runs if trains_otherwise else mild).append(proposal)
     for times in _MORE_RANKS:
-        if min((proposal.total for proposal in found), default=total) <= enough:
+        if min((proposal.total for proposal in mild), default=total) <= enough:
             break
-        found.append(Proposal(change=f"{so_far}{ranks * times} ranks", total=needed(last, ranks * times)))
-    vision = config.train.get("vision", config.train["default"])
-    if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= trained.keys():
-        changed = replace(config, train={**config.train, "vision": "frozen"})
-        total_then = needed(trace(changed, opened, batches, brought), ranks)
-        found.append(Proposal(change="train.vision: frozen", total=total_then, anew=goes_on))
-    smaller = replace(traced, config=replace(config, optim=replace(config.optim, name="adamw-8bit", momentum=MOMENTUM)))
-    found.append(Proposal(change="optim.name: adamw-8bit", total=needed(smaller, ranks), anew=goes_on))
-    return [proposal for proposal in found if proposal.total <= least]
+        mild.append(Proposal(change=f"{ranks * times} ranks", total=largest(memory_of(traced, ranks * times))))
+    return [proposal for proposal in (*mild, *other_runs) if proposal.total <= least]
+
+
+def _traced_with(
+    changed: TrainConfig, traced: Traced, opened: Opened, batches: Sequence[Batch], brought: Collection[str]
+) -> Traced:
+    """The passes with changed settings: traced again only where they may differ."""
+    config = traced.config
+    if changed.data != config.data:
+        batches = heaviest(changed, opened)
+    elif (changed.memory, changed.train) == (config.memory, config.train):
+        return replace(traced, config=changed)
+    return trace(changed, opened, batches, brought)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,25 +1,26 @@
 """What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.memory import MemoryConfig, check_activations
 from lmms.configs.settings.parallel import check_ranks
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.initial import plan_initial
 from lmms.train.checkpoint.pretrained import check_pretrained
-from lmms.train.checkpoint.read import read_state
-from lmms.train.checkpoint.resume import resumed_state, would_resume
+from lmms.train.checkpoint.resume import would_resume
+from lmms.train.checkpoint.state import Base
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import Order
-from lmms.train.data.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
+from lmms.train.data.phases import RunPhase, order_of
 from lmms.train.plan.advice import Proposal, beside, proposals_of
 from lmms.train.plan.cards import Card
 from lmms.train.plan.checks import check_output
@@ -34,7 +35,10 @@ from lmms.train.plan.estimate import (
     states_of,
     trace,
 )
+from lmms.train.plan.memory import States
 from lmms.train.plan.open import expected_waiting, open_run, remarks
+from lmms.train.plan.stand import stand_of
+from lmms.train.plan.unlikely import unlikely
 from lmms.train.watch.metrics import METRICS_NAME
 from lmms.train.watch.profile import check_profile
 
@@ -131,30 +135,34 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     """What a run on so many ranks would need, on GPUs, against these cards. Reads the heaviest packs; writes nothing.
 
     Raises what the run itself would raise before its first step, for settings, shards, model, weights and checkpoints.
+    Shapes are enough: where the model folder has no weights yet, that is a remark, and a hub's are not fetched.
     """
     sequence = config.parallel.sequence
     check_ranks(sequence, config.parallel.replicate, ranks)
     device = "cpu" if config.device == "cpu" else "cuda"
     check_activations(config.memory.offload_bytes, device)
-    opened = open_run(config, lambda coming: None)
+    folder = resolve_model(config.model.path, PREP_FILES)
+    opened = open_run(replace(config, model=replace(config.model, path=str(folder))), lambda coming: None)
     output = Path(config.output).expanduser()
     check_output(output)
     found = would_resume(config.resume, output)
-    state = opened.fresh
-    if found:
-        state = resumed_state(opened.fresh, read_state(found), found, config.resume_changes)
-    initial = plan_initial(config, opened.folder.path, opened.model, lambda act: act(), found, lambda line: None)
+    stand = stand_of(config, opened.fresh, opened.phase, found)
+    state, phases, steps = stand.state, stand.phases, stand.steps
+    weightless = (
+        config.model.init == "pretrained" and not config.model.init_from and not any(folder.glob("*.safetensors"))
+    )
+    base_of = _no_base if weightless else _same
+    initial = plan_initial(config, folder, opened.model, base_of, found, lambda line: None)
     if initial.reads_base and initial.base.path:
         check_pretrained(opened.model.hf, Path(initial.base.path))
-    phases = go_on([phase_from_json(phase) for phase in state.phases], opened.phase, state.step, state.position)
-    check_profile(config.profile, device, ranks, state.step, run_steps(config, phases))
+    check_profile(config.profile, device, ranks, state.step, steps)
     order = order_of(opened.sets, phases[-1])
     trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
     brought = set(initial.brought.names.values()) if initial.brought else initial.held - trained
     batches = heaviest(config, opened)
     traced = trace(config, opened, batches, brought)
     memory = memory_of(traced, ranks)
-    steps = run_steps(config, phases)
+    states = states_of(traced, ranks)
     short = [card.memory for card in cards if largest(memory) > card.memory]
     return DryRun(
         model=str(opened.folder.path),
@@ -182,13 +190,41 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         proposals=proposals_of(traced, opened, ranks, batches, brought, min(short), goes_on=bool(found))
         if short
         else [],
-        length=_length(config, order, phases, state.step, output),
+        length=_length(phases[-1], order, max(steps - state.step, 0), output),
         waiting=expected_waiting(config, order, ranks // sequence, state.position),
         remarks=[
-            *beside(config, states_of(traced, ranks)),
+            *(
+                [f"{folder} has no weights: shapes are enough here, but `lmms train` reads them"]
+                if weightless and initial.reads_base
+                else []
+            ),
+            *_before_gradients(memory, states, passes_of(config, ranks)),
+            *beside(config, states),
+            *unlikely(config.optim, opened.model, steps),
             *remarks(config, order, phases[-1], ranks // sequence, steps, state),
         ],
     )
+
+
+def _same(find: Callable[[], Base]) -> Base:
+    return find()
+
+
+def _no_base(find: Callable[[], Base]) -> Base:
+    """In place of a base whose weights are not there."""
+    return Base(path="", digest="")
+
+
+def _before_gradients(memory: Sequence[Mapping[str, int]], states: Sequence[States], passes: int) -> Iterator[str]:
+    """Where a rank needs most before it has all of its gradients: how many bytes these take when they are there."""
+    rank = max(range(len(memory)), key=lambda number: sum(memory[number].values()))
+    there, every = memory[rank]["gradients"], states[rank].gradients
+    # With offload they are in main memory.
+    if passes == 1 and there < 0.99 * every and memory[rank]["optimizer"]:
+        yield (
+            f"gradients are {there / 1e9:.2f} GB at the peak, which comes before the pass is through backward; at the"
+            f" end of backward they are {every / 1e9:.2f} GB, and the total is less than at the peak"
+        )
 
 
 def _recompute(memory: MemoryConfig) -> str:
@@ -197,13 +233,12 @@ def _recompute(memory: MemoryConfig) -> str:
     return f"{memory.recompute}{vision}{gone}"
 
 
-def _length(config: TrainConfig, order: Order, phases: Sequence[RunPhase], step: int, output: Path) -> Length:
-    phase = phases[-1]
+def _length(phase: RunPhase, order: Order, steps: int, output: Path) -> Length:
     of_sets = [order.costs[start:end].mean(dtype=np.float64) for start, end in pairwise(order.first_packs)]
     # Of a mixture's packs, each set has its share of the turns.
     of_pack = sum(float(cost) * share.turns / PERIOD for cost, share in zip(of_sets, phase.sets, strict=True))
     return Length(
-        steps=max(run_steps(config, phases) - step, 0),
+        steps=steps,
         tokens_a_step=phase.pack_tokens * phase.global_packs,
         steps_an_epoch=phase.pass_packs / phase.global_packs,
         tokens_an_epoch=phase.pack_tokens * phase.pass_packs,

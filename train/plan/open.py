@@ -14,7 +14,7 @@ from lmms.configs.stores.store import Cache, shown
 from lmms.configs.words import counted
 from lmms.train.batch.recipe import Recipe, make_recipe
 from lmms.train.batch.shapes import shapes_of
-from lmms.train.checkpoint.read import TrainerState
+from lmms.train.checkpoint.state import Base, TrainerState
 from lmms.train.data.balance import straggler_loss, take_steps
 from lmms.train.data.costs import ModelCost
 from lmms.train.data.fit import fitting_model
@@ -176,17 +176,17 @@ def fresh_state(
         position=0,
         seed=config.seed,
         order=ORDER_VERSION,
-        shards=[dataset.index_hash for dataset in datasets],
+        shards=tuple(dataset.index_hash for dataset in datasets),
         group_packs=config.data.group_packs,
         costs=costs_digest(cost),
         fingerprints={
             **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
             "packing": manifest.packing,
         },
-        phases=[asdict(phase)],
+        phases=(phase,),
         global_packs=config.data.global_packs,
         model=str(model.resolve()),
-        base={},
+        base=Base(),
         zero_steps={},
         skipped=0,
         best=None,

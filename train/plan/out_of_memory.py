@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lmms.configs.errors import LmmsError, TrainError
+from lmms.configs.files import beside
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import list_checkpoints
 from lmms.train.data.sets import Sets
@@ -170,11 +171,10 @@ def _packs(sets: Sets, places: tuple[Place, ...]) -> str:
 def _write_snapshot(output: Path, name: str) -> str:
     """Write what the allocator knows; a phrase that says where it is, or why it is not."""
     path = output / OOM_NAME / name
-    part = path.with_name(f"{name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.cuda.memory._dump_snapshot(str(part))  # type: ignore[no-untyped-call]
-        part.rename(path)
+        with beside(path) as part:
+            torch.cuda.memory._dump_snapshot(str(part))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"its snapshot {path} cannot be written: {error.strerror}"
     return f"{path} opens in pytorch.org/memory_viz"

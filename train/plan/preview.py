@@ -15,7 +15,7 @@ from lmms.train.data.balance import in_random_order, step_costs, take_steps
 from lmms.train.data.costs import table_costs
 from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import Order, deal
-from lmms.train.data.phases import go_on, order_of, phase_from_json, run_steps, start_phase
+from lmms.train.data.phases import go_on, order_of, run_steps, start_phase
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
 from lmms.train.data.sources import Sources, join_sources, source_tokens
 
@@ -109,7 +109,7 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
             fresh_state(config, sets.datasets, folder, phases[0], cost), stored, checkpoint, config.resume_changes
         )
         step, position = stored.step, stored.position
-        phases = go_on([phase_from_json(phase) for phase in stored.phases], phases[0], step, position)
+        phases = go_on(stored.phases, phases[0], step, position)
     left = run_steps(config, phases) - step
     if left < 1:
         raise ConfigError(f"nothing is left to show: the run is at step {step} of {step + left}")

@@ -1,13 +1,14 @@
 """Where a run stands: at its start, or at the checkpoint that it goes on from."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.read import TrainerState, read_state
+from lmms.train.checkpoint.read import read_state
 from lmms.train.checkpoint.resume import resumed_state
-from lmms.train.data.phases import RunPhase, go_on, phase_from_json, run_steps
+from lmms.train.checkpoint.state import TrainerState
+from lmms.train.data.phases import RunPhase, go_on, run_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,11 +41,11 @@ def stand_of(config: TrainConfig, fresh: TrainerState, now: RunPhase, checkpoint
     state = fresh
     if checkpoint and stored:
         state = resumed_state(fresh, stored, checkpoint, config.resume_changes)
-    phases = go_on([phase_from_json(phase) for phase in state.phases], now, state.step, state.position)
+    phases = go_on(state.phases, now, state.step, state.position)
     return Stand(
         checkpoint=checkpoint,
         stored=stored,
-        state=replace(state, phases=[asdict(phase) for phase in phases]),
+        state=replace(state, phases=tuple(phases)),
         phases=phases,
         steps=run_steps(config, phases),
     )

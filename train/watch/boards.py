@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.nested import flat
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
@@ -151,13 +152,14 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
     known = _read_wandb(output / WANDB_NAME) if step else {}
     run_id, given = known.get("id", secrets.token_hex(4)), known.get("step", 0)
     settings = wandb.Settings(console="off", silent=True, finish_timeout=_UPLOAD_SECONDS, finish_timeout_raises=True)
+    mode: Any = config.log.wandb_mode or os.environ.get("WANDB_MODE") or "online"
     try:
         run = wandb.init(
             project=project,
             name=config.log.wandb_name or output.resolve().name,
             id=run_id,
             resume="allow",
-            mode=config.log.wandb_mode,
+            mode=mode,
             dir=output,
             config=shown_setting(asdict(config)),
             settings=settings,
@@ -168,7 +170,7 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
             f"log.wandb: the run cannot be opened ({' '.join(str(error).split())});"
             " `wandb login`, or set log.wandb_mode to offline"
         ) from error
-    place = run.url if config.log.wandb_mode == "online" else f"{run.settings.sync_dir}, for `wandb sync`"
+    place = run.url if mode == "online" else f"{run.settings.sync_dir}, for `wandb sync`"
     report(f"wandb: {place}")
 
     def write(number: int, seconds: float, values: Mapping[str, float]) -> None:
@@ -201,6 +203,4 @@ def _read_wandb(path: Path) -> dict[str, Any]:
 
 
 def _write_wandb(path: Path, run_id: str, step: int) -> None:
-    part = path.with_name(WANDB_NAME + ".part")
-    part.write_text(json.dumps({"id": run_id, "step": step}), encoding="utf-8")
-    part.rename(path)
+    write_whole(path, json.dumps({"id": run_id, "step": step}))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.nested import finite
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ class StepLog:
     sets: dict[str, SetLog] = field(default_factory=dict)
     """Of each set of a mixture, by a short name of its place: loss, share, epoch. Empty where a run has one set."""
     loss_by_source: dict[str, float] = field(default_factory=dict)
-    """As loss, of each source that has targets in the step, by its short name. Empty where the shards have one source,
-    or more than 64."""
+    """As loss, of each source with targets in the step, by its short name. Empty with one source, or more than 64."""
     eval_loss: float | None = None
     """After this step, over all of eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
@@ -153,9 +153,7 @@ def open_metrics(folder: Path, step: int) -> None:
         kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
-    part = path.with_name(METRICS_NAME + ".part")
-    part.write_bytes(b"".join(kept))
-    part.rename(path)
+    write_whole(path, b"".join(kept))
 
 
 def append_metrics(folder: Path, log: StepLog) -> None:

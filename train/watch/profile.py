@@ -13,7 +13,6 @@ import gc
 import gzip
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from torch.utils.hooks import RemovableHandle
 
 from lmms.configs.errors import ConfigError, TrainError
+from lmms.configs.files import beside, remove
 from lmms.configs.settings.profile import ProfileConfig
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.names import language_model, towers
@@ -152,21 +152,18 @@ class Profile:
         first, last = self._window[0], self._window[-1]
         self._watch.beat(f"step {last}, its profile")
         folder = self._output / PROFILE_NAME / f"steps-{first}-{last}-rank-{self._world.rank}"
-        part = folder.with_name(folder.name + ".part")
         try:
-            _remove(part)
-            part.mkdir(parents=True)
-            events = _write_trace(profiler, part)
-            costs = costs_of(events)
-            (part / "costs.txt").write_text(costs_table(costs, len(self._window)), encoding="utf-8")
-            for device, text in folded_stacks(events).items() if self._config.stacks else ():
-                (part / f"{device}.stacks.txt").write_text(text, encoding="utf-8")
-            if self._config.memory:
-                torch.cuda.memory._dump_snapshot(str(part / "memory.pickle"))  # type: ignore[no-untyped-call]
-            _remove(folder)
-            part.rename(folder)
+            with beside(folder) as part:
+                part.mkdir(parents=True)
+                events = _write_trace(profiler, part)
+                costs = costs_of(events)
+                (part / "costs.txt").write_text(costs_table(costs, len(self._window)), encoding="utf-8")
+                for device, text in folded_stacks(events).items() if self._config.stacks else ():
+                    (part / f"{device}.stacks.txt").write_text(text, encoding="utf-8")
+                if self._config.memory:
+                    torch.cuda.memory._dump_snapshot(str(part / "memory.pickle"))  # type: ignore[no-untyped-call]
+                remove(folder)
         except (OSError, TrainError) as error:
-            shutil.rmtree(part, ignore_errors=True)
             said = error.strerror if isinstance(error, OSError) else error
             # Of rank 0 alone a report is read.
             tell = self._watch.say if self._world.is_main else partial(print, flush=True)
@@ -224,8 +221,3 @@ def _write_trace(profiler: profile, folder: Path) -> list[Event]:
     (folder / f"{whole.name}.gz").write_bytes(gzip.compress(text, compresslevel=5))
     whole.unlink()
     return [event for event in events if event.get("ph") == "X"]
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)

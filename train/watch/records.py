@@ -6,13 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmms.configs.contract.manifest import SAMPLES_NAME, Dataset
 from lmms.configs.errors import DatasetError, TrainError
-from lmms.configs.stores.remote import FileStore
+from lmms.configs.words import short_places
 from lmms.train.data.order import by_cost, step_packs
 from lmms.train.data.phases import order_of, phase_of_step, read_phases
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
-from lmms.train.data.shards import PackReader, read_table
+from lmms.train.data.shards import PackReader
 from lmms.train.watch.metrics import METRICS_NAME
 
 _Row = tuple[int, int, int, int, int]
@@ -29,6 +28,9 @@ class Record:
     segment: int
     """Of its pack."""
     source: str
+    """Its place, as prep was told."""
+    name: str
+    """A short name of the source, the one in metrics.jsonl."""
     row: int
     tokens: int
 
@@ -105,10 +107,11 @@ def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:
     for k, dataset in enumerate(sets.datasets):
         first, end = sets.first_packs[k : k + 2].tolist()
         own = [pack - first for pack in found if first <= pack < end]
-        names = [source["name"] for source in dataset.manifest.sources]
-        rows = _table_rows(dataset, own) if isinstance(dataset.store, FileStore) else _pack_rows(sets, k, own)
-        for pack, segment, source, row, tokens in rows:
-            record = Record(set=k, pack=pack, segment=segment, source=names[source], row=row, tokens=tokens)
+        places = [source["name"] for source in dataset.manifest.sources]
+        names = short_places(places)
+        for pack, segment, source, row, tokens in _pack_rows(sets, k, own):
+            of_source = {"source": places[source], "name": names[source]}
+            record = Record(set=k, pack=pack, segment=segment, row=row, tokens=tokens, **of_source)
             found[first + pack].append(record)
     return [record for pack in packs for record in sorted(found[pack], key=lambda one: one.segment)]
 
@@ -121,10 +124,3 @@ def _pack_rows(sets: Sets, number: int, packs: Sequence[int]) -> Iterator[_Row]:
             for segment, (sample, tokens) in enumerate(zip(pack.samples.tolist(), pack.lengths.tolist(), strict=True)):
                 source, row = sample
                 yield i, segment, source, row, tokens
-
-
-def _table_rows(dataset: Dataset, packs: Sequence[int]) -> Iterator[_Row]:
-    """From samples.parquet, where a pack cannot be had without its shard."""
-    table = read_table(dataset, SAMPLES_NAME)
-    for entry in table.filter(table["pack"].is_in(packs)).iter_rows(named=True):
-        yield entry["pack"], entry["segment"], entry["source"], entry["row"], entry["tokens"]

@@ -10,17 +10,27 @@ const state = { across: "step", zoom: null, at: null, drag: null, smooth: 0.03, 
 const several = data.runs.length > 1;
 const UNITS = [[1e12, " T"], [1e9, " G"], [1e6, " M"], [1e4, " k", 1e3]];
 
-function text(value, unit) {
+// more: digits beyond the usual ones.
+function text(value, unit, more = 0) {
   if (value === null || value === undefined || !isFinite(value)) return "–";
-  if (unit === "share") return (100 * value).toFixed(1) + " %";
-  if (unit === "bytes") return (value / 1e9).toFixed(2) + " GB";
+  if (unit === "share") return (100 * value).toFixed(1 + more) + " %";
+  if (unit === "bytes") return (value / 1e9).toFixed(2 + more) + " GB";
   if (unit === "count") {
-    for (const [size, name, divide] of UNITS) if (Math.abs(value) >= size) return +(value / (divide || size)).toFixed(2) + name;
-    return Math.round(value).toLocaleString("en");
+    for (const [size, name, divide] of UNITS) if (Math.abs(value) >= size) return +(value / (divide || size)).toFixed(2 + more) + name;
+    return (more ? +value.toFixed(more) : Math.round(value)).toLocaleString("en", { maximumFractionDigits: more });
   }
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 1e-3 && size < 1e5 ? String(+value.toPrecision(4)) : value.toExponential(2);
+  return size >= 1e-3 && size < 1e5 ? String(+value.toPrecision(4 + more)) : value.toExponential(2 + more);
+}
+
+// The values of an axis with as few digits as tell them apart.
+function marked(values, unit) {
+  for (let more = 0; more < 9; more++) {
+    const texts = values.map((value) => text(value, unit, more));
+    if (new Set(texts).size === texts.length) return texts;
+  }
+  return values.map((value) => text(value, unit));
 }
 
 function acrossText(value) {
@@ -126,13 +136,16 @@ function draw(chart, card) {
   const px = (x) => +(MARGIN.left + ((x - from) / (to - from)) * width).toFixed(1);
   const py = (y) => +(MARGIN.top + ((scale(top) - scale(y)) / (scale(top) - scale(bottom))) * height).toFixed(1);
   const parts = [];
-  for (const y of log ? logTicks(bottom, top) : ticks(bottom, top, 4, chart.unit === "count")) {
+  const levels = log ? logTicks(bottom, top) : ticks(bottom, top, 4, chart.unit === "count"), words = marked(levels, chart.unit);
+  for (const [i, y] of levels.entries()) {
     parts.push(`<line class="grid" x1="${MARGIN.left}" x2="${wide - MARGIN.right}" y1="${py(y)}" y2="${py(y)}"/>`);
-    parts.push(`<text x="${MARGIN.left - 8}" y="${py(y) + 4}" text-anchor="end">${text(+y.toPrecision(12), chart.unit)}</text>`);
+    parts.push(`<text x="${MARGIN.left - 8}" y="${py(y) + 4}" text-anchor="end">${words[i]}</text>`);
   }
-  for (const x of ticks(from, to, Math.max(width / 80, 1), state.across !== "hours")) {
+  const places = ticks(from, to, Math.max(width / 80, 1), state.across !== "hours");
+  const unit = state.across === "hours" ? "" : "count", columns = marked(places, unit);
+  for (const [i, x] of places.entries()) {
     const anchor = px(x) > wide - 30 ? "end" : "middle";
-    parts.push(`<text x="${px(x)}" y="${high - 6}" text-anchor="${anchor}">${text(x, state.across === "hours" ? "" : "count")}</text>`);
+    parts.push(`<text x="${px(x)}" y="${high - 6}" text-anchor="${anchor}">${columns[i]}</text>`);
   }
   const floor = high - MARGIN.bottom;
   parts.push(`<line class="axis" x1="${MARGIN.left}" x2="${wide - MARGIN.right}" y1="${floor}" y2="${floor}"/>`);

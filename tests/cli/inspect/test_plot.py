@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from lmms.cli.inspect.plot import Curve, plot, sparkline
+from lmms.cli.inspect.plot import Curve, frame, plot, sparkline
 
 
 def drawn(curves: list[Curve], x_range: tuple[float, float], width: int = 10, height: int = 4) -> list[str]:
-    return [row.plain for row in plot(curves, x_range, width, height)[0]]
+    return [row.plain for row in plot(curves, x_range, width, height)]
 
 
 def line(y: list[float], **more: object) -> Curve:
@@ -22,7 +22,8 @@ def test_a_rising_line_runs_from_the_lower_left_to_the_upper_right_without_a_hol
 
 
 def test_a_constant_is_a_line_in_the_middle_of_a_frame_with_a_height() -> None:
-    rows, low, high = plot([line([2.0, 2.0, 2.0])], (0, 2), 10, 4)
+    curves = [line([2.0, 2.0, 2.0])]
+    rows, (low, high) = plot(curves, (0, 2), 10, 4), frame(curves)
     assert low < 2.0 < high
     assert sum(bool(row.plain.strip()) for row in rows) == 1
 
@@ -35,14 +36,14 @@ def test_a_curve_ends_where_its_points_end() -> None:
 def test_a_spike_leaves_the_frame_and_not_the_curve() -> None:
     values = np.linspace(1.0, 2.0, 1000)
     values[500] = 1e9
-    _, _, high = plot([Curve(x=np.arange(1000.0), y=values, style="")], (0, 999), 40, 6)
+    _, high = frame([Curve(x=np.arange(1000.0), y=values, style="")])
     assert high < 3
 
 
 def test_a_later_curve_stands_over_an_earlier_one_and_each_keeps_its_style() -> None:
     below = Curve(x=np.array([0.0, 1.0]), y=np.array([0.0, 1.0]), style="red")
     above = Curve(x=np.array([0.0, 1.0]), y=np.array([1.0, 0.0]), style="blue")
-    rows, _, _ = plot([below, above], (0, 1), 20, 6)
+    rows = plot([below, above], (0, 1), 20, 6)
     styles = {str(span.style) for row in rows for span in row.spans}
     assert styles == {"red", "blue"}
     middle = [str(span.style) for row in rows for span in row.spans if span.start in (9, 10)]

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from lmms.cli.inspect.charts import Unit, marks
 from lmms.cli.inspect.run import show
 from lmms.cli.main import app
 from lmms.configs.errors import TrainError
@@ -142,6 +143,28 @@ def test_json_has_null_for_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     text = lmms("inspect", "run", tmp_path, "--json")
     assert "NaN" not in text
     assert json.loads(text)["runs"][0]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "texts"),
+    [
+        ([11.93, 11.93001, 11.930021], "", ["11.93", "11.93001", "11.93002"]),
+        ([2.0, 1.5], "", ["2", "1.5"]),
+        ([0.4, 0.40004], "share", ["40.000%", "40.004%"]),
+        ([3e9, 3.001e9], "bytes", ["3.000 GB", "3.001 GB"]),
+        ([96_000, 96_010], "count", ["96.00 k", "96.01 k"]),
+    ],
+)
+def test_an_axis_tells_its_values_apart_with_as_few_digits_as_that_takes(
+    values: list[float], unit: Unit, texts: list[str]
+) -> None:
+    assert marks(values, unit) == texts
+
+
+def test_the_page_starts_with_the_curves(tmp_path: Path) -> None:
+    lmms("inspect", "run", make_run(tmp_path / "a", 20), "--html", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.index('id="charts"') < text.index('class="tiles"')
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from lmms.cli.main import app
@@ -51,6 +52,22 @@ def test_json_is_one_line_a_pack_with_positions_within_the_pack(shards: Path) ->
                 assert (media["kind"], media["size"], media["grid_thw"]) == ("image", [32, 32], [1, 4, 4])
                 assert media["end"] - media["start"] == 4
     assert len(seen) == 100
+
+
+def test_an_image_has_its_width_first_in_pixels_and_in_patches(tmp_path: Path) -> None:
+    model = tiny_model_folder(tmp_path)
+    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    content = [{"type": "image", "image": "wide.png"}, {"type": "text", "text": "What?"}]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "red"}]
+    (tmp_path / "one.jsonl").write_text(json.dumps({"messages": turns}))
+    build_shards(
+        PrepConfig(
+            sources=(str(tmp_path / "one.jsonl"),), model=str(model), seq_len=256, out=str(tmp_path / "out"), workers=1
+        )
+    )
+    output = lmms("inspect", "shard", tmp_path / "out").output
+    assert "[image 64 x 32, 8 x 4 patches, 8 tokens" in output
+    assert "1 of 256 tokens in 1 shard " in output
 
 
 def test_one_pack_can_be_asked_for(shards: Path) -> None:

@@ -40,3 +40,17 @@ def test_the_tower_does_as_the_rest_unless_it_is_told(vision: str) -> None:
 def test_wrong_values_are_refused_with_the_key_and_the_choices(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         memory(override)
+
+
+@pytest.mark.parametrize(
+    ("key", "others"), [("recompute", []), ("recompute_vision", ["memory.recompute=full", "kernels.compile=false"])]
+)
+def test_elementwise_with_offload_is_refused_where_blocks_are_not_compiled(key: str, others: list[str]) -> None:
+    both = [f"memory.{key}=elementwise", "memory.offload_activations_gb=2", *others]
+    with pytest.raises(
+        ConfigError,
+        match=rf"^memory\.{key} is elementwise and .*_gb 2, .*set memory\.{key}: full .*kernels\.compile: true",
+    ):
+        memory(*both)
+    assert memory(*both, "kernels.compile=true").offload_bytes == 2 * 10**9
+    assert memory(*both, "memory.offload_activations_gb=0").offload_bytes == 0

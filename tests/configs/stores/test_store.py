@@ -1,6 +1,7 @@
 """Where files are: folders and URLs, what is refused before anything is asked, and what is never shown."""
 
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.stores import remote, store
-from lmms.configs.stores.remote import FileStore, ObjectStore, patiently, seen
+from lmms.configs.stores.remote import RemoteStore, patiently, seen
 from lmms.configs.stores.store import LocalStore, open_store, read_blocks, setting_text, shown, shown_setting
 from lmms.configs.yaml12 import parse_yaml
 
@@ -54,21 +55,21 @@ def test_blocks_are_the_file_and_end_with_it(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("url", "kind", "where"),
+    ("url", "where"),
     [
-        ("s3://bucket/a/b/", ObjectStore, "s3://bucket/a/b"),
-        ("gs://bucket/a", ObjectStore, "gs://bucket/a"),
-        ("az://container/a", ObjectStore, "az://container/a"),
-        ("https://user:secret@host:8443/a/?sig=secret#secret", ObjectStore, "https://host:8443/a"),
-        ("HTTP://Host/a", ObjectStore, "http://Host/a"),
-        ("s3://key:secret@bucket/a", ObjectStore, "s3://bucket/a"),
-        ("sftp://secret@host:22/a", FileStore, "sftp://host:22/a"),
-        ("hf://datasets/org/name/a", FileStore, "hf://datasets/org/name/a"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("gs://bucket/a", "gs://bucket/a"),
+        ("az://container/a", "az://container/a"),
+        ("https://user:secret@host:8443/a/?sig=secret#secret", "https://host:8443/a"),
+        ("HTTP://Host/a", "http://Host/a"),
+        ("s3://key:secret@bucket/a", "s3://bucket/a"),
+        ("sftp://secret@host:22/a", "sftp://host:22/a"),
+        ("hf://datasets/org/name/a", "hf://datasets/org/name/a"),
     ],
 )
-def test_a_url_becomes_its_store_and_shows_no_credentials(url: str, kind: type, where: str) -> None:
+def test_a_url_becomes_a_store_that_shows_no_credentials(url: str, where: str) -> None:
     found = open_store(url, 7)
-    assert type(found) is kind
+    assert isinstance(found, RemoteStore)
     assert found.where == where
     assert found.url.startswith(where[:4])
     assert "secret" not in repr(found)
@@ -94,11 +95,22 @@ def test_an_unknown_kind_of_url_is_refused(url: str, nearest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "module"), [("s3://bucket", "obstore"), ("sftp://host/a", "paramiko"), ("hf://datasets/a/b", "streaming")]
+    ("url", "module", "package"),
+    [
+        ("s3://bucket", "obstore", "obstore"),
+        ("hf://datasets/a/b", "huggingface_hub", "huggingface-hub"),
+        ("sftp://host/a", "paramiko", "lmms[sftp]"),
+        ("oci://bucket@namespace/a", "ocifs", "lmms[oci]"),
+        ("dbfs:/Volumes/a/b/c", "databricks", "lmms[dbfs]"),
+    ],
 )
-def test_a_module_that_is_not_installed_is_named(url: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_is_not_installed_is_named(
+    url: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "find_spec", lambda name: None if name == module else object())
-    with pytest.raises(ConfigError, match=f"needs the module {module}.*install"):
+    with pytest.raises(
+        ConfigError, match=f"needs the module {module}; install it: pip install {re.escape(repr(package))}$"
+    ):
         open_store(url, 1)
 
 
@@ -106,8 +118,8 @@ def test_opening_a_store_loads_nothing_heavy() -> None:
     code = """
 import sys
 from lmms.configs.stores.store import open_store
-open_store("s3://bucket/a", 1), open_store("hf://datasets/a/b", 1)
-sys.exit(bool({"obstore", "streaming", "torch", "transformers", "huggingface_hub"} & set(sys.modules)))
+open_store("s3://bucket/a", 1), open_store("hf://datasets/a/b", 1), open_store("sftp://host/a", 1)
+sys.exit(bool({"obstore", "fsspec", "paramiko", "torch", "transformers", "huggingface_hub"} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

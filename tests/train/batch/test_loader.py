@@ -57,7 +57,7 @@ def recipe_of(dataset: Dataset) -> Recipe:
 
 def request_of(dataset: Dataset, *packs: int, counts: bool = True) -> Request:
     sidecar = read_sidecar(dataset)
-    return Request(tuple(map(sidecar.place, packs)), counts, ())
+    return Request(tuple(map(sidecar.place, packs)), counts)
 
 
 def batches_of(
@@ -167,7 +167,7 @@ class Stopped(Signalled):
 
 
 def test_a_killed_worker_stops_the_run_at_once(dataset: Dataset) -> None:
-    plan = [request_of(dataset, 0), Request((Signalled(0, 5, 0, 0, 0, 0),), True, ()), request_of(dataset, 1)]
+    plan = [request_of(dataset, 0), Request((Signalled(0, 5, 0, 0, 0, 0),), True), request_of(dataset, 1)]
     loader = batches_of(dataset, iter(plan), 1)
     next(loader)
     with pytest.raises(TrainError, match=r"a loader process died at pack 5 or soon after; .*lower data\.workers"):
@@ -187,7 +187,7 @@ def test_a_worker_that_hangs_in_a_read_is_given_up_in_time_with_its_stack(datase
 
 def test_a_worker_that_was_stopped_is_given_up_in_time_and_ended(dataset: Dataset) -> None:
     next(batches_of(dataset, [[0]], 1))
-    plan = [request_of(dataset, 0), Request((Stopped(0, 5, 0, 0, 0, 0),), True, ())]
+    plan = [request_of(dataset, 0), Request((Stopped(0, 5, 0, 0, 0, 0),), True)]
     before = loader_processes()
     with pytest.raises(TrainError, match=r"made nothing of pack 5 for 5 s.*\n.*does not answer State:\s+T \(stopped\)"):
         list(batches_of(dataset, iter(plan), 1, stall_s=5))

@@ -14,6 +14,7 @@ from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.read import checkpoint_name, read_state
+from lmms.train.checkpoint.state import Base
 from lmms.train.model.names import is_lora
 from lmms.train.optim.table import TRAINED_NAME
 from lmms.train.run import train
@@ -100,13 +101,15 @@ def test_a_run_that_goes_on_finds_its_base_where_it_is_now_and_refuses_another(
     settings = {**made, **LORA, "model.path": str(model), "output": str(output), "max_steps": 5}
     state = json.loads((output / checkpoint_name(4) / "trainer.json").read_text())
     train(run_config(settings), silent)
-    assert read_state(output / checkpoint_name(5)).base == {**state["base"], "path": str(model)}
+    assert read_state(output / checkpoint_name(5)).base == Base(path=str(model), digest=state["base"]["digest"])
     tiny_model(FAMILY, seed=4).hf.save_pretrained(model)
     Path(made["model.path"]).rename(tmp_path / "moved")
     try:
-        with pytest.raises(TrainError, match=r"neither that folder nor model.path \(.*\) has them now"):
+        with pytest.raises(
+            TrainError, match=r"neither that folder nor .* has them now; put them back, or start in another"
+        ):
             train(run_config(settings, max_steps=6), silent)
-        with pytest.raises(TrainError, match="which are not there any more"):
+        with pytest.raises(TrainError, match=r"neither that folder nor .*; put them back, or say where"):
             export(output / checkpoint_name(5), tmp_path / "exported")
     finally:
         (tmp_path / "moved").rename(made["model.path"])
@@ -145,7 +148,7 @@ def test_a_model_folder_becomes_the_base(made: dict[str, Any], tmp_path: Path) -
     expected = {**settings, "model.path": str(tmp_path / "model"), "output": str(tmp_path / "expected")}
     train(run_config(expected), silent)
     assert read_metrics(tmp_path / "out") == read_metrics(tmp_path / "expected")
-    assert read_state(tmp_path / "out" / checkpoint_name(1)).base["path"] == str(tmp_path / "other")
+    assert read_state(tmp_path / "out" / checkpoint_name(1)).base.path == str(tmp_path / "other")
     # It goes on from that base, whatever the setting says then.
     train(run_config(settings, max_steps=2), silent)
     train(run_config(expected, max_steps=2), silent)
@@ -161,9 +164,9 @@ def test_a_run_that_goes_on_does_not_read_init_from_again(made: dict[str, Any]) 
     ("changes", "message"),
     [
         ({"train": {"default": "full"}}, "holds LoRA, but train gives this run none; .*lmms export CKPT DIR --merged"),
-        ({"lora.rank": 3}, r"its LoRA has rank 2 and alpha 4, this run 3 and 4; .*\(43 in all\)"),
+        ({"lora.rank": 3}, r"its LoRA has rank 2 and alpha 4, this run 3 and 4; .*, \.\.\. \(42 tensors in all\)$"),
         ({"lora.alpha": 8}, "its LoRA has rank 2 and alpha 4, this run 2 and 8"),
-        ({"lora.targets": ["q_proj"]}, r"lora_A.default.weight is unexpected.*\(36 in all\)"),
+        ({"lora.targets": ["q_proj"]}, r"lora_A.default.weight is unexpected.*, \.\.\. \(36 tensors in all\)$"),
         ({"model.init": "random"}, "was trained on the weights of .*, this run starts with random numbers of seed 0"),
         ({"model.init_from": "/no/such"}, "neither a folder nor a hub id"),
     ],

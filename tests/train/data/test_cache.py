@@ -22,7 +22,8 @@ from lmms.configs.contract.mds import INDEX_NAME, ShardFile
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION
 from lmms.configs.errors import DatasetError
 from lmms.configs.stores.store import Cache, LocalStore
-from lmms.train.data.cache import Need, cached_name, fetch, forget, need_of, read_cached, to_evict
+from lmms.train.data.cache import cached_name, fetch, forget, need_of, read_cached
+from lmms.train.data.cache_room import Need, to_evict
 
 SIZE = 10_000
 NOTHING = Need(frozenset())
@@ -214,57 +215,56 @@ def test_a_disk_that_does_not_take_it_is_named(tmp_path: Path) -> None:
 
 
 @contextmanager
-def fetching(dataset: Dataset, shard: int) -> Iterator[threading.Event]:
-    """Another thread is fetching the shard, as another process would be, until the event is set."""
+def fetching(dataset: Dataset, shard: int) -> Iterator[None]:
+    """Another thread is fetching the shard, as another process would be, until this ends."""
     began, end = threading.Event(), threading.Event()
 
     def go_on() -> bool:
         began.set()
         return end.wait(600)
 
-    thread = threading.Thread(target=fetch, args=(dataset, shard, NOTHING), kwargs={"go_on": go_on})
+    thread = threading.Thread(target=fetch, args=(dataset, shard, NOTHING, go_on))
     thread.start()
     assert began.wait(600)
     try:
-        yield end
+        yield
     finally:
         end.set()
         thread.join()
 
 
-def test_what_another_fetches_is_waited_for_or_left_to_it(tmp_path: Path) -> None:
+def test_what_another_fetches_is_left_to_it(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, room=2)
-    with fetching(dataset, 0) as end:
-        assert fetch(dataset, 0, NOTHING, wait=False)
-        assert not (cache_of(dataset) / cached_name(dataset, 0)).exists()
-        threading.Timer(0.2, end.set).start()
+    with fetching(dataset, 0):
         assert fetch(dataset, 0, NOTHING)
+        assert not (cache_of(dataset) / cached_name(dataset, 0)).exists()
     assert in_cache(dataset) == [0]
 
 
 def test_a_fetch_has_its_room_from_the_start(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, room=2)
     fetch(dataset, 1, NOTHING)
-    with fetching(dataset, 0) as end:
-        assert fetch(dataset, 2, NOTHING, wait=False)
+    near = Need(frozenset(), near=[cached_name(dataset, 2)])
+    with fetching(dataset, 0):
+        assert fetch(dataset, 2, NOTHING)
         assert not (cache_of(dataset) / cached_name(dataset, 1)).exists()
-        assert not fetch(dataset, 3, Need(frozenset(), near=[cached_name(dataset, 2)]), wait=False)
-        threading.Timer(0.2, end.set).start()
-        assert fetch(dataset, 3, Need(frozenset(), near=[cached_name(dataset, 2)]))
+        assert not fetch(dataset, 3, near)
+    assert fetch(dataset, 3, near)
     assert in_cache(dataset) == [2, 3]
 
 
 def test_a_fetch_that_was_given_up_leaves_nothing(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, room=2)
-    assert not fetch(dataset, 0, NOTHING, go_on=lambda: False)
+    assert not fetch(dataset, 0, NOTHING, lambda: False)
     assert in_cache(dataset) == []
 
 
 KILLED = """
 import os, pickle, signal, sys
-from lmms.train.data.cache import Need, fetch
+from lmms.train.data.cache import fetch
+from lmms.train.data.cache_room import Need
 dataset = pickle.load(sys.stdin.buffer)
-fetch(dataset, 0, Need(frozenset()), go_on=lambda: os.kill(os.getpid(), signal.SIGKILL))
+fetch(dataset, 0, Need(frozenset()), lambda: os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -274,7 +274,7 @@ def test_what_a_killed_process_leaves_is_a_part_that_the_next_removes(tmp_path: 
     run = subprocess.run([sys.executable, "-c", KILLED], input=pickle.dumps(dataset))
     assert run.returncode == -signal.SIGKILL
     assert [path.suffix for path in cache_of(dataset).iterdir()] == [".lmms-part"]
-    assert fetch(dataset, following, NOTHING, wait=False)
+    assert fetch(dataset, following, NOTHING)
     assert in_cache(dataset) == [following]
 
 
@@ -288,8 +288,9 @@ random.Random(seed).shuffle(order)
 for at, (n, i) in enumerate(order):
     data = None
     while data is None:
-        fetch(datasets[n], i, need_of(datasets, order[at:at + 4]), go_on=lambda: time.sleep(0.002) or True)
+        fetch(datasets[n], i, need_of(datasets, order[at:at + 4]), lambda: time.sleep(0.002) or True)
         data = read_cached(datasets[n], i, 0, 10**9)
+        time.sleep(0 if data else 0.002)
     assert data == Path(datasets[n].where, datasets[n].shards[i].name).read_bytes()
 """
 

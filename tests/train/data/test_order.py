@@ -33,7 +33,7 @@ from lmms.train.data.order import (
     shard_of,
     step_packs,
 )
-from lmms.train.data.upcoming import marks, next_shards
+from lmms.train.data.upcoming import Evaluated, marks, next_shards, upcoming_shards
 
 shard_sizes = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 """With windows of 16 packs there are windows of many shards, and shards larger than a window."""
@@ -219,7 +219,7 @@ def test_of_equal_cost_the_lowest_number_comes_first() -> None:
 
 @given(shard_sizes, st.integers(0, 300))
 @settings(max_examples=60, deadline=None)
-def test_the_look_ahead_names_shards_in_the_order_of_their_next_use(sizes: list[int], position: int) -> None:
+def test_upcoming_shards_come_in_the_order_of_their_next_use(sizes: list[int], position: int) -> None:
     with windows_of(16):
         one = set_order(sizes)
         starts = [
@@ -232,7 +232,7 @@ def test_the_look_ahead_names_shards_in_the_order_of_their_next_use(sizes: list[
         assert needed(run_order([one], 4), position) == [(0, shard) for shard in dict.fromkeys(used)]
 
 
-def test_the_look_ahead_of_a_mixture_is_that_of_its_sets_merged_by_their_shares() -> None:
+def test_upcoming_shards_of_a_mixture_are_those_of_its_sets_merged_by_their_shares() -> None:
     with windows_of(64):
         sets = [set_order([8] * 40, group=2, name=str(k)) for k in range(3)]
         order = run_order(sets, 12, [5, 2, 1])
@@ -246,7 +246,7 @@ def test_the_look_ahead_of_a_mixture_is_that_of_its_sets_merged_by_their_shares(
         assert all(uses[one] <= uses[other] + 32 for one, other in pairwise(ahead))
 
 
-def test_the_look_ahead_is_made_anew_some_times_a_window_and_from_what_has_changed() -> None:
+def test_the_upcoming_shards_are_listed_anew_some_times_a_window_and_from_what_has_changed() -> None:
     """In between it may name shards that are done with, but none that is needed is missing."""
     sets = [set_order([4] * 320, name=str(k)) for k in range(2)]
     order = run_order(sets, 8, [3, 1])
@@ -276,6 +276,20 @@ def test_what_else_is_needed_stands_where_its_use_is() -> None:
     assert [one for one in among if one != (1, 7)] == plain
     first = set(shard_of(order.sets[0], set_packs(order.sets[0], 0, 100)).tolist())
     assert {shard for _, shard in among[: among.index((1, 7))]} == first
+
+
+def test_the_shards_of_an_evaluation_are_needed_before_it_begins() -> None:
+    """Far from it the training's come first; the same list stands until a mark or the evaluation is passed."""
+    order = run_order([set_order([4] * 320)], 8)
+    held_out = ((1, 0), (1, 1))
+    upcoming = upcoming_shards(order, Evaluated(shards=held_out, next_step=lambda step: 20 if step <= 20 else 160))
+    lists = [upcoming(step, 8 * (step - 1)) for step in range(1, 31)]
+    assert all({*needed(order, 8 * i), *held_out} == set(shards) for i, shards in enumerate(lists))
+    assert lists[19].index((1, 1)) < 30
+    assert lists[20].index((1, 0)) > 100
+    assert lists[19] is not lists[20]
+    assert len({id(shards) for shards in lists}) < 15
+    assert list(upcoming_shards(order)(1, 0)) == needed(order, 0)
 
 
 def test_no_number_of_sets_makes_a_step_compute_a_window_again(monkeypatch: pytest.MonkeyPatch) -> None:

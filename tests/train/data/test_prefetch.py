@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.stores.store import Cache
 from lmms.train.data import prefetch
 from lmms.train.data.cache import cached_name, fetch, need_of
-from lmms.train.data.prefetch import look_ahead
+from lmms.train.data.prefetch import cache_keeper
 from lmms.train.data.shards import PackReader, read_sidecar
 from tests.kit.served import all_packs, all_same, requests, same, served_folder, served_packs, shard_path
 from tests.kit.servers import Server, web_server
@@ -63,7 +64,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 def fill(dataset: Dataset) -> None:
     for shard in (0, 1):
-        assert fetch(dataset, shard, need_of([dataset], ()))
+        assert fetch(dataset, shard, need_of([dataset]))
 
 
 def test_a_shard_that_is_not_there_yet_is_read_where_it_is(dataset: Dataset, packs: list[Pack], root: Path) -> None:
@@ -79,7 +80,7 @@ def test_the_shards_ahead_are_fetched_once_and_outlive_the_server(
 ) -> None:
     sidecar, reader = read_sidecar(dataset), PackReader([dataset])
     requests(root)
-    with look_ahead([dataset]) as want:
+    with cache_keeper([dataset]) as want:
         want(BOTH)
         wait_for(lambda: cached(dataset, 0).exists() and cached(dataset, 1).exists())
         want(BOTH)
@@ -106,8 +107,41 @@ def test_a_sidecar_is_fetched_once_for_all_readers_of_a_node(
     assert PACKS_NAME in requests(root)
 
 
+def test_readers_that_start_together_fetch_a_sidecar_once(dataset: Dataset, root: Path) -> None:
+    requests(root)
+    with ThreadPoolExecutor(4) as pool:
+        tables = [pool.submit(read_sidecar, dataset) for _ in range(4)]
+    assert {tuple(table.result().tokens.tolist()) for table in tables} == {tuple(read_sidecar(dataset).tokens.tolist())}
+    assert requests(root) == [PACKS_NAME]
+
+
+def test_a_sidecar_for_which_fetches_leave_no_room_is_read_where_it_is(
+    web: tuple[Server, str], root: Path, tmp_path: Path
+) -> None:
+    largest = max(range(2), key=lambda number: shard_path(root, number).stat().st_size)
+    room = Cache(tmp_path / "cache", shard_path(root, largest).stat().st_size)
+    dataset = open_dataset(web[1], cache=room)
+    began, end = threading.Event(), threading.Event()
+
+    def go_on() -> bool:
+        began.set()
+        return end.wait(600)
+
+    fetching = threading.Thread(target=fetch, args=(dataset, largest, need_of([dataset]), go_on))
+    fetching.start()
+    assert began.wait(600)
+    try:
+        requests(root)
+        assert len(read_sidecar(dataset)) == 8
+        assert requests(root) == [PACKS_NAME]
+    finally:
+        end.set()
+        fetching.join()
+    assert [path.name for path in room.folder.iterdir()] == [cached_name(dataset, largest)]
+
+
 def test_a_newer_list_takes_the_place_of_the_older(dataset: Dataset, root: Path) -> None:
-    with look_ahead([dataset]) as want:
+    with cache_keeper([dataset]) as want:
         for _ in range(100):
             want(())
         want(((0, 1),))
@@ -128,10 +162,10 @@ def test_a_cache_that_is_full_is_asked_once_for_each_new_list(
         return fetch(dataset, shard, *arguments, **named)
 
     monkeypatch.setattr(prefetch, "fetch", counted)
-    ahead = ((0, 1), (0, 0), (0, 0), (0, 0))
-    with look_ahead([full]) as want:
+    upcoming = ((0, 1), (0, 0), (0, 0), (0, 0))
+    with cache_keeper([full]) as want:
         for _ in range(20):
-            want(ahead)
+            want(upcoming)
         wait_for(cached(full, 1).exists)
         wait_for(lambda: len(asked) >= 2)
         time.sleep(0.2)
@@ -148,10 +182,10 @@ def test_what_another_fetches_does_not_end_the_list(dataset: Dataset, monkeypatc
         began.set()
         return end.wait(600)
 
-    other = threading.Thread(target=fetch, args=(dataset, 1, need_of([dataset], ())), kwargs={"go_on": go_on})
+    other = threading.Thread(target=fetch, args=(dataset, 1, need_of([dataset]), go_on))
     other.start()
     assert began.wait(600)
-    with look_ahead([dataset]) as want:
+    with cache_keeper([dataset]) as want:
         want(BOTH)
         wait_for(cached(dataset, 0).exists)
         assert not cached(dataset, 1).exists()
@@ -159,10 +193,10 @@ def test_what_another_fetches_does_not_end_the_list(dataset: Dataset, monkeypatc
     other.join()
 
 
-def test_what_stops_the_look_ahead_is_raised_in_the_trainer(dataset: Dataset, root: Path) -> None:
+def test_what_stops_the_keeper_is_raised_in_the_trainer(dataset: Dataset, root: Path) -> None:
     shard_path(root, 0).unlink()
 
-    with look_ahead([dataset]) as want:
+    with cache_keeper([dataset]) as want:
         found: list[str] = []
 
         def stopped() -> bool:
@@ -182,7 +216,7 @@ def test_data_sets_of_this_node_are_not_cached(web: tuple[Server, str], root: Pa
     cache = Cache(tmp_path / "cache", 10**9)
     local, far = (open_dataset(where, cache=cache) for where in (root / "shards", web[1]))
     assert local.cache is None
-    with look_ahead([local, far]) as want:
+    with cache_keeper([local, far]) as want:
         want(((0, 0), (0, 1), (1, 0)))
         wait_for(cached(far, 0).exists)
     assert [path.name for path in cache.folder.iterdir()] == [cached_name(far, 0)]
@@ -250,17 +284,16 @@ def test_a_cache_with_no_room_for_a_shard_is_refused(web: tuple[Server, str], ro
 
 TRAIN = """
 import pickle, random, sys
-from lmms.train.data.prefetch import look_ahead
+from lmms.train.data.prefetch import cache_keeper
 from lmms.train.data.shards import PackReader, read_sidecar
 dataset, seed = pickle.load(sys.stdin.buffer)
 sidecar, reader = read_sidecar(dataset), PackReader([dataset])
 order = list(range(8)) * 6
 random.Random(seed).shuffle(order)
-with look_ahead([dataset]) as want:
+with cache_keeper([dataset]) as want:
     for i, pack in enumerate(order):
-        ahead = tuple(dict.fromkeys((0, sidecar.place(later).shard) for later in order[i:]))
-        want(ahead)
-        reader.read(sidecar.place(pack), ahead)
+        want(tuple(dict.fromkeys((0, sidecar.place(later).shard) for later in order[i:])))
+        reader.read(sidecar.place(pack))
 """
 
 

@@ -9,13 +9,12 @@ import pytest
 
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Pack
-from lmms.configs.stores.remote import FileStore
 from lmms.train.data.costs import ModelCost
 from lmms.train.data.mixture import Phase, share_turns
 from lmms.train.data.order import Order
 from lmms.train.data.sets import Sets, make_order, open_sets
 from lmms.train.data.shards import Place
-from lmms.train.data.steps import Evaluated, StepPlan, pack_names, plan_steps
+from lmms.train.data.steps import Progress, RankShare, StepPlan, pack_names, plan_steps
 from tests.kit.models import FIRST_SPECIAL
 from tests.kit.runs import write_model_folder
 from tests.kit.shards import make_pack, write_shards
@@ -48,7 +47,7 @@ def plans(
     sets: Sets, global_packs: int, steps: int = 1, rank: int = 0, world: int = 1, micro_packs: int = 1
 ) -> list[StepPlan]:
     order = order_of(sets, global_packs)
-    return list(islice(plan_steps(order, sets, rank, world, micro_packs, 0, 0, look_ahead=False), steps))
+    return list(islice(plan_steps(order, sets, RankShare(rank, world, micro_packs)), steps))
 
 
 def counted(plan: StepPlan) -> list[list[int]]:
@@ -101,7 +100,7 @@ def test_the_denominator_is_the_weight_of_all_targets(sets: Sets, packs: list[Pa
 def test_a_run_goes_on_from_a_position_with_steps_of_another_size(sets: Sets) -> None:
     before = plans(sets, 4, steps=3)
     order = replace(order_of(sets, 4), global_packs=2)
-    after = list(islice(plan_steps(order, sets, 0, 1, 1, 1, 4, look_ahead=False), 4))
+    after = list(islice(plan_steps(order, sets, done=Progress(1, 4)), 4))
     assert [plan.step for plan in after] == [2, 3, 4, 5]
     for large, *small in zip(before[1:], after[0::2], after[1::2], strict=True):
         assert sorted(large.packs.tolist()) == sorted(pack for plan in small for pack in plan.packs.tolist())
@@ -111,33 +110,11 @@ def test_packs_of_a_mixture_are_read_from_their_own_sets(packs: list[Pack], mode
     places = [write_shards(tmp_path / name, chosen, model, 512) for name, chosen in (("a", packs[:2]), ("b", packs))]
     sets = open_sets(places)
     order = make_order(sets, Phase(turns=share_turns([1, 1]), cursors=(0, 0)), COST, 0, 8)
-    plan = next(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=True))
+    plan = next(plan_steps(order, sets))
     found = [request.places[0] for request in plan.passes]
     assert sorted(place.set for place in found) == [0] * 4 + [1] * 4
     for place, number in zip(found, plan.packs.tolist(), strict=True):
         assert sets.tokens[number] == len((packs[:2], packs)[place.set][place.pack].input_ids)
-    assert {k for k, _ in plan.ahead} == {0, 1}
-
-
-def test_the_shards_ahead_go_to_the_loader_only_where_it_needs_whole_ones(
-    packs: list[Pack], model: ModelFolder, tmp_path: Path
-) -> None:
-    places = [write_shards(tmp_path / name, chosen, model, 512) for name, chosen in (("a", packs[:2]), ("b", packs))]
-    near = open_sets(places)
-    far = replace(near.datasets[1], store=FileStore("sftp://host/b", "sftp://host/b", 1.0))
-    sets = replace(near, datasets=(near.datasets[0], far))
-    order = make_order(sets, Phase(turns=share_turns([1, 1]), cursors=(0, 0)), COST, 0, 8)
-    evaluated = Evaluated(shards=((2, 0),), next_step=lambda step: step)
-    (plan, without) = (
-        next(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=look_ahead, evaluated=evaluated))
-        for look_ahead in (True, False)
-    )
-    assert {k for k, _ in plan.ahead} == {0, 1, 2}
-    assert [request.ahead for request in plan.passes] == [
-        plan.ahead if request.places[0].set == 1 else () for request in plan.passes
-    ]
-    assert without.ahead == ()
-    assert [request.ahead for request in without.passes] == [()] * 8
 
 
 def test_packs_are_named_once_and_by_their_set_where_that_is_not_the_first() -> None:
@@ -147,6 +124,6 @@ def test_packs_are_named_once_and_by_their_set_where_that_is_not_the_first() -> 
 
 def test_what_batches_are_filled_up_with_is_padding(sets: Sets) -> None:
     order = order_of(sets, 3)
-    plan = next(plan_steps(order, sets, 0, 2, 1, 0, 0, look_ahead=False, padded_to=512))
+    plan = next(plan_steps(order, sets, RankShare(0, 2), padded_to=512))
     assert plan.padding_tokens == 2 * 2 * 512 - plan.tokens
     assert len(plan.passes) == 2

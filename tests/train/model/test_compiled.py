@@ -20,12 +20,13 @@ from lmms.train.batch.recipe import Recipe
 from lmms.train.model.attention import documents_attention, reference_attention
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.kernels import compile_blocks, compiled_graphs, no_recompiles
+from lmms.train.model.kernels import compile_blocks, compiled_graphs
 from lmms.train.model.offload import copy_at_once, offload_blocks
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
-from tests.kit.live import saved_bytes
+from tests.kit.compiled import no_recompiles
+from tests.kit.live import kept_bytes, saved_bytes
 from tests.kit.models import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
 from tests.kit.offload import offloaded
 from tests.kit.padding import padding_recipe
@@ -133,7 +134,7 @@ def test_what_compiled_blocks_save_goes_to_main_memory_and_back(family: str, rec
 def test_compiled_blocks_keep_elementwise_what_others_keep() -> None:
     batch = padded("qwen3_vl")[0]
     none, elementwise, full = (saved_bytes(built("qwen3_vl", one), batch) for one in ("none", "elementwise", "full"))
-    assert elementwise == pytest.approx(saved_bytes(tiny_model("qwen3_vl", recompute="elementwise"), batch), rel=0.03)
+    assert elementwise == pytest.approx(kept_bytes(tiny_model("qwen3_vl", recompute="elementwise"), batch), rel=0.03)
     assert full < elementwise < none
 
 

@@ -1,12 +1,12 @@
 """Whatever is computed again in backward, gradients are the same to the bit; what is kept is what the setting says."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmms.configs.settings.memory import Recompute
@@ -15,8 +15,9 @@ from lmms.train.model.build import blocks, build_model
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.names import language_model
 from lmms.train.model.recompute import ATTENTIONS, PRODUCTS
-from lmms.train.plan.trace import trace_pass
+from lmms.train.plan.trace import tensors_in, trace_pass
 from lmms.train.run import train
+from tests.kit.live import LiveStorages
 from tests.kit.models import FAMILIES, VISION_FAMILIES, tiny_config
 from tests.kit.passes import LORA, TRAINED, assert_bitwise, batch_of, model_of, step
 from tests.kit.runs import read_metrics, run_config, silent, write_run
@@ -96,26 +97,21 @@ def test_the_operators_that_are_kept_have_these_names(name: str) -> None:
 
 
 def kept_by_blocks(model: TrainModel, batch: Batch) -> list[int]:
-    """Bytes of the storages that autograd saves in the forward of each block, but for weights."""
-    found: list[dict[int, int]] = []
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            found[-1][storage._cdata] = storage.nbytes()
-        return tensor
+    """Bytes that exist after the forward of each block and did not before: what it keeps, and its output, which is as
+    large as its input."""
+    kept: list[int] = []
 
     def watched(forward: Any, *args: Any, **kwargs: Any) -> Any:
-        found.append({})
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            return forward(*args, **kwargs)
+        before = live.bytes_now()
+        output = forward(*args, **kwargs)
+        kept.append(live.bytes_now() - before)
+        return output
 
     for block in blocks(model):
-        inner: Any = block.forward
-        block.forward = lambda *args, inner=inner, **kwargs: watched(inner, *args, **kwargs)  # type: ignore[method-assign]
-    model(batch, batch.images > 0)
-    return [sum(one.values()) for one in found]
+        block.forward = partial(watched, block.forward)  # type: ignore[method-assign]
+    with LiveStorages([*model.parameters(), *model.buffers(), *tensors_in(batch)]) as live:
+        model(batch, batch.images > 0)
+    return kept
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2_5_vl", "qwen3_vl"])

@@ -13,11 +13,12 @@ from lmms.configs.settings.lora import LoraConfig
 from lmms.configs.settings.optim import OptimConfig
 from lmms.train.model.build import blocks, build_model, init_random, keep_in, materialize
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.kernels import compile_blocks, no_recompiles
+from lmms.train.model.kernels import compile_blocks
 from lmms.train.model.lora import add_lora, init_lora
 from lmms.train.optim.groups import make_optimizer, set_trained
 from lmms.train.parallel.sharding import local_of, reshard_all, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
+from tests.kit.compiled import no_recompiles
 from tests.kit.models import VISION_FAMILIES, frozen, joined, make_pack, picture, talk, tiny_config, tiny_recipe
 
 BF16 = torch.bfloat16

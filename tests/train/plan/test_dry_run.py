@@ -60,22 +60,14 @@ def test_each_change_that_is_proposed_needs_what_it_says(
     total = dry_run(config, 1, BIG).total
     found = dry_run(config, 1, fits_all_but(total))
     totals = {proposal.change: proposal.total for proposal in found.proposals}
-    kept = replace(config.memory, recompute="elementwise")
-    elementwise, in_tower = (replace(config, memory=one) for one in (kept, replace(kept, recompute_vision="full")))
-    full = replace(config, memory=replace(config.memory, recompute="full"))
-    one = replace(config, data=replace(config.data, micro_packs=1))
-    frozen = replace(config, train={"default": "full", "vision": "frozen"})
-    vision, both = "memory.recompute_vision: full", "data.micro_packs: 1 and"
-    in_8_bits = replace(config, optim=replace(config.optim, name="adamw-8bit"))
+    memory, optim = config.memory, config.optim
     changed: dict[str, TrainConfig] = {
-        "data.micro_packs: 1": one,
-        "memory.recompute: elementwise": elementwise,
-        f"memory.recompute: elementwise and {vision}": in_tower,
-        "memory.recompute: full": full,
-        f"{both} memory.recompute: elementwise and {vision}": replace(in_tower, data=one.data),
-        f"{both} memory.recompute: full": replace(full, data=one.data),
-        "train.vision: frozen": frozen,
-        "optim.name: adamw-8bit": in_8_bits,
+        "data.micro_packs: 1": replace(config, data=replace(config.data, micro_packs=1)),
+        "memory.recompute: elementwise": replace(config, memory=replace(memory, recompute="elementwise")),
+        "memory.recompute_vision: full": replace(config, memory=replace(memory, recompute_vision="full")),
+        "memory.recompute: full": replace(config, memory=replace(memory, recompute="full")),
+        "train.vision: frozen": replace(config, train={"default": "full", "vision": "frozen"}),
+        "optim.name: adamw-8bit": replace(config, optim=replace(optim, name="adamw-8bit")),
     }
     assert list(totals) == list(changed)
     assert totals == {change: dry_run(config, 1, BIG).total for change, config in changed.items()}
@@ -224,7 +216,6 @@ def test_nothing_is_written(settings: dict[str, Any], tmp_path: Path) -> None:
     [
         {"data.shards": "/nowhere"},
         {"model.path": "/nowhere"},
-        {"model.init": "pretrained"},
         {"train.default": "frozen"},
         {"train.no_such_name": "frozen"},
         {"optim.lr.no_such_name": 1e-3},
@@ -271,6 +262,34 @@ def test_more_ranks_are_proposed_without_changes_that_save_next_to_nothing(setti
         *before, ranks = change.rpartition(" and ")
         assert ranks.endswith(" ranks")
         assert before[0] in {"", *alone}
+
+
+def test_shapes_are_enough_where_there_are_no_weights(settings: dict[str, Any]) -> None:
+    random = dry_run(run_config(settings), 1, BIG)
+    found = dry_run(run_config(settings, model__init="pretrained"), 1, BIG)
+    assert found.memory == random.memory
+    assert [line for line in found.remarks if line not in random.remarks] == [
+        f"{settings['model.path']} has no weights: shapes are enough here, but `lmms train` reads them"
+    ]
+
+
+@pytest.mark.parametrize(("packs", "before"), [(2, True), (8, False)])
+def test_gradients_that_are_not_all_there_at_the_peak_have_a_line(
+    settings: dict[str, Any], packs: int, before: bool
+) -> None:
+    """With several passes a step, all gradients are there from the second on."""
+    found = dry_run(run_config(settings, data__global_packs=packs), 1, BIG)
+    lines = [line for line in found.remarks if line.startswith("gradients are ")]
+    every = found.memory[0]["weights"]
+    assert (found.memory[0]["gradients"] < 0.99 * every) == before
+    assert len(lines) == before
+
+
+def test_a_rate_of_a_frozen_part_and_a_long_warm_up_are_remarked(settings: dict[str, Any]) -> None:
+    rates = {"optim.lr": {"default": 1e-3, "vision": 1e-4}, "train": {"vision": "frozen"}, "optim.warmup_steps": 20}
+    said = " ".join(dry_run(run_config(settings | rates), 1, BIG).remarks)
+    assert "optim.lr.vision is set, but nothing of vision is trained" in said
+    assert "warms up for 20 steps, and the run has 5" in said
 
 
 def test_weights_are_checked_by_name_and_shape(settings: dict[str, Any], tmp_path: Path) -> None:

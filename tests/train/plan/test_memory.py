@@ -24,7 +24,7 @@ from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.plan.memory import States, copied_bytes, gathered_bytes, local_elements, rank_memory, state_bytes
 from lmms.train.plan.trace import Moment, tensors_in, trace_pass, units
-from tests.kit.live import TOLERANCE, LiveStorages, kernel_attention, local, saved_bytes
+from tests.kit.live import TOLERANCE, LiveStorages, kept_bytes, kernel_attention, local
 from tests.kit.models import frozen, tiny_config, tiny_model
 from tests.kit.passes import some_batch
 from tests.kit.ranks import on_ranks
@@ -140,19 +140,19 @@ def test_without_values_autograd_saves_what_it_saves_with_them(
     for model in models:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
-    on_meta = saved_bytes(models[0], batch.to(torch.device("meta")))
+    on_meta = kept_bytes(models[0], batch.to(torch.device("meta")))
     kernels = AttentionInterface._global_mapping
     monkeypatch.setitem(kernels, ATTENTION_NAME, partial(attend_documents, kernel_attention))
     # In bf16 the CPU keeps the statistics of LayerNorm in bf16, a GPU in fp32.
     allowed = {"abs": SMALL} if dtype == torch.float32 else {"rel": 0.01}
-    assert on_meta == pytest.approx(saved_bytes(models[1], batch), **allowed)
+    assert on_meta == pytest.approx(kept_bytes(models[1], batch), **allowed)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activations_that_are_held_are_those_that_are_saved(family: str) -> None:
     batch = some_batch(family)
     held = trace_pass(meta_model(family, "none"), batch, torch.float32)[0].held
-    saved = saved_bytes(meta_model(family, "none"), batch.to(torch.device("meta")))
+    saved = kept_bytes(meta_model(family, "none"), batch.to(torch.device("meta")))
     # At that moment there may be the logits too, or a part of what was saved is done with.
     assert held["llm"] + held.get("vision", 0) + held["loss"] == pytest.approx(saved, rel=0.06)
 

@@ -15,7 +15,7 @@ from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.data.order import step_packs
 from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets, packs_digest
-from lmms.train.data.steps import plan_steps
+from lmms.train.data.steps import RankShare, plan_steps
 from lmms.train.run import train
 from tests.kit.models import part_of
 from tests.kit.ranks import free_port, on_ranks
@@ -131,7 +131,7 @@ def test_a_reader_without_images_stands_beside_one_with_images(runs: Runs, case:
     (phase,) = read_phases(runs.output(case, name))
     sets = open_sets([runs.settings[case]["data.shards"]])
     order = order_of(sets, phase)
-    plans = [islice(plan_steps(order, sets, k, readers, 1, 0, 0, look_ahead=False), STEPS) for k in range(readers)]
+    plans = [islice(plan_steps(order, sets, RankShare(k, readers)), STEPS) for k in range(readers)]
     shows = [[bool(sets.media[request.places[0].pack]) for plan in one for request in plan.passes] for one in plans]
     assert {(True, False), (False, False)} <= set(zip(*shows, strict=True))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -147,6 +148,29 @@ def test_every_number_of_a_line_is_shown_under_its_key() -> None:
     assert found["alarms"] == 1
     assert found["grad_norm_aligner"] == 0.0
     assert not {"step", "time", "digest", "mfu", "grad_norm_vision", "sets/b/loss"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("setting", "environment", "mode"),
+    [(None, "offline", "offline"), ("offline", "online", "offline"), (None, None, "online")],
+)
+def test_the_mode_of_wandb_is_the_settings_then_the_environments(
+    setting: str | None, environment: str | None, mode: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[str] = []
+
+    def init(**given: Any) -> None:
+        modes.append(given["mode"])
+        raise OSError("enough")
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if environment:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    monkeypatch.setattr(wandb, "init", init)
+    config = run_config({**settings, "log.wandb": "p", "log.wandb_mode": setting})
+    with pytest.raises(TrainError, match="enough"):
+        open_wandb(config, "p", Path(settings["output"]), 0, silent)
+    assert modes == [mode]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

@@ -19,12 +19,10 @@ from lmms.train.data.sets import Sets, open_sets
 from lmms.train.data.shards import PackReader
 from lmms.train.plan.preview import rank_reads
 from lmms.train.run import train
-from lmms.train.watch import records as reads
 from lmms.train.watch.metrics import METRICS_NAME
 from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
 from tests.kit.runs import read_metrics, run_config, silent, write_run
-from tests.kit.served import WholeFiles
 from tests.kit.servers import web_server
 
 COST = ModelCost(token=1, target=1, squared_length=1, patch=1, squared_image=0, squared_window=0, window=0)
@@ -67,20 +65,11 @@ def log_digest(run: Path, step: int, digest: str) -> None:
     (run / METRICS_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.mark.parametrize("whole_files", [False, True])
 @pytest.mark.parametrize(("step", "position", "num_packs"), [(1, 0, 3), (2, 3, 3), (3, 6, 5), (9, 36, 5)])
 def test_records_of_a_step_are_those_in_its_packs(
-    step: int,
-    position: int,
-    num_packs: int,
-    whole_files: bool,
-    run: Path,
-    sets: Sets,
-    monkeypatch: pytest.MonkeyPatch,
+    step: int, position: int, num_packs: int, run: Path, sets: Sets
 ) -> None:
-    """As the packs and as samples.parquet have them, wherever they are taken from."""
-    if whole_files:
-        monkeypatch.setattr(reads, "open_sets", lambda places: as_whole_files(sets))
+    """As the packs and as samples.parquet have them."""
     found = records_of(run, step)
     assert (found.position, found.packs, found.is_logged) == (position, num_packs, False)
     reader = PackReader(sets.datasets)
@@ -102,11 +91,6 @@ def test_records_of_a_step_are_those_in_its_packs(
             (names[entry["source"]], entry["row"], entry["tokens"]) for entry in entries
         ]
     assert found.digest == f"{digest % 2**64:016x}"
-
-
-def as_whole_files(sets: Sets) -> Sets:
-    datasets = [replace(one, store=WholeFiles("whole files", one.where, 0)) for one in sets.datasets]
-    return replace(sets, datasets=tuple(datasets))
 
 
 def test_a_step_of_shards_far_away_costs_the_sidecar_and_its_packs(run: Path, places: list[str]) -> None:

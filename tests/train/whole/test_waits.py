@@ -148,14 +148,13 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         step=1,
         position=0,
         packs=torch.arange(2).numpy(),
-        passes=[Request(tuple(places(i)), counts=True, ahead=()) for i in range(2)],
+        passes=[Request(tuple(places(i)), counts=True) for i in range(2)],
         has_images=[family in VISION_FAMILIES] * 2,
         weight=sum(batch.weight for batch in batches),
         tokens=60,
         target_tokens=30,
         visual_tokens=0,
         padding_tokens=0,
-        ahead=(),
     )
     with waits() as found:
         parts = trained_parts(model)

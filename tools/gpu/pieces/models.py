@@ -73,7 +73,7 @@ _TOKENS = {f"{name}_token_id": token for name, token in _IDS.items()}
 
 def _qwen2_5_vl() -> PretrainedConfig:
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    text = {**_TEXT, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
+    text: dict[str, Any] = {**_TEXT, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
     text |= {"num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 128000}
     text |= {"rope_parameters": rope, "tie_word_embeddings": True}
     tower: dict[str, Any] = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
@@ -88,7 +88,12 @@ def _qwen3_vl(
     """text: width, inner width, layers, heads. tower: depth, width, inner width. deep: the tower's deep features."""
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    text_config = {**_TEXT, **dict(zip(names, text, strict=True)), "head_dim": 128, "num_key_value_heads": 8}
+    text_config: dict[str, Any] = {
+        **_TEXT,
+        **dict(zip(names, text, strict=True)),
+        "head_dim": 128,
+        "num_key_value_heads": 8,
+    }
     text_config |= {"rope_parameters": rope, "max_position_embeddings": 262144, "tie_word_embeddings": tied}
     vision = dict(zip(("depth", "hidden_size", "intermediate_size"), tower, strict=True))
     vision |= {"num_heads": 16, "patch_size": 16, "num_position_embeddings": 2304, "out_hidden_size": text[0]}

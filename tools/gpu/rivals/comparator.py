@@ -125,7 +125,7 @@ def _plan(folder: Path, config: PretrainedConfig, ready: Sequence[PlainBatch]) -
     sets = open_sets([folder])
     cost = model_cost(build_model(config, "none"))
     order = make_order(sets, Phase(), cost, seed=0, global_packs=len(sets.tokens))
-    (plan,) = islice(plan_steps(order, sets, 0, 1, 1, 0, 0, look_ahead=False), 1)
+    (plan,) = islice(plan_steps(order, sets), 1)
     passes = [plan.passes[0]] * len(ready)
     return replace(plan, passes=passes, has_images=["pixel_values" in batch.inputs for batch in ready])
 

@@ -1,0 +1,69 @@
+"""Databricks' files as a file system of fsspec: volumes (dbfs:/Volumes/...) and the older DBFS (dbfs:/...).
+
+The file system that fsspec has reads no volumes, and logs in by a token alone; Databricks' library knows every way.
+"""
+
+import logging
+from base64 import b64decode
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from databricks.sdk.core import Config
+from fsspec import AbstractFileSystem
+
+logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # it warns of each address that it tries in vain
+
+_DBFS_BYTES = 2**20
+"""Most bytes of one answer of the older DBFS."""
+
+
+class Databricks(AbstractFileSystem):  # type: ignore[misc]
+    """Logged in as Databricks' library is: DATABRICKS_HOST and _TOKEN, ~/.databrickscfg, or as the cluster is."""
+
+    def __init__(self, request_s: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._config = Config(http_timeout_seconds=request_s, retry_timeout_seconds=1)  # RemoteStore tries again
+        self._session = requests.Session()
+        self._request_s = request_s
+
+    def ls(self, path: str, detail: bool = True, **ignored: Any) -> list[dict[str, Any]]:
+        if path.startswith("/Volumes/"):
+            files = [(e["path"], e.get("file_size", 0)) for e in self._pages(path) if not e["is_directory"]]
+        else:
+            entries = self._ask("dbfs/list", {"path": path}).json().get("files", [])
+            files = [(e["path"], e["file_size"]) for e in entries if not e["is_dir"]]
+        return [{"name": name, "size": size, "type": "file"} for name, size in files]
+
+    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
+        page: dict[str, str] = {}
+        while True:
+            answer = self._ask(f"fs/directories{path}", page).json()
+            yield from answer.get("contents", [])
+            if not (following := answer.get("next_page_token")):
+                return
+            page = {"page_token": following}
+
+    def cat_file(self, path: str, start: int, end: int, **ignored: Any) -> bytes:
+        if path.startswith("/Volumes/"):
+            answer = self._ask(f"fs/files{path}", {}, {"Range": f"bytes={start}-{end - 1}"})
+            return bytes(answer.content)
+        parts = [self._read(path, offset, min(_DBFS_BYTES, end - offset)) for offset in range(start, end, _DBFS_BYTES)]
+        return b"".join(parts)
+
+    def _read(self, path: str, offset: int, length: int) -> bytes:
+        answer = self._ask("dbfs/read", {"path": path, "offset": offset, "length": length}).json()
+        return b64decode(answer.get("data", ""))
+
+    def _ask(self, what: str, query: dict[str, Any], headers: dict[str, str] | None = None) -> requests.Response:
+        """FileNotFoundError for what is not there, requests' errors for all else that fails."""
+        answer = self._session.get(
+            f"{self._config.host}/api/2.0/{what}",
+            params=query,
+            headers={**self._config.authenticate(), **(headers or {})},
+            timeout=self._request_s,
+        )
+        if answer.status_code == 404:
+            raise FileNotFoundError(what)
+        answer.raise_for_status()
+        return answer

@@ -1,0 +1,13 @@
+"""What a test asks of the compiler."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch._dynamo
+
+
+@contextmanager
+def no_recompiles() -> Iterator[None]:
+    """Within it, compiling a block that has been compiled before raises torch's RecompileError, with the reason."""
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield

@@ -1,0 +1,127 @@
+"""Room in a cache: what is there, what leaves it, and who may fetch.
+
+Two locks, which go with the process that holds them: on the cache folder while room is made, on the part while it is
+fetched. So of all processes one fetches a shard. What a killed process leaves is a part, which the next one removes.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lmms.configs.stores.store import Cache
+
+ENDING, _PART_ENDING = ".lmms-cache", ".lmms-part"
+"""Endings that nobody else would give to a file, since files with them are deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a run will read, by the names of cached shards: for the choice of what may go."""
+
+    hashes: frozenset[str]
+    """Hashes of the indexes of its data sets. Their shards that are neither near nor far are not needed soon."""
+    near: Sequence[str] = ()
+    """Needed before the shard that is to be fetched: they stay."""
+    far: Sequence[str] = ()
+    """Needed after that shard, in order: the last of them goes first, when nothing else is left."""
+
+
+def to_evict(files: Mapping[str, tuple[int, float]], size: int, need: Need) -> list[str] | None:
+    """Which of these files, name -> (bytes, time of use), go to free `size` bytes; None if too few may go.
+
+    First shards of the run's data sets that are not needed soon, then shards of other data sets, in both the longest
+    unused first; then the shards that the run needs last.
+    """
+    near = frozenset(need.near)
+    # Two data sets of a run may be the same shards.
+    far = [name for name in dict.fromkeys(need.far) if name in files and name not in near]
+    not_soon = sorted(
+        files.keys() - {*near, *far}, key=lambda name: (name.partition("-")[0] not in need.hashes, files[name][1])
+    )
+    gone = []
+    for name in (*not_soon, *reversed(far)):
+        if size <= 0:
+            break
+        gone.append(name)
+        size -= files[name][0]
+    return gone if size <= 0 else None
+
+
+class Claim(NamedTuple):
+    """The right to fetch a file into the cache."""
+
+    part: Path | None
+    """An empty folder for the file; None where it is there, another process fetches it, or there is no room."""
+    has_room: bool
+    """Whether there is room for the file, or already a file."""
+
+
+@contextmanager
+def claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Claim]:
+    """A claim to fetch a file, with room made for it."""
+    part = cache.folder / f"{name.removesuffix(ENDING)}.{size}{_PART_ENDING}"
+    with ExitStack() as releases:
+        with locked(cache.folder):
+            reserved, files = _reserved(cache.folder), _files(cache.folder)
+            over = reserved + sum(size for size, _ in files.values()) + size - cache.limit_bytes
+            is_others = part.exists() or name in files
+            gone = None if is_others else to_evict(files, over, need)
+            if gone is not None:
+                for evicted in gone:
+                    (cache.folder / evicted).unlink(missing_ok=True)
+                part.mkdir()
+                _try_lock(releases.enter_context(_opened(part)))
+                releases.callback(shutil.rmtree, part, ignore_errors=True)  # after success it is not there
+        yield Claim(None if gone is None else part, is_others or gone is not None)
+
+
+def _files(folder: Path) -> dict[str, tuple[int, float]]:
+    """The shards in the cache: name -> (bytes, time of use)."""
+    sizes = {}
+    for path in folder.glob(f"*{ENDING}"):
+        with suppress(FileNotFoundError):  # a reader has taken it out
+            status = path.stat()
+            sizes[path.name] = (status.st_size, status.st_mtime)
+    return sizes
+
+
+def _reserved(folder: Path) -> int:
+    """Bytes of the shards that are being fetched. What killed processes left of others is removed."""
+    total = 0
+    for part in folder.glob(f"*{_PART_ENDING}"):
+        with suppress(FileNotFoundError), _opened(part) as descriptor:  # given up just now
+            if _try_lock(descriptor):
+                shutil.rmtree(part)
+            else:
+                total += int(part.name.removesuffix(_PART_ENDING).rpartition(".")[2])
+    return total
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone among all who ask for this folder."""
+    with _opened(folder) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
