@@ -25,7 +25,7 @@ SOME = (
 )
 BARE = f"""
 import os, sys
-for name in {("obstore", "typer", "streaming", "peft", "torchvision")}:
+for name in {("pyarrow", "obstore", "typer", "streaming", "peft", "torchvision")}:
     sys.modules[name] = None
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
 sys.path[:] = [folder for folder in sys.path if "editable" not in folder]

@@ -26,7 +26,7 @@ from tools.gpu.pieces.models import FIRST, MINI, MODELS, SECOND, model_config
 from tools.gpu.pieces.packs import make_packs, pack_file
 from tools.gpu.pieces.shapes import Rows, attention_layers, body_products, head_product, rows_of
 from tools.gpu.pieces.training import update_bytes
-from tools.gpu.report.summary import RECOMPUTED, best_attention, elementwise_bytes, head_bytes, pass_floors
+from tools.gpu.report.summary import RECOMPUTED, best_attention, elementwise_bytes, pass_floors
 
 SMALL = replace(MINI, seq_len=64, packs=1, conversation=(16, 30, 50), image=(4, 12))
 RATE, COPY = 1e12, 1e11
@@ -76,7 +76,7 @@ def test_a_floor_is_work_over_the_rate_that_was_measured() -> None:
     computed = floors("none")
     assert computed["gemm"] == pytest.approx(linear / RATE)
     assert computed["attention"] == pytest.approx(2 * 3e-3)
-    assert computed["loss"] == pytest.approx(3 * 2 * 20 * 256 * 512 / RATE + head_bytes(20, 512) / COPY)
+    assert computed["loss"] == pytest.approx(3 * 2 * 20 * 256 * 512 / RATE + 20 * 512 * 10 / COPY)
     assert computed["elementwise"] == pytest.approx(elementwise_bytes(THIN, ROWS, again=False) / COPY)
 
 

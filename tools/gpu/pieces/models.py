@@ -88,13 +88,9 @@ def _qwen3_vl(
     """text: width, inner width, layers, heads. tower: depth, width, inner width. deep: the tower's deep features."""
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    text_config: dict[str, Any] = {
-        **_TEXT,
-        **dict(zip(names, text, strict=True)),
-        "head_dim": 128,
-        "num_key_value_heads": 8,
-    }
-    text_config |= {"rope_parameters": rope, "max_position_embeddings": 262144, "tie_word_embeddings": tied}
+    text_config: dict[str, Any] = {**_TEXT, **dict(zip(names, text, strict=True)), "head_dim": 128}
+    text_config |= {"num_key_value_heads": 8, "rope_parameters": rope}
+    text_config |= {"max_position_embeddings": 262144, "tie_word_embeddings": tied}
     vision = dict(zip(("depth", "hidden_size", "intermediate_size"), tower, strict=True))
     vision |= {"num_heads": 16, "patch_size": 16, "num_position_embeddings": 2304, "out_hidden_size": text[0]}
     vision_config = {**vision, "deepstack_visual_indexes": deep}

@@ -68,15 +68,7 @@ def make_packs(model: str, sizes: Sizes, folder: Path) -> Path:
         layout = make_layout(sizes, share, _SEED)
         rngs = [np.random.default_rng([_SEED, i]) for i in range(sizes.packs)]
         packs = [_make_pack(layout, config, model_folder, rng) for rng in rngs]
-        facts = PackFacts(
-            model=model_folder,
-            model_name=model_folder.path.name,
-            seq_len=sizes.seq_len,
-            max_patches=max(1, *(pack.patches for pack in packs)),
-            sources=["drawn"],
-            packing="drawn by a seed",
-            settings={"seed": _SEED},
-        )
+        facts = PackFacts(model=model_folder, seq_len=sizes.seq_len, max_patches=max(pack.patches for pack in packs))
         write_packs(folder / name, packs, facts)
     return folder
 

@@ -40,8 +40,6 @@ _MARKS: Mapping[str, Literal["loss", "optimizer"]] = {
     r"(?<![a-z])erfc(?![a-z])": "optimizer",
 }
 """What the names of the marks' kernels hold -> what they stand around."""
-_LOSS_MARKS, _OPTIMIZER_MARKS = 4, 2
-"""Marks of a pass, and of a step."""
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 _TOP = 20
 
@@ -132,7 +130,7 @@ def read_trace(events: Iterable[Mapping[str, Any]]) -> Trace:
 
 def marks_missing(trace: Mapping[str, Any], passes: int) -> str:
     """Why the classes of a trace (as a dict) of so many passes with a marked loss are not known; "" where they are."""
-    expected = {"loss": _LOSS_MARKS * passes, "optimizer": _OPTIMIZER_MARKS}
+    expected = {"loss": 4 * passes, "optimizer": 2}
     return "" if trace["marks"] == expected else f"marks {trace['marks']}, expected {expected}"
 
 

@@ -134,7 +134,8 @@ def pass_floors(
     again = RECOMPUTED[recompute]
     forwards = 2 if "attention" in again else 1
     (head,) = (product for product in products if product["head"])
-    logits = head_bytes(rows.targets, config.get_text_config().vocab_size)
+    # Logits in fp32 are read for the sum and for their gradient, which is written in bf16.
+    logits = rows.targets * config.get_text_config().vocab_size * (2 * _FP32 + _BF16)
     return {
         "gemm": sum(
             product["layers"] * _seconds(product, "gemm" in again and product["again"])
@@ -150,11 +151,6 @@ def pass_floors(
 def _seconds(product: Json, again: bool) -> float:
     once: float = product["forward"] + product["input_grad"] + product["weight_grad"]
     return once + product["forward"] if again else once
-
-
-def head_bytes(targets: int, vocab: int) -> int:
-    """Bytes of a loss beside its products: fp32 logits read for the sum and for the gradient, written in bf16."""
-    return targets * vocab * (2 * _FP32 + _BF16)
 
 
 def elementwise_bytes(config: PretrainedConfig, rows: Rows, *, again: bool) -> int:
