@@ -19,6 +19,9 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Of a run with LoRA: a whole model, with what LoRA learnt added to it.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the run's model is now, if it has moved; or its hub id.")
+    ] = None,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder that from_pretrained loads; of a run with LoRA, as a PEFT adapter.
 
@@ -26,13 +29,14 @@ def export(
 
     Example: lmms export runs/one/step-00000100 model/
     """
-    from transformers.utils import logging
+    from lmms.train.checkpoint.files import check_export
 
+    # Before what takes seconds to load.
+    check_export(checkpoint, out)
     from lmms.train.checkpoint.export import export
     from lmms.train.checkpoint.keep import choose_checkpoint
 
-    logging.disable_progress_bar()
     chosen, reason = choose_checkpoint(checkpoint)
     if reason:
         ui.console().print(f"taking {chosen}, {reason}", soft_wrap=True)
-    ui.console().print(f"exported {export(chosen, out, dtype, merged)}", soft_wrap=True)
+    ui.console().print(f"exported {export(chosen, out, dtype, merged, model)}", soft_wrap=True)

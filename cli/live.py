@@ -12,16 +12,19 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from lmms.cli import ui
 from lmms.cli.inspect.plot import sparkline
+from lmms.cli.run_log import run_log
 from lmms.configs.errors import LmmsError
+from lmms.configs.words import counted
 
 if TYPE_CHECKING:
-    from lmms.train.run import Report
     from lmms.train.watch.metrics import StepLog
+    from lmms.train.watch.watch import Say
 
 _NARROW, _WIDE = 16, 64
 """Cells of a sparkline: at least, at most."""
@@ -73,6 +76,8 @@ class Seen:
     eval_loss: float | None = None
     sources: dict[str, float] = field(default_factory=dict)
     """The newest loss of each source that a step of this process had targets of."""
+    doing: str = ""
+    """What goes on now and may take long, if it was said."""
 
     def add(self, log: "StepLog") -> None:
         """The next step."""
@@ -113,30 +118,65 @@ class Seen:
 
 
 @contextmanager
-def view(output: Path) -> Iterator["Report"]:
-    """A live view of the run in this folder on a terminal, plain lines elsewhere."""
+def view(output: Path) -> Iterator["Say"]:
+    """A live view of the run in this folder on a terminal, plain lines elsewhere; and train.log in the folder.
+
+    The error or the Ctrl-C that ends the run is in the log as well.
+    """
     out, seen = ui.console(), Seen()
-    if not out.is_terminal:
+    with _live(out, seen) if out.is_terminal else _plain(seen) as show:
+        log = run_log(output, show)
 
-        def write(event: "StepLog | str") -> None:
-            if not isinstance(event, str):
-                seen.add(event)
-            print(event if isinstance(event, str) else line(event, seen.left()), flush=True)
+        def say(event: "StepLog | str") -> None:
+            if not isinstance(event, str) and seen.first is None and event.resumed_from and out.is_terminal:
+                seen.go_on(output, event.step)
+            show(event)
+            log(event if isinstance(event, str) else line(event, seen.left()))
 
-        yield write
-        return
-    with Live(console=out, refresh_per_second=4) as live:
+        try:
+            yield say
+        except LmmsError as error:
+            log(f"error: {error}")
+            raise
+        except KeyboardInterrupt:
+            say(interrupted(output, seen.last.step if seen.last else None))
+            raise
+
+
+@contextmanager
+def _plain(seen: Seen) -> Iterator["Say"]:
+    def show(event: "StepLog | str") -> None:
+        if not isinstance(event, str):
+            seen.add(event)
+        print(event if isinstance(event, str) else line(event, seen.left()), flush=True)
+
+    yield show
+
+
+@contextmanager
+def _live(out: Console, seen: Seen) -> Iterator["Say"]:
+    with Live(Panel(seen), console=out, refresh_per_second=8) as live:
 
         def show(event: "StepLog | str") -> None:
-            if isinstance(event, str):
+            seen.doing = event if isinstance(event, str) and event.endswith(" ...") else ""
+            if not isinstance(event, str):
+                seen.add(event)
+            elif not seen.doing:
                 live.console.print(escape(event), style="bold red" if event.startswith("ALARM") else "dim")
-                return
-            if seen.first is None and event.resumed_from:
-                seen.go_on(output, event.step)
-            seen.add(event)
-            live.update(Panel(seen))
+            live.update(Panel(seen), refresh=bool(seen.doing))
 
         yield show
+
+
+def interrupted(output: Path, step: int | None) -> str:
+    """What Ctrl-C left of a run. step: the last one that was logged."""
+    from lmms.train.checkpoint.read import list_checkpoints
+
+    saved = next(reversed(list_checkpoints(output)[0]), None) if output.is_dir() else None
+    where = f"after step {step}" if step else "before its first step was logged"
+    if saved is None:
+        return f"stopped by Ctrl-C {where}; nothing is saved: the same command starts again from step 0"
+    return f"stopped by Ctrl-C {where}; {saved} is saved: the same command goes on from there"
 
 
 def line(log: "StepLog", left: str) -> str:
@@ -154,10 +194,13 @@ class Panel:
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
+        self._spinner = Spinner("dots", Text(seen.doing, style="dim"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._seen.last is not None:
             yield _panel(self._seen, self._seen.last, options.max_width)
+        if self._seen.doing:
+            yield self._spinner
 
 
 def _panel(seen: Seen, log: "StepLog", width: int) -> RenderableType:
@@ -216,7 +259,7 @@ def facts(log: "StepLog") -> list[tuple[str, str, str]]:
         ("MFU", f"{log.mfu:.1%}" if log.mfu is not None else "", f"{log.busy_mfu:.1%} busy" if log.busy_mfu else ""),
         ("waiting", f"{log.data_wait:.1%}", "of the time, for data"),
         ("memory", f"{log.memory / 1e9:.2f} GB", ""),
-        ("epoch", f"{log.epoch:.3f}", f"{log.position:,} packs"),
+        ("epoch", f"{log.epoch:.3f}", f"{counted(log.position, 'pack')}"),
         ("sets", str(len(log.sets) or ""), sets),
         ("masked", f"{log.masked}" if log.masked else "", "conversations with a bad image"),
         ("skipped", f"{log.skipped}" if log.skipped else "", "steps in a row that were not finite"),

@@ -18,8 +18,9 @@ from lmms.cli.inspect.run import run
 from lmms.cli.inspect.shard import app as inspect_app
 from lmms.cli.inspect.step import step
 from lmms.cli.prep import app as prep_app
+from lmms.cli.settings import ANY_OPTION
 from lmms.cli.train import train
-from lmms.configs.errors import LmmsError
+from lmms.configs.errors import LmmsError, file_limit
 
 
 class _InOrder(TyperGroup):
@@ -32,7 +33,7 @@ class _InOrder(TyperGroup):
 app = typer.Typer(
     cls=_InOrder,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.add_typer(prep_app, name="prep")
@@ -40,7 +41,7 @@ inspect_app.command()(order)
 inspect_app.command()(step)
 inspect_app.command()(run)
 app.add_typer(inspect_app, name="inspect")
-app.command()(train)
+app.command(context_settings=ANY_OPTION)(train)
 app.command()(export)
 app.command()(demo)
 
@@ -78,7 +79,8 @@ def main() -> None:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _fail(file_limit(error) or said)
 
 
 def _fail(message: str) -> NoReturn:

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +13,13 @@ import typer
 
 from lmms.cli.dry_run import show as show_dry_run
 from lmms.cli.live import view
+from lmms.cli.settings import read_settings
 from lmms.configs import errors
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.train import TrainConfig
 
+_OPTIONS = ("--config", "--resume", "--nproc", "--print-config", "--dry-run", "--card", "--ranks", "--json")
 _STOPPED = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM ended. The run is saved and goes on with the same command."""
 
@@ -26,10 +28,14 @@ _END_S = 10
 
 
 def train(
-    config: Annotated[Path, typer.Option(help="Run file; `lmms train --config FILE --print-config` shows every key.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings that win over the file's.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE|KEY=VALUE",
+            help="Run file, and settings that win over it; docs/settings.md has all of them.",
+        ),
     ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="The run file, if not named first.")] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="auto|never|DIR", help="The setting `resume`, which wins over the file's.")
     ] = None,
@@ -48,10 +54,12 @@ def train(
 ) -> None:
     """Train on shards, resuming from the newest complete checkpoint.
 
-    Example: lmms train --config run.yaml optim.lr=2e-5 max_steps=100
+    A setting is written as optim.lr=2e-5 or --optim.lr 2e-5.
+
+    Example: lmms train run.yaml optim.lr=2e-5 max_steps=100
     """
-    values = {} if resume is None else {"resume": resume}
-    settings = load_config(TrainConfig, config, overrides or (), values)
+    file, overrides = _run_file(config, words or ())
+    settings = load_config(TrainConfig, file, overrides, {} if resume is None else {"resume": resume})
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
     elif dry_run:
@@ -73,11 +81,32 @@ def train(
         _launch(settings, nproc)
 
 
-def _train_here(settings: TrainConfig) -> bool:
-    from lmms.train.run import train
+def _run_file(config: Path | None, words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The run file, if one is named, and the settings among the words of the command line."""
+    others, settings = read_settings(words, TrainConfig, _OPTIONS)
+    files = [*([config] if config else []), *map(Path, others)]
+    if len(files) > 1:
+        raise ConfigError(
+            f"{', '.join(map(str, files))}: expected one run file and settings as KEY=VALUE, such as optim.lr=1e-5;"
+            " a run file takes in others by its key extends"
+        )
+    return (files[0] if files else None), settings
 
-    with view(Path(settings.output).expanduser()) as report:
-        return train(settings, report)
+
+def _train_here(settings: TrainConfig) -> bool:
+    with view(Path(settings.output).expanduser()) as say:
+        if os.environ.get("RANK", "0") == "0":
+            _check(settings)
+            say("loading torch and transformers ...")
+        from lmms.train.run import train
+
+        return train(settings, say)
+
+
+def _check(settings: TrainConfig) -> None:
+    from lmms.train.plan.checks import check_run
+
+    check_run(settings)
 
 
 def _rank(settings: TrainConfig) -> None:
@@ -100,6 +129,7 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     """Start the ranks with torch's own launcher and wait for them; the first error of any rank is raised here."""
     import logging
 
+    _check(settings)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -7,14 +7,18 @@ It wins over the part, the part over the default, a later pattern over an earlie
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypeVar
+from typing import TypeVar
 
+from lmms.configs.contract.families import FAMILIES
 from lmms.configs.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
-Part = Literal["vision", "aligner", "llm"]
-PARTS: tuple[Part, ...] = ("llm", "vision", "aligner")
+Part = str
+"""A part of a model: llm, vision, aligner, or what else its family has."""
+
+PARTS: tuple[Part, ...] = tuple(dict.fromkeys(part for facts in FAMILIES.values() for part in facts.parts))
+"""The parts of all families, in the order of tables."""
 
 
 def patterns(settings: Mapping[str, object]) -> list[str]:

@@ -11,6 +11,8 @@
 The command line prints the message and exits with 1; --debug adds the traceback.
 """
 
+import errno
+import resource
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -41,6 +43,25 @@ class DatasetError(LmmsError):
 
 class TrainError(LmmsError):
     """A training run cannot start or go on."""
+
+
+def file_limit(error: OSError) -> str:
+    """What a user is told where the system gives no more open files; "" for any other error."""
+    if error.errno == errno.EMFILE:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (
+            f"too many open files: this process may have {soft:,} open at a time; set `ulimit -n {hard}` in the shell"
+            " that starts it, or a higher nofile for the user in /etc/security/limits.conf"
+        )
+    if error.errno == errno.ENFILE:
+        return "too many open files on this machine; set a higher fs.file-max with sysctl, or stop other programs"
+    return ""
+
+
+def refuse_file_limit(error: OSError) -> None:
+    """LmmsError where the system gives no more open files: the file that was asked for has no fault then."""
+    if text := file_limit(error):
+        raise LmmsError(text) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

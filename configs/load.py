@@ -2,6 +2,7 @@
 
     default of the dataclass  <  files of `extends`, in order  <  the file  <  overrides  <  values
 
+An override's value is YAML; but where a string is expected it is taken as it stands, unless it is quoted or null.
 `extends: PATH | [PATHS]` is relative to the file that says it; a file reached by several ways counts once, before all
 that extend it. Any other path in a file stays as it is written: relative to the working directory.
 Every source is checked on its own, so an error names the file or the override that is wrong.
@@ -13,8 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
-from lmms.configs.errors import ConfigError
-from lmms.configs.typed import build, check, check_taken_back, missing_keys
+from lmms.configs.errors import ConfigError, refuse_file_limit
+from lmms.configs.other_names import OTHER_NAMES
+from lmms.configs.typed import build, check, check_taken_back, is_text, missing_keys
 from lmms.configs.yaml12 import format_yaml, parse_yaml
 
 T = TypeVar("T")
@@ -22,7 +24,7 @@ T = TypeVar("T")
 
 def load_config(
     kind: type[T],
-    file: Path | None,
+    file: str | Path | None,
     overrides: Sequence[str] = (),
     values: Mapping[str, object] = MappingProxyType({}),
 ) -> T:
@@ -32,15 +34,15 @@ def load_config(
     type, required keys that are missing (all of them at once), and for what the dataclass itself refuses.
     """
     settings: dict[str, Any] = {}
-    for origin, layer in _layers(file, overrides, values):
-        checked = check(kind, layer, "", origin)
+    for origin, layer in _layers(kind, file, overrides, values):
+        checked = check(kind, layer, "", origin, OTHER_NAMES.get(kind, {}))
         check_taken_back(kind, settings, checked, "", origin)
         settings = _merge(settings, checked)
     missing = list(missing_keys(kind, settings, ""))
     if missing:
-        origin = f"{file}: " if file else ""
+        origin, place = (f"{file}: ", "the file") if file else ("", "a file")
         raise ConfigError(
-            f"{origin}required but not set: {', '.join(missing)}; add to the file or give on the command line"
+            f"{origin}required but not set: {', '.join(missing)}; write them into {place}, or give them as KEY=VALUE"
         )
     return cast(T, build(kind, settings))
 
@@ -51,11 +53,11 @@ def to_yaml(config: object) -> str:
 
 
 def _layers(
-    file: Path | None, overrides: Sequence[str], values: Mapping[str, object]
+    kind: type, file: str | Path | None, overrides: Sequence[str], values: Mapping[str, object]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, nested keys) of every source, the weakest first."""
     if file is not None:
-        yield from _file_layers(file, ()).values()
+        yield from _file_layers(Path(file), ()).values()
     for override in overrides:
         origin = f"override {override!r}"
         key, equals, text = override.partition("=")
@@ -63,9 +65,15 @@ def _layers(
             raise ConfigError(f"{origin} has no '='; expected KEY=VALUE, such as optim.lr=1e-5")
         if not text.strip():
             raise ConfigError(f"{origin} has no value; expected KEY=VALUE, with null to take a setting back")
-        yield origin, _nested(key.strip(), parse_yaml(text, origin))
+        yield origin, _nested(key.strip(), _value(kind, key.strip(), text, origin))
     for key, value in values.items():
         yield "options", _nested(key, value)
+
+
+def _value(kind: type, key: str, text: str, origin: str) -> Any:
+    """The value of an override. A path may hold what YAML would take for a number, a comment or a mapping."""
+    as_it_stands = is_text(kind, key) and text.strip() not in ("null", "~") and not text.lstrip().startswith(("'", '"'))
+    return text.strip() if as_it_stands else parse_yaml(text, origin)
 
 
 def _file_layers(file: Path, extended_by: tuple[Path, ...]) -> dict[Path, tuple[str, dict[str, Any]]]:
@@ -88,6 +96,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
+        refuse_file_limit(error)
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 (byte {error.start}): {error.reason}") from error

@@ -4,45 +4,67 @@ Three steps, so that several sources can be laid over each other in between: che
 A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
 `| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is
 empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set, or null, keep those of
-the field's default.
+the field's default. A number may have a range: Annotated[int, Range(1)].
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lmms.configs.errors import ConfigError, nearest
+from lmms.configs.ranges import bounds_of
 
-_MOVED = {"model.recompute": "memory.recompute"}
-"""Keys of earlier versions -> what they are called now."""
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
-def check(hint: Any, value: Any, key: str, origin: str) -> Any:
+def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str, str] = NO_NAMES) -> Any:
     """`value` as `hint` holds it, except that a dataclass is still a dict, of those keys that are set.
 
-    Raises ConfigError that names `origin` (a file, an override) and the dotted key below `key`.
+    Raises ConfigError that names `origin` (a file, an override; "" for none) and the dotted key below `key`.
+    other_names: what somebody may have meant by an unknown key, see other_names.py.
     """
-    inner = _without_none(hint)
+    where = f"{origin}: " if origin else ""
+    inner = without_none(hint)
     if inner is not hint and value is None:
         return None
+    if get_origin(inner) is Annotated:
+        plain, *metadata = get_args(inner)
+        number = check(plain if inner is hint else plain | None, value, key, origin, other_names)
+        bounds = bounds_of(metadata)
+        if bounds.holds(number):
+            return number
+        advice = f"; {bounds.advice}" if bounds.advice else ""
+        raise ConfigError(f"{where}{key} is {value}, expected {bounds}{advice}")
+    if is_dataclass(value) and isinstance(inner, type) and isinstance(value, inner):
+        return value
     if is_dataclass(inner) and isinstance(value, dict):
-        return _check_keys(inner, value, key, origin)
+        return _check_keys(inner, value, key, origin, other_names)
     if get_origin(inner) is dict:
         items = value if isinstance(value, dict) else {"default": value}
-        return {name: check(get_args(inner)[1] | None, item, f"{key}.{name}", origin) for name, item in items.items()}
+        of_items = get_args(inner)[1] | None
+        return {name: check(of_items, item, f"{key}.{name}", origin, other_names) for name, item in items.items()}
     if get_origin(inner) is tuple and isinstance(value, list | tuple):
         hints = _item_hints(inner, len(value))
         if len(hints) == len(value):
-            return tuple(check(hints[i], item, f"{key}[{i}]", origin) for i, item in enumerate(value))
+            return tuple(check(hints[i], item, f"{key}[{i}]", origin, other_names) for i, item in enumerate(value))
     if inner is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if inner in (str, bool, int) and type(value) is inner and value != "" and not _too_large(value):
         return value
     if get_origin(inner) is Literal and (type(value), value) in [(type(choice), choice) for choice in get_args(inner)]:
         return value
-    raise ConfigError(f"{origin}: {key} is {_found(value)}, expected {_expected(hint)}")
+    raise ConfigError(f"{where}{key} is {_found(value)}, expected {expected(hint)}")
+
+
+def check_fields(config: Any, section: str = "") -> None:
+    """ConfigError for a value of a dataclass that its type does not hold. section: the key of the dataclass, if any.
+
+    For `__post_init__`: settings that are made in Python are checked as those of a file are.
+    """
+    for name, (hint, _) in _fields(type(config)).items():
+        check(hint, getattr(config, name), f"{section}.{name}" if section else name, "")
 
 
 def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key: str, origin: str) -> None:
@@ -52,7 +74,7 @@ def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key:
     """
     defaults = {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
     for name, (hint, _) in _fields(kind).items():
-        inner, items, path = _without_none(hint), value.get(name), f"{key}.{name}" if key else name
+        inner, items, path = without_none(hint), value.get(name), f"{key}.{name}" if key else name
         if not isinstance(items, dict):
             continue
         weaker = low.get(name) or {}
@@ -65,9 +87,16 @@ def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key:
                 raise ConfigError(f"{origin}: {path}.{item} is null, but nothing set it before{advice}")
 
 
+def is_text(kind: Any, key: str) -> bool:
+    """Whether the dotted key of a dataclass is one whose value is a string."""
+    name, dot, rest = key.partition(".")
+    inner = without_none(_fields(kind)[name][0]) if name in _fields(kind) else None
+    return is_text(inner, rest) if dot and is_dataclass(inner) else inner is str and not dot
+
+
 def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
     """Dotted names of the required keys that a checked value does not set."""
-    inner = _without_none(hint)
+    inner = without_none(hint)
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             yield from missing_keys(_item_hints(inner, len(value))[i], item, f"{key}[{i}]")
@@ -82,7 +111,7 @@ def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
 
 def build(hint: Any, value: Any) -> Any:
     """A checked value without missing keys, with dataclasses in place of the dicts."""
-    inner = _without_none(hint)
+    inner = without_none(hint)
     if isinstance(value, tuple):
         return tuple(build(_item_hints(inner, len(value))[i], item) for i, item in enumerate(value))
     if isinstance(value, dict) and get_origin(inner) is not dict:
@@ -105,24 +134,24 @@ def _laid_over(default: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]
     return {**default, **{name: item for name, item in value.items() if item is not None}}
 
 
-def _check_keys(kind: Any, body: dict[str, Any], key: str, origin: str) -> dict[str, Any]:
+def _check_keys(
+    kind: Any, body: dict[str, Any], key: str, origin: str, other_names: Mapping[str, str]
+) -> dict[str, Any]:
     known = _fields(kind)
     paths = {name: f"{key}.{name}" if key else name for name in body}
     for name in body:
         if name not in known:
-            now = _MOVED.get(paths[name])
-            advice = f"; it is {now!r} now" if now else _meant(name, known)
-            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{advice}")
-    return {name: check(known[name][0], value, paths[name], origin) for name, value in body.items()}
+            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{_meant(name, known, other_names)}")
+    return {name: check(known[name][0], value, paths[name], origin, other_names) for name, value in body.items()}
 
 
 def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     """name -> (type, whether it has to be set)."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return {f.name: (hints[f.name], f.default is MISSING and f.default_factory is MISSING) for f in fields(kind)}
 
 
-def _without_none(hint: Any) -> Any:
+def without_none(hint: Any) -> Any:
     """X for `X | None`, else the hint itself."""
     if get_origin(hint) not in (Union, UnionType):
         return hint
@@ -136,9 +165,12 @@ def _item_hints(hint: Any, length: int) -> tuple[Any, ...]:
     return args[:1] * length if args[-1] is Ellipsis else args
 
 
-def _meant(name: str, known: dict[str, tuple[Any, bool]]) -> str:
-    """The same key in a section, or the nearest here."""
-    sections = {section: _without_none(hint) for section, (hint, _) in known.items()}
+def _meant(name: str, known: dict[str, tuple[Any, bool]], other_names: Mapping[str, str]) -> str:
+    """What others call so, the same key in a section, or the nearest here."""
+    if name in other_names:
+        ours = other_names[name]
+        return f"; {ours}" if " " in ours else f"; it is {ours!r} here"
+    sections = {section: without_none(hint) for section, (hint, _) in known.items()}
     within = [f"{section}.{name}" for section, hint in sections.items() if is_dataclass(hint) and name in _fields(hint)]
     return f"; did you mean {within[0]!r}?" if within else nearest(name, known)
 
@@ -166,18 +198,21 @@ def _found(value: Any) -> str:
     return "null" if value is None else f"{value!r:.60} ({name})"
 
 
-def _expected(hint: Any) -> str:
-    inner, args = _without_none(hint), get_args(hint)
+def expected(hint: Any) -> str:
+    """What a value of this type is, in words; the range of a number is not in it."""
+    inner, args = without_none(hint), get_args(hint)
     if inner is not hint:
-        return f"{_expected(inner)} or null"
+        return f"{expected(inner)} or null"
+    if get_origin(hint) is Annotated:
+        return expected(args[0])
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, args))
     if get_origin(hint) is tuple and args[-1] is Ellipsis:
-        return f"a list, each item {_expected(args[0])}"
+        return f"a list, each item {expected(args[0])}"
     if get_origin(hint) is tuple:
-        return f"a list of {len(args)}: {', '.join(map(_expected, args))}"
+        return f"a list of {len(args)}: {', '.join(map(expected, args))}"
     if get_origin(hint) is dict:
-        return f"{_expected(args[1])}, or a mapping to such"
+        return f"{expected(args[1])}, or a mapping to such"
     if is_dataclass(hint):
         return "a mapping of " + ", ".join(_fields(hint))
     return {str: "a string", bool: "true or false", int: "an integer", float: "a finite number"}[hint]

@@ -28,7 +28,10 @@ def parse_yaml(text: str, origin: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{origin}: nested too deep, or an alias that holds itself") from None
     except yaml.MarkedYAMLError as error:
-        raise _error(origin, error.problem_mark or error.context_mark, error.problem or "not YAML") from None
+        problem = error.problem or "not YAML"
+        if r"'\t'" in problem:
+            problem = "a tab stands where YAML takes only spaces; use spaces"
+        raise _error(origin, error.problem_mark or error.context_mark, problem) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: {str(error).splitlines()[0]}") from None
 

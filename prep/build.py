@@ -7,41 +7,31 @@ folder renamed: a build is complete or it is not there.
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.contract.check import PackLimits
-from lmms.configs.contract.manifest import (
-    PACKS_NAME,
-    REJECTS_NAME,
-    SAMPLES_NAME,
-    TABLE_NAMES,
-    Manifest,
-    file_entry,
-    write_manifest,
-)
-from lmms.configs.contract.mds import INDEX_NAME, index_json
+from lmms.configs.contract.check import PackLimits, pack_limits
+from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
-from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, SAMPLE_TABLE
+from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.errors import BuildError
+from lmms.configs.files import new_folder
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.engine.ledger import Ledger, check_rejects, source_counts, write_rejects
+from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
-from lmms.prep.engine.store import Spooled, spool_chunk
-from lmms.prep.output import building
+from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
+from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Recipe
-from lmms.prep.shards import WrittenShard, shard_bounds, write_shard
-from lmms.prep.sources import Chunk, Source, find_sources, read_chunks
-from lmms.prep.tables import write_columns, write_rows
+from lmms.prep.shards import WrittenShard, cut_shards, write_shard
+from lmms.prep.sources import Source, find_sources, read_chunks
+from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "workers")
 
@@ -67,7 +57,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None) -> 
     recipe = _recipe(config, folder)
     sources = find_sources(config.sources, config.media_root)
     out = Path(config.out)
-    with building(out) as part:
+    with new_folder(out, BuildError) as part:
         spool = part / "spool"
         spool.mkdir()
         ledger = _read(config, sources, folder, recipe, spool, report)
@@ -78,24 +68,21 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None) -> 
         )
         written = _write(config, samples, plan, recipe.limits, spool, part, report)
         shutil.rmtree(spool)
-        _write_tables(part, written, samples, plan, ledger)
-        manifest = _manifest(config, folder, recipe, ledger, samples, written, part)
-        write_manifest(manifest, part)
-    return manifest
+        facts, account = _facts(config, folder, ledger), _account(ledger, samples)
+        return write_folder(part, facts, written, _samples(samples, plan), account)
 
 
 def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
-    merge_size = folder.vision.merge_size if folder.vision else 1
-    patches = config.max_patches or (config.seq_len * merge_size**2 if folder.vision else 0)
-    limits = PackLimits(
-        seq_len=config.seq_len, max_patches=patches, image_token_id=folder.image_token_id, merge_size=merge_size
-    )
     return Recipe(
-        limits=limits,
+        limits=pack_limits(config.seq_len, _max_patches(config, folder), folder.vision, folder.image_token_id),
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
     )
+
+
+def _max_patches(config: PrepConfig, folder: ModelFolder) -> int:
+    return config.max_patches or (config.seq_len * folder.vision.merge_size**2 if folder.vision else 0)
 
 
 _renderer: Renderer  # of this worker process: loading a tokenizer takes a second, too long for every chunk
@@ -131,7 +118,8 @@ def _read(
 def _write_task(
     spool: Path, out: Path, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
 ) -> WrittenShard:
-    return write_shard(*task, spool, out, limits)
+    shard, packs = task
+    return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
 
 
 def _nothing() -> None:
@@ -148,9 +136,7 @@ def _write(
     report: Report,
 ) -> list[WrittenShard]:
     packs = np.split(samples[plan.order], plan.starts[1:-1])
-    sizes = np.array([int(entries["bytes"].sum()) for entries in packs], np.int64)
-    bounds = shard_bounds(sizes, config.shard_bytes)
-    tasks = ((i, packs[start:end]) for i, (start, end) in enumerate(pairwise(bounds)))
+    tasks = enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes))
     written, done = [], 0
     for shard in map_ordered(partial(_write_task, spool, out, limits), tasks, config.workers, _nothing, ()):
         written.append(shard)
@@ -159,54 +145,31 @@ def _write(
     return written
 
 
-def _write_tables(
-    out: Path, written: list[WrittenShard], samples: npt.NDArray[np.void], plan: Plan, ledger: Ledger
-) -> None:
-    (out / INDEX_NAME).write_bytes(index_json(COLUMNS, [shard.file for shard in written]))
-    write_rows(out / PACKS_NAME, PACK_TABLE, [row for shard in written for row in shard.rows])
-    segment = np.empty(len(samples), np.int32)
+def _samples(samples: npt.NDArray[np.void], plan: Plan) -> dict[str, npt.NDArray[np.int64]]:
+    """The columns of samples.parquet."""
+    segment = np.empty(len(samples), np.int64)
     segment[plan.order] = np.arange(len(samples)) - np.repeat(plan.starts[:-1], np.diff(plan.starts))
-    columns = {name: np.ascontiguousarray(samples[name]) for name in SAMPLE_TABLE if name not in ("pack", "segment")}
-    write_columns(out / SAMPLES_NAME, SAMPLE_TABLE, {**columns, "pack": plan.pack_of, "segment": segment})
-    write_rejects(out / REJECTS_NAME, ledger)
+    placed = {"pack": plan.pack_of, "segment": segment}
+    return {name: placed[name] if name in placed else np.ascontiguousarray(samples[name]) for name in SAMPLE_TABLE}
 
 
-def _manifest(
-    config: PrepConfig,
-    folder: ModelFolder,
-    recipe: Recipe,
-    ledger: Ledger,
-    samples: npt.NDArray[np.void],
-    written: list[WrittenShard],
-    out: Path,
-) -> Manifest:
-    rows = [row for shard in written for row in shard.rows]
-    counts = {
-        "read": ledger.read.total(),
-        "packed": len(samples),
-        "rejected": len(ledger.rejects),
-        "skipped": ledger.skipped.total(),
-        "packs": len(rows),
-        **{name: sum(row[name] for row in rows) for name in ("tokens", "target_tokens", "media", "patches")},
-    }
-    segments = sum(row["segments"] for row in rows)
-    if counts["read"] != segments + counts["rejected"] + counts["skipped"]:
-        raise BuildError(f"the counts do not add up: {counts}, {segments} segments written. This is a bug of lmms")
-    settings = {key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST}
-    return Manifest(
-        contract=CONTRACT_VERSION,
-        family=folder.family,
-        model=config.model,
+def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts:
+    return PackFacts(
+        model=folder,
+        model_name=config.model,
         seq_len=config.seq_len,
-        max_patches=recipe.limits.max_patches,
-        image_token_id=folder.image_token_id,
-        vision=folder.vision,
+        max_patches=_max_patches(config, folder),
+        sources=[source.name for source in ledger.sources],
         packing=ALGORITHM,
-        fingerprints={**folder.fingerprints, "renderer": RENDERER_VERSION, "records": ledger.digest.hexdigest()},
-        counts=counts,
-        rejects=dict(Counter(reject.reason for _, _, reject in ledger.rejects).most_common()),
+        renderer=RENDERER_VERSION,
+        records=ledger.digest.hexdigest(),
+        settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST},
+    )
+
+
+def _account(ledger: Ledger, samples: npt.NDArray[np.void]) -> Account:
+    return Account(
+        sources=list(source_counts(ledger, samples)),
+        rejects=reject_rows(ledger),
         notes=dict(ledger.notes.most_common()),
-        sources=tuple(source_counts(ledger, samples)),
-        settings=settings,
-        files={name: file_entry(out / name) for name in (INDEX_NAME, *TABLE_NAMES)},
     )

@@ -59,11 +59,6 @@ def plan_packs(
     return Plan(num_packs, pack_of, np.argsort(pack_of, kind="stable"), starts)
 
 
-def fill(plan: Plan, tokens: npt.NDArray[np.int32], seq_len: int) -> float:
-    """Share of the packs' room for tokens that holds tokens; 0.0 where there are no packs."""
-    return int(tokens.sum(dtype=np.int64)) / (plan.num_packs * seq_len) if plan.num_packs else 0.0
-
-
 class _Bins:
     """The bins and the space left in each; at first all are empty, and there are as many as could be needed.
 

@@ -6,24 +6,22 @@
     a folder with state.json      datasets.Dataset.save_to_disk
     other folders, globs          every file of a kind above in them, by name
 
-A chunk is cut by rows and bytes of the input alone, so the same input gives the same chunks for any number of workers.
+The libraries that read tables are imported where they are used: lines need neither.
 """
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from lmms.configs.contract.manifest import MANIFEST_NAME
-from lmms.configs.errors import SourceError
-from lmms.prep.output import PART_ENDING, REJECTS_ENDING
+from lmms.configs.errors import SourceError, refuse_file_limit
+from lmms.configs.files import PART_ENDING
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
+from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
 
 Kind = Literal["jsonl", "parquet", "arrow"]
 KINDS: Mapping[str, Kind] = {
@@ -34,13 +32,10 @@ KINDS: Mapping[str, Kind] = {
     ".arrow": "arrow",
 }
 
-CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 _BOM = b"\xef\xbb\xbf"
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
-USED_COLUMNS = ("messages", "images", "weight", "tools", "videos", "audios", "text")
-"""Columns of a table that are converted; of the others only the names matter."""
-
+REJECTS_ENDING = ".rejects.parquet"
+"""Ending of the ledger that a build leaves beside its output when it stops for too many rejects."""
 OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)
 """What a build leaves beside its output; a folder of sources that holds it does not mean it."""
 
@@ -65,17 +60,6 @@ class Source:
         return sum(file.stat().st_size for file in self.files)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Some consecutive rows of one source, still raw."""
-
-    source: int
-    first_row: int
-    rows: Sequence[bytes] | pa.RecordBatch
-    file_bytes: int
-    """Bytes of the source's files read so far: progress."""
-
-
 def find_sources(patterns: Sequence[str], media_root: str | None) -> list[Source]:
     """The sources behind paths, folders and globs, each once: in the order given, by name within a folder or glob."""
     found: dict[Path, Source] = {}
@@ -95,47 +79,53 @@ def read_chunks(index: int, source: Source) -> Iterator[Chunk]:
     row = 0
     read_before = 0
     for file in source.files:
-        reader = {"jsonl": _read_lines, "parquet": _read_parquet, "arrow": _read_arrow}[source.kind]
         try:
-            for rows, position in reader(file):
+            for rows, position in _reader(source.kind)(file):
                 yield Chunk(index, row, rows, read_before + position)
                 row += len(rows)
-        except (OSError, EOFError, pa.ArrowException) as error:
+        except (OSError, EOFError) as error:
+            if isinstance(error, OSError):
+                refuse_file_limit(error)
             raise SourceError(
                 f"{file}: cannot be read past row {row} ({error}); the file is damaged or cut off"
             ) from error
         read_before += file.stat().st_size
 
 
+def _reader(kind: Kind) -> "Callable[[Path], Iterator[tuple[Rows, int]]]":
+    """The function that reads a file of this kind: rows of a chunk, and the position in the file after them."""
+    if kind == "jsonl":
+        return _read_lines
+    if kind == "parquet":
+        from lmms.prep.rows.parquet import read_parquet
+
+        return read_parquet
+    from lmms.prep.rows.arrow import read_arrow
+
+    return read_arrow
+
+
 def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
     """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK."""
-    if isinstance(chunk.rows, pa.RecordBatch):
-        yield from enumerate(_table_values(chunk.rows), chunk.first_row)
-        return
-    for row, line in enumerate(chunk.rows, chunk.first_row):
-        if not line.strip(b" \t\r"):
-            yield row, BLANK
-            continue
-        try:
-            yield row, parse_line(line)
-        except Reject as reject:
-            yield row, reject
+    for row, value in enumerate(_values(chunk.rows), chunk.first_row):
+        yield row, _line_value(value) if isinstance(value, bytes) else value
 
 
-def _table_values(batch: pa.RecordBatch) -> Iterator[Any]:
-    """A dict of columns for each row, or a Reject. Of a column that is not used, only whether it holds something."""
-    used = batch.select([name for name in batch.schema.names if name in USED_COLUMNS])
-    unused = {
-        name: batch.column(name).is_valid().to_pylist() for name in batch.schema.names if name not in USED_COLUMNS
-    }
-    for i in range(batch.num_rows):
-        others = {name: valid[i] or None for name, valid in unused.items()}
-        try:
-            yield {**used.slice(i, 1).to_pylist()[0], **others} if used.num_columns else others
-        except UnicodeDecodeError as error:
-            yield Reject("not_utf8", f"a text of the row is not UTF-8 ({error.reason})")
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            yield Reject("unreadable_row", f"the row cannot be read: {error}")
+def _values(rows: Rows) -> Iterable[Any]:
+    if isinstance(rows, list):
+        return rows
+    from lmms.prep.rows.arrow import batch_values
+
+    return batch_values(rows)
+
+
+def _line_value(line: bytes) -> Any:
+    if not line.strip(b" \t\r"):
+        return BLANK
+    try:
+        return parse_line(line)
+    except Reject as reject:
+        return reject
 
 
 def _sources_at(path: Path, media_root: str | None) -> list[Source]:
@@ -176,74 +166,35 @@ def _saved_dataset(path: Path, media_root: str | None) -> Source:
     return Source(path.as_posix(), files, "arrow", Path(media_root or path))
 
 
-def _read_lines(file: Path) -> Iterator[tuple[Sequence[bytes], int]]:
+def _read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:
     """Lines without their \\n, and the position in the file. A byte order mark is dropped at the start only."""
-    with pa.OSFile(str(file)) as raw:
-        codec = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix.lower())
-        stream = pa.CompressedInputStream(raw, codec) if codec else raw
-        lines: list[bytes] = []
-        size = 0
-        rest = b""
-        first = True
-        while block := stream.read(2**20):
-            block = block.removeprefix(_BOM) if first else block
-            first = False
-            *whole, rest = (rest + block).split(b"\n")
-            for line in whole:
-                lines.append(line)
-                size += len(line)
-                if len(lines) == CHUNK_ROWS or size >= CHUNK_BYTES:
-                    yield lines, raw.tell()
-                    lines, size = [], 0
-        if rest:
-            lines.append(rest)
-        if lines:
-            yield lines, raw.tell()
+    lines: list[bytes] = []
+    size = position = 0
+    rest = b""
+    first = True
+    for block, position in _blocks(file):
+        *whole, rest = (rest + (block.removeprefix(_BOM) if first else block)).split(b"\n")
+        first = False
+        for line in whole:
+            lines.append(line)
+            size += len(line)
+            if len(lines) == CHUNK_ROWS or size >= CHUNK_BYTES:
+                yield lines, position
+                lines, size = [], 0
+    if rest:
+        lines.append(rest)
+    if lines:
+        yield lines, position
 
 
-def _read_parquet(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
-    with pq.ParquetFile(file) as table:
-        rows, total = 0, max(table.metadata.num_rows, 1)
-        for group in range(table.num_row_groups):
-            # By row group: rows with pictures make the default batch of 64k rows far too large.
-            for batch in _split(table.iter_batches(CHUNK_ROWS, row_groups=[group])):
-                rows += batch.num_rows
-                yield batch, file.stat().st_size * rows // total
-        if rows != table.metadata.num_rows:
-            raise OSError(f"{rows} rows in its row groups, {table.metadata.num_rows} in its footer")
+def _blocks(file: Path) -> Iterator[tuple[bytes, int]]:
+    """The content of a file of lines, decompressed, and the position in the file after each block."""
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix.lower())
+    if codec:
+        from lmms.prep.rows.arrow import read_compressed
 
-
-def _read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
-    with pa.memory_map(str(file)) as mapped:
-        is_file = mapped.read(6) == b"ARROW1"
-        mapped.seek(0)
-        if is_file:
-            reader = pa.ipc.open_file(mapped)
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        else:
-            mapped.seek(max(mapped.size() - len(_END_OF_STREAM), 0))
-            if mapped.read() != _END_OF_STREAM:
-                raise OSError("the stream has no end mark")
-            mapped.seek(0)
-            batches = iter(pa.ipc.open_stream(mapped))
-        for batch in batches:
-            _check_buffers(batch)
-            position = mapped.tell()
-            yield from ((part, position) for part in _split(iter([batch])))
-
-
-def _check_buffers(batch: pa.RecordBatch) -> None:
-    """Damage in an Arrow file is memory read out of bounds later on. Text that is not UTF-8 is left to its row."""
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise
-
-
-def _split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches of at most CHUNK_ROWS rows and about CHUNK_BYTES bytes."""
-    for batch in batches:
-        rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * batch.num_rows // max(batch.nbytes, 1)))
-        for start in range(0, batch.num_rows, rows):
-            yield batch.slice(start, rows)
+        yield from read_compressed(file, codec)
+        return
+    with file.open("rb") as raw:
+        while block := raw.read(2**20):
+            yield block, raw.tell()

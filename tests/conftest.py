@@ -1,10 +1,15 @@
 """Fixtures that every room uses. What needs ../shared skips, with the reason, where that folder is absent."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# Before anything imports torch, and for all processes that tests start: they run beside one another, and the models are
+# tiny, so that threads of one only wait for those of another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

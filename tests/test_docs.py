@@ -28,6 +28,18 @@ def test_the_page_of_commands_is_what_help_prints() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == made_docs.cli_page()
 
 
+def test_the_page_of_settings_has_every_key_with_its_range() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert page == made_docs.settings_page()
+    assert "| `optim.warmup_ratio` | a finite number | `0.0` |" in page
+    assert "| `data.mixture[].shards` | a string | required |" in page
+    assert "Range: 0 to 1,024. |" in page
+
+
+def test_the_page_of_python_is_what_the_doc_strings_say() -> None:
+    assert (ROOT / "docs" / "api.md").read_text() == made_docs.api_page()
+
+
 def test_the_page_of_records_lists_every_reason() -> None:
     page = (ROOT / "docs" / "records.md").read_text()
     assert page == made_docs.filled(page, "reasons", made_docs.reasons_table(REASONS))
@@ -70,6 +82,25 @@ def test_the_session_of_the_readme_runs(tmp_path: Path) -> None:
         result = subprocess.run([*LMMS, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    code = block((ROOT / "README.md").read_text(), "python")
+    draw_pictures(tmp_path, "records", 30, 0)
+    model = tiny_model_folder(tmp_path)
+    run = yaml.safe_load(block((ROOT / "README.md").read_text(), "yaml"))
+    run |= {"model": {"path": str(model), "init": "random"}, "max_steps": 2}
+    run["data"]["workers"] = 0
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    assert "Qwen/Qwen3-VL-2B-Instruct" in code
+    (tmp_path / "script.py").write_text(code.replace("Qwen/Qwen3-VL-2B-Instruct", str(model)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "step=2" in result.stdout
+    assert (tmp_path / "run" / "step-00000002").is_dir()
 
 
 @pytest.mark.parametrize("command", made_docs.COMMANDS)

@@ -1,16 +1,18 @@
 """The rooms and who may look into which: cli -> prep, train -> configs. Nothing imports cli; prep and train never meet.
 
-prep never loads torch or transformers, nor does `lmms --help`: they cost seconds at every start and gigabytes on a
-machine that only builds shards.
+Within each of the four, rooms stand on floors, and what needs no torch loads none: torch and transformers cost seconds
+at every start, and gigabytes on a machine that only builds shards.
 """
 
 import ast
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.kit.processes import HEAVY, loaded_after
+from tests.kit.processes import HEAVY, loaded_after, loaded_by
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +22,46 @@ MAY_IMPORT = {
     "train": {"train", "configs"},
     "cli": {"cli", "prep", "train", "configs"},
 }
+FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "configs": (
+        ("errors", "lazy", "nested", "ranges", "room", "words"),
+        ("files", "help", "stores", "typed", "yaml12"),
+        ("contract",),
+        ("by_part",),
+        ("settings",),
+        ("other_names",),
+        ("load",),
+    ),
+    "prep": (
+        ("plan", "reject", "shards", "tables"),
+        ("media", "rows", "writer"),
+        ("records",),
+        ("render", "sources"),
+        ("samples",),
+        ("engine",),
+        ("build",),
+    ),
+    "train": (
+        ("data", "families", "parallel"),
+        ("batch",),
+        ("model",),
+        ("optim", "watch"),
+        ("checkpoint", "evaluation", "step"),
+        ("due", "plan", "step_log"),
+        ("loop", "setup"),
+        ("feeder",),
+        ("run",),
+    ),
+    "cli": (
+        ("run_log", "settings", "ui"),
+        ("dry_run", "export", "inspect", "prep"),
+        ("demo", "live"),
+        ("train",),
+        ("main",),
+    ),
+}
+"""House -> its rooms, folders and single files, from the ground floor up: a room imports those of lower floors."""
+TORCH_FREE = ("train/data", "train/watch/metrics", "train/watch/history", "train/watch/curves", "train/watch/summary")
 CONFIGS_LIBRARIES = {"numpy", "xxhash", "yaml", "huggingface_hub", "obstore", "streaming"}
 """All that the ground floor may load besides the standard library; the last two only where a URL is opened."""
 
@@ -34,6 +76,15 @@ def imported_modules(source: str) -> set[str]:
             names |= {f"lmms.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add("." * node.level + (node.module or ""))
+    return names
+
+
+def imported_names(source: str) -> set[str]:
+    """Modules that a source imports, and what it takes out of them as if that were modules."""
+    names = imported_modules(source)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -80,14 +131,112 @@ def test_the_rule_sees(room: str, source: str, forbidden: list[str]) -> None:
     assert forbidden_imports(room, source) == forbidden
 
 
+def lmms_modules(source: str) -> set[str]:
+    """Modules of lmms that a source imports, without `lmms.`: `from lmms.train import run` names train.run."""
+    names = {name.removeprefix("lmms.") for name in imported_names(source) if name.startswith("lmms.")}
+    return {name for name in names if is_module(name)}
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def room_of(module: str) -> str | None:
+    """`batch` of train.batch.loader; None for the house itself."""
+    return (*module.split("."), None, None)[1]
+
+
+def upward(house: str, floors: Sequence[Sequence[str]], room: str, source: str) -> list[str]:
+    """What a source in a room imports of its house that stands on the same floor or above, sorted."""
+    height = {name: number for number, floor in enumerate(floors) for name in floor}
+    names = {name for name in lmms_modules(source) if name.split(".")[0] == house}
+    return sorted(name for name in names if (to := room_of(name)) not in (None, room) and height[to] >= height[room])
+
+
+def modules_of(place: str) -> dict[str, Path]:
+    """Module -> file, of a folder or of one file without its ending."""
+    path = ROOT / place
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+@pytest.mark.parametrize("house", FLOORS)
+def test_a_room_imports_only_rooms_of_lower_floors(house: str) -> None:
+    files = {name: file for name, file in modules_of(house).items() if room_of(name)}
+    assert {room_of(name) for name in files} == {room for floor in FLOORS[house] for room in floor}
+    found = {
+        name: upward(house, FLOORS[house], str(room_of(name)), file.read_text("utf-8")) for name, file in files.items()
+    }
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from lmms.train.data.order import Order\nfrom lmms.train.model import loss\nimport torch", []),
+        ("from lmms.train.optim import rules", ["train.optim", "train.optim.rules"]),
+        ("def f():\n    import lmms.train.run", ["train.run"]),
+        ("from lmms.train import setup", ["train.setup"]),
+        ("from lmms.train.checkpoint.read import read_state", ["train.checkpoint.read"]),
+        ("from lmms.configs.settings.train import TrainConfig", []),
+    ],
+)
+def test_an_arrow_upward_is_seen(source: str, expected: list[str]) -> None:
+    assert upward("train", FLOORS["train"], "watch", source) == expected
+
+
+def circles(imports: Mapping[str, set[str]]) -> set[str]:
+    """The modules that come back to themselves by way of their imports, and those above them."""
+    left = {name: names - {name} for name, names in imports.items()}
+    while lowest := {name for name, names in left.items() if not names & left.keys()}:
+        left = {name: names for name, names in left.items() if name not in lowest}
+    return set(left)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """A package's `__init__` may offer what its modules have."""
+    every = {name: file for house in FLOORS for name, file in modules_of(house).items() if file.stem != "__init__"}
+    assert circles({name: lmms_modules(file.read_text("utf-8")) for name, file in every.items()}) == set()
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
+
+
+def test_no_test_imports_another_test() -> None:
+    """What several need stands in tests/kit: running one module runs no other's code."""
+    found = {
+        str(file.relative_to(ROOT)): name
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        for name in imported_names(file.read_text("utf-8"))
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+    }
+    assert found == {}
+
+
 def test_a_fresh_process_that_loads_a_heavy_library_is_seen() -> None:
     assert loaded_after("import types, sys; sys.modules['torch'] = types.ModuleType('torch')") == {"torch"}
 
 
-def test_no_module_of_prep_loads_a_heavy_library() -> None:
-    files = sorted((ROOT / "prep").rglob("*.py"))
-    modules = [".".join(("lmms", *file.relative_to(ROOT).with_suffix("").parts)) for file in files]
-    assert loaded_after("\n".join(f"import {module.removesuffix('.__init__')}" for module in modules)) == set()
+@pytest.mark.parametrize("places", [("prep",), TORCH_FREE], ids=["prep", "train"])
+def test_what_needs_no_heavy_library_loads_none(places: tuple[str, ...]) -> None:
+    modules = [module for place in places for module in modules_of(place)]
+    assert loaded_after("\n".join(f"import lmms.{module}" for module in modules)) == set()
+
+
+def test_only_one_file_imports_pyarrow() -> None:
+    files = [file for place in (*MAY_IMPORT, "tools") for file in (ROOT / place).rglob("*.py")]
+    modules = {str(file.relative_to(ROOT)): imported_modules(file.read_text("utf-8")) for file in files}
+    found = {file for file, names in modules.items() if any(name.partition(".")[0] == "pyarrow" for name in names)}
+    assert found == {"prep/rows/arrow.py", "prep/rows/chunk.py"}  # the second names a type of it
+
+
+@pytest.mark.parametrize("module", ["prep.build", "prep.writer", "train.data.shards", "train.data.verify"])
+def test_what_reads_or_writes_tables_is_imported_without_a_library_for_them(module: str) -> None:
+    """polars takes half a second to import, and tools/gpu/run starts where there is no pyarrow."""
+    code = f"import sys, lmms.{module}\nassert not {{'polars', 'pyarrow'}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_command_line_loads_no_heavy_library() -> None:
@@ -96,16 +245,4 @@ def test_the_command_line_loads_no_heavy_library() -> None:
 
 @pytest.mark.parametrize("command", ["", "prep", "train", "inspect"])
 def test_help_loads_no_heavy_library(command: str) -> None:
-    """Click leaves by SystemExit(0) after it has printed the help."""
-    arguments = [*command.split(), "--help"]
-    code = f"""
-import sys
-from lmms.cli.main import main
-names, sys.argv[1:] = sys.argv[1:], {arguments!r}
-try:
-    main()
-except SystemExit as exit:
-    assert exit.code in (0, None), exit.code
-sys.argv[1:] = names
-"""
-    assert loaded_after(code) == set()
+    assert loaded_by(*command.split(), "--help") == set()

@@ -1,16 +1,26 @@
 """The parts of the docs that are made from the code, as text; tools/docs writes them, tests/test_docs.py compares."""
 
+import ast
+import inspect
 import io
 import os
 import pty
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 from lmms.configs.help import field_help
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.train import TrainConfig
+from lmms.configs.stores.store import setting_text
+from lmms.configs.typed import expected, without_none
 from lmms.prep.reject import REASONS
 from lmms.train.watch.metrics import StepLog
 
@@ -32,6 +42,8 @@ _WIDTH = 100
 def write_all(with_demo: bool) -> None:
     """Write every made part into its file."""
     (ROOT / "docs" / "cli.md").write_text(cli_page(), encoding="utf-8")
+    (ROOT / "docs" / "settings.md").write_text(settings_page(), encoding="utf-8")
+    (ROOT / "docs" / "api.md").write_text(api_page(), encoding="utf-8")
     path = ROOT / "docs" / "records.md"
     path.write_text(filled(path.read_text(encoding="utf-8"), "reasons", reasons_table(REASONS)), encoding="utf-8")
     path = ROOT / "docs" / "metrics.md"
@@ -62,12 +74,91 @@ def metrics_table() -> str:
     return "\n".join(["| key | meaning |", "|---|---|", *rows]) + "\n"
 
 
+def api_page() -> str:
+    """docs/api.md: every public name of the three packages, with its signature and what it is for."""
+    parts = ["# Python\n", "Made by `tools/docs` from the code. What is listed here is public; the rest may change.\n"]
+    for package in ("lmms.configs", "lmms.prep", "lmms.train"):
+        module = import_module(package)
+        names = sorted(module.__all__, key=lambda name: (name[0].isupper(), name))
+        parts += [f"## {package}\n", (module.__doc__ or "").strip() + "\n"]
+        parts += [line for name in names for line in _api_lines(name, getattr(module, name))]
+    return "\n".join(parts) + "\n"
+
+
+def _api_lines(name: str, value: Any) -> Iterator[str]:
+    """A public name: a heading with its signature, its doc string, and its fields or methods."""
+    yield f"### `{name}{signature_text(value) if inspect.isfunction(value) else ''}`\n"
+    yield _unwrapped(inspect.getdoc(value) or "") + "\n"
+    if not isinstance(value, type):
+        return
+    if is_dataclass(value):
+        helps = field_help(value)
+        for field in fields(value):
+            text = _unwrapped(helps.get(field.name, ""))
+            yield f"- `{field.name}`: {text}" if text else f"- `{field.name}`"
+        yield ""
+    for method, function in vars(value).items():
+        if inspect.isfunction(function) and not method.startswith("_"):
+            yield f"- `{method}{signature_text(function)}`: {_unwrapped(inspect.getdoc(function) or '')}\n"
+
+
+def signature_text(function: Callable[..., Any]) -> str:
+    """Parameters and result of a function as its source has them."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(node, ast.FunctionDef)
+    arguments = ast.unparse(node.args).removeprefix("self, ").removeprefix("self")
+    result = ast.unparse(node.returns) if node.returns else "None"
+    return f"({arguments})" + (f" -> {result}" if result != "None" else "")
+
+
+def _unwrapped(text: str) -> str:
+    """A doc string whose lines are paragraphs; indented blocks stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(part if part.startswith("    ") else " ".join(part.split()) for part in paragraphs)
+
+
 def cli_page() -> str:
     """docs/cli.md: the help text of every command."""
     parts = ["# Commands\n", "Made by `tools/docs` from the help texts; `tests/test_docs.py` holds it to them.\n"]
     for command in COMMANDS:
         parts.append(f"## lmms {' '.join(command)}\n\n```text\n{help_text(command)}```\n")
     return "\n".join(parts)
+
+
+def settings_page() -> str:
+    """docs/settings.md: every key of a build and of a run, from the doc strings under the fields."""
+    parts = [
+        "# Settings\n",
+        "Made by `tools/docs` from the texts of the settings; `tests/test_docs.py` compares.\n",
+    ]
+    parts += _settings_tables("A build: `lmms prep build-shards`", PrepConfig, "")
+    parts += _settings_tables("A run: `lmms train`", TrainConfig, "")
+    return "\n".join(parts)
+
+
+def _settings_tables(title: str, kind: Any, section: str) -> Iterator[str]:
+    """The table of a config, then those of its sections."""
+    texts, hints = field_help(kind), get_type_hints(kind)
+    rows, below = ["| key | value | default | meaning |", "|---|---|---|---|"], []
+    for field in fields(kind):
+        key, hint = section + field.name, without_none(hints[field.name])
+        inner = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        if is_dataclass(inner):
+            below.append((f"`{key}`", inner, f"{key}[]." if inner is not hint else f"{key}."))
+        if is_dataclass(hint):
+            continue
+        cells = (f"`{key}`", expected(hints[field.name]), _default(field), texts[field.name])
+        rows.append("| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |")
+    yield f"## {title}\n\n{kind.__doc__}\n\n" + "\n".join(rows) + "\n"
+    for below_title, inner, path in below:
+        yield from _settings_tables(below_title, inner, path)
+
+
+def _default(field: "Field[Any]") -> str:
+    """The default as a run file has it; nothing where the text says it, or where the key has to be set."""
+    if field.default is MISSING:
+        return "required" if field.default_factory is MISSING else ""
+    return "" if field.default in (None, ()) else f"`{setting_text(field.default)}`"
 
 
 @cache

@@ -7,27 +7,90 @@ sidecar knows before anything is read. So a step is the same sum for any number 
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lmms.configs.by_part import PARTS, Part
+from lmms.configs.by_part import Part
 from lmms.configs.contract.hashing import key64
 from lmms.configs.errors import TrainError
 from lmms.train.batch.batch import Batch
 from lmms.train.data.steps import StepPlan, pack_names
+from lmms.train.model.forward import TrainModel
 from lmms.train.parallel.sharding import reshard_all
 from lmms.train.parallel.world import World
-from lmms.train.watch.marks import Mark, unmarked
-from lmms.train.watch.signals import Asked
+from lmms.train.watch.watch import Watch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Learner:
+    """What a step changes, and the ranks that change it together."""
+
+    model: TrainModel
+    optimizer: torch.optim.Optimizer
+    """Each of its groups has its peak learning rate under "peak"."""
+    parts: Mapping[Part, Sequence[nn.Parameter]]
+    """The trained parameters by part."""
+    max_grad_norm: float
+    world: World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What came of a step, over all ranks."""
+
+    loss: float
+    grad_norm: float
+    """Before clipping."""
+    part_norms: dict[Part, float]
+    """The norm of each trained part's gradients."""
+    waited: float
+    """Seconds without data, averaged over the ranks."""
+    masked: list[str]
+    """A sentence for each conversation that was trained with weight 0 since an image failed."""
+    fault: str
+    """What was not finite, with the packs, where the update was therefore left out; else empty."""
+    digest: int
+    """Digest of the packs that were read and trained, by all ranks: see sets.packs_digest."""
+    groups: npt.NDArray[np.float64]
+    """[groups, 2]: sum of weighted cross entropy and sum of weights of each of the batches' groups."""
+    stop: bool
+    """Whether any rank was told to stop before the step ended, see signals.py."""
+    save: bool
+    """Whether any rank was told to write a checkpoint."""
+
+
+@dataclass(slots=True)
+class _Passes:
+    """What the passes of this rank left behind. Tensors stay on the device: nothing has waited for them."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    groups: Tensor | float = 0.0
+    masked: list[str] = field(default_factory=list)
+    waited: float = 0.0
+    weight: float = 0.0
+    digest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """Sums over all ranks."""
+
+    loss: float
+    squares: dict[Part, float]
+    waited: float
+    masked: float
+    weight: float
+    digest: int
+    stop: bool
+    save: bool
+    groups: npt.NDArray[np.float64]
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -38,152 +101,141 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(key)
 
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepResult:
-    """What came of a step, over all ranks."""
-
-    loss: float
-    grad_norm: float
-    part_norms: dict[Part, float]
-    """Of each trained part."""
-    waited: float
-    """Seconds without data, averaged over the ranks."""
-    masked: list[str]
-    """A sentence for each conversation that was trained with weight 0 since an image failed."""
-    fault: str
-    """What was not finite, with the packs, where the update was therefore left out; else empty."""
-    digest: int
-    """Of the packs that were read and trained, by all ranks: see sets.packs_digest."""
-    groups: npt.NDArray[np.float64]
-    """[groups, 2]: sum of weighted cross entropy and sum of weights of each of the batches' groups."""
-    stop: bool
-    """Whether any rank was told to stop before the step ended, see signals.py."""
-    save: bool
-    """Whether any was told to write a checkpoint."""
-
-
-def take_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parts: Mapping[Part, Sequence[nn.Parameter]],
-    plan: StepPlan,
-    batches: Iterator[Batch],
-    world: World,
-    lr_share: float,
-    max_grad_norm: float,
-    asked: Asked,
-    beat: Callable[[str], None],
-    mark: Mark = unmarked,
-) -> StepResult:
+def take_step(learner: Learner, plan: StepPlan, batches: Iterator[Batch], lr_share: float, watch: Watch) -> StepResult:
     """Forward and backward over the passes, then the update. The only synchronisation is at the end, once.
 
     A loss or gradient that is not finite never reaches the weights: then the weights and the optimizer's states stay
     as they are, on every rank, and the result says why.
     Where images failed (on_bad_media: mask), the denominator becomes the weight that was left.
-    beat is told before each pass what comes, for the watchdog; mark, of each of its phases.
+    batches: gives the batch of each pass of the plan. lr_share: what each peak learning rate is multiplied with.
+    TrainError where the step has no target left, or where the shards' sidecar was wrong about their weight.
     """
-    losses: list[torch.Tensor] = []
-    masked: list[str] = []
-    waited, weight, digest = 0.0, 0.0, 0
-    groups = torch.zeros((), dtype=torch.float64, device=world.device)
+    world = learner.world
+    passes = _forward_backward(learner, plan, batches, watch)
+    watch.mark("norms")
+    grads = {part: _local_grads(parameters) for part, parameters in learner.parts.items()}
+    totals = _total(passes, grads, watch, world)
+    denominator = _denominator(plan, totals, world)
+    rescale = plan.weight / denominator
+    norms = {part: rescale * math.sqrt(square / world.replicas) for part, square in totals.squares.items()}
+    norm = math.hypot(*norms.values())
+    finite = math.isfinite(totals.loss) and math.isfinite(norm)
+    if finite:
+        factor = rescale * min(1.0, learner.max_grad_norm / (norm + 1e-6))
+        _update(learner.optimizer, list(chain.from_iterable(grads.values())), factor, lr_share, watch)
+    fault = "" if finite else _not_finite(plan, torch.stack(passes.losses).tolist(), totals.loss, norm, world)
+    learner.optimizer.zero_grad(set_to_none=True)
+    return StepResult(
+        loss=totals.loss / denominator,
+        grad_norm=norm,
+        part_norms=norms,
+        waited=totals.waited / world.size,
+        masked=world.joined(passes.masked) if totals.masked else [],
+        fault=fault,
+        digest=totals.digest,
+        groups=totals.groups,
+        stop=totals.stop,
+        save=totals.save,
+    )
+
+
+def _forward_backward(learner: Learner, plan: StepPlan, batches: Iterator[Batch], watch: Watch) -> _Passes:
+    passes = _Passes()
     for number, (request, has_images) in enumerate(zip(plan.passes, plan.has_images, strict=True), 1):
-        beat(f"step {plan.step}, {pack_names(request.places)}")
+        watch.beat(f"step {plan.step}, {pack_names(request.places)}")
         began = time.perf_counter()
-        mark(f"pass {number}/data")
+        watch.mark(f"pass {number}/data")
         batch = next(batches)
-        waited += time.perf_counter() - began
-        masked += batch.masked
-        weight += batch.weight
-        digest += batch.digest
-        mark(f"pass {number}/forward")
-        loss, by_group = model(batch, has_images, world.sequence_group)
-        mark(f"pass {number}/backward")
+        passes.waited += time.perf_counter() - began
+        passes.masked += batch.masked
+        passes.weight += batch.weight
+        passes.digest += batch.digest
+        watch.mark(f"pass {number}/forward")
+        loss, groups = learner.model(batch, has_images, learner.world.sequence_group)
+        watch.mark(f"pass {number}/backward")
         if loss.requires_grad:
             (loss / plan.weight).backward()
         else:
             # A step without images that trains the vision tower alone: no backward follows to free what was gathered.
-            reshard_all(model)
-        losses.append(loss.detach())
-        groups = groups + by_group
-    mark("norms")
-    grads = {part: _local_grads(parameters) for part, parameters in parts.items()}
-    squares = [nn.utils.get_total_norm(grads.get(part, [])).to(world.device).double().square() for part in PARTS]
-    # In halves, which float64 sums exactly.
-    halves = divmod(digest % 2**64, 2**32)
-    on_host = [waited, len(masked), weight, *halves, asked.stop, asked.save]
-    sums = world.total(
-        torch.cat(
-            [
-                torch.stack([torch.stack(losses).double().sum(), *squares]),
-                torch.tensor(on_host, dtype=torch.float64).to(world.device),
-                groups.flatten(),
-            ]
-        )
-    )
-    loss_sum, squares_sum, (waited, num_masked, weight, high, low, stop, save) = sums[0], sums[1:4], sums[4:11]
-    denominator = weight if num_masked else plan.weight
-    if denominator == 0:
-        own = [place for request in plan.passes for place in request.places]
-        raise TrainError(f"step {plan.step}: every image failed, no target is left; {pack_names(_of_all_ranks(own))}")
-    if not math.isclose(weight, denominator, rel_tol=1e-6):
-        raise TrainError(
-            f"step {plan.step}: the targets that were read have the weight {weight}, packs.parquet says {plan.weight};"
-            " rebuild the shards"
-        )
-    rescale = plan.weight / denominator
-    norms = {
-        part: rescale * math.sqrt(square / world.replicas)
-        for part, square in zip(PARTS, squares_sum, strict=True)
-        if part in parts
-    }
-    norm = math.hypot(*norms.values())
-    fault = ""
-    if math.isfinite(loss_sum) and math.isfinite(norm):
-        mark("clip")
-        factor = rescale * min(1.0, max_grad_norm / (norm + 1e-6))
-        if factor != 1.0:
-            torch._foreach_mul_([grad for part in grads.values() for grad in part], factor)
-        mark("update")
-        for group in optimizer.param_groups:
-            group["lr"] = lr_share * group["peak"]
-        optimizer.step()
-    else:
-        fault = _not_finite(plan, torch.stack(losses).tolist(), loss_sum, norm)
-    optimizer.zero_grad(set_to_none=True)
-    return StepResult(
-        loss=loss_sum / denominator,
-        grad_norm=norm,
-        part_norms=norms,
-        waited=waited / world.size,
-        masked=_of_all_ranks(masked) if num_masked else [],
-        fault=fault,
-        digest=(int(high) * 2**32 + int(low)) % 2**64,
-        groups=np.array(sums[11:]).reshape(-1, 2),
-        stop=stop > 0,
-        save=save > 0,
-    )
+            reshard_all(learner.model)
+        passes.losses.append(loss.detach())
+        passes.groups = passes.groups + groups
+    return passes
 
 
-def _local_grads(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+def _local_grads(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """This rank's shard of each gradient that a step produced."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
 
 
-def _not_finite(plan: StepPlan, own_losses: Sequence[float], loss_sum: float, norm: float) -> str:
-    """Every rank comes here together, so the packs can be asked for."""
-    bad = [request for request, loss in zip(plan.passes, own_losses, strict=True) if not math.isfinite(loss)]
-    own = [place for request in bad for place in request.places if request.counts]
-    everyone = _of_all_ranks(own)
-    suspects = pack_names(everyone) if everyone else "no pass alone is to blame"
+def _total(passes: _Passes, grads: Mapping[Part, Sequence[Tensor]], watch: Watch, world: World) -> _Totals:
+    """Everything that ranks have to sum, in one reduction and one wait."""
+    groups = torch.as_tensor(passes.groups, dtype=torch.float64, device=world.device)
+    on_device = [
+        torch.stack(passes.losses).double().sum(),
+        *(nn.utils.get_total_norm(shards).to(world.device).double().square() for shards in grads.values()),
+    ]
+    # The digest in halves, which float64 sums exactly.
+    halves = divmod(passes.digest % 2**64, 2**32)
+    on_host = [passes.waited, len(passes.masked), passes.weight, *halves, watch.asked.stop, watch.asked.save]
+    sums = iter(
+        world.total(
+            torch.cat(
+                [
+                    torch.stack(on_device),
+                    torch.tensor(on_host, dtype=torch.float64).to(world.device),
+                    groups.flatten(),
+                ]
+            )
+        )
+    )
+    loss = next(sums)
+    squares = dict(zip(grads, islice(sums, len(grads)), strict=True))
+    waited, masked, weight, high, low, stop, save = islice(sums, len(on_host))
+    return _Totals(
+        loss=loss,
+        squares=squares,
+        waited=waited,
+        masked=masked,
+        weight=weight,
+        digest=(int(high) * 2**32 + int(low)) % 2**64,
+        stop=stop > 0,
+        save=save > 0,
+        groups=np.array(list(sums)).reshape(-1, 2),
+    )
+
+
+def _denominator(plan: StepPlan, totals: _Totals, world: World) -> float:
+    """The weight that the step's loss is divided by. Every rank comes here together."""
+    if not totals.masked:
+        if not math.isclose(totals.weight, plan.weight, rel_tol=1e-6):
+            raise TrainError(
+                f"step {plan.step}: the targets that were read have the weight {totals.weight}, packs.parquet says"
+                f" {plan.weight}; rebuild the shards"
+            )
+        return plan.weight
+    if totals.weight == 0:
+        packs = pack_names(world.joined([place for request in plan.passes for place in request.places]))
+        raise TrainError(f"step {plan.step}: every image failed, no target is left; {packs}")
+    return totals.weight
+
+
+def _update(
+    optimizer: torch.optim.Optimizer, grads: list[Tensor], factor: float, lr_share: float, watch: Watch
+) -> None:
+    watch.mark("clip")
+    if factor != 1.0:
+        torch._foreach_mul_(grads, factor)
+    watch.mark("update")
+    for group in optimizer.param_groups:
+        group["lr"] = lr_share * group["peak"]
+    optimizer.step()
+
+
+def _not_finite(plan: StepPlan, losses: Sequence[float], loss_sum: float, norm: float, world: World) -> str:
+    """What was not finite, and in which packs. Every rank comes here together."""
+    bad = [request for request, loss in zip(plan.passes, losses, strict=True) if not math.isfinite(loss)]
+    places = world.joined([place for request in bad for place in request.places if request.counts])
+    suspects = pack_names(places) if places else "no pass alone is to blame"
     return f"step {plan.step}: loss sum is {loss_sum}, gradient norm {norm}, expected finite numbers; {suspects}"
-
-
-def _of_all_ranks(own: list[T]) -> list[T]:
-    """The entries of every rank's list, by rank."""
-    everyone: list[list[T]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, own)
-    return list(chain.from_iterable(everyone))

@@ -1,56 +1,74 @@
 """What there is to say of a step that was taken."""
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.by_part import Part
 from lmms.configs.stores.store import shown
+from lmms.configs.words import short_places
 from lmms.train.batch.recipe import Recipe, loss_by_group
 from lmms.train.data.mixture import cursors_at
 from lmms.train.data.order import Order
 from lmms.train.data.phases import RunPhase
 from lmms.train.data.steps import StepPlan
-from lmms.train.evaluate import Evaluation
+from lmms.train.evaluation import Evaluation
 from lmms.train.step import StepResult
 from lmms.train.watch.metrics import SetLog, StepLog
 
 
-def step_log(
-    plan: StepPlan,
-    result: StepResult,
-    order: Order,
-    phase: RunPhase,
-    recipe: Recipe,
-    evaluation: Evaluation | None,
-    *,
-    steps: int,
-    lr: float,
-    seconds: float,
-    memory: int,
-    peak: float | None,
-    resumed_from: int,
-    skipped: int,
-    profiled: bool = False,
-    alarms: Sequence[Part],
-) -> StepLog:
-    """The line of a step that took so many seconds, without its evaluation.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Course:
+    """What a run's steps are made of, the same from the first step to the last."""
 
-    peak: operations a second of all ranks together, where that is known.
+    order: Order
+    phase: RunPhase
+    recipe: Recipe
+    steps: int
+    """Steps of the whole run."""
+    lr: float
+    """The peak learning rate of what optim.lr does not name."""
+    resumed_from: int
+    """Step of the checkpoint that the run goes on from; 0 without one."""
+    peak: float | None
+    """Operations a second of all ranks together by their data sheet, where that is known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TakenStep:
+    """A step that was taken."""
+
+    plan: StepPlan
+    result: StepResult
+    lr_share: float
+    seconds: float
+    memory: int
+    """Bytes at the peak so far, see metrics.peak_memory."""
+    alarms: tuple[Part, ...] = ()
+    """Trained parts without a gradient, see metrics.alarmed_parts."""
+
+
+def step_log(
+    course: Course, taken: TakenStep, skipped: int, evaluation: Evaluation | None, *, profiled: bool = False
+) -> StepLog:
+    """The line of a step in metrics.jsonl.
+
+    skipped: steps in a row up to this one that were not finite. evaluation: the one after the step, if there was one.
     """
+    plan, result, order, recipe, seconds = taken.plan, taken.result, course.order, course.recipe, taken.seconds
     flops = float(order.costs[plan.packs].sum())
     prompt_tokens = plan.tokens - plan.target_tokens - plan.visual_tokens
     position = plan.position + len(plan.packs)
     of_sets = np.zeros((len(order.sets), 2))
     np.add.at(of_sets, recipe.group_sets, result.groups)
-    sets = _set_logs(of_sets, order, phase, position)
+    sets = _set_logs(of_sets, order, course.phase, position)
     return StepLog(
         step=plan.step,
-        steps=steps,
+        steps=course.steps,
         loss=result.loss,
-        lr=lr,
+        lr=taken.lr_share * course.lr,
         grad_norm=result.grad_norm,
         grad_norm_llm=result.part_norms.get("llm"),
         grad_norm_vision=result.part_norms.get("vision"),
@@ -67,10 +85,10 @@ def step_log(
         visual_tokens_per_s=plan.visual_tokens / seconds,
         padding_tokens_per_s=plan.padding_tokens / seconds,
         flops=flops,
-        mfu=flops / (seconds * peak) if peak else None,
-        busy_mfu=flops / ((seconds - result.waited) * peak) if peak else None,
+        mfu=flops / (seconds * course.peak) if course.peak else None,
+        busy_mfu=flops / ((seconds - result.waited) * course.peak) if course.peak else None,
         data_wait=result.waited / seconds,
-        memory=memory,
+        memory=taken.memory,
         epoch=sum(log.epoch * len(one.costs) for log, one in zip(sets.values(), order.sets, strict=True))
         / len(order.costs),
         position=position,
@@ -78,9 +96,9 @@ def step_log(
         masked=len(result.masked),
         skipped=skipped,
         time=time.time(),
-        resumed_from=resumed_from,
+        resumed_from=course.resumed_from,
         profiled=profiled,
-        alarms=tuple(alarms),
+        alarms=taken.alarms,
         sets=sets if len(sets) > 1 else {},
         loss_by_source=loss_by_group(recipe, result.groups) if recipe.by == "source" and recipe.num_groups > 1 else {},
         eval_loss=evaluation.loss if evaluation else None,
@@ -89,10 +107,10 @@ def step_log(
 
 
 def _set_logs(of_sets: npt.NDArray[np.float64], order: Order, phase: RunPhase, position: int) -> dict[str, SetLog]:
-    """Place of each set -> what it had in the step, and how far it is. A place that stands twice has its number too."""
+    """Short name of each set -> what it had in the step, and how far it is. A name in use twice has a number."""
     cursors = cursors_at(order.phase, position)
     total = of_sets[:, 1].sum()
-    places = [shown(share.shards) for share in phase.sets]
+    places = short_places([shown(share.shards) for share in phase.sets])
     return {
         places[k] if places.count(places[k]) == 1 else f"{places[k]} ({k})": SetLog(
             loss=float(loss / weight) if weight else None,

@@ -26,6 +26,7 @@ from lmms.configs.settings.memory import MemoryConfig
 from lmms.configs.settings.optim import OptimConfig
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.train import ModelConfig, TrainConfig
+from lmms.configs.words import counted
 
 MODEL = Path(__file__).parent / "model"
 TRAIN_PICTURES, TEST_PICTURES = 3000, 100
@@ -106,7 +107,9 @@ def _prepare(screen: Console, folder: Path, seed: int) -> None:
     manifest = build_shards(config)
     counts = manifest.counts
     sums = f"{counts['read']:,} records = {counts['packed']:,} packed + {counts['rejected']} rejected"
-    screen.print(f"  {sums}; {counts['tokens']:,} tokens in {counts['packs']} packs, {manifest.fill:.1%} full")
+    screen.print(
+        f"  {sums}; {counts['tokens']:,} tokens in {counted(counts['packs'], 'pack')}, {manifest.fill:.1%} full"
+    )
 
 
 def _look(screen: Console, folder: Path) -> None:

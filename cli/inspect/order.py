@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lmms.cli import ui
 from lmms.cli.inspect.order_settings import order_settings
+from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.train.plan.preview import Preview
@@ -85,12 +86,12 @@ def order(
             typer.echo(json.dumps(asdict(one), ensure_ascii=False))
         return
     screen = ui.console()
-    screen.print(ui.facts(f"order of {len(seen.order.costs):,} packs", _summary(seen, settings.data.workers)))
+    screen.print(ui.facts(f"order of {counted(len(seen.order.costs), 'pack')}", _summary(seen, settings.data.workers)))
     screen.print(_first_steps(seen))
     screen.print(_losses(seen))
-    times = ", ".join(f"{number:,}" for number in repeats(seen.order))
+    times = ", ".join(counted(number, "time") for number in repeats(seen.order))
     screen.print("balance: cost of the mean rank over that of the dearest, summed over the passes of a step")
-    screen.print(f"lost: one pack a pass, sets repeated {times} times to fill a window; in two waits: group = ranks")
+    screen.print(f"lost: one pack a pass, sets repeated {times} to fill a window; in two waits: group = ranks")
 
 
 def _summary(seen: "Preview", workers: int) -> list[tuple[str, str]]:
@@ -107,14 +108,14 @@ def _summary(seen: "Preview", workers: int) -> list[tuple[str, str]]:
     steps_an_epoch = len(costs) / order.global_packs
     return [
         *(
-            ("shards", f"{dataset.where}: {len(sidecar):,} packs in {len(dataset.shards):,} shards")
+            ("shards", f"{dataset.where}: {counted(len(sidecar), 'pack')} in {counted(len(dataset.shards), 'shard')}")
             for dataset, sidecar in zip(seen.sets.datasets, seen.sets.sidecars, strict=True)
         ),
-        *([("goes on", f"after step {seen.step:,}, {seen.position:,} packs")] if seen.step else []),
+        *([("goes on", f"after step {seen.step:,}, {counted(seen.position, 'pack')}")] if seen.step else []),
         ("order", f"{ORDER_VERSION}, seed {order.sets[0].seed}, groups of {order.phase.group}"),
-        ("steps", f"{len(seen.steps):,} of {order.global_packs:,} packs; an epoch has {steps_an_epoch:,.2f}"),
+        ("steps", f"{len(seen.steps):,} of {counted(order.global_packs, 'pack')}; an epoch has {steps_an_epoch:,.2f}"),
         ("cost of a pack", f"{low:.2f} to {high:.2f} of the mean; {vision:.1%} of all is the vision tower"),
-        ("lost by waiting", f"{once:.2%} on {seen.world} ranks, {once_random:.2%} in random order"),
+        ("lost by waiting", f"{once:.2%} on {counted(seen.world, 'rank')}, {once_random:.2%} in random order"),
         ("  in two waits", f"{twice:.2%}, {twice_random:.2%} in random order: after the vision tower too"),
         ("rank 0 reads", _reads(seen, workers)),
         ("mix of sources", _mix(seen)),
@@ -127,7 +128,8 @@ def _reads(seen: "Preview", workers: int) -> str:
 
     reads = rank_reads(seen.sets, seen.steps[0], 0, seen.world, seen.micro_packs)
     shared = f", shared by {workers} workers" if workers > 1 else ""
-    return f"{reads.packs:,} packs of {reads.shards:,} shards in step 1, {ui.count(reads.bytes)}B{shared}"
+    packs = f"{counted(reads.packs, 'pack')} of {counted(reads.shards, 'shard')}"
+    return f"{packs} in step 1, {ui.count(reads.bytes)}B{shared}"
 
 
 def _mix(seen: "Preview") -> str:

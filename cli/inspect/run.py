@@ -1,11 +1,10 @@
 """lmms inspect run: the curves of one or more runs, side by side."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.cli.inspect.run_words import parting_sentences, summary_rows
+from lmms.configs.nested import finite
 
 if TYPE_CHECKING:
     from lmms.cli.inspect.charts import Chart
@@ -44,7 +44,7 @@ def run(
     partings = [parting(runs[0], other) for other in runs[1:]]
     if as_json:
         found = {"runs": [asdict(one) for one in sums], "partings": [asdict(one) for one in partings]}
-        typer.echo(json.dumps(_finite(found), ensure_ascii=False))
+        typer.echo(json.dumps(finite(found), ensure_ascii=False))
     elif html is not None:
         from lmms.cli.inspect.page.write import page
 
@@ -140,12 +140,3 @@ def _table(runs: Sequence["History"], sums: Sequence["Summary"]) -> Table:
     for name in dict.fromkeys(name for row in rows for name in row):
         table.add_row(Text(name, "dim"), *(Text(row.get(name, "-")) for row in rows))
     return table
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

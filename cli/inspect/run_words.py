@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lmms.cli import ui
 from lmms.configs.stores.store import setting_text
+from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.train.watch.summary import Parting, Summary
@@ -27,7 +28,7 @@ def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
     shares = [("target", one.target_share), ("visual", one.visual_share), ("padding on top", one.padding_share)]
     if known := [f"{share:.1%} {name}" for name, share in shares if share is not None]:
         yield "of these", ", ".join(known)
-    of_what = f"all but {one.profiled:,} profiled steps" if one.profiled else "all of it"
+    of_what = f"all but {counted(one.profiled, 'profiled step')}" if one.profiled else "all of it"
     rate = f", {ui.count(one.tokens_per_s)} tokens/s over {of_what}" if math.isfinite(one.tokens_per_s) else ""
     yield "time", f"{ui.duration(3600 * one.hours)}{rate}"
     if one.mfu is not None and one.busy_mfu is not None:
@@ -35,9 +36,9 @@ def summary_rows(one: "Summary") -> Iterator[tuple[str, str]]:
     yield "waiting for data", f"{one.data_wait:.1%}"
     yield "memory", number(one.memory, "bytes")
     if one.resumes is not None:
-        yield "resumed", f"{one.resumes} times"
+        yield "resumed", counted(one.resumes, "time")
     # Other alarms of the log are of skipped steps: those have a row.
-    yield "parts without gradient", f"{one.alarms:,} alarm{'s' if one.alarms > 1 else ''}" if one.alarms else "none"
+    yield "parts without gradient", counted(one.alarms, "alarm") if one.alarms else "none"
     yield "masked conversations", f"{one.masked:,}"
     yield "skipped steps", f"{one.skipped:,}"
     if one.profiled:
@@ -55,6 +56,6 @@ def parting_sentences(first: str, one: "Parting") -> Iterator[str]:
     until = "" if one.packs is None else " before that"
     loss = "and the same losses" if one.loss is None else f"other losses from step {one.loss:,} on"
     most = "" if one.loss is None or one.most == 0 else f", {one.most:.2g} apart at most{until} (relative)"
-    yield f"{one.folder} against {first}, {one.common:,} steps of both: {packs}, {loss}{most}"
+    yield f"{one.folder} against {first}, {counted(one.common, 'step')} of both: {packs}, {loss}{most}"
     for key, (before, after) in one.settings.items():
         yield f"  {key}: {setting_text(before)} there, {setting_text(after)} here"

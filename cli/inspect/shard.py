@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.configs.errors import DatasetError
+from lmms.configs.words import counted, short_places
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -65,11 +66,11 @@ def verify(folder: Folder) -> None:
 
     Example: lmms inspect verify shards/
     """
-    from lmms.train.data.verify import verify_dataset
+    from lmms.train.data.verify import verify
 
     screen = ui.console()
     with ui.progress(screen, "packs") as show:
-        faults = list(verify_dataset(folder, lambda done, packs: show("checking", done, packs, "")))
+        faults = list(verify(folder, lambda done, packs: show("checking", done, packs, "")))
     if faults:
         more = [f"... and {len(faults) - _FAULTS_SHOWN} more"] if len(faults) > _FAULTS_SHOWN else []
         raise DatasetError("\n".join([f"{folder} is damaged:", *faults[:_FAULTS_SHOWN], *more]))
@@ -121,10 +122,13 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
     rows = [
         ("model", f"{manifest.model} ({manifest.family})"),
         ("records", f"{counts['packed']:,} packed, {counts['rejected']:,} rejected, {counts['skipped']:,} skipped"),
-        ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens in {len(dataset.shards):,} shards"),
+        ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens in {counted(len(dataset.shards), 'shard')}"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens']:,} targets{_mean_weight(sidecar)}"),
-        ("images", f"{counts['media']:,}, {counts['patches']:,} patches"),
-        *(("source", f"{s['name']}: {s['packed']:,} records, {s['tokens']:,} tokens") for s in manifest.sources),
+        ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),
+        *(
+            ("source", f"{s['name']}: {counted(s['packed'], 'record')}, {counted(s['tokens'], 'token')}")
+            for s in manifest.sources
+        ),
     ]
     screen.print(ui.facts(dataset.where, rows))
     lengths = read_table(dataset, SAMPLES_NAME)["tokens"].to_numpy()
@@ -143,11 +147,14 @@ def _show_pack(
     screen: Console, number: int, pack: "Pack", dataset: "Dataset", tokenizer: "Tokenizer", shorten: bool
 ) -> None:
     screen.rule(
-        f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {len(pack.lengths)} conversations", align="left"
+        f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {counted(len(pack.lengths), 'conversation')}",
+        align="left",
     )
+    places = [source["name"] for source in dataset.manifest.sources]
+    names = dict(zip(places, short_places(places), strict=True))
     for i, segment in enumerate(pack_segments(pack, dataset.manifest)):
         weight = "" if segment["weight"] == 1 else f", weight {segment['weight']:g}"
-        place = escape(f"{segment['source']}, row {segment['row']}{weight}")
+        place = escape(f"{names[segment['source']]}, row {segment['row']}{weight}")
         screen.rule(
             f"{i}  [{segment['start']:,}, {segment['end']:,})  {place}", align="left", style="dim", characters="╌"
         )
@@ -169,7 +176,7 @@ def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") 
         if (start, end) in images:
             media = images[start, end]
             (w, h), (_, grid_h, grid_w) = media["size"], media["grid_thw"]
-            grid = f"{grid_h} x {grid_w} patches, {end - start} tokens"
+            grid = f"{grid_w} x {grid_h} patches, {end - start} tokens"
             what = f"{media['kind']} {w} x {h}, {grid}, {media['bytes']:,} bytes"
             text.append(f"[{what}]", style="bold cyan")
         else:

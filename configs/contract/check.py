@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmms.configs.contract.geometry import grid_tokens
+from lmms.configs.contract.geometry import Vision, grid_tokens
 from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT, Pack
 
 
@@ -16,6 +16,16 @@ class PackLimits:
     max_patches: int
     image_token_id: int | None
     merge_size: int
+
+
+def pack_limits(seq_len: int, max_patches: int, vision: Vision | None, image_token_id: int | None) -> PackLimits:
+    """The limits of the packs of a model; vision and image_token_id: None for a model that reads no images."""
+    return PackLimits(
+        seq_len=seq_len,
+        max_patches=max_patches,
+        image_token_id=image_token_id,
+        merge_size=vision.merge_size if vision else 1,
+    )
 
 
 def check_pack(pack: Pack, limits: PackLimits) -> list[str]:

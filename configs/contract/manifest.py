@@ -5,7 +5,6 @@ hash of every pack. `open_dataset` compares sizes (cheap, on every start); `lmms
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 
 import xxhash
 
-from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.check import PackLimits, pack_limits
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.mds import INDEX_NAME, ShardFile, read_index
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION
 from lmms.configs.errors import ConfigError, DatasetError
+from lmms.configs.files import write_whole
 from lmms.configs.stores.remote import missing
 from lmms.configs.stores.store import Cache, LocalStore, Store, open_store
 
@@ -61,13 +61,7 @@ class Manifest:
     @property
     def limits(self) -> PackLimits:
         """What every pack of this folder keeps to."""
-        merge_size = self.vision.merge_size if self.vision else 1
-        return PackLimits(
-            seq_len=self.seq_len,
-            max_patches=self.max_patches,
-            image_token_id=self.image_token_id,
-            merge_size=merge_size,
-        )
+        return pack_limits(self.seq_len, self.max_patches, self.vision, self.image_token_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +99,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json so that it is there whole or not at all. The checksum covers everything but itself."""
     body = asdict(manifest)
     text = json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True, ensure_ascii=False)
-    part = folder / (MANIFEST_NAME + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(folder / MANIFEST_NAME)
+    write_whole(folder / MANIFEST_NAME, text + "\n")
 
 
 def read_manifest(store: Store) -> Manifest:

@@ -70,11 +70,6 @@ def encode_value(encoding: str, value: Any) -> bytes:
     raise TypeError(f"column encoding {encoding!r} cannot hold a {type(value).__name__}")
 
 
-def decode_value(encoding: str, data: bytes) -> Any:
-    """Inverse of encode_value. Arrays are read-only views of `data`."""
-    return _decoder(encoding)(data, 0, len(data))
-
-
 def encode_sample(columns: Mapping[str, str], values: Mapping[str, Any]) -> bytes:
     """All columns of one sample. `columns` is name -> encoding."""
     data = [encode_value(columns[name], values[name]) for name in sorted(columns)]

@@ -11,12 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from lmms.configs.contract.families import family_facts
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.errors import ModelError
-
-TEXT_FAMILIES = ("qwen2", "qwen3")
-VISION_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""The model_type of config.json names the family: Qwen2.5, Qwen3; Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
 
 PREP_FILES = ("*.json", "*.jinja")
 TRAIN_FILES = (*PREP_FILES, "*.safetensors", "*.txt")
@@ -72,21 +69,18 @@ def resolve_model(model: str, patterns: Sequence[str]) -> Path:
 def read_model_folder(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ModelFolder:
     """Read a folder. min_pixels and max_pixels, in pixels, override the processor's."""
     config = _read_json(path / "config.json")
-    family = config.get("model_type")
-    if family not in TEXT_FAMILIES + VISION_FAMILIES:
-        known = ", ".join(TEXT_FAMILIES + VISION_FAMILIES)
-        raise ModelError(f"{path / 'config.json'}: model_type {family!r} is not supported; expected one of {known}")
+    placeholders = family_facts(config.get("model_type"), path / "config.json").placeholders
     tokenizer = _read_json(path / "tokenizer.json")
     tokenizer_config = _read_json(path / "tokenizer_config.json")
-    has_vision = family in VISION_FAMILIES
+    has_vision = "image" in placeholders
     return ModelFolder(
         path=path,
-        family=family,
+        family=config["model_type"],
         tokenizer_json=path / "tokenizer.json",
         chat_template=_chat_template(path, tokenizer_config, has_vision),
         special_tokens=_special_tokens(tokenizer_config),
         vision=_read_vision(path, min_pixels, max_pixels) if has_vision else None,
-        image_token_id=_image_token_id(path, config, tokenizer) if has_vision else None,
+        image_token_id=_token_id(path, config, tokenizer, "image", placeholders["image"]) if has_vision else None,
         tokenizer_fingerprint=_tokenizer_fingerprint(path, tokenizer),
     )
 
@@ -128,12 +122,13 @@ def _image_settings(path: Path) -> tuple[Path, dict[str, Any]]:
     return path / "preprocessor_config.json", _read_json(path / "preprocessor_config.json")
 
 
-def _image_token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
-    token_id = config.get("image_token_id")
-    placeholder = [t["id"] for t in tokenizer.get("added_tokens", ()) if t["content"] == "<|image_pad|>"]
+def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any], kind: str, token: str) -> int:
+    """The id of the placeholder of a kind of media, on which config.json and tokenizer.json must agree."""
+    token_id = config.get(f"{kind}_token_id")
+    placeholder = [t["id"] for t in tokenizer.get("added_tokens", ()) if t["content"] == token]
     if not isinstance(token_id, int) or [token_id] != placeholder:
         raise ModelError(
-            f"{path}: image_token_id is {token_id} in config.json, <|image_pad|> is {placeholder} in tokenizer.json"
+            f"{path}: {kind}_token_id is {token_id} in config.json, {token} is {placeholder} in tokenizer.json"
         )
     return token_id
 

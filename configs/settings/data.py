@@ -1,14 +1,15 @@
 """Which shards a run reads, in which order, and how."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.settings.ranges import MOST_SECONDS, check_range
+from lmms.configs.ranges import MOST_SECONDS, Range
+from lmms.configs.typed import check_fields
 
-MOST_PACKS = 2**20
-"""Of a step, of a group, of a pass."""
+Packs = Annotated[int, Range(1, 2**20)]
+"""Packs in one step, group or pass."""
+Amount = Annotated[float, Range(above=0)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,12 +18,15 @@ class ShareConfig:
 
     shards: str
     """Folder or URL of one shard folder."""
-    weight: float | None = None
+    weight: Amount | None = None
     """Share of the tokens, relative to the other sets' weights."""
-    tokens: float | None = None
+    tokens: Amount | None = None
     """Tokens of this set in each pass over the mixture."""
-    epochs: float | None = None
+    epochs: Amount | None = None
     """Passes over this set in each pass over the mixture."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.mixture")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,33 +37,25 @@ class DataConfig:
     """Folder that `lmms prep build-shards` wrote, or its URL: s3, gs, az, http(s), sftp, hf, oci, dbfs."""
     mixture: tuple[ShareConfig, ...] = ()
     """Several sets of shards instead of one: a list of {shards, weight | tokens | epochs}."""
-    global_packs: int = 8
+    global_packs: Packs = 8
     """Packs of an optimizer step, over all ranks and micro-steps; no ranks have to divide it."""
-    group_packs: int = 1
+    group_packs: Packs = 1
     """Neighbours in the order that cost alike: the number of ranks, if packs differ much; see `lmms inspect order`."""
-    micro_packs: int = 1
+    micro_packs: Packs = 1
     """Packs of a forward pass on one rank; the rest of a rank's share is accumulated."""
-    workers: int = 2
+    workers: Annotated[int, Range(0, 1024)] = 2
     """Loader processes a rank; 0 loads in the training process. The order does not depend on it."""
     on_bad_media: Literal["stop", "mask"] = "stop"
     """An image that fails at training: stop with its record's name, or train its conversation with weight 0."""
     cache: str | None = None
     """Folder on this node for shards read from a URL; runs may share it. Default: packs are read where they are."""
-    cache_gb: float = 200.0
+    cache_gb: Annotated[float, Range(0)] = 200.0
     """Size of the cache, in 1e9 bytes; shards whose next use is furthest go first."""
-    retry_s: float = 120.0
+    retry_s: Annotated[float, Range(0, MOST_SECONDS)] = 120.0
     """Seconds for which a store that fails is asked again before the run stops."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("global_packs", 1, MOST_PACKS),
-            ("group_packs", 1, MOST_PACKS),
-            ("micro_packs", 1, MOST_PACKS),
-            ("workers", 0, 1024),
-            ("cache_gb", 0, math.inf),
-            ("retry_s", 0, MOST_SECONDS),
-        ):
-            check_range(f"data.{name}", getattr(self, name), low, high)
+        check_fields(self, "data")
         _check_shares(self)
 
     @property
@@ -74,12 +70,11 @@ class EvalConfig:
 
     shards: str
     """Folder or URL of a shard folder; all of its packs are read each time."""
-    every_steps: int = 500
+    every_steps: Annotated[int, Range(1)] = 500
     """Optimizer steps between evaluations; the last step is always evaluated."""
 
     def __post_init__(self) -> None:
-        if self.every_steps < 1:
-            raise ConfigError(f"eval.every_steps is {self.every_steps}, expected at least 1")
+        check_fields(self, "eval")
 
 
 def _check_shares(data: DataConfig) -> None:
@@ -91,8 +86,6 @@ def _check_shares(data: DataConfig) -> None:
         given = [kind for kind, amount in amounts.items() if amount is not None]
         if len(given) != 1:
             raise ConfigError(f"data.mixture[{i}] has {given or 'no amount'}, expected one of {list(amounts)}")
-        if amounts[given[0]] <= 0:
-            raise ConfigError(f"data.mixture[{i}].{given[0]} is {amounts[given[0]]:g}, expected above 0")
         kinds.add(given[0])
     if len(kinds) > 1:
         raise ConfigError(f"data.mixture measures by {sorted(kinds)}, expected one of them for all sets")

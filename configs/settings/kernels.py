@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.typed import check_fields
 
 Attention = Literal["varlen", "flash-attn-2", "flash-attn-3", "flash-attn-4", "sdpa"]
 
@@ -12,7 +13,7 @@ Attention = Literal["varlen", "flash-attn-2", "flash-attn-3", "flash-attn-4", "s
 class KernelsConfig:
     """Which kernels the model runs on. What is chosen is said at start; what is asked for and cannot be used stops."""
 
-    attention: Literal["auto", "varlen", "flash-attn-2", "flash-attn-3", "flash-attn-4", "sdpa"] = "auto"
+    attention: Literal["auto", Attention] = "auto"
     """varlen (in torch), flash-attn-2, -3, -4 (packages), or sdpa, which is slow; auto: varlen, on a CPU sdpa."""
     liger: Literal["auto", "on", "off"] = "auto"
     """Liger's norms, MLPs and rotations; auto: on a GPU where it is installed and blocks are not compiled."""
@@ -20,6 +21,7 @@ class KernelsConfig:
     """Compile each block. Batches are then padded to a few shapes, so that it happens in the first steps alone."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "kernels")
         if self.compile and self.liger == "on":
             raise ConfigError(
                 "kernels.liger is on and kernels.compile is true, expected one of them: in a compiled block Liger's"

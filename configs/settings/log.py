@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.typed import check_fields
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,5 +21,6 @@ class LogConfig:
     """offline: into output/wandb, without network; `wandb sync` sends it later."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "log")
         if self.wandb is None and (self.wandb_name is not None or self.wandb_mode != "online"):
             raise ConfigError("log.wandb_name or log.wandb_mode is set, but log.wandb is not; name a wandb project")

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import Range
+from lmms.configs.typed import check_fields
 
 ALL_LINEAR = "all-linear"
 
@@ -13,11 +15,11 @@ ALL_LINEAR = "all-linear"
 class LoraConfig:
     """Low-rank additions to frozen linear layers (arXiv 2106.09685)."""
 
-    rank: int = 16
+    rank: Annotated[int, Range(1)] = 16
     """Width of each pair of matrices."""
-    alpha: int = 32
+    alpha: Annotated[int, Range(1)] = 32
     """What the pairs add is multiplied with alpha / rank."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0, below=1)] = 0.0
     """Share of a pair's inputs that training sets to 0."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Biases that are trained too: of all that `train` sets to lora, or of the layers with LoRA."""
@@ -30,12 +32,7 @@ class LoraConfig:
     all that it holds."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"lora.rank is {self.rank}, expected at least 1")
-        if self.alpha < 1:
-            raise ConfigError(f"lora.alpha is {self.alpha}, expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"lora.dropout is {self.dropout}, expected a share from 0 to below 1")
+        check_fields(self, "lora")
         if not self.targets:
             raise ConfigError(f"lora.targets is empty, expected names of linear layers or {ALL_LINEAR}")
         if self.target_regex is None:

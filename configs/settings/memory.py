@@ -1,9 +1,11 @@
 """What is kept for backward, and where: the section `memory` of a run file."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import Range
+from lmms.configs.typed import check_fields
 
 Recompute = Literal["none", "elementwise", "full"]
 """What backward computes again of a block instead of finding it kept."""
@@ -18,16 +20,12 @@ class MemoryConfig:
     or everything, from the block's inputs (full)."""
     recompute_vision: Recompute | None = None
     """The same of the vision tower's blocks. Default: as recompute."""
-    offload_activations_gb: float = 0.0
+    offload_activations_gb: Annotated[float, Range(0)] = 0.0
     """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none. With
     recompute: elementwise only where blocks are compiled (kernels.compile)."""
 
     def __post_init__(self) -> None:
-        if self.offload_activations_gb < 0:
-            raise ConfigError(
-                f"memory.offload_activations_gb is {self.offload_activations_gb:g}, expected 0 (none) or GB of main"
-                " memory for each rank"
-            )
+        check_fields(self, "memory")
 
     @property
     def vision(self) -> Recompute:
@@ -36,7 +34,7 @@ class MemoryConfig:
 
     @property
     def offload_bytes(self) -> int:
-        """Of main memory, a rank."""
+        """Bytes of main memory for each rank."""
         return int(self.offload_activations_gb * 1e9)
 
 

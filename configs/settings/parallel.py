@@ -1,19 +1,21 @@
 """How the ranks of a run share its work: the section `parallel` of a run file."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from lmms.configs.errors import ConfigError
-from lmms.configs.settings.ranges import check_range
+from lmms.configs.ranges import Range
+from lmms.configs.typed import check_fields
+from lmms.configs.words import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
     """How ranks share the work. Whatever is set, a run computes the same."""
 
-    sequence: int = 1
+    sequence: Annotated[int, Range(1)] = 1
     """Ranks, best of one node, that train on the same packs, each on a run of the tokens: for packs of 64k and more."""
-
-    replicate: int = 1
+    replicate: Annotated[int, Range(1)] = 1
     """Copies of the weights, each sharded over ranks / replicate of them, best those of one node: less traffic between
     nodes, more memory."""
     reshard: bool = True
@@ -24,8 +26,7 @@ class ParallelConfig:
     brought when it runs."""
 
     def __post_init__(self) -> None:
-        for name in ("sequence", "replicate"):
-            check_range(f"parallel.{name}", getattr(self, name), 1)
+        check_fields(self, "parallel")
 
 
 def check_ranks(sequence: int, replicate: int, ranks: int) -> None:
@@ -33,7 +34,8 @@ def check_ranks(sequence: int, replicate: int, ranks: int) -> None:
     for name, value in (("sequence", sequence), ("replicate", replicate)):
         if ranks % value:
             raise ConfigError(
-                f"parallel.{name} is {value}, but there are {ranks} ranks, not a multiple of it; start"
+                f"parallel.{name} is {value}, but there {'is' if ranks == 1 else 'are'} {counted(ranks, 'rank')}, not a"
+                " multiple of it; start"
                 f" {-(-ranks // value) * value} ranks, or set parallel.{name} to one of {divisors(ranks)}"
             )
 

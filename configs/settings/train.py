@@ -1,14 +1,14 @@
 """What a user may set for `lmms train`: frozen, checked once. The doc string under a field is its help text."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmms.configs.by_part import check_patterns
 from lmms.configs.contract.loss_weight import LossWeight
 from lmms.configs.errors import ConfigError
+from lmms.configs.ranges import MOST_SECONDS, Range
 from lmms.configs.settings.data import DataConfig, EvalConfig
 from lmms.configs.settings.kernels import KernelsConfig
 from lmms.configs.settings.log import LogConfig
@@ -17,8 +17,10 @@ from lmms.configs.settings.memory import MemoryConfig, check_recompute
 from lmms.configs.settings.optim import OptimConfig
 from lmms.configs.settings.parallel import ParallelConfig, check_offload
 from lmms.configs.settings.profile import ProfileConfig
-from lmms.configs.settings.ranges import MOST_SECONDS, check_range
+from lmms.configs.typed import check_fields
 
+Steps = Annotated[int, Range(1)]
+Length = Annotated[float, Range(above=0)]
 How = Literal["full", "lora", "frozen"]
 """How a parameter is trained; lora: it is frozen, and linear layers get LoRA."""
 EVERYTHING: Mapping[str, How] = MappingProxyType({"default": "full"})
@@ -39,6 +41,9 @@ class ModelConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type; master weights are always fp32. auto: bf16 on CUDA, fp32 on the CPU."""
 
+    def __post_init__(self) -> None:
+        check_fields(self, "model")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -48,16 +53,16 @@ class TrainConfig:
     data: DataConfig
     output: str
     """Folder of checkpoints, metrics.jsonl and the resolved config."""
-    max_steps: int | None = None
+    max_steps: Steps | None = None
     """Optimizer steps of the whole run, counted from its very start. Set this, max_epochs or max_tokens."""
-    max_epochs: float | None = None
+    max_epochs: Length | None = None
     """Instead of max_steps: passes over the shards, or over the mixture."""
-    max_tokens: float | None = None
+    max_tokens: Length | None = None
     """Instead of max_steps: tokens, by the mean of the packs."""
     train: dict[str, How] = field(default_factory=lambda: dict(EVERYTHING))
     """What is trained: {default, llm, vision, aligner, <regex of parameter names>}, each full, lora or frozen."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """Of what `train` sets to lora."""
+    """How LoRA is made where `train` says lora."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss_weight: LossWeight = "token"
     """What counts alike in the loss: token: every target token; conversation: every conversation, however long; sqrt:
@@ -69,14 +74,14 @@ class TrainConfig:
     """Evaluation during training, its loss by token whatever loss_weight is; the order and the random numbers of the
     training do not notice it."""
     seed: int = 0
-    """Of the order of packs and of random weights."""
-    save_steps: int = 500
+    """Decides the order of packs and random weights."""
+    save_steps: Steps = 500
     """Steps between checkpoints; the last step is always saved."""
     save_async: bool = True
     """Write checkpoints beside the training, from a copy in main memory; false: the training waits."""
-    save_total_limit: int | None = None
+    save_total_limit: Steps | None = None
     """Checkpoints kept; the oldest are deleted first. Default: all."""
-    save_keep_every: int | None = None
+    save_keep_every: Steps | None = None
     """Checkpoints of steps that are a multiple of this are never deleted."""
     metric_for_best_model: Literal["loss", "eval_loss"] | None = None
     """The checkpoint that is best by this is never deleted, and best.json names it."""
@@ -88,14 +93,14 @@ class TrainConfig:
     """auto: from the newest complete checkpoint in output, if any; never; or a checkpoint folder."""
     resume_changes: tuple[Literal["global_packs", "mixture"], ...] = ()
     """What may differ from the run that is resumed; it takes effect from the position reached."""
-    grace_s: float = 60.0
+    grace_s: Annotated[float, Range(0, MOST_SECONDS)] = 60.0
     """Seconds after SIGTERM in which a last checkpoint is written; then the process ends without."""
-    stall_s: float = 1800.0
+    stall_s: Annotated[float, Range(1, MOST_SECONDS)] = 1800.0
     """Seconds without progress after which a rank or a loader that hangs becomes an error with its stack."""
-    max_skipped: int = 3
+    max_skipped: Annotated[int, Range(0)] = 3
     """Steps in a row whose loss or gradient may be infinite or not a number. Such a step leaves the weights as they
     were, and is named; one more stops the run. 0: the first one does."""
-    log_steps: int = 1
+    log_steps: Steps = 1
     """Steps between lines of the log; metrics.jsonl has every step."""
     log: LogConfig = field(default_factory=LogConfig)
     """Boards that show the run: TensorBoard, wandb."""
@@ -108,6 +113,7 @@ class TrainConfig:
     an error; Liger is not used."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         length = {name: getattr(self, name) for name in ("max_steps", "max_epochs", "max_tokens")}
         given = {name: value for name, value in length.items() if value is not None}
         if len(given) != 1:
@@ -115,19 +121,6 @@ class TrainConfig:
             raise ConfigError(
                 f"the length of the run is set by {found}, expected one of {', '.join(length)}; null takes one back"
             )
-        for name, value in given.items():
-            if value <= 0:
-                raise ConfigError(f"{name} is {value}, expected above 0")
-        for name, low, high in (
-            ("save_steps", 1, math.inf),
-            ("log_steps", 1, math.inf),
-            ("save_total_limit", 1, math.inf),
-            ("save_keep_every", 1, math.inf),
-            ("grace_s", 0, MOST_SECONDS),
-            ("stall_s", 1, MOST_SECONDS),
-            ("max_skipped", 0, math.inf),
-        ):
-            check_range(name, getattr(self, name), low, high)
         if self._reads_far_away and self.data.retry_s > 0.9 * self.stall_s:
             raise ConfigError(
                 f"data.retry_s is {self.data.retry_s:g}, expected at most 0.9 x stall_s ({self.stall_s:g}): the run"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from lmms.configs.errors import ConfigError, DatasetError, nearest
+from lmms.configs.errors import ConfigError, DatasetError, nearest, refuse_file_limit
 from lmms.configs.stores.remote import FileStore, ObjectStore, missing
 
 _MODULES = {
@@ -75,6 +75,7 @@ class LocalStore:
         except FileNotFoundError:
             raise missing(str(path)) from None
         except OSError as error:
+            refuse_file_limit(error)
             raise DatasetError(f"{path} cannot be read ({error.strerror}); copy it again or rebuild") from error
 
 

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from lmms.configs.contract.pack import REJECT_TABLE
 from lmms.configs.errors import BuildError
 from lmms.prep.engine.store import SPOOLED, Spooled
-from lmms.prep.output import REJECTS_ENDING
 from lmms.prep.reject import Reject
-from lmms.prep.sources import Source
+from lmms.prep.sources import REJECTS_ENDING, Source
 from lmms.prep.tables import write_rows
 
 
@@ -54,7 +53,7 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     if not considered:
         raise BuildError(f"no records in {', '.join(source.name for source in ledger.sources[:5])}: nothing to pack")
     kept = out.with_name(out.name + REJECTS_ENDING)
-    write_rejects(kept, ledger)
+    write_rows(kept, REJECT_TABLE, reject_rows(ledger))
     first: dict[str, tuple[int, int, Reject]] = {}
     for entry in ledger.rejects:
         first.setdefault(entry[2].reason, entry)
@@ -67,9 +66,9 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     raise BuildError("\n".join([f"{share}, {limit}. All of them, with reasons: {kept}", *lines]))
 
 
-def write_rejects(path: Path, ledger: Ledger) -> None:
-    """rejects.parquet: a row a rejected record, in reading order."""
-    rows = [
+def reject_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """A row of rejects.parquet for each rejected record, in reading order."""
+    return [
         {
             "source": ledger.sources[source].name,
             "row": row,
@@ -79,7 +78,6 @@ def write_rejects(path: Path, ledger: Ledger) -> None:
         }
         for source, row, reject in ledger.rejects
     ]
-    write_rows(path, REJECT_TABLE, rows)
 
 
 def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:

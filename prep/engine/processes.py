@@ -38,7 +38,8 @@ def map_ordered(
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             raise BuildError(
-                "a worker process died (out of memory?); use fewer --workers or a machine with more"
+                "a worker process died, out of memory or in a script without `if __name__ == '__main__':`; use fewer"
+                " workers or a machine with more memory, or add that line"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -13,8 +13,9 @@ from lmms.configs.contract.mds import decode_sample, encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer
+from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Recipe, make_sample
-from lmms.prep.sources import BLANK, Chunk, Source, chunk_values
+from lmms.prep.sources import BLANK, Source, chunk_values
 
 SPOOLED = np.dtype(
     {

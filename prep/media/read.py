@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
+from lmms.configs.errors import refuse_file_limit
 from lmms.prep.reject import Reject
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -95,6 +96,7 @@ def _first_file(names: list[str], value: str, root: Path, max_bytes: int) -> byt
         except ValueError as error:  # a NUL byte, or half of a surrogate pair
             raise Reject("bad_part", f"{_shown(value)} is not a path: {error}") from error
         except OSError as error:
+            refuse_file_limit(error)
             if error.errno == errno.ENAMETOOLONG:
                 hint = "base64 data needs data:image/TYPE;base64, before it"
                 raise Reject("bad_part", f"{_shown(value)} is too long for a path; {hint}") from error

@@ -4,8 +4,9 @@ The conversation is rendered once, whole. The text is then cut at the special to
 itself cuts first, so the pieces give the ids of the whole. Special-token text that a user typed must stay text: a mark
 is put inside it before the template runs and taken out of the pieces afterwards, so it never becomes a control token.
 
-Turns are found in the rendering by <|im_start|> and <|im_end|> and compared with the record's: what a template drops or
-moves is a Reject here, never a shifted placeholder. RENDERER_VERSION is part of a build's fingerprint.
+Turns are found in the rendering by the family's tokens for start and end and compared with the record's: what a
+template drops or moves is a Reject here, never a shifted placeholder. RENDERER_VERSION is part of a build's
+fingerprint.
 """
 
 import re
@@ -18,16 +19,17 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from lmms.configs.contract.families import family_facts
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import ModelError
 from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
-from lmms.prep.render.families import TEMPLATE_MESSAGES
+from lmms.prep.render.families import FAMILIES
+from lmms.prep.render.families.family import Family
 from lmms.prep.render.template import compile_template
 
 RENDERER_VERSION = "1"
 
-TURN_START, TURN_END, IMAGE = "<|im_start|>", "<|im_end|>", "<|image_pad|>"
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Noncharacters: Unicode keeps them free for such private use, and they have no place in interchanged text."""
 
@@ -36,7 +38,9 @@ _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 class Renderer:
     """The template and tokenizer of one model, loaded."""
 
-    family: str
+    family: Family
+    image: str | None
+    """The special token that stands for an image; None for models that read text only."""
     template: jinja2.Template
     special_tokens: dict[str, str]
     tokenizer: Tokenizer
@@ -78,23 +82,34 @@ def load_renderer(folder: ModelFolder) -> Renderer:
             if token.lstrip or token.rstrip or token.single_word:
                 raise ModelError(f"{folder.tokenizer_json}: special token {token.content!r} strips its surroundings")
             control_ids[token.content] = token_id
-    missing = [token for token in (TURN_START, TURN_END) if token not in control_ids]
+    family, facts = FAMILIES[folder.family], family_facts(folder.family, folder.path)
+    missing = [token for token in (family.turn_start, family.turn_end) if token not in control_ids]
     if missing:
-        raise ModelError(f"{folder.tokenizer_json} lacks the special tokens {', '.join(missing)} of a Qwen chat")
+        raise ModelError(
+            f"{folder.tokenizer_json} lacks the special tokens {', '.join(missing)}, expected those of {folder.family}"
+        )
     # From here on, special-token text that is left in a piece is text.
     tokenizer.encode_special_tokens = True
     control = re.compile("(" + "|".join(re.escape(t) for t in sorted(control_ids, key=len, reverse=True)) + ")")
     template = compile_template(folder.chat_template)
-    return Renderer(folder.family, template, dict(folder.special_tokens), tokenizer, control_ids, control)
+    return Renderer(
+        family=family,
+        image=facts.placeholders.get("image"),
+        template=template,
+        special_tokens=dict(folder.special_tokens),
+        tokenizer=tokenizer,
+        control_ids=control_ids,
+        control=control,
+    )
 
 
 def render(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> Rendered:
     """Render a record whose k-th image takes image_tokens[k] tokens."""
-    messages = TEMPLATE_MESSAGES[renderer.family](record)
+    messages = renderer.family.template_messages(record)
     mark = _free_mark(renderer, messages)
     text = _apply_template(renderer, _marked(messages, renderer, mark) if mark else messages)
     pieces = renderer.control.split(text)  # text, control, text, control, ..., text
-    turns, headers = _turns(pieces)
+    turns, headers = _turns(pieces, renderer)
     _check_turns(turns, record)
     plain = [piece.replace(mark, "") for piece in pieces[::2]] if mark else pieces[::2]
     encoded = renderer.tokenizer.encode_batch(plain, add_special_tokens=False)
@@ -123,44 +138,44 @@ def _assemble(
         if i % 2 == 0:
             encoding = encoded[i // 2]
             if i in headers and opened is not None:
-                raise _unclosed()
+                raise _unclosed(renderer.family.turn_end)
             if roles.get(i) == "assistant" and (weight := next(weights)):
                 opened = len(ids) + sum(end <= headers[i] for _, end in encoding.offsets)
             ids.extend(encoding.ids)
-        elif piece == IMAGE:
+        elif piece == renderer.image:
             image_starts.append(len(ids))
             ids.extend([renderer.control_ids[piece]] * next(sizes))
         else:
             ids.append(renderer.control_ids[piece])
-            if piece == TURN_END and opened is not None:
+            if piece == renderer.family.turn_end and opened is not None:
                 targets.append((opened, len(ids)))
                 target_weights.append(weight)
                 opened = None
     if opened is not None:
-        raise _unclosed()
+        raise _unclosed(renderer.family.turn_end)
     if not targets:
         raise Reject("no_target_tokens", "every assistant turn has weight 0: nothing to learn from", "messages")
     return Rendered(np.array(ids, np.int32), targets, target_weights, image_starts, dropped_text)
 
 
-def _unclosed() -> Reject:
+def _unclosed(turn_end: str) -> Reject:
     return Reject(
         "template_changes_record",
-        f"the chat template does not close an assistant turn with {TURN_END}: the model would not learn where to stop",
+        f"the chat template does not close an assistant turn with {turn_end}: the model would not learn where to stop",
         "messages",
     )
 
 
-def _turns(pieces: Sequence[str]) -> tuple[list[_Turn], dict[int, int]]:
+def _turns(pieces: Sequence[str], renderer: Renderer) -> tuple[list[_Turn], dict[int, int]]:
     """The turns of a rendering, and for each piece that opens one the length of its header in characters."""
     turns: list[_Turn] = []
     headers = {}
     for i, piece in enumerate(pieces):
-        if i % 2 == 1 and piece == TURN_START:
+        if i % 2 == 1 and piece == renderer.family.turn_start:
             role, newline, _ = pieces[i + 1].partition("\n")
             turns.append(_Turn(role, 0))
             headers[i + 1] = len(role) + len(newline)
-        elif i % 2 == 1 and piece == IMAGE:
+        elif i % 2 == 1 and piece == renderer.image:
             if not turns:
                 raise Reject("template_changes_record", "the template puts an image before the first turn", "messages")
             turns[-1] = _Turn(turns[-1].role, turns[-1].images + 1)

@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
+from lmms.configs.ranges import Range
+from lmms.configs.settings.data import DataConfig
+from lmms.configs.settings.optim import OptimConfig
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.train import TrainConfig
 
@@ -218,11 +222,23 @@ def test_a_wrong_value_in_a_file_names_the_file_and_the_dotted_key(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("text", ["optim:\n\tlr: 1e-5\n", "optim:\n  lr: 1e-5\n\teps: 1\n"])
+def test_a_tab_in_a_file_is_named_with_what_to_use(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path, run=text)
+    line = 1 + text[: text.index("\t")].count("\n")
+    assert refused(TrainConfig, file) == f"{file}, line {line}: a tab stands where YAML takes only spaces; use spaces"
+
+
+def test_a_file_may_be_named_by_a_string(tmp_path: Path) -> None:
+    file = write(tmp_path, run="limit: 7")
+    assert load_config(Numbers, str(file)) == load_config(Numbers, file) == Numbers(limit=7)
+
+
 def test_an_unknown_key_in_a_file_names_the_file_the_dotted_key_and_the_nearest(tmp_path: Path) -> None:
     file = write(tmp_path, run="model: {path: m}\noptim:\n  learning_rate: 1e-5\n  weight_decey: 0.1\n")
-    assert refused(TrainConfig, file).startswith(
-        f"{file}: unknown key 'optim.learning_rate'; known: betas, decay_ratio, eps, lr, "
-    )
+    assert refused(TrainConfig, file) == f"{file}: unknown key 'optim.learning_rate'; it is 'optim.lr' here"
+    file = write(tmp_path, run="optim: {speed: 1}")
+    assert refused(TrainConfig, file).startswith(f"{file}: unknown key 'optim.speed'; known: betas, decay_ratio, eps, ")
     file = write(tmp_path, run="optim: {weight_decey: 0.1}")
     assert refused(TrainConfig, file) == f"{file}: unknown key 'optim.weight_decey'; did you mean 'weight_decay'?"
 
@@ -240,9 +256,38 @@ def test_every_missing_key_is_named_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_what_the_dataclass_refuses_is_refused(tmp_path: Path) -> None:
+def test_a_number_outside_of_its_range_is_refused_with_its_file(tmp_path: Path) -> None:
     file = write(tmp_path, run="model: {path: m}\ndata: {shards: d}\noutput: o\nmax_steps: 0")
-    assert "max_steps is 0, expected above 0" in refused(TrainConfig, file)
+    assert refused(TrainConfig, file) == f"{file}: max_steps is 0, expected at least 1"
+
+
+def test_settings_made_in_python_are_held_to_the_same_ranges_and_types() -> None:
+    with pytest.raises(ConfigError, match=r"^data.global_packs is 0, expected 1 to 1,048,576$"):
+        DataConfig(shards="s", global_packs=0)
+    with pytest.raises(ConfigError, match=r"^seq_len is '128' \(a string\), expected an integer$"):
+        PrepConfig(sources=("a.jsonl",), model="m", seq_len="128", out="o")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words", "inside", "outside"),
+    [
+        (Range(1), "at least 1", [1, 2**40], [0]),
+        (Range(0, 1), "0 to 1", [0, 0.5, 1], [-0.1, 1.1]),
+        (Range(above=0), "above 0", [1e-9], [0, -1]),
+        (Range(0, below=1), "at least 0 and below 1", [0, 0.99], [1, -0.1]),
+        (Range(2**20, 2**31), "1,048,576 to 2,147,483,648", [2**20, 2**31], [2**20 - 1, 2**31 + 1]),
+    ],
+)
+def test_a_range_says_what_it_holds(bounds: Range, words: str, inside: list[float], outside: list[float]) -> None:
+    assert str(bounds) == words
+    assert all(map(bounds.holds, inside))
+    assert not any(map(bounds.holds, outside))
+
+
+def test_the_help_of_a_number_ends_with_its_range() -> None:
+    assert field_help(PrepConfig)["seq_len"] == "Tokens of a pack. Range: 1 to 4,194,304."
+    assert field_help(OptimConfig)["lr"].endswith(" Range: above 0.")
+    assert "Range" not in field_help(PrepConfig)["seed"]
 
 
 @pytest.mark.parametrize(

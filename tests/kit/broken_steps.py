@@ -20,15 +20,15 @@ Step = Callable[..., Any]
 def poisoned(steps: Collection[int]) -> Step:
     """take_step with the final norm of the model not a number in these steps, whose update has to stay away."""
 
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
         if plan.step not in steps:
-            return take_step(model, optimizer, parts, plan, *rest)
-        states = tensors_of(model, optimizer)
-        norm = local_of(model.hf.model.language_model.norm.weight)
+            return take_step(learner, plan, *rest)
+        states = tensors_of(learner.model, learner.optimizer)
+        norm = local_of(learner.model.hf.model.language_model.norm.weight)
         kept = norm.detach().clone()
         norm.detach().fill_(float("nan"))
         before = {name: value.detach().clone() for name, value in states.items()}
-        result = take_step(model, optimizer, parts, plan, *rest)
+        result = take_step(learner, plan, *rest)
         for name, value in states.items():
             torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
         norm.detach().copy_(kept)

@@ -9,23 +9,48 @@ import torch
 
 from lmms.train.checkpoint.files import COMPLETE_NAME, describe_files
 from lmms.train.checkpoint.keep import Keep
-from lmms.train.checkpoint.read import TrainerState, load_checkpoint
+from lmms.train.checkpoint.read import load_checkpoint
+from lmms.train.checkpoint.state import Base, Best, Measure, TrainerState
 from lmms.train.checkpoint.write import saving
+from lmms.train.data.costs import ModelCost
+from lmms.train.data.phases import RunPhase, SetShare
 from lmms.train.parallel.world import World
+
+LOSS = Measure(metric="loss", greater=False, shards="", loss_weight="token")
+
+
+def phase(**turns: int) -> RunPhase:
+    """A phase over sets of these index hashes, each with its turns."""
+    cost = ModelCost(
+        token=1.0, target=1.0, squared_length=0.0, patch=0.0, squared_image=0.0, squared_window=0.0, window=0
+    )
+    sets = tuple(SetShare(shards=f"/{index}", index=index, turns=count, cursor=0) for index, count in turns.items())
+    return RunPhase(
+        step=0,
+        position=0,
+        global_packs=8,
+        group_packs=2,
+        seed=1,
+        cost=cost,
+        pass_packs=10.0,
+        pack_tokens=100.0,
+        sets=sets,
+    )
+
 
 STATE = TrainerState(
     step=0,
     position=0,
     seed=1,
     order="v1",
-    shards=["ab", "cd"],
+    shards=("ab", "cd"),
     group_packs=2,
     costs="c1",
     fingerprints={"tokenizer": "t1", "template": "u1", "vision": "v1", "packing": "p1"},
-    phases=[{"position": 0, "sets": [{"index": "ab", "turns": 3}, {"index": "cd", "turns": 5}]}],
+    phases=(phase(ab=3, cd=5),),
     global_packs=8,
     model="/model",
-    base={"path": "/model", "digest": "d1"},
+    base=Base(path="/model", digest="d1"),
     zero_steps={"llm": 3},
     skipped=0,
     best=None,
@@ -54,7 +79,7 @@ def stored(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def save(output: Path, world: World, *steps: int, keep: Keep | None = None, best: int | None = None) -> list[str]:
     """Save these steps, one after the other, the given one as the best; returns what is there in the end."""
-    found = None if best is None else {"step": best, "metric": "loss", "value": 0.5}
+    found = None if best is None else Best(step=best, value=0.5, measure=LOSS)
     with saving(output, world, keep or Keep(), 0, asynchronous=True, grace_s=1, report=silent) as saver:
         for step in steps:
             saver.save(state_at(step, best=found if best is not None and step >= best else None), numbers(step))

@@ -25,9 +25,11 @@ from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.recipe import Recipe, SetRecipe
+from lmms.train.data.costs import ModelCost
 from lmms.train.data.shards import Place
-from lmms.train.families.vision import Tower
+from lmms.train.families import family_of
 from lmms.train.model.build import build_model, init_random, materialize
+from lmms.train.model.flops import model_cost
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora, init_lora
 from lmms.train.optim.groups import set_trained
@@ -95,12 +97,20 @@ TINY_VISION = Vision(
 )
 
 
+def part_of(family: str, name: str) -> Part:
+    """The part of a parameter, by its name in TrainModel or in the transformers model."""
+    return family_of(family).part_of(name.removeprefix("hf.")).name
+
+
+def tiny_cost(family: str, train: Mapping[str, How] = EVERYTHING, lora: LoraConfig = DEFAULT_LORA) -> ModelCost:
+    """What the tiny model costs of which this is trained."""
+    return model_cost(build_model(tiny_config(family), "none"), train, lora)
+
+
 def tiny_recipe(family: str, on_bad_media: str = "stop", by: str = "set", sets: int = 1) -> Recipe:
     """The recipe that make_recipe would give for sets of shards of the tiny config, two sources each."""
     has_vision = family in VISION_FAMILIES
-    config = tiny_config(family)
-    window = {"window_size": 16} if family == "qwen2_5_vl" else {}
-    side = {"position_side": 6} if family == "qwen3_vl" else {}
+    config, images = tiny_config(family), family_of(family).images
     one = SetRecipe(
         vision=TINY_VISION if has_vision else None,
         limits=PackLimits(
@@ -111,7 +121,7 @@ def tiny_recipe(family: str, on_bad_media: str = "stop", by: str = "set", sets: 
     return Recipe(
         family=family,
         sets=(one,) * sets,
-        tower=Tower(patch_size=4, merge_size=2, **window, **side) if has_vision else None,
+        tower=images.tower(config) if images else None,
         vocab_size=config.get_text_config().vocab_size,
         on_bad_media=on_bad_media,
         by=by,

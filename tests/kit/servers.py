@@ -40,7 +40,7 @@ class Server:
         """Start it, and return when it listens."""
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(self._command, stdin=quiet, stdout=quiet, stderr=quiet)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while True:
             try:
                 return socket.create_connection((HOST, self.port)).close()
@@ -56,7 +56,7 @@ class Server:
 
     def wait(self) -> None:
         """Until it has ended by itself."""
-        self._process.wait(60)
+        self._process.wait(600)
 
 
 @contextmanager

@@ -2,31 +2,17 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import xxhash
 from PIL import Image
 
 from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens, image_grid
-from lmms.configs.contract.loss_weight import total_weights
-from lmms.configs.contract.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Manifest, file_entry, write_manifest
-from lmms.configs.contract.mds import INDEX_NAME, ShardFile, encode_sample, index_json, shard_header
 from lmms.configs.contract.model_folder import ModelFolder
-from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Media, Pack
-
-_ARROW = {
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "uint64": pa.uint64(),
-    "float64": pa.float64(),
-    "string": pa.string(),
-    "list<int32>": pa.list_(pa.int32()),
-}
+from lmms.configs.contract.pack import Media, Pack
+from lmms.prep import writer
+from lmms.prep.writer import PackFacts
 
 PICTURE_VISION = Vision(
     patch_size=14,
@@ -87,26 +73,17 @@ def write_shards(
     folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_len: int, sources: Sequence[str] = ("made.jsonl",)
 ) -> Path:
     """A complete shard folder of these packs of these sources, two shards where there are two packs or more."""
-    folder.mkdir(parents=True)
+    facts = PackFacts(
+        model=model,
+        seq_len=seq_len,
+        max_patches=max([1, *(grid_patches(m.grid_thw) for p in packs for m in p.media)]) * 8,
+        sources=sources,
+        packing="as given",
+        renderer="test",
+        records="test",
+    )
     half = max(len(packs) // 2, 1)
-    rows: list[dict[str, object]] = []
-    shards = []
-    for number, part in enumerate(part for part in (packs[:half], packs[half:]) if part):
-        samples = [encode_sample(COLUMNS, pack.to_columns()) for pack in part]
-        header = shard_header(COLUMNS, [len(sample) for sample in samples])
-        body = header + b"".join(samples)
-        name = f"shard.{number:05d}.mds"
-        (folder / name).write_bytes(body)
-        shards.append(ShardFile(name, len(body), len(part), xxhash.xxh3_64_hexdigest(body), tuple(COLUMNS.items())))
-        offsets = len(header) + np.cumsum([0, *(len(sample) for sample in samples[:-1])])
-        rows += [_pack_row(number, *entry) for entry in zip(offsets.tolist(), samples, part, strict=True)]
-    (folder / INDEX_NAME).write_bytes(index_json(COLUMNS, shards))
-    _write_table(folder / PACKS_NAME, PACK_TABLE, rows)
-    _write_table(folder / SAMPLES_NAME, SAMPLE_TABLE, [])
-    _write_table(folder / REJECTS_NAME, REJECT_TABLE, [])
-    manifest = _manifest(folder, packs, model, seq_len)
-    of_all = manifest.sources[0]
-    write_manifest(replace(manifest, sources=tuple({**of_all, "name": name} for name in sources)), folder)
+    writer.write_shards(folder, [part for part in (packs[:half], packs[half:]) if part], facts)
     return folder
 
 
@@ -122,54 +99,3 @@ def _picture(rng: np.random.Generator, vision: Vision, start: int) -> tuple[Medi
     end = start + grid_tokens(grid, vision.merge_size)
     data = file.getvalue()
     return Media("image", start, end, (width, height), grid, len(data)), data
-
-
-def _pack_row(shard: int, offset: int, sample: bytes, pack: Pack) -> dict[str, object]:
-    spans = pack.targets[:, 1] - pack.targets[:, 0]
-    return {
-        "shard": shard,
-        "offset": offset,
-        "bytes": len(sample),
-        "xxh3": xxhash.xxh3_64_intdigest(sample),
-        "tokens": len(pack.input_ids),
-        "target_tokens": int(spans.sum()),
-        **total_weights(pack),
-        "segments": len(pack.lengths),
-        "sum_squared_lengths": int((pack.lengths.astype(np.int64) ** 2).sum()),
-        "patches": pack.patches,
-        "sum_squared_patches": pack.sum_squared_patches,
-        "media": len(pack.media),
-        "source_ids": [0],
-        "source_tokens": [len(pack.input_ids)],
-    }
-
-
-def _write_table(path: Path, columns: dict[str, str], rows: Sequence[dict[str, object]]) -> None:
-    schema = pa.schema([(name, _ARROW[kind]) for name, kind in columns.items()])
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
-
-
-def _manifest(folder: Path, packs: Sequence[Pack], model: ModelFolder, seq_len: int) -> Manifest:
-    conversations = sum(len(pack.lengths) for pack in packs)
-    tokens = sum(len(pack.input_ids) for pack in packs)
-    counts = {"read": conversations, "packed": conversations, "rejected": 0, "skipped": 0, "packs": len(packs)}
-    counts |= {"tokens": tokens, "target_tokens": sum(int(np.diff(p.targets).sum()) for p in packs)}
-    counts |= {"media": sum(len(p.media) for p in packs), "patches": sum(p.patches for p in packs)}
-    source = {"name": "made.jsonl", "read": conversations, "packed": conversations, "rejected": 0, "skipped": 0}
-    return Manifest(
-        contract=CONTRACT_VERSION,
-        family=model.family,
-        model=str(model.path),
-        seq_len=seq_len,
-        max_patches=max([1, *(grid_patches(m.grid_thw) for p in packs for m in p.media)]) * 8,
-        image_token_id=model.image_token_id,
-        vision=model.vision,
-        packing="as given",
-        fingerprints={**model.fingerprints, "renderer": "test", "records": "test"},
-        counts=counts,
-        rejects={},
-        notes={},
-        sources=({**source, "tokens": tokens},),
-        settings={},
-        files={name: file_entry(folder / name) for name in (INDEX_NAME, PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)},
-    )

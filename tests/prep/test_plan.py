@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmms.configs.errors import BuildError
-from lmms.prep.plan import ALGORITHM, Plan, fill, plan_packs
+from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 
 Samples = list[tuple[int, int]]
 SEQ_LEN, MAX_PATCHES = 24, 30
@@ -90,7 +90,6 @@ def test_samples_of_the_full_length_have_a_pack_each() -> None:
 def test_no_samples_make_no_packs() -> None:
     plan = plan_of([])
     assert (plan.num_packs, plan.starts.tolist(), len(plan.order), len(plan.pack_of)) == (0, [0], 0, 0)
-    assert fill(plan, np.zeros(0, np.int32), SEQ_LEN) == 0.0
 
 
 def test_text_needs_no_patch_budget() -> None:
@@ -102,7 +101,6 @@ def test_very_long_packs_are_possible() -> None:
     lengths = np.array([2**20, 2**19, 2**19 - 1, 1], np.int32)
     plan = plan_packs(lengths, np.array([0, 2**22, 0, 0], np.int32), 2**20, 2**22, 0)
     assert plan.num_packs == 2
-    assert fill(plan, lengths, 2**20) == 1.0
 
 
 @pytest.mark.parametrize("sample", [(SEQ_LEN + 1, 0), (1, MAX_PATCHES + 1), (0, 0), (1, -1)])

@@ -12,7 +12,8 @@ import pytest
 
 from lmms.configs.errors import SourceError
 from lmms.prep.reject import Reject
-from lmms.prep.sources import BLANK, CHUNK_ROWS, chunk_values, find_sources, read_chunks
+from lmms.prep.rows.chunk import CHUNK_ROWS
+from lmms.prep.sources import BLANK, chunk_values, find_sources, read_chunks
 
 RECORDS = [{"id": i, "messages": [{"role": "user", "content": f"line \u2028 {i}"}]} for i in range(3 * CHUNK_ROWS + 5)]
 

@@ -20,7 +20,7 @@ from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.render.render import Renderer, load_renderer, render
 from lmms.train.data.shards import PackReader, read_sidecar, read_table
-from lmms.train.data.verify import verify_dataset
+from lmms.train.data.verify import verify
 from tests.kit.folders import tiny_model_folder
 
 BAD = {
@@ -174,7 +174,7 @@ def test_weights_are_in_the_packs_as_they_are_in_the_records_and_summed_in_the_s
         for name, value in sums.items():
             assert getattr(sidecar, name)[i] == pytest.approx(value, rel=1e-14)
     assert seen == len(RECORDS)
-    assert list(verify_dataset(tmp_path / "out")) == []
+    assert list(verify(tmp_path / "out")) == []
 
 
 def test_a_column_weight_of_another_type_is_rejected_row_by_row(tmp_path: Path) -> None:

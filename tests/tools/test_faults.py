@@ -16,7 +16,7 @@ from tools.faults.main import ROOT, leftovers, report
 def test_random_faults_lose_repeat_and_change_nothing(tmp_path: Path) -> None:
     page = tmp_path / "faults.md"
     command = [ROOT / "tools" / "faults" / "run", "--faults", "8", "--minutes", "3", "--seed", "4", "--report", page]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "**None of them lost, repeated or changed a step, hung or left anything behind.**" in page.read_text()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lmms.configs.by_part import Part
 from lmms.configs.contract.model_folder import ModelFolder
@@ -28,8 +27,9 @@ from lmms.train.model.forward import TrainModel
 from lmms.train.optim.groups import make_optimizer, set_trained, trained_parts
 from lmms.train.parallel.sharding import local_of, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
-from lmms.train.step import StepResult, take_step
+from lmms.train.step import Learner, StepResult, take_step
 from lmms.train.watch.signals import Asked
+from lmms.train.watch.watch import Watch, unwatched
 from tests.kit.models import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
 from tests.kit.runs import write_model_folder
 from tests.kit.shards import make_pack, write_shards
@@ -83,17 +83,25 @@ def stepped(
     world: World,
     sets: Sets,
     plan: StepPlan,
-    model: nn.Module,
+    model: TrainModel,
     optimizer: torch.optim.Optimizer,
     max_grad_norm: float = 1e9,
     on_bad_media: str = "stop",
 ) -> StepResult:
-    loader = loaded(sets, plan, on_bad_media)
-    parts = trained_parts(model)
-    return take_step(model, optimizer, parts, plan, loader, world, 1.0, max_grad_norm, Asked(), lambda what: None)
+    learner = learner_of(world, model, optimizer, max_grad_norm)
+    return take_step(learner, plan, loaded(sets, plan, on_bad_media), 1.0, unwatched())
 
 
-def one_step(world: World, sets: Sets, plan: StepPlan, model: nn.Module, on_bad_media: str = "stop") -> StepResult:
+def learner_of(
+    world: World, model: TrainModel, optimizer: torch.optim.Optimizer | None = None, max_grad_norm: float = 1.0
+) -> Learner:
+    optimizer = optimizer or make_optimizer(model, OptimConfig(lr={"default": 0.1}))
+    return Learner(
+        model=model, optimizer=optimizer, parts=trained_parts(model), max_grad_norm=max_grad_norm, world=world
+    )
+
+
+def one_step(world: World, sets: Sets, plan: StepPlan, model: TrainModel, on_bad_media: str = "stop") -> StepResult:
     optimizer = make_optimizer(model, OptimConfig(lr={"default": 0.1}, eps=1e-3))
     return stepped(world, sets, plan, model, optimizer, on_bad_media=on_bad_media)
 
@@ -121,10 +129,9 @@ def test_the_time_that_batches_are_waited_for_is_measured(world: World, sets: Se
             time.sleep(0.1)
             yield batch
 
-    model = sharded_model(world)
-    optimizer, parts = make_optimizer(model, OptimConfig()), trained_parts(model)
+    learner = learner_of(world, sharded_model(world))
     began = time.perf_counter()
-    result = take_step(model, optimizer, parts, plan, late(), world, 1.0, 1.0, Asked(), lambda what: None)
+    result = take_step(learner, plan, late(), 1.0, unwatched())
     assert 0.1 * len(plan.passes) <= result.waited < time.perf_counter() - began
 
 
@@ -254,12 +261,8 @@ def test_the_loss_of_each_set_adds_up_to_the_loss(
     plan = next(plan_steps(order, both, 0, 1, 1, 0, 0, look_ahead=False))
     one = tiny_recipe(FAMILY)
     recipe = replace(one, sets=one.sets * 2)
-    model = sharded_model(world)
     loader = batches(PackReader(both.datasets), recipe, plan.passes, 0, 60.0)
-    optimizer = make_optimizer(model, OptimConfig(lr={"default": 0.1}))
-    result = take_step(
-        model, optimizer, trained_parts(model), plan, loader, world, 1.0, 1.0, Asked(), lambda what: None
-    )
+    result = take_step(learner_of(world, sharded_model(world)), plan, loader, 1.0, unwatched())
     losses, weights = result.groups.T
     assert (weights > 0).all()
     assert weights.sum() == pytest.approx(plan.weight, rel=1e-12)
@@ -277,17 +280,13 @@ def test_targets_that_weigh_other_than_the_sidecar_says_stop_the_run(world: Worl
 def test_what_a_signal_asked_for_is_known_at_the_end_of_the_step(
     world: World, sets: Sets, stop: int, save: int
 ) -> None:
-    plan, model = plan_of(sets, 2), sharded_model(world)
-    optimizer, asked = make_optimizer(model, OptimConfig(lr={"default": 0.1})), Asked()
-    asked.stop, asked.save = stop, save
-    loader = loaded(sets, plan)
-    result = take_step(model, optimizer, trained_parts(model), plan, loader, world, 1.0, 1.0, asked, lambda what: None)
+    plan, watch = plan_of(sets, 2), Watch(asked=Asked(stop=stop, save=save))
+    result = take_step(learner_of(world, sharded_model(world)), plan, loaded(sets, plan), 1.0, watch)
     assert (result.stop, result.save) == (bool(stop), bool(save))
 
 
 def test_the_watchdog_hears_of_every_pass(world: World, sets: Sets) -> None:
-    plan, model, heard = plan_of(sets, 3), sharded_model(world), list[str]()
-    optimizer = make_optimizer(model, OptimConfig(lr={"default": 0.1}))
-    loader = loaded(sets, plan)
-    take_step(model, optimizer, trained_parts(model), plan, loader, world, 1.0, 1.0, Asked(), heard.append)
+    plan, heard = plan_of(sets, 3), list[str]()
+    watch = Watch(beat=heard.append, asked=Asked())
+    take_step(learner_of(world, sharded_model(world)), plan, loaded(sets, plan), 1.0, watch)
     assert heard == [f"step 1, {pack_names(request.places)}" for request in plan.passes]

@@ -11,12 +11,11 @@ from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets
 from lmms.train.data.shards import PackReader
 from lmms.train.data.steps import plan_steps
-from lmms.train.model.flops import model_cost
 from lmms.train.run import train
 from lmms.train.step import StepResult
-from lmms.train.step_log import step_log
+from lmms.train.step_log import Course, TakenStep, step_log
 from lmms.train.watch.metrics import StepLog
-from tests.kit.models import IMAGE_TOKEN, tiny_config, tiny_recipe
+from tests.kit.models import IMAGE_TOKEN, tiny_cost, tiny_recipe
 from tests.kit.runs import run_config, silent, train_on_ranks, write_run
 
 
@@ -42,7 +41,7 @@ def test_tokens_by_kind_and_operations_are_those_of_the_packs_that_were_trained(
     assert (images > 0) == (family == "qwen3_vl")
     assert (log.tokens, log.target_tokens, log.visual_tokens) == (everything, targets, images)
     assert log.prompt_tokens == everything - targets - images
-    cost = model_cost(tiny_config(family))
+    cost = tiny_cost(family)
     assert log.flops == pytest.approx(sum(pack_flops(cost, pack) for pack in packs), rel=1e-6)
 
 
@@ -75,9 +74,9 @@ def test_mfu_is_operations_over_what_all_ranks_could_do_with_and_without_the_wai
         save=False,
     )
     flops = int(order.costs[plan.packs].sum())
-    common = {"steps": 9, "lr": 1.0, "seconds": 2.0, "memory": 1, "resumed_from": 0, "skipped": 0, "alarms": ()}
     recipe = tiny_recipe("qwen3")
-    log = step_log(plan, result, order, phase, recipe, None, peak=2 * flops, **common)  # type: ignore[arg-type]
+    course = Course(order=order, phase=phase, recipe=recipe, steps=9, lr=1.0, resumed_from=0, peak=2 * flops)
+    log = step_log(course, TakenStep(plan=plan, result=result, lr_share=1.0, seconds=2.0, memory=1), 0, None)
     assert log.mfu == pytest.approx(1 / 4)
     assert log.busy_mfu == pytest.approx(1 / 3)
     assert log.data_wait == 0.25

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
 import xxhash
 
 from lmms.configs.contract.manifest import (
@@ -26,6 +25,7 @@ from lmms.configs.contract.manifest import (
 from lmms.configs.contract.mds import INDEX_NAME, ShardFile, encode_sample, index_json, shard_header, shard_offsets
 from lmms.configs.contract.pack import COLUMNS, PACK_TABLE, Pack
 from lmms.configs.stores.store import LocalStore
+from lmms.prep.tables import write_columns
 
 DISTINCT_SHARDS = 256
 
@@ -86,8 +86,6 @@ def _pack(shard: int, row: int, tokens: int) -> Pack:
 def _write_packs(
     folder: Path, like: Path, shard: Int64s, places: Int64s, hashes: npt.NDArray[np.uint64], tokens: Int64s
 ) -> None:
-    schema = pq.read_schema(like / PACKS_NAME)
-    starts = pa.array(np.arange(len(shard) + 1), pa.int32())
     columns = {
         "shard": shard,
         "offset": places[:, 0],
@@ -101,11 +99,15 @@ def _write_packs(
         "segments": np.ones_like(shard),
         "sum_squared_lengths": tokens**2,
         **dict.fromkeys(("patches", "sum_squared_patches", "media"), np.zeros_like(shard)),
-        "source_ids": pa.ListArray.from_arrays(starts, pa.array(np.zeros_like(shard), pa.int32())),
-        "source_tokens": pa.ListArray.from_arrays(starts, pa.array(tokens, pa.int32())),
+        "source_ids": _each_a_list(np.zeros_like(shard)),
+        "source_tokens": _each_a_list(tokens),
     }
-    arrays = [pa.array(columns[name], None if "source" in name else schema.field(name).type) for name in PACK_TABLE]
-    pq.write_table(pa.table(arrays, list(PACK_TABLE)).cast(schema), folder / PACKS_NAME, compression="zstd")
+    write_columns(folder / PACKS_NAME, PACK_TABLE, columns)
+
+
+def _each_a_list(values: Int64s) -> pl.Series:
+    """Lists of one value each."""
+    return pl.Series(values[:, None]).arr.to_list()
 
 
 def _write_manifest(folder: Path, like: Path, num_packs: int) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from lmms.train.batch.loader import batches
 from lmms.train.batch.recipe import Recipe, make_recipe
+from lmms.train.data.fit import fitting_model
 from lmms.train.data.mixture import Phase
 from lmms.train.data.order import Order, set_packs
 from lmms.train.data.sets import Sets, make_order, open_sets
 from lmms.train.data.shards import PackReader, Place, Request
 from lmms.train.model.flops import model_cost
-from lmms.train.model.folder import fitting_model, model_of
+from lmms.train.model.folder import model_of
 
 _MEASURED_S = 0.1
 """What a measurement takes at least: a way reads the data set as often as that needs."""
@@ -67,9 +68,9 @@ class Speed:
 def open_run(sets: Sets, global_packs: int) -> Opened:
     """A data set with its order and recipe, for the model that it was built for."""
     (dataset,) = sets.datasets
-    hf_config = model_of(fitting_model(dataset.manifest.model, dataset).path, "none").hf.config
-    order = make_order(sets, Phase(), model_cost(hf_config), 0, global_packs)
-    return Opened(sets=sets, order=order, recipe=make_recipe([dataset.manifest], hf_config, "stop"))
+    model = model_of(fitting_model(dataset.manifest.model, dataset).path, "none")
+    order = make_order(sets, Phase(), model_cost(model), 0, global_packs)
+    return Opened(sets=sets, order=order, recipe=make_recipe([dataset.manifest], model.hf.config, "stop"))
 
 
 def speeds(shards: Path, seconds: float, workers: Sequence[int]) -> list[Speed]:

@@ -5,20 +5,22 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tools.gpu.bench import Bench
-from tools.gpu.processes import Piece, Running, begin, not_begun, so_far
-from tools.gpu.schedule import BUDGET, FACTS_SECONDS, latest, memory_pieces, pack_pieces, pieces
-from tools.gpu.show import show
-from tools.gpu.sizes import FULL, MINI, MINI_ON_GPU
+from tools.gpu.pieces.ceilings import read_facts
+from tools.gpu.pieces.models import FULL, MINI, MINI_ON_GPU, Sizes
+from tools.gpu.processes import Method, Outcome, Piece, Running, begin, end, so_far, write_json
+from tools.gpu.report.show import show
+from tools.gpu.report.summary import last_line, report_of
+from tools.gpu.schedule import BUDGET, FACTS_SECONDS, Schedule, allowed, place
 
 ROOT = Path(__file__).resolve().parents[2]
 _WIDTH = 200
@@ -38,17 +40,87 @@ def main(began: float) -> int:
     arguments = parser.parse_args()
     screen = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     if arguments.list:
-        for piece, left in latest(pieces(Path(), FULL), arguments.seconds):
-            when = "if others take less" if left is None else f"after {arguments.seconds - left:.0f} s at the latest"
-            screen.print(f"{piece.name}  ({piece.seconds:.0f} s at most, {when})", markup=False, soft_wrap=True)
+        for piece in Schedule(Path(), FULL).pieces():
+            screen.print(
+                f"{piece.name}  ({piece.seconds:.0f} s at most)", markup=False, highlight=False, soft_wrap=True
+            )
         return 0
     with tempfile.TemporaryDirectory(prefix="lmms-gpu-", ignore_cleanup_errors=True) as scratch:
-        bench = Bench(Path(scratch), arguments.out, began + arguments.seconds, screen, began)
+        bench = Bench(Path(scratch), arguments.out, began, began + arguments.seconds, screen)
         with stopping(bench):
             report = measure(bench, arguments.only, mini=arguments.mini)
     show(report, screen)
     screen.print(f"wrote {bench.out}", markup=False, soft_wrap=True)
     return 0 if report["passed"] else 1
+
+
+@dataclass(slots=True)
+class Bench:
+    """A run of the command: what is known so far, which is on disk, whole, after each piece."""
+
+    scratch: Path
+    out: Path | None
+    began: float
+    """On the clock of time.monotonic, as the next."""
+    deadline: float
+    """For all pieces together."""
+    screen: Console
+    sizes: Sizes | None = None
+    method: Method = "fork"
+    outcomes: list[Outcome] = field(default_factory=list)
+    waiting: list[Piece] = field(default_factory=list)
+    """What it has not come to, or is at."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    stopped: str = ""
+    """Why it is to end before its time."""
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(self.deadline - time.monotonic(), 0.0)
+
+    def begin(self, pieces: Sequence[Piece]) -> list[Running]:
+        """Begin these, unless the bench is to end."""
+        return [begin(piece, self.scratch, self.method) for piece in pieces if not self.stopped]
+
+    def end(self, running: Running) -> Outcome:
+        """What comes of a piece that was begun. It is no fault of a piece that the bench's own time was over."""
+        limit, left = running.began + running.piece.seconds - time.time(), self.left
+        outcome = end(running, min(limit, left), lambda: self.stopped)
+        if outcome.word == "too slow" and left < limit:
+            return replace(outcome, word="not run", error=f"the bench's time was over; {outcome.error}")
+        return outcome
+
+    def run(self, piece: Piece) -> Outcome:
+        """Begin a piece if there is time, and wait for its end."""
+        if self.stopped or not allowed(piece, self.left):
+            return Outcome(piece, "not run", self.stopped or f"{self.left:.0f} s were left")
+        return self.end(begin(piece, self.scratch, self.method))
+
+    def keep(self, outcome: Outcome) -> None:
+        """Say what came of a piece, and write all that is known so far."""
+        name = outcome.piece.name
+        self.outcomes.append(outcome)
+        self.waiting = [piece for piece in self.waiting if piece.name != name]
+        said = "" if outcome.word == "done" else f": {outcome.word}: {last_line(outcome.error)}"
+        self.screen.print(f"{name}, {outcome.seconds:.0f} s{said}", markup=False, highlight=False, style="dim")
+        self.write()
+
+    def write(self) -> dict[str, Any]:
+        """The report as it is now, which is also on disk: every piece, with what came of it or why nothing did."""
+        ahead = [Outcome(piece, "not run", self.stopped or "the bench has not come to it") for piece in self.waiting]
+        head = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": time.monotonic() - self.began,
+            "complete": not (self.waiting or self.stopped),
+            "stopped": self.stopped,
+            "processes": self.method,
+            "facts": self.facts,
+        }
+        report = report_of(head, [*self.outcomes, *ahead], self.sizes)
+        if self.out:
+            write_json(self.out, report)
+        return report
 
 
 @contextmanager
@@ -74,57 +146,48 @@ def measure(bench: Bench, only: str, *, mini: bool) -> dict[str, Any]:
     name = f"{device}-{datetime.now(UTC).date()}{'' if sizes is FULL else '-mini'}.json"
     bench.out = (bench.out or ROOT / "docs" / "gpu" / name).resolve()
     bench.out.parent.mkdir(parents=True, exist_ok=True)
-    folder = bench.scratch / "packs"
-    chosen = [piece for piece in pieces(folder, sizes) if re.search(only, piece.name)]
-    packs = list(pack_pieces(folder, sizes))
-    memory = [piece for piece in memory_pieces(folder, sizes) if any(_predicts(piece, other) for other in chosen)]
+    schedule = Schedule(bench.scratch / "packs", sizes)
+    chosen = [piece for piece in schedule.pieces() if re.search(only, piece.name)]
+    packs, memory = list(schedule.packs(chosen)), list(schedule.memory(chosen))
     bench.waiting = [*packs, *memory, *chosen]
     bench.write()
-    for running in [begin(piece, bench.scratch, bench.method) for piece in packs if not bench.stopped]:
+    for running in bench.begin(packs):
         bench.keep(bench.end(running))
-    beside = [begin(piece, bench.scratch, bench.method) for piece in memory if not bench.stopped]
+    predictions = bench.begin(memory)
     for piece in chosen:
         if bench.stopped:
             break
-        short = _too_large(piece, beside, bench.facts.get("memory"))
-        bench.keep(not_begun(piece, "no memory", short) if short else bench.run(_shortened(piece, bench.left)))
-    for running in beside:
+        too_large = _too_large(piece, predictions, bench.facts.get("memory"))
+        bench.keep(Outcome(piece, "no memory", too_large) if too_large else bench.run(_shortened(piece, bench.left)))
+    for running in predictions:
         bench.keep(bench.end(running))
     return bench.write()
 
 
 def _read_facts(bench: Bench) -> None:
     """What machine this is; and whether forked processes can use its GPU."""
-    piece = Piece(name="facts", kind="facts", settings={}, seconds=FACTS_SECONDS)
-    found = bench.run(piece)
-    if found.outcome != "done" and not bench.stopped:
-        bench.keep(replace(found, name="facts, forked", ours=False))
+    piece = Piece(name="facts", measure=read_facts, settings={}, seconds=FACTS_SECONDS)
+    outcome = bench.run(piece)
+    if outcome.word != "done" and not bench.stopped:
+        bench.keep(replace(outcome, piece=replace(piece, name="facts forked", ours=False)))
         bench.method = "spawn"
-        found = bench.run(piece)
-    bench.keep(found)
-    bench.facts = found.result or {}
+        outcome = bench.run(piece)
+    bench.keep(outcome)
+    bench.facts = outcome.result or {}
 
 
 def _shortened(piece: Piece, left: float) -> Piece:
     """A training plans with what is left, where that is less."""
     if "seconds" not in piece.settings:
         return piece
-    seconds = min(piece.settings["seconds"], 0.5 * left)
-    return replace(piece, settings={**piece.settings, "seconds": seconds})
+    return replace(piece, settings={**piece.settings, "seconds": min(piece.settings["seconds"], 0.5 * left)})
 
 
-def _predicts(memory: Piece, other: Piece) -> bool:
-    """Whether a piece is a training whose memory the first one predicts."""
-    return other.kind == "training" and all(other.settings[key] == memory.settings[key] for key in ("model", "packs"))
-
-
-def _too_large(piece: Piece, beside: Sequence[Running], memory: int | None) -> str:
+def _too_large(piece: Piece, predictions: Sequence[Running], memory: int | None) -> str:
     """Why a training cannot fit into this memory, as far as that is known by now; empty where it may."""
-    for running in beside:
-        if memory is None or not _predicts(running.piece, piece):
-            continue
+    for running in predictions if piece.kind == "training" and memory is not None else ():
         components = (so_far(running) or {}).get(piece.settings["rung"], {})
         needed = sum(size for name, size in components.items() if name != "allowance")
-        if needed > memory:
+        if place(running.piece) == place(piece) and memory is not None and needed > memory:
             return f"the dry run expects {needed / 1e9:.0f} GB, the card has {memory / 1e9:.0f}"
     return ""

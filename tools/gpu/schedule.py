@@ -1,25 +1,22 @@
 """What is measured, in the order of its worth: what the time does not suffice for is at the end."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tools.gpu.backends import BACKENDS
-from tools.gpu.losses import LOSSES
+from tools.gpu.pieces.attention import KERNELS, measure_attention
+from tools.gpu.pieces.ceilings import measure_ceilings, measure_products
+from tools.gpu.pieces.ladder import CANDIDATES, LEAST, NAMES, OTHERS, rung_of
+from tools.gpu.pieces.losses import CHUNKED, LOSSES, WHOLE, measure_loss
+from tools.gpu.pieces.models import FIRST, LARGE, SECOND, Sizes
+from tools.gpu.pieces.packs import packs_piece
+from tools.gpu.pieces.training import measure_training, predict_memory
 from tools.gpu.processes import Piece
-from tools.gpu.recipes import COMPARATORS, RECIPE
-from tools.gpu.rungs import CANDIDATES, LADDER, LEAST, OTHERS, rung_of
-from tools.gpu.sizes import Sizes
+from tools.gpu.rivals.comparator import COMPARATORS, PADDED, RECIPE, STAND_IN, measure_comparator
 
-FIRST, SECOND, LARGE = "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3-VL-8B"
-PADDED = "padded, sdpa"
 PLAIN, COMPILED = 60.0, 150.0
 """Seconds for a training: blocks are compiled in some."""
 FACTS_SECONDS, PACKS_SECONDS = 30.0, 60.0
-LIMIT = 480.0
-"""Seconds for the whole command."""
 BUDGET = 460.0
 """Seconds from the command's begin, imports included, after which nothing runs any more: a process that holds much of a
 GPU's memory is not gone at once, and the report is to be written."""
@@ -30,106 +27,99 @@ def allowed(piece: Piece, left: float) -> float:
     return min(piece.seconds, left) if left >= piece.least else 0.0
 
 
-def latest(pieces: Iterable[Piece], seconds: float) -> Iterator[tuple[Piece, float | None]]:
-    """Each with the seconds that are left at least when its turn comes, however long those before it take; None where
-    it may not be begun. Before all are the facts, perhaps twice, and the packs, together."""
-    left = seconds - 2 * FACTS_SECONDS - PACKS_SECONDS
-    for piece in pieces:
-        gets = allowed(piece, left)
-        yield piece, left if gets else None
-        left -= gets
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The pieces of these sizes, with their files in a folder."""
+
+    folder: Path
+    sizes: Sizes
+
+    def packs(self, chosen: Iterable[Piece]) -> Iterator[Piece]:
+        """The files of packs that these pieces need."""
+        used = {model for piece in chosen for model in _models(piece)}
+        for model in (FIRST, SECOND, LARGE):
+            if model in used:
+                settings = {"model": model, "folder": str(self.folder / model), "sizes": self.sizes}
+                yield Piece(name=f"packs {model}", measure=packs_piece, settings=settings, seconds=PACKS_SECONDS)
+
+    def memory(self, chosen: Iterable[Piece]) -> Iterator[Piece]:
+        """What the dry run expects of these rungs. It needs no GPU, and runs beside the others."""
+        rungs = dict[tuple[str, str], list[str]]()
+        for piece in chosen:
+            if piece.kind == "training" and piece.ours:
+                rungs.setdefault(place(piece), []).append(piece.settings["rung"])
+        for (model, packs), names in rungs.items():
+            settings = {**self._files(model, packs), "rungs": names}
+            name = f"memory {model} {packs}"
+            yield Piece(name=name, measure=predict_memory, settings=settings, seconds=BUDGET)
+
+    def pieces(self) -> Iterator[Piece]:
+        """All others."""
+        yield Piece(name="ceilings", measure=measure_ceilings, settings={"sizes": self.sizes}, seconds=40.0)
+        yield self._products(FIRST, "vision")
+        yield self._attention("varlen")
+        yield self._training(FIRST, "vision", LEAST)
+        yield from (self._comparator(FIRST, name) for name in RECIPE)
+        yield self._training(SECOND, "vision", LEAST)
+        yield self._training(FIRST, "text", LEAST)
+        yield from (self._comparator(SECOND, name) for name in RECIPE)
+        yield from (self._attention(kernel) for kernel in KERNELS if kernel != "varlen")
+        yield from (self._training(FIRST, "vision", rung) for rung in CANDIDATES[1:])
+        yield self._comparator(FIRST, STAND_IN)
+        yield from (self._training(SECOND, "vision", rung) for rung in CANDIDATES[1:])
+        yield from (self._training(FIRST, "text", rung) for rung in CANDIDATES[1:])
+        yield self._products(SECOND, "vision")
+        yield self._products(FIRST, "text")
+        yield from (self._loss(name) for name in LOSSES)
+        below = [rung for rung in NAMES if rung not in CANDIDATES]
+        yield from (self._training(FIRST, "vision", rung) for rung in below)
+        yield self._comparator(FIRST, PADDED)
+        yield self._training(LARGE, "vision", LEAST)
+        yield self._comparator(SECOND, STAND_IN)
+        yield from (self._training(SECOND, "vision", rung) for rung in below)
+        for name in [name for name in COMPARATORS if name not in (*RECIPE, STAND_IN, PADDED)]:
+            yield from (self._comparator(model, name) for model in (FIRST, SECOND))
+        yield self._comparator(SECOND, PADDED)
+        yield from (self._training(FIRST, "vision", other.name) for other in OTHERS)
+
+    def _files(self, model: str, packs: str) -> dict[str, object]:
+        return {"model": model, "packs": packs, "folder": str(self.folder / model), "sizes": self.sizes}
+
+    def _products(self, model: str, packs: str) -> Piece:
+        settings = self._files(model, packs)
+        return Piece(name=f"products {model} {packs}", measure=measure_products, settings=settings, seconds=30.0)
+
+    def _attention(self, kernel: str) -> Piece:
+        packs = [(FIRST, "vision"), (SECOND, "vision"), (FIRST, "text"), (LARGE, "vision")]
+        settings = {"backend": kernel, "packs": packs, "folder": str(self.folder), "sizes": self.sizes}
+        ours, name = kernel in ("varlen", "sdpa"), f"attention {kernel}"
+        return Piece(name=name, measure=measure_attention, settings=settings, seconds=60.0, ours=ours)
+
+    def _loss(self, name: str) -> Piece:
+        settings = {"name": name, "sizes": self.sizes}
+        ours = name in (*CHUNKED, *WHOLE)
+        return Piece(name=f"loss {name}", measure=measure_loss, settings=settings, seconds=40.0, ours=ours)
+
+    def _training(self, model: str, packs: str, rung: str) -> Piece:
+        name = f"training {model} {packs} {rung}"
+        limit = COMPILED if rung_of(rung).settings["kernels.compile"] else PLAIN
+        settings = {**self._files(model, packs), "rung": rung, "seconds": 0.5 * limit}
+        settings["output"] = str(self.folder / f"run {name}")
+        ours = rung in NAMES
+        return Piece(name=name, measure=measure_training, settings=settings, seconds=limit, least=20.0, ours=ours)
+
+    def _comparator(self, model: str, name: str) -> Piece:
+        settings = {**self._files(model, "vision"), "name": name, "seconds": 0.5 * PLAIN}
+        name = f"comparator {model} {name}"
+        return Piece(name=name, measure=measure_comparator, settings=settings, seconds=PLAIN, least=20.0, ours=False)
 
 
-def pack_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
-    """The files of packs, which all that follows needs."""
-    for model in (FIRST, SECOND, LARGE):
-        settings = {"model": model, "folder": str(folder / model), "sizes": asdict(sizes)}
-        yield Piece(name=f"packs {model}", kind="packs", settings=settings, seconds=PACKS_SECONDS)
+def place(piece: Piece) -> tuple[str, str]:
+    """Model and pack file of a training, a comparator or a prediction."""
+    return piece.settings["model"], piece.settings["packs"]
 
 
-def memory_pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
-    """What `lmms train --dry-run` expects of each rung. They need no GPU, and run beside the others."""
-    rungs = [rung.name for rung in LADDER]
-    for model, packs, names in (
-        (FIRST, "vision", rungs),
-        (SECOND, "vision", rungs),
-        (FIRST, "text", CANDIDATES),
-        (LARGE, "vision", [LEAST]),
-    ):
-        settings: dict[str, Any] = {"model": model, "packs": packs, "rungs": names, "folder": str(folder / model)}
-        settings["sizes"] = asdict(sizes)
-        yield Piece(name=f"memory {model} {packs}", kind="memory", settings=settings, seconds=BUDGET)
-
-
-def pieces(folder: Path, sizes: Sizes) -> Iterator[Piece]:
-    """All others."""
-    products = partial(_products, folder, sizes)
-    attention = partial(_attention, folder, sizes)
-    training = partial(_training, folder, sizes)
-    comparator = partial(_comparator, folder, sizes)
-    yield Piece(name="ceilings", kind="ceilings", settings={"sizes": asdict(sizes)}, seconds=40.0)
-    yield products(FIRST, "vision")
-    yield attention("varlen")
-    yield training(FIRST, "vision", LEAST)
-    # Those with the other patches after them: they may be slow.
-    recipe = sorted(RECIPE, key=lambda name: not COMPARATORS[name].linear_patches)
-    yield from (comparator(FIRST, name) for name in recipe)
-    yield training(SECOND, "vision", LEAST)
-    yield training(FIRST, "text", LEAST)
-    yield from (comparator(SECOND, name) for name in recipe)
-    yield from (attention(backend) for backend in BACKENDS if backend not in ("varlen", "flex"))
-    yield from (training(FIRST, "vision", rung) for rung in CANDIDATES[1:])
-    stand_in = "packed, varlen, chunked loss, linear patches"
-    yield comparator(FIRST, stand_in)
-    yield from (training(SECOND, "vision", rung) for rung in CANDIDATES[1:])
-    yield from (training(FIRST, "text", rung) for rung in CANDIDATES[1:])
-    yield products(SECOND, "vision")
-    yield products(FIRST, "text")
-    yield from (_loss(sizes, name) for name in LOSSES)
-    below = [rung.name for rung in LADDER if rung.name not in CANDIDATES]
-    yield from (training(FIRST, "vision", rung) for rung in below)
-    yield comparator(FIRST, PADDED)
-    yield training(LARGE, "vision", LEAST)
-    yield comparator(SECOND, stand_in)
-    yield from (training(SECOND, "vision", rung) for rung in below)
-    for name in COMPARATORS:
-        if name not in (*RECIPE, stand_in, PADDED):
-            yield from (comparator(model, name) for model in (FIRST, SECOND))
-    yield comparator(SECOND, PADDED)
-    yield from (training(FIRST, "vision", other.name) for other in OTHERS)
-    # Compiles for each shape.
-    yield attention("flex")
-
-
-def _loss(sizes: Sizes, name: str) -> Piece:
-    settings = {"name": name, "sizes": asdict(sizes)}
-    ours = name.startswith(("chunked", "whole"))
-    return Piece(name=f"loss {name}", kind="loss", settings=settings, seconds=40.0, ours=ours)
-
-
-def _products(folder: Path, sizes: Sizes, model: str, packs: str) -> Piece:
-    settings = {"model": model, "packs": packs, "folder": str(folder / model), "sizes": asdict(sizes)}
-    return Piece(name=f"products {model} {packs}", kind="products", settings=settings, seconds=30.0)
-
-
-def _attention(folder: Path, sizes: Sizes, backend: str) -> Piece:
-    packs = [(FIRST, "vision"), (SECOND, "vision"), (FIRST, "text"), (LARGE, "vision")]
-    settings = {"backend": backend, "packs": packs, "folder": str(folder), "sizes": asdict(sizes)}
-    ours = backend in ("varlen", "sdpa")
-    return Piece(name=f"attention {backend}", kind="attention", settings=settings, seconds=60.0, ours=ours)
-
-
-def _training(folder: Path, sizes: Sizes, model: str, packs: str, rung: str) -> Piece:
-    name = f"training {model} {packs} {rung}"
-    limit = COMPILED if rung_of(rung).settings["kernels.compile"] else PLAIN
-    settings: dict[str, Any] = {"model": model, "packs": packs, "rung": rung, "sizes": asdict(sizes)}
-    settings |= {"folder": str(folder / model), "output": str(folder / f"run {name}"), "seconds": 0.5 * limit}
-    ours = rung not in [other.name for other in OTHERS]
-    return Piece(name=name, kind="training", settings=settings, seconds=limit, least=20.0, ours=ours)
-
-
-def _comparator(folder: Path, sizes: Sizes, model: str, name: str) -> Piece:
-    settings: dict[str, Any] = {"name": name, "model": model, "packs": "vision", "folder": str(folder / model)}
-    settings |= {"sizes": asdict(sizes), "seconds": 0.5 * PLAIN}
-    name = f"comparator {model} {name}"
-    return Piece(name=name, kind="comparator", settings=settings, seconds=PLAIN, least=20.0, ours=False)
+def _models(piece: Piece) -> Sequence[str]:
+    if piece.kind == "attention":
+        return [model for model, _ in piece.settings["packs"]]
+    return [piece.settings["model"]] if "model" in piece.settings else []

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmms.configs.contract.check import check_pack
+from lmms.configs.contract.families import FAMILIES
 from lmms.configs.contract.hashing import mix64
 from lmms.configs.contract.loss_weight import span_weights
 from lmms.configs.contract.pack import Pack, join_packs
@@ -23,7 +24,7 @@ from lmms.train.batch.images import BadMediaError, image_patches
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.vision import Pictures, make_pictures
 from lmms.train.data.shards import Place
-from lmms.train.families import text, vision
+from lmms.train.families import family_of
 from lmms.train.parallel.share import WHOLE, Share, share_images
 
 T = TypeVar("T")
@@ -93,17 +94,16 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     weights = np.repeat(span_weights(joined, recipe.loss_weight), np.diff(joined.targets)[:, 0]).astype(np.float32)
     groups = np.concatenate([recipe.groups(pack, place) for pack, place in zip(packs, places, strict=True)])
     pictures, masked = None, dict[int, str]()
-    if recipe.tower is None:
-        position_ids = text.positions(cu_seqlens)
-    else:
-        position_ids = vision.positions(cu_seqlens, joined.media, recipe.tower.merge_size)
+    tower = recipe.tower
+    position_ids = family_of(recipe.family).positions(cu_seqlens, joined.media, tower.merge_size if tower else 1)
+    if tower is not None:
         own = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
         patches, masked = _decode(packs, places, recipe, own)
         # Sets differ in the areas of their images alone, which are settled by now.
         geometry = recipe.sets[0].vision
         assert geometry is not None
         tokens = len(joined.input_ids)
-        pictures = make_pictures(recipe.family, joined.media, patches, geometry, recipe.tower, tokens, recipe.share)
+        pictures = make_pictures(recipe.family, joined.media, patches, geometry, tower, tokens, recipe.share)
         weights[np.isin(segments, list(masked))] = 0
     weights *= counts
     whole = Batch(
@@ -142,7 +142,10 @@ def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
 def _check_pack(pack: Pack, place: Place, recipe: Recipe) -> None:
     one = recipe.sets[place.set]
     faults = check_pack(pack, one.limits)
-    faults += [f"media of kind {m.kind!r}, this lmms trains on images" for m in pack.media if m.kind != "image"]
+    kinds = FAMILIES[recipe.family].placeholders
+    # That a text model has no media at all is said by check_pack.
+    unread = [m.kind for m in pack.media if kinds and m.kind not in kinds]
+    faults += [f"media of kind {kind!r}, this lmms trains on {', '.join(kinds)}s" for kind in unread]
     if int(pack.input_ids.max()) >= recipe.vocab_size or int(pack.input_ids.min()) < 0:
         faults.append(f"a token id is outside the model's vocabulary of {recipe.vocab_size}")
     if int(pack.samples[:, 0].max()) >= len(one.sources) or int(pack.samples[:, 0].min()) < 0:

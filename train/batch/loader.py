@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -38,6 +39,18 @@ for it."""
 
 _END_S = 5.0
 """For a loader process that is at work to end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How packs are read."""
+
+    micro_packs: int
+    """Packs a pass."""
+    workers: int
+    """Loader processes; 0: none, batches are made where they are used."""
+    stall_s: float
+    """Seconds without a batch after which a loader process is given up."""
 
 
 def batches(

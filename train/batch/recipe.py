@@ -14,9 +14,11 @@ from lmms.configs.contract.loss_weight import LossWeight
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import ModelError
+from lmms.configs.words import short_places
 from lmms.train.batch.shapes import Shapes
 from lmms.train.data.shards import Place
-from lmms.train.families.vision import Tower
+from lmms.train.families import family_of
+from lmms.train.families.family import Tower
 from lmms.train.parallel.share import WHOLE, Share
 
 
@@ -53,7 +55,7 @@ class Recipe:
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """[num_groups]: a source is named with its set where there are several."""
+        """[num_groups]: short names of sources, see short_places; with the set where there are several."""
         names = [f"set {k}" for k in range(len(self.sets))]
         if self.by == "set":
             return tuple(names)
@@ -61,7 +63,7 @@ class Recipe:
         return tuple(
             f"{name}, {source}" if several else source
             for name, one in zip(names, self.sets, strict=True)
-            for source in one.sources
+            for source in short_places(one.sources)
         )
 
     @property
@@ -95,6 +97,7 @@ def make_recipe(
         if manifest.vision:
             _check_vision(manifest, manifest.vision, hf_config)
             _check_same_pixels(number, manifest.vision, manifests[0].vision)
+    images = family_of(hf_config.model_type).images if manifests[0].vision else None
     return Recipe(
         family=manifests[0].family,
         sets=tuple(
@@ -105,7 +108,7 @@ def make_recipe(
             )
             for manifest in manifests
         ),
-        tower=_tower(hf_config) if manifests[0].vision else None,
+        tower=images.tower(hf_config) if images else None,
         vocab_size=hf_config.get_text_config().vocab_size,
         on_bad_media=on_bad_media,
         loss_weight=loss_weight,
@@ -118,16 +121,6 @@ def loss_by_group(recipe: Recipe, groups: npt.NDArray[np.float64]) -> dict[str, 
     """Name -> loss of each group that has weight. groups: [num_groups, 2], sums of weighted losses and of weights."""
     sums = zip(recipe.group_names, groups.tolist(), strict=True)
     return {name: loss / weight for name, (loss, weight) in sums if weight}
-
-
-def _tower(hf_config: PretrainedConfig) -> Tower:
-    config = hf_config.vision_config
-    return Tower(
-        patch_size=config.patch_size,
-        merge_size=config.spatial_merge_size,
-        window_size=getattr(config, "window_size", 0),
-        position_side=int(getattr(config, "num_position_embeddings", 0) ** 0.5),
-    )
 
 
 def _check_vision(manifest: Manifest, found: Vision, hf_config: PretrainedConfig) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.train.data.shards import Sidecar
-from lmms.train.families.vision import Tower
+from lmms.train.families.family import Tower
 
 _PAIRS, _PATCH_STEPS, _FRAME = 4, 8, 8
 """Pairs of conversations and longest; steps in patches; side of the squares that pad a tower without windows."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.pack import Media
 from lmms.train.batch.images import pixel_constants
-from lmms.train.families import TOWER_INPUTS
-from lmms.train.families.vision import Tower, TowerInputs
+from lmms.train.families import images_of
+from lmms.train.families.family import Tower, TowerInputs
 from lmms.train.parallel.share import WHOLE, Exchange, Share, exchange_of, share_images
 
 
@@ -59,7 +59,7 @@ def make_pictures(
         pixel_constants=pixel_constants(vision),
         grid_thw=grid_thw,
         rows=torch.from_numpy(rows),
-        tower=TOWER_INPUTS[family](grid_thw, tower),
+        tower=images_of(family).inputs(grid_thw, tower),
         temporal_patch_size=vision.temporal_patch_size,
         exchange=exchange if share.ranks > 1 else None,
     )

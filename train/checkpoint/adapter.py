@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import mode_by_umask
 from lmms.configs.settings.lora import LoraConfig
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import ADAPTER, peft_config
@@ -92,7 +93,8 @@ def write_adapter(
     settings.modules_to_save, settings.base_model_name_or_path, settings.inference_mode = modules or None, base, True
     settings.save_pretrained(str(folder))
     # Tied weights are written under both names: PEFT makes two of them.
-    save_file({key: value.clone() for key, value in tensors.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+    with mode_by_umask(folder / ADAPTER_WEIGHTS):
+        save_file({key: value.clone() for key, value in tensors.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
 
 
 def unlike(folder: Path, model: TrainModel) -> list[str]:

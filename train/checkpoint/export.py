@@ -1,92 +1,131 @@
 """`lmms export`: a checkpoint as a Hugging Face folder that from_pretrained loads, or a PEFT adapter; in one process,
 on the CPU."""
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 
+from lmms.configs.contract.model_folder import TRAIN_FILES, read_model_folder, resolve_model
 from lmms.configs.errors import ModelError, TrainError
-from lmms.configs.settings.lora import LoraConfig
+from lmms.configs.files import new_folder
+from lmms.configs.room import no_room
 from lmms.train.checkpoint.adapter import unlike, write_adapter
+from lmms.train.checkpoint.files import check_export
 from lmms.train.checkpoint.initial import checked_base, fill_base
-from lmms.train.checkpoint.pretrained import differing
+from lmms.train.checkpoint.model_folder import copy_around, write_config, write_weights
+from lmms.train.checkpoint.pretrained import check_pretrained, differing
 from lmms.train.checkpoint.read import (
-    TrainerState,
     load_checkpoint,
     model_shapes,
     read_state,
     tensors_of,
 )
+from lmms.train.checkpoint.state import Base, TrainerState, lora_of, train_of
 from lmms.train.model.build import materialize
 from lmms.train.model.folder import model_of
+from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora, merge_lora
 
-_COPIED = ("*.json", "*.jinja", "*.txt")
-"""Tokenizer, template, processor, generation settings: as they stand in the model folder."""
 
-
-def export(checkpoint: Path, out: Path, dtype: Literal["fp32", "bf16"] = "fp32", merged: bool = False) -> Path:
+def export(
+    checkpoint: Path,
+    out: Path,
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    merged: bool = False,
+    model: str | None = None,
+) -> Path:
     """Write the weights of a checkpoint, with what belongs to its model, as the folder `out`; returns it.
 
     fp32 are the master weights bit for bit; bf16 are those that a bf16 run computes with, in half the space. Of a run
-    with LoRA the folder is a PEFT adapter, or with `merged` a whole model. It is written beside its place, read again,
-    compared and renamed: it is whole or not there. TrainError if `out` exists.
+    with LoRA the folder is a PEFT adapter, or with `merged` a whole model. `model` is a folder or hub id that has the
+    run's model now, if it has moved. What is written is read again, compared and renamed: it is whole or not there.
+    TrainError if `out` exists; ModelError for a model that is not the run's.
     """
-    if out.exists():
-        raise TrainError(f"{out} exists; name a folder that does not")
+    check_export(checkpoint, out)
     state = read_state(checkpoint)
-    source = Path(state.model)
-    if not (source / "config.json").is_file():
-        raise ModelError(f"{source}, the model folder of {checkpoint}, is not there any more; put it back to export")
-    train, lora = state.config["train"], LoraConfig(**_as_tuples(state.config["lora"]))
+    source = _model_folder(state, checkpoint, model)
+    train, lora = train_of(state), lora_of(state)
     has_lora = "lora" in train.values()
     if merged and not has_lora:
         raise TrainError(f"{checkpoint} holds no LoRA: there is nothing to merge; leave --merged out")
-    model = model_of(source, "none")
-    add_lora(model, train, lora)
-    materialize(model, torch.device("cpu"))
+    trained = model_of(source, "none")
+    add_lora(trained, train, lora)
+    materialize(trained, torch.device("cpu"))
     held = model_shapes(checkpoint).keys()
-    if not {name for name, _ in model.named_parameters()} <= held:
-        fill_base(checked_base(state, checkpoint), model, state.seed)
-    load_checkpoint(checkpoint, tensors_of(model, None, held), alone=True)
+    reads_base = not {name for name, _ in trained.named_parameters()} <= held
+    base = checked_base(state, checkpoint, source) if reads_base else state.base
+    if reads_base:
+        fill_base(base, trained, state.seed)
+    load_checkpoint(checkpoint, tensors_of(trained, None, held), alone=True)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     if has_lora and not merged:
-        name = _base_name(state)
-        with _written(out) as part:
-            part.mkdir()
-            write_adapter(model, held, lora, name, kind, part)
+        name = _base_name(base, source, model or state.config["model"]["path"])
+        with _written(out, _bytes(trained, kind, held)) as part:
+            copy_around(source, part)
+            write_adapter(trained, held, lora, name, kind, part)
             _refuse_unlike(out, unlike(part, model_of(source, "none")))
         return out
     if has_lora:
-        merge_lora(model)
-    model.hf.to(kind)
-    with _written(out) as part:
-        model.hf.save_pretrained(part)
-        for path in sorted(path for pattern in _COPIED for path in source.glob(pattern)):
-            if path.name != "config.json" and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, part / path.name)
-        _refuse_unlike(out, differing(model.hf, part))
+        merge_lora(trained)
+    trained.hf.to(kind)
+    with _written(out, _bytes(trained, kind, None)) as part:
+        copy_around(source, part)
+        write_config(source, kind, part)
+        write_weights(trained.hf, _with_weights(source, base), part)
+        check_pretrained(model_of(part, "none").hf, part)
+        _refuse_unlike(out, differing(trained.hf, part))
     return out
 
 
+def _model_folder(state: TrainerState, checkpoint: Path, model: str | None) -> Path:
+    """The folder of the run's model, where it was or where `model` says. ModelError if it is another or not there."""
+    folder = resolve_model(model, TRAIN_FILES) if model else Path(state.model)
+    if not (folder / "config.json").is_file():
+        given = state.config["model"]["path"]
+        raise ModelError(
+            f"{folder}, the model folder of {checkpoint}, is not there; put it back, or say where it is now:"
+            f" --model DIR{'' if Path(given).is_absolute() else f', or --model {given}'}"
+        )
+    fingerprints = read_model_folder(folder).fingerprints
+    for name in ("tokenizer", "template"):
+        if fingerprints[name] != state.fingerprints[name]:
+            raise ModelError(
+                f"{folder}: its {name} is {fingerprints[name][:12]}, {checkpoint} was trained with"
+                f" {state.fingerprints[name][:12]}; name the folder of the run's model: --model DIR"
+            )
+    return folder
+
+
+def _with_weights(source: Path, base: Base) -> Path:
+    """The folder whose weights show names and files: the run may have begun with those of another than its model's."""
+    return Path(base.path) if base.path and not any(source.glob("*.safetensors")) else source
+
+
+def _bytes(model: TrainModel, kind: torch.dtype, names: Collection[str] | None) -> int:
+    """Bytes of these parameters of a model, or of all, in a type."""
+    return sum(
+        parameter.numel() * kind.itemsize
+        for name, parameter in model.named_parameters()
+        if names is None or name in names
+    )
+
+
 @contextmanager
-def _written(out: Path) -> Iterator[Path]:
-    """A folder to write that becomes `out` at the end of the block; TrainError if it cannot be written."""
+def _written(out: Path, needed: int) -> Iterator[Path]:
+    """A folder to write that becomes `out` at the end of the block; TrainError if it cannot be written.
+
+    needed: bytes of its tensors.
+    """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as room:
-            # Inside it and not the room itself, which only its owner may enter.
-            part = Path(room) / out.name
+        with new_folder(out, TrainError) as part:
             yield part
-            part.rename(out)
     except (OSError, SafetensorError) as error:
-        raise TrainError(f"{out} could not be written: {error}") from error
+        room = no_room(str(error), next(path for path in out.parents if path.exists()), needed)
+        raise TrainError(f"{out} could not be written: {room or error}; nothing of it is left") from error
 
 
 def _refuse_unlike(out: Path, names: Sequence[str]) -> None:
@@ -94,19 +133,13 @@ def _refuse_unlike(out: Path, names: Sequence[str]) -> None:
         raise TrainError(f"{out}: {names[0]} was read back as something else ({len(names)} tensors in all)")
 
 
-def _base_name(state: TrainerState) -> str:
-    """Where an adapter says that its base is: a hub id where the run was given one. TrainError for random numbers."""
-    given = Path(state.config["model"]["path"]).expanduser()
-    if not state.base["path"]:
+def _base_name(base: Base, source: Path, given: str) -> str:
+    """Where an adapter says that its base is: a hub id where one was given. TrainError for random numbers."""
+    if not base.path:
         raise TrainError(
-            f"the adapter belongs on {state.base['digest'] or 'weights that checkpoints hold'}, which nobody else has;"
+            f"the adapter belongs on {base.digest or 'weights that checkpoints hold'}, which nobody else has;"
             " export --merged"
         )
-    if state.base["path"] == state.model and not given.is_dir():
-        return str(given)
-    return state.base["path"]
-
-
-def _as_tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with tuples for the lists that JSON makes of them."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    if Path(base.path) == source.resolve() and not Path(given).expanduser().is_dir():
+        return given
+    return base.path

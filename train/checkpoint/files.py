@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from lmms.configs.errors import TrainError
 STATE_NAME = "trainer.json"
 METADATA_NAME = ".metadata"
 COMPLETE_NAME = "complete.json"
+CONFIG_NAME = "config.yaml"
+"""In a run's output folder: its resolved config."""
 
 
 def fault_of(checkpoint: Path) -> str | None:
@@ -35,6 +36,29 @@ def fault_of(checkpoint: Path) -> str | None:
             found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
             return f"{name} is {found}, expected {entry['bytes']} bytes"
     return None
+
+
+def check_export(folder: Path, out: Path) -> None:
+    """TrainError where `out` exists, or `folder` is neither a complete checkpoint nor the output folder of a run."""
+    if out.exists():
+        raise TrainError(f"{out} exists; remove it or name another folder")
+    if not (folder / CONFIG_NAME).is_file():
+        refuse_incomplete(folder)
+
+
+def refuse_incomplete(checkpoint: Path) -> None:
+    """TrainError for a folder that is not a complete checkpoint, with the names of those that are beside it."""
+    if (fault := fault_of(checkpoint)) is None:
+        return
+    state = f"is not a complete checkpoint: {fault}" if checkpoint.is_dir() else "is not there"
+    names = sorted(path.name for path in checkpoint.parent.glob("step-*") if fault_of(path) is None)
+    there = f"; {checkpoint.parent} has {_few(names)}" if names else f"; {checkpoint.parent} has no complete checkpoint"
+    raise TrainError(f"{checkpoint} {state}{there}")
+
+
+def _few(names: Sequence[str]) -> str:
+    """Names, the middle ones left out where they are many."""
+    return ", ".join(names if len(names) <= 6 else [*names[:3], f"... ({len(names)} in all)", *names[-2:]])
 
 
 def read_complete(checkpoint: Path) -> dict[str, dict[str, Any]]:
@@ -63,23 +87,6 @@ def refuse_damaged(checkpoint: Path, names: Sequence[str]) -> None:
             f"{checkpoint / names[0]} is damaged: its hash is not that of {COMPLETE_NAME} ({len(names)} files in all);"
             " delete the checkpoint and go on from an earlier one"
         )
-
-
-def write_synced(path: Path, body: Mapping[str, Any]) -> None:
-    """Write JSON that is on the disk when this returns."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(body, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Names made, changed or deleted in a folder are on the disk when this returns."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_entry(entry: object) -> bool:

@@ -15,24 +15,15 @@ from lmms.configs.contract.model_folder import TRAIN_FILES, resolve_model
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, parameter_of_key, read_adapter_config
-from lmms.train.checkpoint.files import COMPLETE_NAME
-from lmms.train.checkpoint.keep import CONFIG_NAME, choose_checkpoint
+from lmms.train.checkpoint.files import COMPLETE_NAME, CONFIG_NAME
+from lmms.train.checkpoint.keep import choose_checkpoint
 from lmms.train.checkpoint.pretrained import fill_rows, load_pretrained, weights_digest
-from lmms.train.checkpoint.read import TrainerState, load_checkpoint, model_shapes, read_state
+from lmms.train.checkpoint.read import load_checkpoint, model_shapes, read_state
+from lmms.train.checkpoint.state import Base, TrainerState, lora_of
 from lmms.train.model.build import init_random
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import init_lora
 from lmms.train.model.names import is_lora, own_parameters, parameter_name
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Base:
-    """Where the parameters are that no checkpoint of a run holds."""
-
-    path: str
-    """A model folder; empty for random numbers, and where every checkpoint holds all."""
-    digest: str
-    """weights.weights_digest, or the seed in words."""
 
 
 def fill_base(base: Base, model: TrainModel, seed: int) -> None:
@@ -48,15 +39,20 @@ def has_weights(folder: Path, digest: str) -> bool:
     return folder.is_dir() and any(folder.glob("*.safetensors")) and weights_digest(folder) == digest
 
 
-def checked_base(state: TrainerState, checkpoint: Path) -> Base:
-    """The base of a checkpoint, if it is there as it was; TrainError if not."""
-    base = Base(**state.base)
-    if base.path and not has_weights(Path(base.path), base.digest):
-        raise TrainError(
-            f"{checkpoint} holds what was trained on the weights of {base.path}, which are not there any more; put them"
-            " back"
-        )
-    return base
+def checked_base(state: TrainerState, checkpoint: Path, folder: Path) -> Base:
+    """The base of a checkpoint: where it was, or in `folder`. TrainError where neither has its weights."""
+    base = state.base
+    return _moved_base(base, folder, checkpoint, "put them back, or say where they are") if base.path else base
+
+
+def _moved_base(stored: Base, folder: Path, checkpoint: Path, advice: str) -> Base:
+    for place in (folder, Path(stored.path)):
+        if has_weights(place, stored.digest):
+            return Base(path=str(place.resolve()), digest=stored.digest)
+    raise TrainError(
+        f"{checkpoint} holds what was trained on the weights of {stored.path}; neither that folder nor {folder}"
+        f" has them now; {advice}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +103,7 @@ def plan_initial(
         if config.model.init_from:
             say(f"model.init_from is not read again: the run goes on from {found}")
         held = trained | (model_shapes(found).keys() & every)
-        stored = Base(**read_state(found).base)
+        stored = read_state(found).base
         reads_base = not every <= held
         base = once(lambda: _same_base(stored, config, folder, found)) if reads_base else stored
         return Initial(base=base, brought=None, held=frozenset(held), reads_base=reads_base)
@@ -124,7 +120,7 @@ def plan_initial(
     if reads_base:
         base = once(lambda: _base_of(config, _base_folder(config, folder, source)))
         if source is not None and source.kind == "checkpoint":
-            _refuse_other_base(source.path, Base(**read_state(source.path).base), base)
+            _refuse_other_base(source.path, read_state(source.path).base, base)
         say(f"weights: those of {base.path}" if base.path else f"weights: {base.digest}")
     elif not every <= trained:
         say(
@@ -188,13 +184,7 @@ def _same_base(stored: Base, config: TrainConfig, folder: Path, found: Path) -> 
     if not stored.path:
         _refuse_other_base(found, stored, _base_of(config, None))
         return stored
-    for place in (folder, Path(stored.path)):
-        if has_weights(place, stored.digest):
-            return Base(path=str(place.resolve()), digest=stored.digest)
-    raise TrainError(
-        f"{found} holds what was trained on the weights of {stored.path}; neither that folder nor model.path ({folder})"
-        " has them now; put them back, or start in another output folder"
-    )
+    return _moved_base(stored, folder, found, "put them back, or start in another output folder")
 
 
 def _refuse_other_base(path: Path, stored: Base, now: Base) -> None:
@@ -258,9 +248,9 @@ def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> di
 def _stored(source: Source) -> tuple[dict[str, list[int]], tuple[int, int | float]]:
     """Shapes of the stored tensors, by name; and the LoRA's rank and alpha."""
     if source.kind == "checkpoint":
-        lora = read_state(source.path).config["lora"]
+        lora = lora_of(read_state(source.path))
         shapes = {f"model.{name}": shape for name, shape in model_shapes(source.path).items()}
-        return shapes, (lora["rank"], lora["alpha"])
+        return shapes, (lora.rank, lora.alpha)
     settings = read_adapter_config(source.path)
     try:
         with safe_open(source.path / ADAPTER_WEIGHTS, framework="pt") as file:

@@ -10,18 +10,18 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import PART_SUFFIX, write_whole
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.files import fault_of, write_synced
+from lmms.train.checkpoint.files import CONFIG_NAME, fault_of, refuse_incomplete
 from lmms.train.checkpoint.read import (
-    PART_SUFFIX,
     checkpoint_name,
     list_checkpoints,
     step_folders,
 )
+from lmms.train.checkpoint.state import Best, Measure, best_to_dict
 
 BEST_NAME = "best.json"
 
@@ -51,36 +51,22 @@ def delete_old(output: Path, keep: Keep, best: int | None) -> None:
         shutil.rmtree(folders[step].rename(folders[step].with_name(folders[step].name + PART_SUFFIX)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
-    """What the best checkpoint is the best by: values of two measures cannot be compared."""
-
-    metric: str
-    greater: bool
-    """Whether a greater value is better."""
-    shards: str
-    """What eval_loss is taken on: the hash of an index.json; empty for the training loss."""
-    loss_weight: str
-    """What the training loss is weighted by; empty for eval_loss."""
-
-
-def better(best: dict[str, Any] | None, step: int, measure: Measure, value: float | None) -> dict[str, Any] | None:
+def better(best: Best | None, step: int, measure: Measure, value: float | None) -> Best | None:
     """TrainerState.best when a checkpoint is written at `step`, where the metric has this value (None: was not taken).
 
     best: by the same measure. A value that is only as good as the best, or not a number, changes nothing.
     """
     if value is None or not math.isfinite(value):
         return best
-    if best is None or (value > best["value"] if measure.greater else value < best["value"]):
-        return {"step": step, "value": value, **asdict(measure)}
+    if best is None or (value > best.value if measure.greater else value < best.value):
+        return Best(step=step, value=value, measure=measure)
     return best
 
 
-def write_best(output: Path, best: dict[str, Any]) -> None:
+def write_best(output: Path, best: Best) -> None:
     """Write best.json, whole or not at all, of what TrainerState.best holds."""
-    part = output / (BEST_NAME + PART_SUFFIX)
-    write_synced(part, {"checkpoint": checkpoint_name(best["step"]), **best})
-    part.rename(output / BEST_NAME)
+    body = {"checkpoint": checkpoint_name(best.step), **best_to_dict(best)}
+    write_whole(output / BEST_NAME, json.dumps(body, indent=1))
 
 
 def best_checkpoint(output: Path) -> Path | None:
@@ -98,32 +84,25 @@ def best_checkpoint(output: Path) -> Path | None:
     return folder
 
 
-def resumed_best(
-    output: Path, best: dict[str, Any] | None, measure: Measure | None, say: Callable[[str], None]
-) -> dict[str, Any] | None:
+def resumed_best(output: Path, best: Best | None, measure: Measure | None, say: Callable[[str], None]) -> Best | None:
     """TrainerState.best of a run that goes on in this folder, or starts (best is None); best.json is made to agree.
 
     A best checkpoint that is gone, damaged or the best by another measure is forgotten, and said.
     """
     if best is not None:
-        folder = output / checkpoint_name(best["step"])
-        now = asdict(measure) if measure else {}
-        before = {name: best[name] for name in best if name not in ("step", "value")}
+        folder = output / checkpoint_name(best.step)
         fault = fault_of(folder)
-        if before != now:
-            fault = f"it was measured by {before}, this run measures {now or 'nothing'}"
+        if best.measure != measure:
+            now = asdict(measure) if measure else "nothing"
+            fault = f"it was measured by {asdict(best.measure)}, this run measures {now}"
         if fault is not None:
-            say(f"{folder.name} was the best by {best['metric']}, but is not any more: {fault}; the next one is")
+            say(f"{folder.name} was the best by {best.measure.metric}, but is not any more: {fault}; the next one is")
             best = None
     if best is not None:
         write_best(output, best)
     else:
         (output / BEST_NAME).unlink(missing_ok=True)
     return best
-
-
-CONFIG_NAME = "config.yaml"
-"""In a run's output folder: its resolved config."""
 
 
 def choose_checkpoint(folder: Path) -> tuple[Path, str]:
@@ -133,6 +112,7 @@ def choose_checkpoint(folder: Path) -> tuple[Path, str]:
     none, or the best one is gone.
     """
     if not (folder / CONFIG_NAME).is_file():
+        refuse_incomplete(folder)
         return folder, ""
     complete, _ = list_checkpoints(folder)
     if not complete:

@@ -25,7 +25,7 @@ from lmms.configs.errors import ModelError
 from lmms.train.model.names import is_lora, own_parameters, parameter_name
 from lmms.train.parallel.sharding import local_of
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 
 _OLD_BUFFERS = r"rotary_emb\.inv_freq$"
 """Once stored in every layer; computed today."""
@@ -49,7 +49,7 @@ def check_pretrained(model: PreTrainedModel, folder: Path) -> None:
 
 def _read_weights(model: PreTrainedModel, folder: Path, *, with_values: bool) -> None:
     targets = {parameter_name(name): parameter for name, parameter in model.named_parameters() if not is_lora(name)}
-    sources = _source_names(model, _tensor_files(folder))
+    sources = source_names(model, tensor_files(folder))
     missing = sorted(targets.keys() - sources.keys())
     unexpected = sorted(stored for name in sources.keys() - targets.keys() for stored, _ in sources[name])
     faults = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in unexpected]
@@ -74,7 +74,7 @@ def weights_digest(folder: Path) -> str:
     weights.
     """
     digest = xxhash.xxh3_64()
-    for path in sorted(set(_tensor_files(folder).values())):
+    for path in sorted(set(tensor_files(folder).values())):
         try:
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -83,7 +83,7 @@ def weights_digest(folder: Path) -> str:
                     file.seek(place)
                     digest.update(file.read(_END))
         except FileNotFoundError:
-            raise ModelError(f"{path} is missing, but {_INDEX} names it; copy the folder again") from None
+            raise ModelError(f"{path} is missing, but {INDEX_NAME} names it; copy the folder again") from None
     return digest.hexdigest()
 
 
@@ -95,7 +95,7 @@ def fill_rows(parameter: torch.Tensor, view: Any) -> None:
 
 def differing(model: PreTrainedModel, folder: Path) -> list[str]:
     """The parameters of a plain model whose values are not those of a folder, or are not there."""
-    targets, sources = dict(model.named_parameters()), _source_names(model, _tensor_files(folder))
+    targets, sources = dict(model.named_parameters()), source_names(model, tensor_files(folder))
     faults = sorted(targets.keys() ^ sources.keys())
     for name in sorted(targets.keys() & sources.keys()):
         for stored, path in sources[name]:
@@ -115,25 +115,25 @@ def local_rows(parameter: torch.Tensor) -> slice:
     return slice(start, start + parameter.to_local().shape[0])
 
 
-def _tensor_files(folder: Path) -> dict[str, Path]:
+def tensor_files(folder: Path) -> dict[str, Path]:
     """Stored tensor name -> its file."""
     try:
-        if (folder / _INDEX).is_file():
-            weight_map = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+        if (folder / INDEX_NAME).is_file():
+            weight_map = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
             if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
                 raise TypeError("weight_map is not a table of file names")
             return {name: folder / file for name, file in weight_map.items()}
-        with safe_open(folder / _SINGLE, framework="pt") as file:
-            return dict.fromkeys(file.keys(), folder / _SINGLE)
+        with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
+            return dict.fromkeys(file.keys(), folder / WEIGHTS_NAME)
     except FileNotFoundError:
         raise ModelError(
-            f"{folder} has no {_SINGLE} or {_INDEX}; to start from random weights, set model.init: random"
+            f"{folder} has no {WEIGHTS_NAME} or {INDEX_NAME}; to start from random weights, set model.init: random"
         ) from None
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder}: its safetensors are damaged ({error}); copy the folder again") from error
 
 
-def _source_names(model: PreTrainedModel, files: Mapping[str, Path]) -> dict[str, list[tuple[str, Path]]]:
+def source_names(model: PreTrainedModel, files: Mapping[str, Path]) -> dict[str, list[tuple[str, Path]]]:
     """Parameter name -> (stored name, file); more than one where tied weights are stored under each of their names."""
     transforms = get_model_conversion_mapping(model)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
@@ -169,7 +169,7 @@ def _read_file(
                 elif not torch.equal(own, view[local_rows(parameter)].to(own)):
                     faults.append(f"{stored} differs from the weight that config.json ties it to")
     except FileNotFoundError:
-        raise ModelError(f"{file} is missing, but {_INDEX} names it; copy the folder again") from None
+        raise ModelError(f"{file} is missing, but {INDEX_NAME} names it; copy the folder again") from None
     except SafetensorError as error:
         raise ModelError(f"{file} is damaged ({error}); copy the folder again") from error
     return faults

@@ -12,9 +12,8 @@ import pickle
 import re
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,8 +23,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+from lmms.configs.files import PART_SUFFIX
 from lmms.train.checkpoint.files import (
     METADATA_NAME,
     STATE_NAME,
@@ -34,52 +33,17 @@ from lmms.train.checkpoint.files import (
     read_complete,
     refuse_damaged,
 )
+from lmms.train.checkpoint.state import TrainerState, state_from_dict
 from lmms.train.parallel.world import of_all_ranks
 
 T = TypeVar("T")
 
-PART_SUFFIX = ".part"
-"""Of a folder that is being written, or deleted."""
 _NAME = re.compile(r"step-(\d{8,})")
 _UNREADABLE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError),
     *(AttributeError, ImportError, LookupError),
 )
 """What a pickle of other bytes, or of another torch, raises."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainerState:
-    """All of a run that is not a tensor."""
-
-    step: int
-    """Optimizer steps taken."""
-    position: int
-    """Packs trained; with the order's identity (seed ... costs) and the phases it says which come next."""
-    seed: int
-    order: str
-    """order.ORDER_VERSION."""
-    shards: list[str]
-    """Of each set the xxh3 of its index.json, which names the hash of every shard."""
-    group_packs: int
-    costs: str
-    """Digest of what makes up the cost of a pack, see sets.costs_digest."""
-    fingerprints: dict[str, str]
-    """tokenizer, template, vision and packing of the shards."""
-    phases: list[dict[str, Any]]
-    """phases.RunPhase as dicts, the oldest first."""
-    global_packs: int
-    model: str
-    """The model folder, as an absolute path."""
-    base: dict[str, str]
-    """base.Base as a dict: the weights that checkpoints do not hold."""
-    zero_steps: dict[Part, int]
-    """Steps in a row without gradient, of each trained part."""
-    skipped: int
-    """Steps in a row, up to this one, whose update was left out since something was not finite."""
-    best: dict[str, Any] | None
-    """{step, metric, value} of the best checkpoint so far, see retention.py."""
-    config: dict[str, Any]
 
 
 def checkpoint_name(step: int) -> str:
@@ -122,8 +86,8 @@ def read_state(checkpoint: Path) -> TrainerState:
     """What a complete checkpoint says of its run."""
     refuse_damaged(checkpoint, damaged_files(checkpoint, [STATE_NAME]))
     try:
-        return TrainerState(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return state_from_dict(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise TrainError(
             f"{checkpoint / STATE_NAME} is not of this version ({error}); use another checkpoint"
         ) from error

@@ -3,24 +3,28 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import PART_SUFFIX
+from lmms.configs.nested import flat
+from lmms.configs.room import size_text
 from lmms.configs.stores.store import setting_text
 from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, refuse_damaged
 from lmms.train.checkpoint.read import (
-    TrainerState,
     checkpoint_name,
     damaged_of_all,
     list_checkpoints,
     read_state,
     step_folders,
 )
-from lmms.train.parallel.world import World, on_main
+from lmms.train.checkpoint.state import TrainerState
+from lmms.train.parallel.world import World
 from lmms.train.watch.metrics import METRICS_NAME
 
 T = TypeVar("T")
@@ -29,20 +33,17 @@ BROKEN_SUFFIX = ".broken"
 """Of a checkpoint that was set aside."""
 
 
-def check_output(output: Path) -> None:
-    """TrainError where a run could not make this folder, or write into it."""
-    found = next(path for path in (output, *output.parents) if path.exists())
-    fault = "not a folder" if not found.is_dir() else "" if os.access(found, os.W_OK | os.X_OK) else "read-only"
-    if fault:
-        raise TrainError(f"output {output} cannot be opened as a folder: {found} is {fault}")
+_LEFTOVERS = (f"step-*{PART_SUFFIX}", f"profile/*{PART_SUFFIX}")
 
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """The output folder, made if it is not there, for this process alone. TrainError while another run has it.
 
-    The lock goes with the process: a kill leaves none behind.
+    The lock goes with the process: a kill leaves none behind. A run that fails before it writes anything leaves no
+    folder behind that was made for it.
     """
+    made = [path for path in (output, *output.parents) if not path.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(output, os.O_RDONLY)
@@ -54,8 +55,28 @@ def locked(output: Path) -> Iterator[None]:
         except BlockingIOError:
             raise TrainError(f"another run is writing {output}; wait for it or choose another output") from None
         yield
+    except BaseException:
+        # What is not empty stays: rmdir refuses it.
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
     finally:
         os.close(descriptor)
+
+
+def clear_leftovers(output: Path, say: Callable[[str], None]) -> None:
+    """Delete what an earlier run left half-written in its output folder, before this one writes anything.
+
+    A killed run, or one on a full disk, leaves it; it may fill the disk. Only for the run that has the folder locked.
+    """
+    for folder in sorted(path for pattern in _LEFTOVERS for path in output.glob(pattern) if path.is_dir()):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise TrainError(f"{folder}, left half-written by an earlier run, cannot be deleted: {error}") from error
+        say(f"deleted {folder}, which an earlier run left half-written ({size_text(size)})")
 
 
 def resume_from(setting: str, output: Path, world: World, say: Callable[[str], None]) -> Path | None:
@@ -64,14 +85,14 @@ def resume_from(setting: str, output: Path, world: World, say: Callable[[str], N
     auto sets a newest one that is broken aside (step-00000010.broken), says so, and takes the one before it. TrainError
     where that leaves none, for a named one that is broken, and where going on would overwrite what is there.
     """
-    found = on_main(world, lambda: _candidate(setting, output, say))
+    found = world.once(lambda: _candidate(setting, output, say))
     damaged = damaged_of_all(found) if found else []
     if not found or not damaged:
         return found
     if setting != "auto":
         refuse_damaged(found, damaged)
     fault = f"the hash of {damaged[0]} is not that of {COMPLETE_NAME}"
-    on_main(world, lambda: _set_aside(found, fault, say))
+    world.once(lambda: _set_aside(found, fault, say))
     return resume_from(setting, output, world, say)
 
 
@@ -210,7 +231,7 @@ def _differences(
         ("costs", stored.costs, fresh.costs, dealt),
         ("optim.name", *((state.config.get("optim") or {}).get("name", "adamw") for state in (stored, fresh)), of_name),
     ]
-    before, now = (_settings(state.config.get("lora") or {}, "lora.") for state in (stored, fresh))
+    before, now = (_settings({"lora": state.config.get("lora") or {}}) for state in (stored, fresh))
     rows += [
         (key, before.get(key), now[key], "its LoRA is another; go on with the same lora section")
         for key in now
@@ -221,7 +242,7 @@ def _differences(
 
 def _turns(state: TrainerState) -> list[int]:
     """How often each set has its turn, in the phase that the run is in."""
-    return [share["turns"] for share in state.phases[-1]["sets"]]
+    return [share.turns for share in state.phases[-1].sets]
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -233,12 +254,6 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
             yield f"changed since the checkpoint: {key} was {was}, is {now_is}"
 
 
-def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, with tuples as the lists that JSON makes of them."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _settings(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return found
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat(config, ".").items()}

@@ -6,25 +6,29 @@ mix. It is a daemon, since a peer that died must not keep this process from endi
 torch's async_save does the first half of this; the thread is ours for what follows the tensors.
 """
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lmms.configs.errors import TrainError
-from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of, sync_folder, write_synced
+from lmms.configs.files import PART_SUFFIX, sync_folder, write_whole
+from lmms.configs.room import no_room
+from lmms.train.checkpoint.dcp import Writer
+from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of
 from lmms.train.checkpoint.keep import Keep, delete_old, write_best
-from lmms.train.checkpoint.read import PART_SUFFIX, TrainerState, checkpoint_name, files_of
+from lmms.train.checkpoint.read import checkpoint_name, files_of, list_checkpoints
+from lmms.train.checkpoint.state import Best, TrainerState, state_to_dict
 from lmms.train.parallel.world import World, of_all_ranks
 
 
@@ -53,8 +57,7 @@ class Saver:
             return
         self._saved_step = state.step
         staged = self._stager.stage(dict(tensors))
-        body = asdict(state)
-        self._writing = _Writing(lambda: _write(self._place, self._keep, body, staged))
+        self._writing = _Writing(lambda: _write(self._place, self._keep, state, staged))
         self._writing.start()
         if not self._asynchronous:
             self.wait()
@@ -143,43 +146,54 @@ class _Writing(threading.Thread):
             self.ended.set()
 
 
-def _write(place: _Place, keep: Keep, body: dict[str, Any], staged: dict[str, torch.Tensor]) -> Path:
+def _write(place: _Place, keep: Keep, state: TrainerState, staged: dict[str, torch.Tensor]) -> Path:
     """Write a checkpoint from what was staged, on all ranks together; returns its folder."""
-    final = place.output / checkpoint_name(body["step"])
+    final = place.output / checkpoint_name(state.step)
     part = final.with_name(final.name + PART_SUFFIX)
     rank, size = place.world.rank, place.world.size
     try:
-        place.on_main(lambda: _begin(part, final, body))
-        # Without copying ahead, which would open the first GPU from this thread.
-        writer = FileSystemWriter(part, per_thread_copy_ahead=0)
-        save(staged, storage_writer=writer, process_group=place.group)
+        place.on_main(lambda: _begin(part, final, state))
+        save(staged, storage_writer=Writer(part), process_group=place.group)
         # One list for all: what a rank sees of a shared folder may be older than the files of the others.
         names = of_all_ranks(lambda: files_of(part) if place.world.is_main else [], place.group)[0]
         shares = of_all_ranks(lambda: describe_files(part, names[rank::size]), place.group)
         files = {name: entry for share in shares for name, entry in share.items()}
-        place.on_main(lambda: _finish(part, final, files, keep, body["best"]))
+        place.on_main(lambda: _finish(part, final, files, keep, state.best))
     except (CheckpointException, RuntimeError, TrainError) as error:
-        raise TrainError(f"{part}: the checkpoint could not be written: {_causes(error)}") from error
+        if place.world.is_main:
+            # What is left of it would fill the disk for the log, and for the run that goes on.
+            shutil.rmtree(part, ignore_errors=True)
+        causes = _causes(error)
+        if room := no_room(causes, place.output, sum(tensor.nbytes for tensor in staged.values())):
+            causes = f"{room}; {_kept(place.output)}"
+        raise TrainError(f"{final}: the checkpoint could not be written: {causes}") from error
     return final
 
 
-def _begin(part: Path, final: Path, body: dict[str, Any]) -> None:
+def _kept(output: Path) -> str:
+    complete, _ = list_checkpoints(output)
+    if not complete:
+        return "no checkpoint is kept, so the same command starts at step 0"
+    return f"{complete[-1].name} is kept, and the same command goes on from there"
+
+
+def _begin(part: Path, final: Path, state: TrainerState) -> None:
     if fault_of(final) is None:
         raise TrainError(f"{final} is a complete checkpoint already, of another run")
     for unfinished in (*final.parent.glob(f"step-*{PART_SUFFIX}"), *final.parent.glob(final.name)):
         shutil.rmtree(unfinished)
     part.mkdir(parents=True)
-    write_synced(part / STATE_NAME, body)
+    write_whole(part / STATE_NAME, json.dumps(state_to_dict(state), indent=1))
 
 
-def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: dict[str, Any] | None) -> None:
-    write_synced(part / COMPLETE_NAME, files)
+def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: Best | None) -> None:
+    write_whole(part / COMPLETE_NAME, json.dumps(files, indent=1))
     sync_folder(part)
     part.rename(final)
     sync_folder(final.parent)
     if best is not None:
         write_best(final.parent, best)
-    delete_old(final.parent, keep, None if best is None else best["step"])
+    delete_old(final.parent, keep, None if best is None else best.step)
 
 
 def _causes(error: BaseException) -> str:

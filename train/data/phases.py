@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.data.costs import ModelCost
 from lmms.train.data.mixture import Phase, cursors_at
@@ -135,9 +136,7 @@ def phase_of_step(phases: Sequence[RunPhase], step: int) -> tuple[RunPhase, int]
 
 def write_phases(folder: Path, phases: Sequence[RunPhase]) -> None:
     """Write phases.json, whole or not at all."""
-    part = folder / (PHASES_NAME + ".part")
-    part.write_text(json.dumps([asdict(phase) for phase in phases], indent=1), encoding="utf-8")
-    part.rename(folder / PHASES_NAME)
+    write_whole(folder / PHASES_NAME, json.dumps([asdict(phase) for phase in phases], indent=1))
 
 
 def read_phases(folder: Path) -> list[RunPhase]:

@@ -8,21 +8,22 @@ too.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from lmms.configs.contract.manifest import PACKS_NAME, Dataset
 from lmms.configs.contract.mds import ShardFile, decode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.errors import ConfigError, DatasetError
+from lmms.configs.errors import ConfigError, DatasetError, refuse_file_limit
 from lmms.configs.stores.remote import FileStore
 from lmms.configs.stores.store import LocalStore
 from lmms.train.data.cache import fetch, forget, need_of, read_cached, read_table_file
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _MAX_OPEN_FILES = 256
 """Shards held open at a time; a data set may have more than a process may open (often 1,024)."""
@@ -71,17 +72,17 @@ class Sidecar:
         return Place(set, pack, shard, offset, size, int(self.xxh3[pack]))
 
 
-def read_table(dataset: Dataset, name: str) -> pa.Table:
+def read_table(dataset: Dataset, name: str) -> "pl.DataFrame":
     """One of the Parquet tables of a data set. DatasetError unless it is the manifest's."""
-    return _open_table(dataset, name).read()
+    return _columns(_table_file(dataset, name))
 
 
 def read_sidecar(dataset: Dataset) -> Sidecar:
     """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
-    table = _open_table(dataset, PACKS_NAME)
+    file = _table_file(dataset, PACKS_NAME)
     # One by one: a column comes in pieces, and joining all of them at once would take the room of two tables.
-    columns = {field.name: table.read([field.name])[field.name].combine_chunks() for field in fields(Sidecar)}
-    sidecar = Sidecar(**{name: column.to_numpy() for name, column in columns.items()})
+    columns = {field.name: _columns(file, field.name)[field.name].to_numpy() for field in fields(Sidecar)}
+    sidecar = Sidecar(**columns)
     _check_places(f"{dataset.where}/{PACKS_NAME}", sidecar, dataset.shards)
     return sidecar
 
@@ -89,9 +90,9 @@ def read_sidecar(dataset: Dataset) -> Sidecar:
 def read_sources(dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """(starts int64 [packs + 1], ids int32, tokens int32): pack i has tokens[j] of the source ids[j] of the manifest,
     starts[i] <= j < starts[i + 1]. DatasetError unless the table is the manifest's."""
-    table = _open_table(dataset, PACKS_NAME).read(["source_ids", "source_tokens"])
-    ids, tokens = (table[name].combine_chunks() for name in ("source_ids", "source_tokens"))
-    return ids.offsets.to_numpy().astype(np.int64), ids.values.to_numpy(), tokens.values.to_numpy()
+    table = _columns(_table_file(dataset, PACKS_NAME), "source_ids", "source_tokens")
+    ids, tokens = (table[name].explode(empty_as_null=False).to_numpy() for name in ("source_ids", "source_tokens"))
+    return np.append(0, table["source_ids"].list.len().to_numpy().cumsum(dtype=np.int64)), ids, tokens
 
 
 class PackReader:
@@ -148,6 +149,7 @@ class PackReader:
                 file = self._open(place, store)
             return os.pread(file, place.bytes, place.offset)
         except OSError as error:
+            refuse_file_limit(error)
             what = f"cannot be read ({error.strerror}); copy the shard again or rebuild"
             raise DatasetError(f"{self._name(place)} {what}") from error
 
@@ -174,13 +176,20 @@ class PackReader:
         return f"{dataset.where}/{dataset.shards[place.shard].name}: pack {place.pack} at byte {place.offset}"
 
 
-def _open_table(dataset: Dataset, name: str) -> pq.ParquetFile:
+def _table_file(dataset: Dataset, name: str) -> bytes:
     data = read_table_file(dataset, name)
     if xxh3_64_hexdigest(data) != dataset.manifest.files[name]["xxh3"]:
         raise DatasetError(
             f"{dataset.where}/{name} is damaged: its hash is not the manifest's; copy it again or rebuild the shards"
         )
-    return pq.ParquetFile(pa.BufferReader(data))
+    return data
+
+
+def _columns(file: bytes, *names: str) -> "pl.DataFrame":
+    """Some columns of a Parquet file, or all of them."""
+    import polars as pl  # half a second that only those who read a table need to spend
+
+    return pl.read_parquet(file, columns=list(names) or None)
 
 
 def _check_places(path: str, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:

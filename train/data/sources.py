@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.words import short_places
 from lmms.train.data.sets import Sets
 from lmms.train.data.shards import read_sources
 
@@ -16,7 +17,7 @@ class Sources:
     """Tokens of each pack by source: of pack i, tokens[j] of source ids[j] for starts[i] <= j < starts[i + 1]."""
 
     names: tuple[str, ...]
-    """With the number of the set where there are several."""
+    """Short ones, see short_places; with the number of the set where there are several."""
     starts: Int64s
     """[packs + 1]"""
     ids: Int64s
@@ -31,9 +32,9 @@ def join_sources(sets: Sets) -> Sources:
     starts, ids, tokens = zip(*map(read_sources, sets.datasets), strict=True)
     return Sources(
         names=tuple(
-            f"set {k}, {source['name']}" if several else source["name"]
+            f"set {k}, {name}" if several else name
             for k, dataset in enumerate(sets.datasets)
-            for source in dataset.manifest.sources
+            for name in short_places([source["name"] for source in dataset.manifest.sources])
         ),
         starts=np.cumsum(np.concatenate([[0], *map(np.diff, starts)])),
         ids=np.concatenate([own + first for own, first in zip(ids, firsts, strict=False)]),

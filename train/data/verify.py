@@ -1,6 +1,6 @@
 """Everything that a shard folder promises, checked: every hash, every pack against the contract, every table row."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +8,15 @@ import numpy as np
 import xxhash
 
 from lmms.configs.contract.check import check_pack
-from lmms.configs.contract.loss_weight import total_weights
 from lmms.configs.contract.manifest import PACKS_NAME, REJECTS_NAME, SAMPLES_NAME, Dataset, data_entry, open_dataset
 from lmms.configs.contract.pack import SAMPLE_TABLE, Pack
+from lmms.configs.contract.sidecar import pack_row
 from lmms.configs.errors import DatasetError
 from lmms.configs.stores.store import read_blocks
 from lmms.train.data.shards import PackReader, Sidecar, read_sidecar, read_table
 
 
-def verify_dataset(where: str | Path, report: Callable[[int, int], None] = lambda done, packs: None) -> Iterator[str]:
+def verify(where: str | Path, report: Callable[[int, int], None] = lambda done, packs: None) -> Iterator[str]:
     """Every fault of a shard folder, as a sentence that names the place; none when it is whole.
 
     `report` is called with the packs read so far and their number. A folder without a readable manifest, index or
@@ -44,7 +44,7 @@ def _file_faults(dataset: Dataset) -> Iterator[str]:
 
 
 def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -> Iterator[str]:
-    rejects = read_table(dataset, REJECTS_NAME).num_rows
+    rejects = read_table(dataset, REJECTS_NAME).height
     found = {
         "packs": len(sidecar),
         "packed": len(samples["row"]),
@@ -65,7 +65,7 @@ def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -
 def _pack_faults(
     dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any], report: Callable[[int, int], None]
 ) -> Iterator[str]:
-    reader = PackReader([dataset])
+    reader, table = PackReader([dataset]), read_table(dataset, PACKS_NAME)
     by_pack = np.argsort(samples["pack"], kind="stable")
     starts = np.searchsorted(samples["pack"][by_pack], np.arange(len(sidecar) + 1))
     for i in range(len(sidecar)):
@@ -77,32 +77,21 @@ def _pack_faults(
             continue
         yield from (f"{place}: {fault}" for fault in check_pack(pack, dataset.manifest.limits))
         rows = by_pack[starts[i] : starts[i + 1]]
-        yield from (
-            f"{place}: {fault}" for fault in _row_faults(i, pack, sidecar, {n: c[rows] for n, c in samples.items()})
-        )
+        row, listed = table.row(i, named=True), {name: column[rows] for name, column in samples.items()}
+        yield from (f"{place}: {fault}" for fault in _row_faults(pack, row, listed))
         report(i + 1, len(sidecar))
     reader.close()
 
 
-def _row_faults(i: int, pack: Pack, sidecar: Sidecar, samples: dict[str, Any]) -> Iterator[str]:
+def _row_faults(pack: Pack, row: Mapping[str, Any], samples: dict[str, Any]) -> Iterator[str]:
     """Where the row of the sidecar or the rows of samples.parquet say other than the pack."""
-    spans = (pack.targets[:, 1] - pack.targets[:, 0]).astype(np.int64)
-    lengths = pack.lengths.astype(np.int64)
-    expected = {
-        "tokens": len(pack.input_ids),
-        "target_tokens": spans.sum(),
-        **total_weights(pack),
-        "segments": len(lengths),
-        "sum_squared_lengths": (lengths**2).sum(),
-        "patches": pack.patches,
-        "sum_squared_patches": pack.sum_squared_patches,
-        "media": len(pack.media),
-    }
-    for name, value in expected.items():
-        if getattr(sidecar, name)[i] != value:
-            yield f"{PACKS_NAME} says {getattr(sidecar, name)[i]} {name}, the pack has {value}"
+    for name, value in pack_row(pack).items():
+        if row[name] != value:
+            yield f"{PACKS_NAME} says {row[name]} {name}, the pack has {value}"
     order = np.argsort(samples["segment"])
     stated = np.stack([samples[name][order] for name in ("source", "row", "tokens")], axis=1)
-    actual = np.concatenate([pack.samples, lengths[:, None]], axis=1)
-    if not np.array_equal(samples["segment"][order], np.arange(len(lengths))) or not np.array_equal(stated, actual):
+    actual = np.concatenate([pack.samples, pack.lengths[:, None]], axis=1)
+    if not np.array_equal(samples["segment"][order], np.arange(len(pack.lengths))) or not np.array_equal(
+        stated, actual
+    ):
         yield f"{SAMPLES_NAME} does not list the conversations of the pack"

@@ -1,15 +1,31 @@
-"""What training does differently for each kind of model. One small file a kind; this table names them."""
+"""What training does differently for each family of models: one frozen value each, in a file of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from torch import Tensor
+from lmms.configs.errors import ModelError
+from lmms.train.families import qwen2_5_vl, qwen2_vl, qwen3_vl, text
+from lmms.train.families.family import Family, Images
 
-from lmms.train.families import qwen2_5_vl, qwen3_vl, vision
-from lmms.train.families.vision import Tower, TowerInputs
-
-TOWER_INPUTS: Mapping[str, Callable[[Tensor, Tower], TowerInputs]] = {
-    "qwen2_vl": vision.tower_inputs,
-    "qwen2_5_vl": qwen2_5_vl.tower_inputs,
-    "qwen3_vl": qwen3_vl.tower_inputs,
+FAMILIES: Mapping[str, Family] = {
+    "qwen2": text.FAMILY,
+    "qwen3": text.FAMILY,
+    "qwen2_vl": qwen2_vl.FAMILY,
+    "qwen2_5_vl": qwen2_5_vl.FAMILY,
+    "qwen3_vl": qwen3_vl.FAMILY,
 }
-"""family -> (grids int64 [images, 3], what the tower is like) to the tower's keyword arguments beside pixels."""
+"""By the model_type of config.json."""
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a model. ModelError for one that cannot be trained."""
+    if model_type not in FAMILIES:
+        raise ModelError(f"model_type {model_type!r} cannot be trained; expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def images_of(model_type: str) -> Images:
+    """How a family takes images. ModelError for one that reads text only."""
+    images = family_of(model_type).images
+    if images is None:
+        raise ModelError(f"model_type {model_type!r} reads text only, expected one that takes images")
+    return images

@@ -4,7 +4,7 @@ Whole windows stand first, of all images, and so are a dense batch; narrower one
 blocks that attend over images get the patches in the images' order.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,25 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
 from lmms.train.families import vision
-from lmms.train.families.vision import Tower, TowerInputs
+from lmms.train.families.family import Family, Images, Tower, TowerInputs
+from lmms.train.families.text import language_model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_DENSE_STEPS = 4
+"""In padded batches, dense windows are a multiple of this share of all."""
+
+
+def tower(hf_config: "PretrainedConfig") -> Tower:
+    """What the tower's inputs depend on."""
+    config = hf_config.vision_config
+    return Tower(
+        patch_size=config.patch_size,
+        merge_size=config.spatial_merge_size,
+        window_size=config.window_size,
+        windowed=tuple(block for block in range(config.depth) if block not in config.fullatt_block_indexes),
+    )
 
 
 def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
@@ -45,8 +63,24 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
     }
 
 
-def attend_by_image(visual: Any) -> None:
-    """Let the blocks of a tower that attend over whole images see the patches in the images' order."""
+def fixed_windows(inputs: TowerInputs, patches: int, tower: Tower, images: int) -> TowerInputs:
+    """Fewer dense windows, so that there are few numbers of them; those taken out stand before the narrower ones."""
+    whole, size, narrow = inputs["dense_windows"], inputs["max_window_seqlen"], inputs["cu_window_seqlens"]
+    assert isinstance(whole, int)
+    assert isinstance(size, int)
+    assert isinstance(narrow, Tensor)
+    step = max(patches // size // _DENSE_STEPS, 1)
+    dense = whole // step * step
+    taken_out = size * torch.arange(whole - dense + 1, dtype=torch.int32)
+    boundaries = torch.cat([taken_out, narrow[1:] + taken_out[-1]])
+    # But for a corner of each image, a window is whole in one direction.
+    most = patches // (tower.window_size // tower.patch_size * tower.merge_size) + images
+    return {"dense_windows": dense, "cu_window_seqlens": vision.fill(boundaries, patches - dense * size, patches, most)}
+
+
+def attend_by_image(hf: Any) -> None:
+    """Let the blocks of the tower that attend over whole images see the patches in the images' order."""
+    visual = hf.model.visual
     for number in visual.fullatt_block_indexes:
         block: nn.Module = visual.blocks[number]
         block.register_forward_pre_hook(_to_images, with_kwargs=True)
@@ -64,3 +98,17 @@ def _to_images(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def _to_windows(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
     return output.index_select(0, kwargs["window_rows"])
+
+
+FAMILY = Family(
+    auto_class="AutoModelForImageTextToText",
+    parts=(
+        vision.tower_part("gate_proj|up_proj", "down_proj"),
+        vision.merger_part("merger", norm="ln_q", first=r"mlp\.0", second=r"mlp\.2"),
+        language_model("model.language_model"),
+    ),
+    positions=vision.positions,
+    images=Images(tower=tower, inputs=tower_inputs, features=vision.features, fixed_inputs=fixed_windows),
+    replacements=(vision.embed_by_product, attend_by_image),
+    stacked=vision.STACKED,
+)

@@ -1,34 +1,50 @@
-"""What the Qwen vision families share: 3-D positions, and what the tower needs beside pixels.
+"""What the Qwen vision families share: 3-D positions, what the tower needs beside pixels, and where its parts are.
 
-Both are made on the CPU while packs are loaded. transformers makes the tower's part on the device when it is not given,
-in Python loops that synchronise; its own functions make it here, so the numbers are the same.
+Positions and the tower's inputs are made on the CPU while packs are loaded. transformers makes the latter on the device
+when they are not given, in Python loops that synchronise. Its own functions make them here: the numbers are the same.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
 
 from lmms.configs.contract.pack import Media
+from lmms.train.families.family import ModelPart, Tower, TowerInputs
 
-TowerInputs = dict[str, Tensor | int]
-"""Keyword arguments of a vision tower's forward."""
+STACKED: Mapping[str, int] = {"qkv": 3}
+"""The projections of a vision tower's attention."""
+
+_VISUAL = "model.visual"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tower:
-    """What a tower's inputs depend on, beside the grids."""
+def tower_part(*mlp: str) -> ModelPart:
+    """A vision tower. mlp: patterns of the layers of a block's MLP, in their order."""
+    return ModelPart(
+        name="vision",
+        modules=(_VISUAL,),
+        feeds="aligner",
+        blocks="blocks",
+        attention="attn.proj",
+        before="embed",
+        stages=("norm1", "qkv", r"attn\.proj", "norm2", *mlp),
+    )
 
-    patch_size: int
-    merge_size: int
-    window_size: int = 0
-    """Side of an attention window, in pixels (Qwen2.5-VL)."""
-    position_side: int = 0
-    """Side of the learned square of positions that is stretched over each image (Qwen3-VL)."""
+
+def merger_part(*modules: str, norm: str, first: str, second: str) -> ModelPart:
+    """What joins squares of patches to tokens: these modules of the tower. Patterns: its norm and its two layers."""
+    return ModelPart(
+        name="aligner",
+        modules=tuple(f"{_VISUAL}.{module}" for module in modules),
+        feeds="llm",
+        behind=(norm, first, second),
+    )
 
 
 def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], merge_size: int) -> npt.NDArray[np.int64]:
@@ -58,6 +74,30 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
     }
 
 
+def features(output: Any) -> list[Tensor]:
+    """What the tower puts out for the rows of images: [image tokens, hidden]."""
+    return [output.pooler_output]
+
+
 def longest(cu_seqlens: Tensor) -> int:
     """The largest of the lengths that cu_seqlens [n + 1] adds up, as a Python number: a kernel's launch needs it."""
     return int(torch.diff(cu_seqlens).max())
+
+
+def fill(cu_seqlens: Tensor, total: int, piece: int, count: int) -> Tensor:
+    """int32 [count + 1]: these boundaries, then one every `piece`, and from `total` on the same."""
+    last = int(cu_seqlens[-1])
+    added = last + piece * torch.arange(1, count + 2 - len(cu_seqlens))
+    return torch.cat([cu_seqlens, added.clamp(max=total).to(torch.int32)])
+
+
+def embed_by_product(hf: Any) -> None:
+    """Let a model embed patches by a matrix product: cuDNN has been seen to take seconds for the convolution."""
+    patch_embed = hf.get_submodule(f"{_VISUAL}.patch_embed")
+    patch_embed.forward = partial(embed_patches, patch_embed.proj)
+
+
+def embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
+    """[patches, channels * time * p * p] -> [patches, width], since the kernel of the convolution covers a patch."""
+    weight = projection.weight
+    return F.linear(patches.to(weight.dtype), weight.flatten(1), projection.bias)

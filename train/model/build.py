@@ -7,22 +7,19 @@ head (see loss.py) and the convolution over patches, which is a matrix product.
 
 import copy
 from collections.abc import Callable, Collection, Iterator
-from functools import partial
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import transformers
+from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from lmms.configs.contract.model_folder import VISION_FAMILIES
 from lmms.configs.errors import ModelError
 from lmms.configs.settings.memory import Recompute
-from lmms.train.families import qwen2_5_vl, qwen3_vl
+from lmms.train.families import family_of
 from lmms.train.model.attention import ATTENTION_NAME
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import is_lora, language_model
+from lmms.train.model.names import is_lora
 from lmms.train.model.recompute import recompute_blocks
 
 
@@ -37,24 +34,18 @@ def build_model(
     """
     _check_config(hf_config)
     config = copy.deepcopy(hf_config)
-    auto = AutoModelForImageTextToText if config.model_type in VISION_FAMILIES else AutoModelForCausalLM
+    family = family_of(config.model_type)
+    auto = getattr(transformers, family.auto_class)
     with torch.device("meta"):
         hf = auto.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     for module in hf.modules():
         if isinstance(module, PreTrainedModel):
             module.config._attn_implementation = ATTENTION_NAME
-    model = TrainModel(hf)
-    if config.model_type in VISION_FAMILIES:
-        patch_embed: Any = hf.model.visual.patch_embed
-        patch_embed.forward = partial(embed_patches, patch_embed.proj)
-    if config.model_type == "qwen2_5_vl":
-        qwen2_5_vl.attend_by_image(hf.model.visual)
-    if config.model_type == "qwen3_vl":
-        qwen3_vl.add_by_rows(hf.model.language_model)
-    layers = language_model(hf).layers
-    recompute_blocks(layers, recompute)
-    recompute_blocks(blocks(model)[: -len(layers)], recompute_vision or recompute)
-    return model.train()
+    for replace_in in family.replacements:
+        replace_in(hf)
+    for part, block in family.blocks(hf):
+        recompute_blocks([block], recompute if part == "llm" else recompute_vision or recompute)
+    return TrainModel(hf).train()
 
 
 def keep_in(model: TrainModel, dtype: torch.dtype, masters: Collection[str]) -> None:
@@ -125,8 +116,7 @@ def draw(module: nn.Module, rule: Callable[[nn.Module], object]) -> None:
 
 def blocks(model: TrainModel) -> list[nn.Module]:
     """The repeated blocks in forward order: of the vision tower, if any, then of the language model."""
-    towers = [model.hf.model.visual] if model.hf.config.model_type in VISION_FAMILIES else []
-    return [*(block for tower in towers for block in tower.blocks), *language_model(model.hf).layers]
+    return [block for _, block in family_of(model.hf.config.model_type).blocks(model.hf)]
 
 
 def _owned_modules(owner: PreTrainedModel, module: nn.Module) -> Iterator[tuple[PreTrainedModel, nn.Module]]:
@@ -136,15 +126,6 @@ def _owned_modules(owner: PreTrainedModel, module: nn.Module) -> Iterator[tuple[
             continue
         yield from _owned_modules(child if isinstance(child, PreTrainedModel) else owner, child)
     yield owner, module
-
-
-def embed_patches(projection: nn.Conv3d, patches: Tensor) -> Tensor:
-    """[patches, channels * time * p * p] -> [patches, width]. The kernel covers a patch: the convolution is a product.
-
-    cuDNN has been seen to take seconds for it as a convolution.
-    """
-    weight = projection.weight
-    return F.linear(patches.to(weight.dtype), weight.flatten(1), projection.bias)
 
 
 def _check_config(config: PretrainedConfig) -> None:

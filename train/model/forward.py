@@ -12,17 +12,22 @@ from lmms.configs.errors import TrainError
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.images import normalised
 from lmms.train.batch.vision import Pictures
-from lmms.train.model.loss import linear_cross_entropy
-from lmms.train.model.names import language_model
+from lmms.train.families import images_of
+from lmms.train.model.loss import HeadLoss, linear_cross_entropy
+from lmms.train.model.names import language_model, towers
 from lmms.train.parallel.sequence import exchange_features
 
 
 class TrainModel(nn.Module):
     """The unit that is sharded and stepped. `hf` is the transformers model, whose parameters are all there are."""
 
+    loss: HeadLoss
+    """Takes the place of linear_cross_entropy where another one is set."""
+
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
         self.hf = hf
+        self.loss = linear_cross_entropy
         self.tied = hf.lm_head.weight is hf.get_input_embeddings().weight
 
     def forward(
@@ -37,9 +42,7 @@ class TrainModel(nn.Module):
         """
         hidden = last_hidden_state(self.hf, batch, step_has_images, sequence_group)
         rows = hidden.squeeze(0).index_select(0, batch.target_rows)
-        return linear_cross_entropy(
-            rows, self.hf.lm_head.weight, batch.labels, batch.weights, batch.groups, batch.num_groups
-        )
+        return self.loss(rows, self.hf.lm_head.weight, batch.labels, batch.weights, batch.groups, batch.num_groups)
 
 
 def last_hidden_state(
@@ -55,7 +58,7 @@ def last_hidden_state(
     embeddings = hf.get_input_embeddings()(batch.input_ids)
     deep: dict[str, object] = {}
     if step_has_images and batch.vision is not None:
-        embeddings, deep = _with_images(hf.model.visual, embeddings, batch.vision, sequence_group)
+        embeddings, deep = _with_images(hf, embeddings, batch.vision, sequence_group)
     output = language_model(hf)(
         inputs_embeds=embeddings,
         position_ids=batch.position_ids,
@@ -72,12 +75,12 @@ def last_hidden_state(
 
 
 def _with_images(
-    visual: nn.Module, embeddings: Tensor, pictures: Pictures, sequence_group: ProcessGroup | None
+    hf: PreTrainedModel, embeddings: Tensor, pictures: Pictures, sequence_group: ProcessGroup | None
 ) -> tuple[Tensor, dict[str, object]]:
     """The embeddings with image features in their rows, and what deeper layers take of them."""
     pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size)
-    output = visual(pixels, grid_thw=pictures.grid_thw, **pictures.tower)
-    features, deep = output.pooler_output, getattr(output, "deepstack_features", None) or []
+    images, ((_, tower),) = images_of(hf.config.model_type), towers(hf)
+    features, *deep = images.features(tower(pixels, grid_thw=pictures.grid_thw, **pictures.tower))
     if sequence_group is not None and pictures.exchange is not None:
         features, *deep = (exchange_features(part, pictures.exchange, sequence_group) for part in (features, *deep))
     elif len(pictures.rows) == 0:
@@ -85,4 +88,4 @@ def _with_images(
     # What follows are features of padding.
     features, *deep = (part[: len(pictures.rows)] for part in (features, *deep))
     embeddings = embeddings.index_copy(1, pictures.rows, features.to(embeddings.dtype).unsqueeze(0))
-    return embeddings, {"visual_pos_masks": pictures.rows, "deepstack_visual_embeds": deep} if deep else {}
+    return embeddings, images.deep_inputs(pictures.rows, deep) if images.deep_inputs else {}

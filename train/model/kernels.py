@@ -18,6 +18,7 @@ from torch.nn.attention import activate_flash_attention_impl
 from transformers import PreTrainedModel
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.files import write_whole
 from lmms.configs.settings.kernels import Attention, KernelsConfig
 from lmms.train.model.attention import ATTENDS, ATTENTION_NAMES, Attend
 from lmms.train.model.liger import liger_functions, use_liger
@@ -121,7 +122,7 @@ def use_attention(attention: Attention) -> Attend:
 def write_kernels(folder: Path, kernels: Kernels, machine: Machine) -> None:
     """Keep with a run what it ran on last."""
     text = {**asdict(kernels), **asdict(machine), "dtype": str(machine.dtype), "modules": sorted(machine.modules)}
-    (folder / KERNELS_NAME).write_text(json.dumps({**text, "torch": torch.__version__}, indent=2) + "\n")
+    write_whole(folder / KERNELS_NAME, json.dumps({**text, "torch": torch.__version__}, indent=2) + "\n")
 
 
 def _attention_obstacle(attention: Attention, machine: Machine) -> str:

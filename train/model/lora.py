@@ -39,7 +39,7 @@ def lora_layers(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) ->
     if "lora" not in train.values():
         return []
     linear, others = _modules(model)
-    asked = [name for name in linear if setting_of(train, part_of(name), f"{name}.weight") == "lora"]
+    asked = [name for name in linear if setting_of(train, part_of(model, name), f"{name}.weight") == "lora"]
     saved = _saved_modules(model, lora)
     matches = _target_test(linear, others, asked, lora)
     chosen = [name for name in asked if name not in saved and matches(name)]
@@ -48,7 +48,7 @@ def lora_layers(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) ->
             f"lora: {refused[0]} cannot have LoRA, since the loss reads its weight alone; train it in full:"
             f" lora.modules_to_save: [{_HEAD}]"
         )
-    named = {f"{name}.weight": part_of(name) for name in chosen}
+    named = {f"{name}.weight": part_of(model, name) for name in chosen}
     decided_by = {setting_of({key: key for key in train}, part, name) for name, part in named.items()}
     for key, how in train.items():
         if how == "lora" and key not in decided_by and _decides(model, train, key):
@@ -65,8 +65,8 @@ def trained_names(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) 
     lora.bias asks for. ConfigError for a pattern or module that matches nothing, or that is both frozen and to save.
     """
     parameters = own_parameters(model)
-    check_matches("train", train, {name: part_of(name) for name in set(parameters.values())})
-    how = {name: setting_of(train, part_of(name), name) for name in parameters.values()}
+    check_matches("train", train, {name: part_of(model, name) for name in set(parameters.values())})
+    how = {name: setting_of(train, part_of(model, name), name) for name in parameters.values()}
     saved = _saved_modules(model, lora)
     in_saved = {first for name, first in parameters.items() if name.rpartition(".")[0] in saved}
     for name in sorted(in_saved):
@@ -186,7 +186,7 @@ def _target_test(linear: list[str], others: list[str], asked: list[str], lora: L
 def _decides(model: nn.Module, train: Mapping[str, How], key: str) -> bool:
     """Whether a key of `train` says of any parameter how it is trained."""
     keys = {name: name for name in train}
-    return any(setting_of(keys, part_of(name), name) == key for name in own_parameters(model).values())
+    return any(setting_of(keys, part_of(model, name), name) == key for name in own_parameters(model).values())
 
 
 def _wanted(lora: LoraConfig) -> str:

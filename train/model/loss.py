@@ -6,6 +6,7 @@ of the graph, so all that backward adds is a factor. Same idea: Liger Kernel's f
 computes ignored rows too and synchronises.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch.autograd.function import once_differentiable
 
 LOGITS_PER_CHUNK = 2**28
 """1 GiB in fp32: large enough that reading and writing the weight's gradient once a chunk costs little."""
+
+HeadLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""A loss that is called as linear_cross_entropy, without the size of its chunks."""
 
 
 def linear_cross_entropy(

@@ -4,7 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lmms.configs.by_part import Part
-from lmms.configs.contract.model_folder import VISION_FAMILIES
+from lmms.train.families import family_of
 
 
 def parameter_name(name: str) -> str:
@@ -28,14 +28,20 @@ def own_parameters(model: nn.Module) -> dict[str, str]:
     }
 
 
-def part_of(parameter_name: str) -> Part:
-    """The part of the model that a parameter belongs to, by its name in TrainModel or in the transformers model."""
-    _, tower, inner = parameter_name.partition("visual.")
-    if not tower:
-        return "llm"
-    return "aligner" if inner.startswith(("merger.", "deepstack_merger_list.")) else "vision"
+def part_of(model: nn.Module, name: str) -> Part:
+    """The part that a parameter or module of a TrainModel belongs to, by its name there or in the transformers model.
+
+    Modules without a transformers model in `hf`, as single layers, are all llm.
+    """
+    hf = getattr(model, "hf", None)
+    return family_of(hf.config.model_type).part_of(name.removeprefix("hf.")).name if hf is not None else "llm"
 
 
 def language_model(hf: PreTrainedModel) -> PreTrainedModel:
     """The part of a transformers model that reads embeddings and has the blocks of the language model."""
-    return hf.model.language_model if hf.config.model_type in VISION_FAMILIES else hf.model
+    return family_of(hf.config.model_type).language_model(hf)
+
+
+def towers(hf: PreTrainedModel) -> list[tuple[Part, nn.Module]]:
+    """What turns media into embeddings, by its part of the model."""
+    return family_of(hf.config.model_type).towers(hf)

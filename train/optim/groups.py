@@ -34,13 +34,15 @@ def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:
     parts: dict[Part, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parts.setdefault(part_of(name), []).append(parameter)
+            parts.setdefault(part_of(model, name), []).append(parameter)
     return parts
 
 
 def check_optim(model: nn.Module, config: OptimConfig) -> None:
     """Raise ConfigError for learning rates that match nothing of the model, and for an optimizer with nothing to do."""
-    check_matches("optim.lr", config.lr, {parameter_name(name): part_of(name) for name, _ in model.named_parameters()})
+    check_matches(
+        "optim.lr", config.lr, {parameter_name(name): part_of(model, name) for name, _ in model.named_parameters()}
+    )
     rules = rules_of(config.name, model)
     if not any(rules[parameter] == config.name for parameter in model.parameters() if parameter.requires_grad):
         meant = "weight of a linear layer in the blocks" if config.name == "muon" else f"matrix of {SMALL:,} elements"
@@ -66,7 +68,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     def group_of(name: str) -> tuple[float, float, OptimName, int]:
         parameter = trained[name]
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
-        return setting_of(config.lr, part_of(name), name), decay, rules[parameter], stacked.get(parameter, 1)
+        return setting_of(config.lr, part_of(model, name), name), decay, rules[parameter], stacked.get(parameter, 1)
 
     groups = [
         {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms.configs.settings.optim import OptimName
+from lmms.train.families import family_of
 from lmms.train.model.build import blocks
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.names import is_lora, parameter_name, part_of
@@ -23,9 +24,6 @@ from lmms.train.optim.muon import new_momentum, update_muon
 
 SMALL = 4096
 """Elements of a parameter below which its averages stay in fp32."""
-
-_STACKED = {"qkv": 3}
-"""Layers whose weight is several matrices, one below the other: the projections of the vision tower's attention."""
 
 
 class Updates(torch.optim.Optimizer):
@@ -72,9 +70,12 @@ def rules_of(name: OptimName, model: nn.Module) -> dict[Tensor, OptimName]:
 
 def stacked_matrices(model: nn.Module) -> dict[Tensor, int]:
     """The weights that Muon is for -> how many matrices of equal size each is."""
+    if not isinstance(model, TrainModel):
+        return {}
+    stacked = family_of(model.hf.config.model_type).stacked
     return {
-        module.weight: _STACKED.get(parameter_name(name).rpartition(".")[2], 1)
-        for block in (blocks(model) if isinstance(model, TrainModel) else ())
+        module.weight: stacked.get(parameter_name(name).rpartition(".")[2], 1)
+        for block in blocks(model)
         for name, module in block.named_modules()
         if isinstance(module, nn.Linear) and not is_lora(f".{name}")
     }
@@ -107,7 +108,7 @@ def muon_line(model: nn.Module) -> str:
     """Of which layers Muon takes the weights, for a person: names without the numbers of layers, trained ones."""
     matrices = stacked_matrices(model)
     layers = dict.fromkeys(
-        f"{part_of(name)} {name.removesuffix('.weight').rpartition('.')[2]}"
+        f"{part_of(model, name)} {name.removesuffix('.weight').rpartition('.')[2]}"
         for name, parameter in ((parameter_name(name), parameter) for name, parameter in model.named_parameters())
         if parameter in matrices and parameter.requires_grad
     )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lmms.configs.by_part import PARTS, Part
+from lmms.configs.files import write_whole
 from lmms.configs.settings.train import How
 from lmms.train.model.names import is_lora, parameter_name, part_of
 
@@ -55,7 +56,7 @@ def trained_table(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Ro
 
     def kind(item: tuple[str, nn.Parameter]) -> tuple[int, int]:
         name, parameter = item
-        return PARTS.index(part_of(name)), _HOWS.index(how(name, parameter))
+        return PARTS.index(part_of(model, name)), _HOWS.index(how(name, parameter))
 
     return [
         _row(PARTS[part], _HOWS[one], list(members), groups)
@@ -89,9 +90,7 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
 
 def write_table(output: Path, rows: Sequence[Row]) -> None:
     """Write trained.json."""
-    part = output / f"{TRAINED_NAME}.part"
-    part.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    part.rename(output / TRAINED_NAME)
+    write_whole(output / TRAINED_NAME, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 def _row(

@@ -1,8 +1,9 @@
 """Ranks and their devices, over one flat mesh or one with a row for each copy of the weights (parallel.replicate)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from typing import Literal, TypeVar
 
 import torch
@@ -56,11 +57,43 @@ class World:
         dist.all_reduce(values)
         return [float(value) for value in values.tolist()]
 
-    def from_main(self, value: T) -> T:
-        """The value that rank 0 holds, on every rank."""
-        values = [value]
-        dist.broadcast_object_list(values)
-        return values[0]
+    def once(self, act: Callable[[], T]) -> T:
+        """What rank 0 gets of this, on every rank; so too the LmmsError that it raises."""
+        outcome: list[T] | LmmsError = []
+        if self.is_main:
+            try:
+                outcome = [act()]
+            except LmmsError as error:
+                outcome = error
+        outcomes = [outcome]
+        dist.broadcast_object_list(outcomes)
+        (outcome,) = outcomes
+        if isinstance(outcome, LmmsError):
+            raise outcome
+        return outcome[0]
+
+    def joined(self, entries: Sequence[T]) -> list[T]:
+        """The entries of every rank, by rank."""
+        return list(chain.from_iterable(_gather(list(entries), None)))
+
+
+def of_all_ranks(act: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
+    """What each rank of the group gets of this, by rank. TrainError on every rank where it fails on any."""
+    outcome: tuple[list[T], str] = ([], "")
+    try:
+        outcome = ([act()], "")
+    except (OSError, LmmsError) as error:
+        outcome = ([], str(error))
+    everyone = _gather(outcome, group)
+    if faults := sorted({fault for _, fault in everyone if fault}):
+        raise TrainError("; ".join(faults))
+    return [value for values, _ in everyone for value in values]
+
+
+def _gather(value: T, group: dist.ProcessGroup | None) -> list[T]:
+    everyone = [value] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, value, group=group)
+    return everyone
 
 
 def start_world(
@@ -111,31 +144,3 @@ def compute_dtype(setting: Literal["auto", "bf16", "fp32"], device: torch.device
     if setting == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if setting == "bf16" else torch.float32
-
-
-def on_main(world: World, act: Callable[[], T]) -> T:
-    """What rank 0 gets of this, on every rank; so too the LmmsError that it raises."""
-    outcome: list[T] | LmmsError = []
-    if world.is_main:
-        try:
-            outcome = [act()]
-        except LmmsError as error:
-            outcome = error
-    outcome = world.from_main(outcome)
-    if isinstance(outcome, LmmsError):
-        raise outcome
-    return outcome[0]
-
-
-def of_all_ranks(act: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
-    """What each rank gets of this, by rank. TrainError on every rank where it fails on any."""
-    own: tuple[list[T], str] = ([], "")
-    try:
-        own = ([act()], "")
-    except (OSError, LmmsError) as error:
-        own = ([], str(error))
-    everyone = [own] * dist.get_world_size()
-    dist.all_gather_object(everyone, own, group=group)
-    if faults := sorted({fault for _, fault in everyone if fault}):
-        raise TrainError("; ".join(faults))
-    return [value for values, _ in everyone for value in values]

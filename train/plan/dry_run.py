@@ -16,12 +16,13 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.initial import plan_initial
 from lmms.train.checkpoint.pretrained import check_pretrained
 from lmms.train.checkpoint.read import read_state
-from lmms.train.checkpoint.resume import check_output, resumed_state, would_resume
+from lmms.train.checkpoint.resume import resumed_state, would_resume
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import Order
-from lmms.train.data.phases import RunPhase, go_on, order_of, phase_from_json, run_steps
+from lmms.train.data.phases import RunPhase, go_on, order_of, run_steps
 from lmms.train.plan.advice import Proposal, beside, proposals_of
 from lmms.train.plan.cards import Card
+from lmms.train.plan.checks import check_output
 from lmms.train.plan.estimate import (
     cuda_dtype,
     heaviest,
@@ -145,7 +146,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     initial = plan_initial(config, opened.folder.path, opened.model, lambda act: act(), found, lambda line: None)
     if initial.reads_base and initial.base.path:
         check_pretrained(opened.model.hf, Path(initial.base.path))
-    phases = go_on([phase_from_json(phase) for phase in state.phases], opened.phase, state.step, state.position)
+    phases = go_on(state.phases, opened.phase, state.step, state.position)
     check_profile(config.profile, device, ranks, state.step, run_steps(config, phases))
     order = order_of(opened.sets, phases[-1])
     trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}

@@ -27,7 +27,7 @@ from lmms.train.plan.trace import Moment, tensors_in, trace_pass, units
 
 def batch_of(config: TrainConfig, opened: Opened, places: Sequence[Place]) -> Batch:
     """The batch of a pass over these packs, read now."""
-    recipe = padded(config, opened)[0] if config.kernels.compile else opened.recipe
+    recipe = (padded(config, opened) if config.kernels.compile else opened).recipe
     reader = PackReader(opened.sets.datasets)
     batch = pad_batch(make_batch([reader.read(place) for place in places], recipe, places), recipe)
     reader.close()
@@ -148,5 +148,6 @@ def parameters_by_part(model: TrainModel, *, trained: bool) -> dict[str, int]:
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad or not trained:
-            parts[part_of(name)] = parts.get(part_of(name), 0) + parameter.numel()
+            part = part_of(model, name)
+            parts[part] = parts.get(part, 0) + parameter.numel()
     return parts

@@ -11,16 +11,18 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.settings.parallel import check_sequence_heads
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import Cache, shown
+from lmms.configs.words import counted
 from lmms.train.batch.recipe import Recipe, make_recipe
 from lmms.train.batch.shapes import shapes_of
-from lmms.train.checkpoint.read import TrainerState
+from lmms.train.checkpoint.state import Base, TrainerState
 from lmms.train.data.balance import straggler_loss, take_steps
 from lmms.train.data.costs import ModelCost
+from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import ORDER_VERSION, Order
 from lmms.train.data.phases import RunPhase, start_phase
 from lmms.train.data.sets import Sets, costs_digest, find_sets, read_sets
 from lmms.train.model.flops import model_cost
-from lmms.train.model.folder import fitting_model, model_of
+from lmms.train.model.folder import model_of
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora
 from lmms.train.optim.groups import check_optim, set_trained
@@ -81,7 +83,7 @@ def open_run(
         manifests = [dataset.manifest for dataset in evaluated.datasets]
         eval_recipe = make_recipe(manifests, hf_config, data.on_bad_media, _by(manifests), share)
     check_optim(model, config.optim)
-    cost = model_cost(hf_config, config.train, config.lora)
+    cost = model_cost(model, config.train, config.lora)
     phase = start_phase(config, sets, cost)
     return Opened(
         sets=sets,
@@ -122,17 +124,18 @@ def remarks(
     ranks: those that read packs of their own.
     """
     packs, shared = order.global_packs, config.parallel.sequence
-    sharers = f"{ranks} ranks" if shared == 1 else f"{ranks} groups of {shared} ranks"
+    sharers = counted(ranks, "rank") if shared == 1 else f"{counted(ranks, 'group')} of {shared} ranks"
     lines = []
     if packs > len(order.costs):
         lines.append(
-            f"an epoch has {len(order.costs)} packs, fewer than data.global_packs ({packs}):"
+            f"an epoch has {counted(len(order.costs), 'pack')}, fewer than data.global_packs ({packs}):"
             " a step takes some packs more than once"
         )
     if rest := packs % (ranks * config.data.micro_packs):
         lines.append(
             f"data.global_packs ({packs}) is no multiple of {sharers} x {config.data.micro_packs} packs a pass:"
-            f" in the last pass of each step {rest} packs count, and some ranks have nothing to add"
+            f" in the last pass of each step {counted(rest, 'pack counts', 'packs count')}, and some ranks have nothing"
+            " to add"
         )
     if packs % config.data.group_packs:
         lines.append(
@@ -173,17 +176,17 @@ def fresh_state(
         position=0,
         seed=config.seed,
         order=ORDER_VERSION,
-        shards=[dataset.index_hash for dataset in datasets],
+        shards=tuple(dataset.index_hash for dataset in datasets),
         group_packs=config.data.group_packs,
         costs=costs_digest(cost),
         fingerprints={
             **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
             "packing": manifest.packing,
         },
-        phases=[asdict(phase)],
+        phases=(phase,),
         global_packs=config.data.global_packs,
         model=str(model.resolve()),
-        base={},
+        base=Base(),
         zero_steps={},
         skipped=0,
         best=None,
@@ -191,11 +194,11 @@ def fresh_state(
     )
 
 
-def padded(config: TrainConfig, opened: Opened) -> tuple[Recipe, Recipe | None]:
-    """The recipes of training and evaluation, whose batches come in few shapes."""
+def padded(config: TrainConfig, opened: Opened) -> Opened:
+    """The same with recipes whose batches come in few shapes, for training and evaluation."""
     every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
     sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
     seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)
     shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower)
     evaluation = replace(opened.eval_recipe, shapes=shapes) if opened.eval_recipe else None
-    return replace(opened.recipe, shapes=shapes), evaluation
+    return replace(opened, recipe=replace(opened.recipe, shapes=shapes), eval_recipe=evaluation)

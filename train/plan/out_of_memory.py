@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lmms.configs.errors import LmmsError, TrainError
+from lmms.configs.files import beside
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import list_checkpoints
 from lmms.train.data.sets import Sets
@@ -23,6 +24,7 @@ from lmms.train.plan.advice import Advice, advise
 from lmms.train.plan.cards import GIB
 from lmms.train.plan.open import Opened
 from lmms.train.watch.marks import Marks
+from lmms.train.watch.watch import Watch
 
 OOM_NAME = "oom"
 
@@ -80,47 +82,45 @@ def card_use(device: torch.device) -> CardUse:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MemoryContext:
+    """What advice on the memory of a run is made from."""
+
+    config: TrainConfig
+    output: Path
+    world: World
+    opened: Opened
+    checkpointed: Collection[str]
+    """The parameters that checkpoints hold, and that are kept in fp32: see advise."""
+
+
 @contextmanager
-def explaining_out_of_memory(
-    config: TrainConfig,
-    output: Path,
-    world: World,
-    opened: Opened,
-    held: Collection[str],
-    moment: Callable[[], Moment],
-    beat: Callable[[str], None],
-) -> Iterator[None]:
+def explaining_out_of_memory(context: MemoryContext, moment: Callable[[], Moment], watch: Watch) -> Iterator[None]:
     """Make of an out-of-memory error of torch a TrainError that says what a person can do about it.
 
-    held: see advise. moment: is asked where it happened.
+    moment: is asked where it happened.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        when, use = moment(), card_use(world.device)
-        beat(f"{when.phrase}, out of memory, its snapshot")
-        snapshot = _write_snapshot(output, f"{when.name}-rank-{world.rank}.pickle")
-        beat(f"{when.phrase}, out of memory, what would help")
-        advice = _advice(config, output, world, opened, held, when, use.memory)
-        packs = f" with {_packs(opened.sets, when.places)}" if when.places else ""
+        rank, when, use = context.world.rank, moment(), card_use(context.world.device)
+        watch.beat(f"{when.phrase}, out of memory, its snapshot")
+        snapshot = _write_snapshot(context.output, f"{when.name}-rank-{rank}.pickle")
+        watch.beat(f"{when.phrase}, out of memory, what would help")
+        advice = _advice(context, when, use.memory)
+        packs = f" with {_packs(context.opened.sets, when.places)}" if when.places else ""
         raise TrainError(
-            f"rank {world.rank}, {when.phrase}: the GPU's memory ran out{packs}; {card_text(use, str(error))};"
+            f"rank {rank}, {when.phrase}: the GPU's memory ran out{packs}; {card_text(use, str(error))};"
             f" {snapshot}\n{advice}"
         ) from error
 
 
-def _advice(
-    config: TrainConfig,
-    output: Path,
-    world: World,
-    opened: Opened,
-    held: Collection[str],
-    when: Moment,
-    memory: int,
-) -> str:
+def _advice(context: MemoryContext, when: Moment, memory: int) -> str:
+    config, ranks = context.config, context.world.size
     try:
-        goes_on = config.resume not in ("auto", "never") or bool(list_checkpoints(output)[0])
-        return advice_text(advise(config, opened, world.size, held, memory, when.places, goes_on=goes_on), memory)
+        goes_on = config.resume not in ("auto", "never") or bool(list_checkpoints(context.output)[0])
+        advice = advise(config, context.opened, ranks, context.checkpointed, memory, when.places, goes_on=goes_on)
+        return advice_text(advice, memory)
     except (LmmsError, OSError, RuntimeError) as failed:
         # Whatever fails here, of files or of torch, must not hide what happened.
         return f"what would help could not be reckoned ({failed}); `lmms train --dry-run` may"
@@ -171,11 +171,10 @@ def _packs(sets: Sets, places: tuple[Place, ...]) -> str:
 def _write_snapshot(output: Path, name: str) -> str:
     """Write what the allocator knows; a phrase that says where it is, or why it is not."""
     path = output / OOM_NAME / name
-    part = path.with_name(f"{name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.cuda.memory._dump_snapshot(str(part))  # type: ignore[no-untyped-call]
-        part.rename(path)
+        with beside(path) as part:
+            torch.cuda.memory._dump_snapshot(str(part))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"its snapshot {path} cannot be written: {error.strerror}"
     return f"{path} opens in pytorch.org/memory_viz"

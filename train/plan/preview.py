@@ -11,17 +11,13 @@ import numpy.typing as npt
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.read import list_checkpoints, read_state
-from lmms.train.checkpoint.resume import resumed_state
 from lmms.train.data.balance import in_random_order, step_costs, take_steps
 from lmms.train.data.costs import table_costs
+from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import Order, deal
-from lmms.train.data.phases import go_on, order_of, phase_from_json, run_steps, start_phase
+from lmms.train.data.phases import go_on, order_of, run_steps, start_phase
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
 from lmms.train.data.sources import Sources, join_sources, source_tokens
-from lmms.train.model.flops import model_cost
-from lmms.train.model.folder import fitting_model, model_of
-from lmms.train.plan.open import fresh_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +94,14 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
     folder = resolve_model(config.model.path, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
-    cost = model_cost(model_of(folder, "none").hf.config, config.train, config.lora)
+    # What can be refused is, before torch and transformers are loaded, which takes seconds.
+    from lmms.train.checkpoint.read import read_state
+    from lmms.train.checkpoint.resume import resumed_state
+    from lmms.train.model.flops import model_cost
+    from lmms.train.model.folder import model_of
+    from lmms.train.plan.open import fresh_state
+
+    cost = model_cost(model_of(folder, "none"), config.train, config.lora)
     phases, step, position = [start_phase(config, sets, cost)], 0, 0
     if run and (checkpoint := _checkpoint(config, run)):
         stored = read_state(checkpoint)
@@ -106,7 +109,7 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
             fresh_state(config, sets.datasets, folder, phases[0], cost), stored, checkpoint, config.resume_changes
         )
         step, position = stored.step, stored.position
-        phases = go_on([phase_from_json(phase) for phase in stored.phases], phases[0], step, position)
+        phases = go_on(stored.phases, phases[0], step, position)
     left = run_steps(config, phases) - step
     if left < 1:
         raise ConfigError(f"nothing is left to show: the run is at step {step} of {step + left}")
@@ -131,6 +134,8 @@ def _checkpoint(config: TrainConfig, run: Path) -> Path | None:
         raise ConfigError(f"resume is never, but {run} was named to go on from; leave out one of them")
     if config.resume != "auto":
         return Path(config.resume).expanduser()
+    from lmms.train.checkpoint.read import list_checkpoints
+
     return next(reversed(list_checkpoints(run)[0]), None)
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,11 @@ from torch.utils._pytree import tree_leaves
 from lmms.train.batch.batch import Batch, map_tensors
 from lmms.train.model.build import blocks
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import language_model
+from lmms.train.model.names import language_model, towers
 from lmms.train.model.offload import LEAST_BYTES, copy_at_once, offload_blocks
 
-Kind = Literal["vision", "llm", "loss", "backward"]
-"""When something was allocated: in the vision tower, in the language model, after it, or in backward."""
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = str
+"""When something was allocated: the part of a tower while that runs, llm, loss after both, or backward."""
 
 _FP32 = 4
 _ENDLESS = 2**50
@@ -176,10 +174,9 @@ def _tell_parts(model: TrainModel, live: _Live) -> None:
     def enter(kind: Kind, *_: Any) -> None:
         live.kind = kind
 
-    visual = getattr(model.hf.model, "visual", None)
-    if visual is not None:
-        visual.register_forward_pre_hook(partial(enter, "vision"))
-        visual.register_forward_hook(partial(enter, "llm"))
+    for part, tower in towers(model.hf):
+        tower.register_forward_pre_hook(partial(enter, part))
+        tower.register_forward_hook(partial(enter, "llm"))
     language_model(model.hf).register_forward_hook(partial(enter, "loss"))
 
 

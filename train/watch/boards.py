@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lmms.configs.errors import ConfigError, TrainError
-from lmms.configs.settings.log import LogConfig
+from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
+from lmms.configs.nested import flat
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
-from lmms.train.parallel.world import World, on_main
+from lmms.train.parallel.world import World
 from lmms.train.watch.metrics import StepLog
-
-Report = Callable[[StepLog | str], None]
+from lmms.train.watch.watch import Say
 
 TENSORBOARD_NAME = "tensorboard"
 WANDB_NAME = "wandb.json"
@@ -43,21 +42,8 @@ class Board:
     """Ends it; the argument says whether the run ended without an error."""
 
 
-def check_boards(config: LogConfig) -> None:
-    """ConfigError where the package of a board that is asked for cannot be imported."""
-    for name, wanted in (("tensorboard", config.tensorboard), ("wandb", config.wandb)):
-        if wanted:
-            try:
-                import_module(name)
-            except ImportError as error:
-                raise ConfigError(
-                    f"log.{name} is set, but the package {name} cannot be imported ({error});"
-                    f" `pip install 'lmms[{name}]'`, or leave log.{name} out"
-                ) from error
-
-
 @contextmanager
-def boards(config: TrainConfig, output: Path, world: World, step: int, report: Report) -> Iterator[Report]:
+def boards(config: TrainConfig, output: Path, world: World, step: int, report: Say) -> Iterator[Say]:
     """`report`, which on rank 0 also shows each step on the boards of a run that goes on after `step`.
 
     All ranks together. TrainError where a board cannot be opened.
@@ -84,7 +70,7 @@ def boards(config: TrainConfig, output: Path, world: World, step: int, report: R
             attempt(board, partial(board.close, well))
 
     try:
-        on_main(world, lambda: _open(opened, config, output, step, report))
+        world.once(lambda: _open(opened, config, output, step, report))
         yield show
     except BaseException:
         close(False)
@@ -97,21 +83,12 @@ def boards(config: TrainConfig, output: Path, world: World, step: int, report: R
 
 def numbers(log: StepLog) -> dict[str, float]:
     """Every number of a step's line in metrics.jsonl under its key, inner keys after a slash; of alarms, how many."""
-    line = {**asdict(log), "alarms": len(log.alarms)}
-    return _numbers({name: value for name, value in line.items() if name not in ("step", "time")})
+    line = {**flat(asdict(log), "/"), "alarms": len(log.alarms)}
+    known = {name: value for name, value in line.items() if isinstance(value, int | float)}
+    return {name: value for name, value in known.items() if name not in ("step", "time")}
 
 
-def _numbers(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, value in line.items():
-        if isinstance(value, Mapping):
-            found |= _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            found[prefix + name] = value
-    return found
-
-
-def _open(opened: list[Board], config: TrainConfig, output: Path, step: int, report: Report) -> None:
+def _open(opened: list[Board], config: TrainConfig, output: Path, step: int, report: Say) -> None:
     """Append the boards that are asked for, as they open."""
     if config.log.tensorboard:
         opened.append(open_tensorboard(output / TENSORBOARD_NAME, step))
@@ -152,7 +129,7 @@ def open_tensorboard(folder: Path, step: int) -> Board:
     return Board("tensorboard", write, lambda well: file.close())
 
 
-def open_wandb(config: TrainConfig, project: str, output: Path, step: int, report: Report) -> Board:
+def open_wandb(config: TrainConfig, project: str, output: Path, step: int, report: Say) -> Board:
     """The wandb run of an output folder: a new one for a run from step 0, else the one whose id is in wandb.json.
 
     wandb cannot take a step back: what it was given before a kill stays, and is not given again.
@@ -225,6 +202,4 @@ def _read_wandb(path: Path) -> dict[str, Any]:
 
 
 def _write_wandb(path: Path, run_id: str, step: int) -> None:
-    part = path.with_name(WANDB_NAME + ".part")
-    part.write_text(json.dumps({"id": run_id, "step": step}), encoding="utf-8")
-    part.rename(path)
+    write_whole(path, json.dumps({"id": run_id, "step": step}))

@@ -4,7 +4,7 @@ Nothing heavy is loaded, and a run may still be writing: a last line without its
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.errors import TrainError
+from lmms.configs.nested import flat
 from lmms.configs.stores.store import shown_setting
 from lmms.configs.yaml12 import parse_yaml
 from lmms.train.watch.metrics import METRICS_NAME
@@ -82,7 +83,7 @@ def read_history(folder: Path) -> History:
             # null: it was not finite
             _ = [entry[name] is None or float(entry[name]) for name in _NEEDED]
             alarms += [(entry["step"], str(part)) for part in entry.get("alarms", ())]
-            rows.append(dict(_numbers(entry)))
+            rows.append(_numbers(entry))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             what = f"{type(error).__name__}: {error}"
             raise TrainError(
@@ -126,12 +127,8 @@ def begun_at(run: History) -> int:
     return int(first) if np.isfinite(first) else 0
 
 
-def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in line.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            yield prefix + name, float(value)
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in flat(line, "/").items() if isinstance(value, int | float)}
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -142,12 +139,4 @@ def _settings(path: Path) -> dict[str, Any]:
         raise TrainError(
             f"{path} is damaged: it holds {body!r:.40}, expected keys and values; without it the rest is shown"
         )
-    return dict(_flat(body))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name, shown_setting(inner)
+    return {key: shown_setting(value) for key, value in flat(body, ".").items()}

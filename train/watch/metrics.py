@@ -1,16 +1,17 @@
 """What a step reports, metrics.jsonl, and the alarm for a trained part that gets no gradient."""
 
 import json
-import math
 import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
+from lmms.configs.files import write_whole
+from lmms.configs.nested import finite
 
 if TYPE_CHECKING:
     import torch
@@ -104,9 +105,10 @@ class StepLog:
     alarms: tuple[str, ...] = field(default=())
     """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
     sets: dict[str, SetLog] = field(default_factory=dict)
-    """Of each set of a mixture, by its place: loss, share, epoch. Empty where a run has one set."""
+    """Of each set of a mixture, by a short name of its place: loss, share, epoch. Empty where a run has one set."""
     loss_by_source: dict[str, float] = field(default_factory=dict)
-    """As loss, of each source that has targets in the step. Empty where the shards have one source, or more than 64."""
+    """As loss, of each source that has targets in the step, by its short name. Empty where the shards have one source,
+    or more than 64."""
     eval_loss: float | None = None
     """After this step, over all of eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
@@ -152,9 +154,7 @@ def open_metrics(folder: Path, step: int) -> None:
         kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
-    part = path.with_name(METRICS_NAME + ".part")
-    part.write_bytes(b"".join(kept))
-    part.rename(path)
+    write_whole(path, b"".join(kept))
 
 
 def append_metrics(folder: Path, log: StepLog) -> None:
@@ -162,7 +162,7 @@ def append_metrics(folder: Path, log: StepLog) -> None:
 
     Numbers that are not finite are null, since JSON has no other word for them.
     """
-    path, line = folder / METRICS_NAME, json.dumps(_in_json(asdict(log)), allow_nan=False).encode() + b"\n"
+    path, line = folder / METRICS_NAME, json.dumps(finite(asdict(log)), allow_nan=False).encode() + b"\n"
     try:
         with path.open("ab", buffering=0) as file:
             written = file.write(line)
@@ -170,9 +170,3 @@ def append_metrics(folder: Path, log: StepLog) -> None:
         raise TrainError(f"{path} cannot be written: {error.strerror}") from error
     if written != len(line):
         raise TrainError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")
-
-
-def _in_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _in_json(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

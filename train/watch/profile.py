@@ -13,8 +13,7 @@ import gc
 import gzip
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,12 +23,14 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from torch.utils.hooks import RemovableHandle
 
 from lmms.configs.errors import ConfigError, TrainError
+from lmms.configs.files import beside, remove
 from lmms.configs.settings.profile import ProfileConfig
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import language_model
+from lmms.train.model.names import language_model, towers
 from lmms.train.parallel.world import World
 from lmms.train.watch.marks import Marks
 from lmms.train.watch.profile_costs import Event, costs_of, costs_table, folded_stacks, top_lines
+from lmms.train.watch.watch import Watch
 
 PROFILE_NAME = "profile"
 
@@ -82,15 +83,14 @@ class Profile:
         world: World,
         model: TrainModel,
         window: range,
-        report: Callable[[str], None],
-        beat: Callable[[str], None],
+        watch: Watch,
     ) -> None:
         self.marks = Marks()
         self.slowed = range(window[0] - 1, window[-1] + 1) if window else window
         """The steps of the window and that of the warm-up, on whatever ranks they are profiled."""
-        self._config, self._world, self._model, self._report = config, world, model, report
+        self._config, self._world, self._model, self._watch = config, world, model, watch
         self._window = window if world.rank in config.ranks else range(0)
-        self._output, self._beat = output, beat
+        self._output = output
         self._profiler: profile | None = None
         self._ended = False
         self._hooks: list[RemovableHandle] = []
@@ -119,7 +119,7 @@ class Profile:
         if self._profiler is None:
             return
         if not self._ended:
-            self._report("profile: its window was left before its end, nothing of it is kept")
+            self._watch.say("profile: its window was left before its end, nothing of it is kept")
         self._profiler.stop()
         self._profiler = None
         # It holds itself: all that it recorded would stay until Python happens to look for such.
@@ -150,45 +150,36 @@ class Profile:
         """All files of the window, then the folder's name."""
         profiler.stop()
         first, last = self._window[0], self._window[-1]
-        self._beat(f"step {last}, its profile")
+        self._watch.beat(f"step {last}, its profile")
         folder = self._output / PROFILE_NAME / f"steps-{first}-{last}-rank-{self._world.rank}"
-        part = folder.with_name(folder.name + ".part")
         try:
-            _remove(part)
-            part.mkdir(parents=True)
-            events = _write_trace(profiler, part)
-            costs = costs_of(events)
-            (part / "costs.txt").write_text(costs_table(costs, len(self._window)), encoding="utf-8")
-            for device, text in folded_stacks(events).items() if self._config.stacks else ():
-                (part / f"{device}.stacks.txt").write_text(text, encoding="utf-8")
-            if self._config.memory:
-                torch.cuda.memory._dump_snapshot(str(part / "memory.pickle"))  # type: ignore[no-untyped-call]
-            _remove(folder)
-            part.rename(folder)
+            with beside(folder) as part:
+                part.mkdir(parents=True)
+                events = _write_trace(profiler, part)
+                costs = costs_of(events)
+                (part / "costs.txt").write_text(costs_table(costs, len(self._window)), encoding="utf-8")
+                for device, text in folded_stacks(events).items() if self._config.stacks else ():
+                    (part / f"{device}.stacks.txt").write_text(text, encoding="utf-8")
+                if self._config.memory:
+                    torch.cuda.memory._dump_snapshot(str(part / "memory.pickle"))  # type: ignore[no-untyped-call]
+                remove(folder)
         except (OSError, TrainError) as error:
-            shutil.rmtree(part, ignore_errors=True)
             said = error.strerror if isinstance(error, OSError) else error
             # Of rank 0 alone a report is read.
-            tell = self._report if self._world.is_main else partial(print, flush=True)
+            tell = self._watch.say if self._world.is_main else partial(print, flush=True)
             tell(f"ALARM: profile: {folder} cannot be written ({said}); nothing of it is kept, the training goes on")
             return
-        self._report(f"profile: {folder}; of the time of steps {first} to {last}:")
+        self._watch.say(f"profile: {folder}; of the time of steps {first} to {last}:")
         for line in top_lines(costs, len(self._window)):
-            self._report(line)
+            self._watch.say(line)
 
 
 @contextmanager
 def profiling(
-    config: ProfileConfig,
-    output: Path,
-    world: World,
-    model: TrainModel,
-    window: range,
-    report: Callable[[str], None],
-    beat: Callable[[str], None],
+    config: ProfileConfig, output: Path, world: World, model: TrainModel, window: range, watch: Watch
 ) -> Iterator[Profile]:
-    """The profile of a run; whatever it records ends with this. beat is told what comes, for the watchdog."""
-    profile = Profile(config, output, world, model, window, report, beat)
+    """The profile of a run; whatever it records ends with this."""
+    profile = Profile(config, output, world, model, window, watch)
     if config.oom_stacks:
         record_allocations()
     try:
@@ -203,16 +194,15 @@ def record_allocations() -> None:
 
 
 def _mark_parts(model: TrainModel, marks: Marks) -> list[RemovableHandle]:
-    """Have each forward pass mark its parts: vision, merge, llm, loss."""
+    """Have each forward pass mark its parts: the towers', merge, llm, loss."""
     language = language_model(model.hf)
-    visual = getattr(model.hf.model, "visual", None)
     hooks = [
         language.register_forward_pre_hook(lambda *_: marks.inside("llm")),
         language.register_forward_hook(lambda *_: marks.inside("loss")),
     ]
-    if visual is not None:
-        hooks.append(visual.register_forward_pre_hook(lambda *_: marks.inside("vision")))
-        hooks.append(visual.register_forward_hook(lambda *_: marks.inside("merge")))
+    for part, tower in towers(model.hf):
+        hooks.append(tower.register_forward_pre_hook(lambda *_, part=part: marks.inside(part)))
+        hooks.append(tower.register_forward_hook(lambda *_: marks.inside("merge")))
     return hooks
 
 
@@ -231,8 +221,3 @@ def _write_trace(profiler: profile, folder: Path) -> list[Event]:
     (folder / f"{whole.name}.gz").write_bytes(gzip.compress(text, compresslevel=5))
     whole.unlink()
     return [event for event in events if event.get("ph") == "X"]
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)

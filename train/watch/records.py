@@ -6,8 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from lmms.configs.contract.manifest import SAMPLES_NAME, Dataset
 from lmms.configs.errors import DatasetError, TrainError
 from lmms.configs.stores.remote import FileStore
@@ -52,7 +50,7 @@ class StepRecords:
     """Pack by pack, the dearest first."""
 
 
-def trained_records(run: Path, step: int) -> StepRecords:
+def records_of(run: Path, step: int) -> StepRecords:
     """The records that a step trained on, from the output folder of a run and its shards. Steps count from 1.
 
     TrainError for a folder without a run, or a step that there cannot be. DatasetError where the shards are not those
@@ -128,5 +126,5 @@ def _pack_rows(sets: Sets, number: int, packs: Sequence[int]) -> Iterator[_Row]:
 def _table_rows(dataset: Dataset, packs: Sequence[int]) -> Iterator[_Row]:
     """From samples.parquet, where a pack cannot be had without its shard."""
     table = read_table(dataset, SAMPLES_NAME)
-    for entry in table.filter(np.isin(table["pack"].to_numpy(), packs)).to_pylist():
+    for entry in table.filter(table["pack"].is_in(packs)).iter_rows(named=True):
         yield entry["pack"], entry["segment"], entry["source"], entry["row"], entry["tokens"]

@@ -1,14 +1,15 @@
-"""How a family's chat template wants its messages. One small file a kind of model; this table names them."""
+"""What prep does differently for each family of models: one frozen value each, in a file of its own."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from lmms.configs.contract.model_folder import TEXT_FAMILIES, VISION_FAMILIES
-from lmms.prep.records.record import Record
 from lmms.prep.render.families import text, vision
+from lmms.prep.render.families.family import Family
 
-TEMPLATE_MESSAGES: Mapping[str, Callable[[Record], list[dict[str, Any]]]] = {
-    **dict.fromkeys(TEXT_FAMILIES, text.template_messages),
-    **dict.fromkeys(VISION_FAMILIES, vision.template_messages),
+FAMILIES: Mapping[str, Family] = {
+    "qwen2": text.FAMILY,
+    "qwen3": text.FAMILY,
+    "qwen2_vl": vision.FAMILY,
+    "qwen2_5_vl": vision.FAMILY,
+    "qwen3_vl": vision.FAMILY,
 }
-"""family -> record to what its chat template takes as `messages`."""
+"""By the model_type of config.json."""

@@ -4,6 +4,10 @@ from typing import Any
 
 from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
+from lmms.prep.render.families.family import Family
+
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+"""ChatML, which all Qwen families use."""
 
 
 def template_messages(record: Record) -> list[dict[str, Any]]:
@@ -14,3 +18,6 @@ def template_messages(record: Record) -> list[dict[str, Any]]:
         {"role": m.role, "content": m.text, **({"reasoning_content": m.reasoning} if m.reasoning is not None else {})}
         for m in record.messages
     ]
+
+
+FAMILY = Family(template_messages=template_messages, turn_start=TURN_START, turn_end=TURN_END)

@@ -9,6 +9,8 @@ from typing import Any
 
 from lmms.prep.records.parts import Part, Text
 from lmms.prep.records.record import Record
+from lmms.prep.render.families.family import Family
+from lmms.prep.render.families.text import TURN_END, TURN_START
 
 
 def template_messages(record: Record) -> list[dict[str, Any]]:
@@ -36,3 +38,6 @@ def _template_parts(is_text: bool, run: Iterable[Part]) -> Iterator[dict[str, An
         yield {"type": "text", "text": "".join(part.text for part in run if isinstance(part, Text))}
     else:
         yield from ({"type": "image"} for _ in run)
+
+
+FAMILY = Family(template_messages=template_messages, turn_start=TURN_START, turn_end=TURN_END)

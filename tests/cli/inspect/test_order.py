@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from lmms.cli.main import app
 from lmms.configs.contract.manifest import read_manifest
 from lmms.configs.stores.store import LocalStore
+from lmms.configs.words import counted
 from lmms.train.data.costs import ModelCost, table_costs
 from lmms.train.data.mixture import PERIOD, Phase
 from lmms.train.data.order import by_cost, step_packs
@@ -19,8 +20,9 @@ from lmms.train.data.phases import RunPhase, SetShare, write_phases
 from lmms.train.data.sets import Sets, make_order, open_sets, packs_digest
 from lmms.train.model.flops import model_cost
 from lmms.train.model.folder import model_of
-from lmms.train.watch.records import trained_records
+from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
+from tests.kit.processes import loaded_by
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def sets(shards: Path) -> Sets:
 
 @pytest.fixture(scope="module")
 def cost(shards: Path) -> ModelCost:
-    return model_cost(model_of(Path(read_manifest(LocalStore(shards)).model), "none").hf.config)
+    return model_cost(model_of(Path(read_manifest(LocalStore(shards)).model), "none"))
 
 
 def lmms(*words: object, width: int = 160) -> Result:
@@ -72,7 +74,7 @@ def test_json_is_one_line_a_step_to_the_end_of_the_epochs(shards: Path, sets: Se
 def test_shares_of_sources_are_those_of_the_data_set_over_an_epoch(shards: Path, sets: Sets) -> None:
     (line,) = order_lines(shards, "--global-batch", len(sets.tokens))
     manifest = sets.datasets[0].manifest
-    expected = {source["name"]: source["tokens"] / manifest.counts["tokens"] for source in manifest.sources}
+    expected = {Path(source["name"]).name: source["tokens"] / manifest.counts["tokens"] for source in manifest.sources}
     assert line["sources"] == pytest.approx(expected)
 
 
@@ -101,7 +103,7 @@ def test_several_sets_are_mixed_by_their_packs(shards: Path, tmp_path: Path) -> 
 def test_the_screen_says_what_a_person_decides_by(shards: Path, sets: Sets) -> None:
     total = len(sets.tokens)
     output = lmms("inspect", "order", shards, "--global-batch", 4, "--world", 4, "--group", 4, "--epochs", 3).output
-    assert f"{total:,} packs in {len(sets.datasets[0].shards)} shards" in output
+    assert f"{total:,} packs in {counted(len(sets.datasets[0].shards), 'shard')}" in output
     assert "groups of 4" in output
     assert "in random order" in output
     assert f"repeated {-(-65_536 // total):,} times to fill a window" in output
@@ -134,15 +136,25 @@ def run(shards: Path, sets: Sets, cost: ModelCost, tmp_path: Path) -> Path:
 
 def test_the_records_of_a_step_are_one_json_line_each(run: Path, shards: Path) -> None:
     lines = [json.loads(line) for line in lmms("inspect", "step", run, 2, "--json").output.splitlines()]
-    records = trained_records(run, 2).records
+    records = records_of(run, 2).records
     assert lines == [{**asdict(record), "shards": str(shards)} for record in records]
     (second,) = (line for line in order_lines(shards, "--global-batch", 4, "--seed", 3) if line["step"] == 2)
     assert sum(line["tokens"] for line in lines) == second["tokens"]
 
 
+def test_a_step_is_inspected_without_torch(run: Path) -> None:
+    assert loaded_by("inspect", "step", run, 1) == set()
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["nowhere", "--global-batch", "4", "--model", "nobody"]])
+def test_an_order_that_cannot_be_shown_is_refused_without_torch(words: list[str]) -> None:
+    """The costs of packs follow from the model, which is opened when the shards are."""
+    assert loaded_by("inspect", "order", *words, status=1) == set()
+
+
 def test_the_records_of_a_step_are_shown_up_to_a_number(run: Path) -> None:
     output = lmms("inspect", "step", run, 1).output
-    found = trained_records(run, 1)
+    found = records_of(run, 1)
     assert f"{found.digest}, metrics.jsonl has no line of this step" in output
     assert Path(found.records[0].source).name in output
     shown = output[output.index("segment") :].splitlines()[1:]
@@ -172,7 +184,7 @@ def test_real_conversations_and_pictures_lose_at_most_two_percent(
         )
     )
     sets = open_sets([tmp_path / "out"])
-    cost = model_cost(model_of(model_folders["qwen3-vl"], "none").hf.config)
+    cost = model_cost(model_of(model_folders["qwen3-vl"], "none"))
     order = make_order(sets, Phase(), cost, 0, 8)
     costs = np.concatenate([table_costs(cost, sidecar) for sidecar in sets.sidecars], axis=1)
     assert costs[1].sum() > 0

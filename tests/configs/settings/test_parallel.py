@@ -29,13 +29,15 @@ def test_offload_is_refused_where_the_device_is_the_cpu() -> None:
     check_offload(True, "cuda")
 
 
-@pytest.mark.parametrize(("sequence", "ranks", "start"), [(4, 6, 8), (2, 1, 2), (8, 4, 8)])
+@pytest.mark.parametrize(("sequence", "ranks", "start"), [(4, 6, 8), (8, 4, 8)])
 def test_ranks_that_do_not_divide_are_refused_with_what_would(sequence: int, ranks: int, start: int) -> None:
     message = rf"parallel\.sequence is {sequence}, but there are {ranks} ranks.*start {start} ranks, or .* one of \[1"
     with pytest.raises(ConfigError, match=message):
         check_ranks(sequence, 1, ranks)
     with pytest.raises(ConfigError, match=message.replace("sequence", "replicate")):
         check_ranks(1, sequence, ranks)
+    with pytest.raises(ConfigError, match=r"but there is 1 rank, not a multiple of it; start 2 ranks"):
+        check_ranks(2, 1, 1)
 
 
 def test_heads_that_cannot_be_dealt_out_are_refused_with_what_can() -> None:

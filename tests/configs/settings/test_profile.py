@@ -17,10 +17,10 @@ def test_nothing_is_profiled_unless_it_is_set() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"start": 1}, r"profile\.start is 1, expected at least 2: the step before warms the profiler up"),
+        ({"start": 1}, r"profile\.start is 1, expected at least 2; the step before warms the profiler up"),
         ({"start": 5, "steps": 0}, r"profile\.steps is 0, expected at least 1"),
         ({"start": 5, "ranks": ()}, r"profile\.ranks is \[\], expected one or more ranks from 0 on, each once"),
-        ({"start": 5, "ranks": (-1,)}, r"profile\.ranks is \[-1\]"),
+        ({"start": 5, "ranks": (-1,)}, r"profile\.ranks\[0\] is -1, expected at least 0"),
         ({"start": 5, "ranks": (1, 1)}, r"profile\.ranks is \[1, 1\]"),
         ({"steps": 5}, r"profile\.steps is set, but profile\.start is not"),
         ({"ranks": (1,)}, r"profile\.ranks is set, but profile\.start is not"),

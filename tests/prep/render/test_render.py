@@ -17,7 +17,7 @@ from lmms.prep.media.images import image_size
 from lmms.prep.media.read import read_image
 from lmms.prep.records.record import Record, parse_record
 from lmms.prep.reject import Reject
-from lmms.prep.render.families import TEMPLATE_MESSAGES
+from lmms.prep.render.families import FAMILIES
 from lmms.prep.render.render import Rendered, load_renderer, render
 
 TEXT_SETS = ("alpaca_eval", "gpteacher", "gsm8k", "crosswoz_zh")
@@ -57,7 +57,7 @@ def test_ids_of_real_text_records_are_those_of_the_official_tokenizer(
         for raw in lines(shared / "data/text" / f"{data_set}.jsonl.zst", 37, 20):
             record = parse_record(raw)
             rendered = render(renderer, record, [])
-            messages = TEMPLATE_MESSAGES[folder.family](record)
+            messages = FAMILIES[folder.family].template_messages(record)
             text = official.apply_chat_template(messages, tokenize=False, chat_template=folder.chat_template)
             assert rendered.input_ids.tolist() == official(text, add_special_tokens=False)["input_ids"]
             assert_targets(text, official, rendered)
@@ -92,7 +92,7 @@ def test_ids_and_grids_of_real_image_records_are_those_of_the_official_processor
         for raw in lines(root / "records.jsonl.zst", 7, 3):
             record = parse_record(raw)
             rendered = render(renderer, record, image_tokens(record, root, folder))
-            messages = TEMPLATE_MESSAGES[folder.family](record)
+            messages = FAMILIES[folder.family].template_messages(record)
             text = official.apply_chat_template(messages, tokenize=False, chat_template=folder.chat_template)
             files = [read_image(image.ref, root) for image in record.images]
             pictures = [Pillow.new("RGB", Pillow.open(io.BytesIO(data)).size) for data in files]
@@ -222,7 +222,7 @@ def test_a_content_that_begins_with_line_feeds_keeps_its_first_token_in_the_targ
         {"messages": [{"role": "assistant", "content": "\n\n\nHi"}, {"role": "user", "content": "a"},
                       {"role": "assistant", "content": "b"}]}
     )  # fmt: skip
-    text = official.apply_chat_template(TEMPLATE_MESSAGES["qwen3"](record), tokenize=False)
+    text = official.apply_chat_template(FAMILIES["qwen3"].template_messages(record), tokenize=False)
     assert_targets(text, official, render(load_renderer(qwen3), record, []))
 
 

@@ -2,20 +2,13 @@
 
 from typing import Any
 
-from tools.gpu.sizes import FULL
-from tools.gpu.traces import CLASSES
+from tools.gpu.pieces.models import FULL
+from tools.gpu.pieces.trace import CLASSES
 
 
-def piece(name: str, kind: str, result: Any = None, outcome: str = "done", error: str = "") -> dict[str, Any]:
-    return {
-        "name": name,
-        "kind": kind,
-        "settings": {},
-        "ours": True,
-        "outcome": outcome,
-        "error": error,
-        "result": result,
-    }
+def piece(name: str, result: Any = None, outcome: str = "done", error: str = "") -> dict[str, Any]:
+    place = {"name": name, "kind": name.partition(" ")[0], "settings": {}, "ours": True}
+    return {**place, "outcome": outcome, "error": error, "result": result}
 
 
 def training(name: str, model: str, packs: str, seconds: float, **changed: Any) -> dict[str, Any]:
@@ -42,25 +35,30 @@ def training(name: str, model: str, packs: str, seconds: float, **changed: Any) 
         "passed": not faults,
         "faults": faults,
         "steps": steps,
+        "recompute": "full",
         "trace": {"classes": classes, "busy": 0.9, "span": 1.0, "kernels": 3, "marks": marks},
         "waits": {"train/step.py:1": 1},
-        "recompute": "full",
         "optimizer_bytes": 10**9,
         "tokens": 32768,
         "target_tokens": 8000,
         "patches": 0,
     }
-    one = piece(f"training {model} {packs} {name}", "training", result, **changed)
-    return {**one, "settings": {"model": model, "packs": packs, "rung": name}}
+    settings = {"model": model, "packs": packs, "rung": name}
+    return {**piece(f"training {model} {packs} {name}", result, **changed), "settings": settings}
 
 
 def comparator(name: str, model: str, packs: str, seconds: float, **changed: Any) -> dict[str, Any]:
-    one = training(name, model, packs, seconds, **changed)
-    one["result"]["trace"]["marks"]["loss"] = 0
+    rival = training(name, model, packs, seconds, **changed)
+    rival["result"]["trace"]["marks"]["loss"] = 0
     settings = {"model": model, "packs": packs, "name": name}
-    return {**one, "name": f"comparator {model} {name}", "kind": "comparator", "settings": settings, "ours": False}
+    return {**rival, "name": f"comparator {model} {name}", "kind": "comparator", "settings": settings, "ours": False}
 
 
-def not_done(one: dict[str, Any], outcome: str, error: str) -> dict[str, Any]:
+def not_done(piece: dict[str, Any], outcome: str, error: str) -> dict[str, Any]:
     """The same piece, of which nothing came."""
-    return {**one, "outcome": outcome, "error": error, "result": None}
+    return {**piece, "outcome": outcome, "error": error, "result": None}
+
+
+def replaced(pieces: list[dict[str, Any]], piece: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pieces with this one in the place of the one with its name."""
+    return [piece if other["name"] == piece["name"] else other for other in pieces]

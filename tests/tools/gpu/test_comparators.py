@@ -16,24 +16,22 @@ from lmms.train.data.shards import Place
 from lmms.train.model.build import build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
 from tests.kit.liger import plain_functions
-from tools.gpu.errors import NotHereError
-from tools.gpu.models import model_config
-from tools.gpu.packs import make_packs, pack_file
-from tools.gpu.plain import PADDED, packed_batches, padded_batches
-from tools.gpu.recipes import COMPARATORS, RECIPE
-from tools.gpu.sizes import MINI
-from tools.gpu.theirs import Comparator, build_comparator
+from tools.gpu.pieces.losses import loss_by
+from tools.gpu.pieces.models import FIRST, MINI, SECOND, model_config
+from tools.gpu.pieces.packs import make_packs, pack_file
+from tools.gpu.processes import NotHereError
+from tools.gpu.rivals.batches import PADDED, packed_batches, padded_batches
+from tools.gpu.rivals.comparator import COMPARATORS, RECIPE, Comparator, build_comparator
 
 CPU = torch.device("cpu")
 ON_CPU = [name for name in COMPARATORS if "flash-attn-2" not in name]
-MODELS = ("Qwen2.5-VL-3B", "Qwen3-VL-2B")
 SMALL = replace(MINI, seq_len=128, packs=1, conversation=(16, 30, 50), image=(4, 12))
 
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 # transformers 5.17, which is still allowed, has no other name for it.
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=(FIRST, SECOND))
 def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, TrainModel]:
     """A model with the gradients of its packs, and where the packs are."""
     folder = make_packs(request.param, SMALL, tmp_path_factory.mktemp("packs"))
@@ -60,7 +58,7 @@ def plain_loss(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) 
 
 def test_liger_is_not_tried_without_a_gpu(ours: tuple[str, Path, TrainModel]) -> None:
     with pytest.raises(NotHereError, match="runs on a GPU"):
-        build_comparator(model_config(ours[0], thin=True), COMPARATORS["packed, varlen, liger"], CPU)
+        build_comparator(model_config(ours[0], thin=True), COMPARATORS[RECIPE[0]], CPU)
 
 
 @pytest.mark.parametrize("packs", ["text", "vision"])
@@ -69,8 +67,11 @@ def test_a_recipe_has_the_trainers_loss_and_gradients(
     ours: tuple[str, Path, TrainModel], packs: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = list[str]()
-    monkeypatch.setattr("tools.gpu.theirs.liger_functions", lambda: plain_functions(calls))
-    monkeypatch.setattr("tools.gpu.theirs.loss_by", lambda name, where: plain_loss)
+    monkeypatch.setattr("tools.gpu.rivals.comparator.liger_functions", lambda: plain_functions(calls))
+    monkeypatch.setattr(
+        "tools.gpu.rivals.comparator.loss_by",
+        lambda name, device: plain_loss if name == "liger" else loss_by(name, device),
+    )
     model, folder, train_model = ours
     recipe, shown = recipe_of(model, folder, packs), pack_file(folder, packs)
     batch = make_batch(shown, recipe, [Place(0, 0, 0, 0, 0, 0)])
@@ -79,31 +80,25 @@ def test_a_recipe_has_the_trainers_loss_and_gradients(
     comparator = build_comparator(model_config(model, thin=True), COMPARATORS[name], CPU)
     materialize(comparator, CPU)
     init_random(comparator, 0)
-    made = list((packed_batches if COMPARATORS[name].packed else padded_batches)(shown, recipe))
+    batches = list((packed_batches if COMPARATORS[name].packed else padded_batches)(shown, recipe))
     total = torch.zeros(())
-    found: dict[str, Tensor] = {}
-    for plain in made:
+    summed: dict[str, Tensor] = {}
+    for plain in batches:
         loss, _ = comparator(plain, "pixel_values" in plain.inputs)
         total = total + loss.detach()
         for parameter, grad in trained(comparator, loss).items():
-            found[parameter] = found.get(parameter, torch.zeros_like(grad)) + grad
+            summed[parameter] = summed.get(parameter, torch.zeros_like(grad)) + grad
     assert bool(calls) == COMPARATORS[name].liger
     torch.testing.assert_close(total, expected.detach(), rtol=1e-5, atol=0)
-    assert sum(plain.weight for plain in made) == batch.weight
-    assert found.keys() == gradients.keys()
+    assert sum(plain.weight for plain in batches) == batch.weight
+    assert summed.keys() == gradients.keys()
     for parameter, grad in gradients.items():
-        difference = float((found[parameter] - grad).norm())
+        difference = float((summed[parameter] - grad).norm())
         assert difference <= 1e-4 * max(float(grad.norm()), 1e-2), f"{parameter} differs by {difference}"
 
 
-def test_each_packed_recipe_has_its_patches_as_a_convolution_and_as_a_product(
-    ours: tuple[str, Path, TrainModel],
-) -> None:
-    assert len(RECIPE) == 4
-    for name in RECIPE:
-        both = (COMPARATORS[name.removesuffix(", linear patches")], COMPARATORS[name])
-        assert replace(both[0], linear_patches=COMPARATORS[name].linear_patches) == both[1]
-        assert {f"{name}, linear patches", name.removesuffix(", linear patches")} & set(RECIPE)
+def test_patches_as_a_product_are_transformers_convolution(ours: tuple[str, Path, TrainModel]) -> None:
+    assert all(COMPARATORS[name].linear_patches for name in RECIPE)
     convolutions = []
     for linear in (False, True):
         recipe = replace(COMPARATORS["packed, varlen"], linear_patches=linear)
@@ -122,12 +117,12 @@ def test_each_packed_recipe_has_its_patches_as_a_convolution_and_as_a_product(
 def test_padding_fills_two_conversations_up_to_the_longer(ours: tuple[str, Path, TrainModel]) -> None:
     model, folder, _ = ours
     (pack,) = pack_file(folder, "text")
-    made = list(padded_batches([pack], recipe_of(model, folder, "text")))
-    assert len(made) == -(-len(pack.lengths) // PADDED)
-    first = made[0].inputs
+    batches = list(padded_batches([pack], recipe_of(model, folder, "text")))
+    assert len(batches) == -(-len(pack.lengths) // PADDED)
+    first = batches[0].inputs
     assert first["input_ids"].shape == (PADDED, int(pack.lengths[:PADDED].max()))
     assert first["attention_mask"].sum(1).tolist() == pack.lengths[:PADDED].tolist()
-    assert (made[0].labels[first["attention_mask"] == 0] == -100).all()
+    assert (batches[0].labels[first["attention_mask"] == 0] == -100).all()
 
 
 def test_a_comparator_keeps_no_more_than_the_inputs_of_blocks(ours: tuple[str, Path, TrainModel]) -> None:

@@ -1,24 +1,34 @@
-"""The arithmetic of the bench: products and attention add up to strict FLOPs, floors are what shapes and bytes say."""
+"""The arithmetic of the bench: products and attention add up to strict FLOPs, floors are what shapes and bytes say,
+and what counts as computed again is what torch computes again."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
+from lmms.configs.contract.manifest import open_dataset
+from lmms.configs.settings.memory import Recompute
+from lmms.train.batch.batch import Batch, make_batch
+from lmms.train.batch.recipe import make_recipe
 from lmms.train.data.costs import pack_flops
+from lmms.train.data.shards import Place
+from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.flops import model_cost
-from tools.gpu.ceilings import ProductSpeed
-from tools.gpu.floors import RECOMPUTED, best_attention, elementwise_bytes, floor_seconds, head_bytes
-from tools.gpu.layers import attention_layers
-from tools.gpu.models import MODELS, model_config
-from tools.gpu.packs import make_packs, pack_file
-from tools.gpu.shapes import Rows, body_products, head_product, rows_of
-from tools.gpu.sizes import MINI
-from tools.gpu.training import update_bytes
+from lmms.train.model.forward import TrainModel
+from lmms.train.model.kernels import compile_blocks
+from tools.gpu.pieces.ceilings import ProductSpeed
+from tools.gpu.pieces.models import FIRST, MINI, MODELS, SECOND, model_config
+from tools.gpu.pieces.packs import make_packs, pack_file
+from tools.gpu.pieces.shapes import Rows, attention_layers, body_products, head_product, rows_of
+from tools.gpu.pieces.training import update_bytes
+from tools.gpu.report.summary import RECOMPUTED, best_attention, elementwise_bytes, head_bytes, pass_floors
 
+SMALL = replace(MINI, seq_len=64, packs=1, conversation=(16, 30, 50), image=(4, 12))
 RATE, COPY = 1e12, 1e11
 
 
@@ -42,56 +52,39 @@ def test_products_and_attention_of_a_whole_model_add_up_to_strict_flops(model: s
     total = linear + 3 * head_product(config, rows).flops + attention
     # The first products of all pass no gradient on to their input: there is none.
     through_patches = 2.0 * rows.patches * 3 * 2 * config.vision_config.patch_size**2 * config.vision_config.hidden_size
-    assert pack_flops(model_cost(config), pack) == pytest.approx(total - through_patches, rel=1e-9)
+    assert pack_flops(model_cost(build_model(config, "none")), pack) == pytest.approx(total - through_patches, rel=1e-9)
 
 
-def speeds(model: str, rows: Rows) -> list[dict[str, Any]]:
-    """Every product at the same rate."""
-    config = model_config(model, thin=True)
-    head = head_product(config, rows)
-    found = []
-    for product, layers in {head: 1, **body_products(config, rows)}.items():
-        each = product.flops / RATE
-        speed = ProductSpeed(
-            shape=product.shape,
-            layers=layers,
-            again=product.again,
-            head=product is head,
-            forward=each,
-            input_grad=each,
-            weight_grad=each,
-            flops=RATE,
-        )
-        found.append(asdict(speed))
-    return found
+ROWS = Rows(tokens=100, targets=20, patches=160)
+THIN = model_config(SECOND, thin=True)
 
 
-def floors(recompute: str, rows: Rows) -> dict[str, float]:
+def floors(recompute: str) -> dict[str, float]:
+    """Of a pass over ROWS, where every product has the same rate."""
+    head = head_product(THIN, ROWS)
+    products = []
+    for product, layers in {head: 1, **body_products(THIN, ROWS)}.items():
+        seconds = dict.fromkeys(("forward", "input_grad", "weight_grad"), product.flops / RATE)
+        place = {"shape": product.shape, "layers": layers, "again": product.again, "head": product is head}
+        products.append(asdict(ProductSpeed(**place, **seconds, flops=RATE)))
     attention = [{"layer": "language", "count": 2, "forward": 1e-3, "backward": 2e-3}]
-    config = model_config("Qwen3-VL-2B", thin=True)
-    return floor_seconds(config, rows, recompute, speeds("Qwen3-VL-2B", rows), attention, COPY, 64 * 10**6, passes=2)
+    return pass_floors(THIN, ROWS, recompute, products, attention, COPY)
 
 
 def test_a_floor_is_work_over_the_rate_that_was_measured() -> None:
-    rows = Rows(tokens=100, targets=20, patches=160)
-    config = model_config("Qwen3-VL-2B", thin=True)
-    linear = sum(3 * product.flops * count for product, count in body_products(config, rows).items())
-    found = floors("none", rows)
-    assert found["gemm"] == pytest.approx(2 * linear / RATE)
-    assert found["attention"] == pytest.approx(2 * 2 * 3e-3)
-    assert found["loss"] == pytest.approx(2 * (3 * 2 * 20 * 256 * 512 / RATE + head_bytes(20, 512) / COPY))
-    assert found["optimizer"] == pytest.approx(64e6 / COPY)
-    assert found["elementwise"] == pytest.approx(2 * elementwise_bytes(config, rows, again=False) / COPY)
-    assert found["copy"] == found["communication"] == 0
+    linear = sum(3 * product.flops * count for product, count in body_products(THIN, ROWS).items())
+    computed = floors("none")
+    assert computed["gemm"] == pytest.approx(linear / RATE)
+    assert computed["attention"] == pytest.approx(2 * 3e-3)
+    assert computed["loss"] == pytest.approx(3 * 2 * 20 * 256 * 512 / RATE + head_bytes(20, 512) / COPY)
+    assert computed["elementwise"] == pytest.approx(elementwise_bytes(THIN, ROWS, again=False) / COPY)
 
 
 def test_what_is_computed_again_counts_again() -> None:
-    rows = Rows(tokens=100, targets=20, patches=160)
-    config = model_config("Qwen3-VL-2B", thin=True)
-    none, elementwise, full = (floors(recompute, rows) for recompute in ("none", "elementwise", "full"))
-    again = sum(product.flops * count for product, count in body_products(config, rows).items() if product.again)
-    assert full["gemm"] - none["gemm"] == pytest.approx(2 * again / RATE)
-    assert full["attention"] - none["attention"] == pytest.approx(2 * 2 * 1e-3)
+    none, elementwise, full = (floors(recompute) for recompute in ("none", "elementwise", "full"))
+    again = sum(product.flops * count for product, count in body_products(THIN, ROWS).items() if product.again)
+    assert full["gemm"] - none["gemm"] == pytest.approx(again / RATE)
+    assert full["attention"] - none["attention"] == pytest.approx(2 * 1e-3)
     assert full["elementwise"] == elementwise["elementwise"] > none["elementwise"]
     assert elementwise["gemm"] == none["gemm"]
     assert full["loss"] == none["loss"]
@@ -113,14 +106,10 @@ def test_the_fastest_kernel_that_passed_makes_the_floor_of_attention() -> None:
         speed = {"layer": "language", "count": 3, "forward": seconds, "backward": 2 * seconds, "name": backend}
         return {"model": model, "packs": "text", "passed": passed, "speeds": [speed]}
 
-    found = [
-        kernel("slow", 3.0),
-        kernel("wrong", 1.0, passed=False),
-        kernel("best", 2.0),
-        kernel("other", 1.0, True, "B"),
-    ]
-    assert [speed["name"] for speed in best_attention(found, "A", "text")] == ["best"]
-    assert best_attention(found, "A", "vision") == []
+    kernels = [kernel("slow", 3.0), kernel("wrong", 1.0, passed=False), kernel("best", 2.0)]
+    kernels.append(kernel("other", 1.0, model="B"))
+    assert [speed["name"] for speed in best_attention(kernels, "A", "text")] == ["best"]
+    assert best_attention(kernels, "A", "vision") == []
 
 
 def test_an_update_of_adamw_moves_32_bytes_a_weight() -> None:
@@ -129,3 +118,48 @@ def test_an_update_of_adamw_moves_32_bytes_a_weight() -> None:
     layer(torch.ones(1, 8)).sum().backward()
     optimizer.step()
     assert update_bytes(optimizer) == 32 * 32
+
+
+def model_and_batch(name: str, packs: str, recompute: Recompute, folder: Path) -> tuple[TrainModel, Batch]:
+    config = model_config(name, thin=True)
+    model = build_model(config, recompute)
+    materialize(model, torch.device("cpu"))
+    init_random(model, 0)
+    recipe = make_recipe([open_dataset(folder / packs).manifest], config, "stop")
+    return model, make_batch(pack_file(folder, packs), recipe, [Place(0, 0, 0, 0, 0, 0)])
+
+
+def repeated(name: str, packs: str, folder: Path) -> float:
+    """Operations that the floor counts once more."""
+    config, rows = model_config(name, thin=True), rows_of(pack_file(folder, packs)[0])
+    return sum(product.flops * count for product, count in body_products(config, rows).items() if product.again)
+
+
+@pytest.mark.parametrize("name", [FIRST, SECOND])
+def test_products_that_count_again_are_those_that_torchs_checkpoint_repeats(name: str, tmp_path: Path) -> None:
+    folder = make_packs(name, SMALL, tmp_path)
+    flops: dict[Recompute, int] = {}
+    for recompute in ("none", "elementwise", "full"):
+        model, batch = model_and_batch(name, "vision", recompute, folder)
+        with FlopCounterMode(display=False) as counter:
+            model(batch, True)[0].backward()
+        by_operator = counter.get_flop_counts()["Global"]
+        flops[recompute] = by_operator[torch.ops.aten.mm] + by_operator[torch.ops.aten.addmm]
+    assert flops["full"] - flops["none"] == repeated(name, "vision", folder) > 0
+    assert flops["elementwise"] == flops["none"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_block_repeats_the_same_products(tmp_path: Path) -> None:
+    folder = make_packs(SECOND, SMALL, tmp_path)
+    flops: dict[Recompute, int] = {}
+    for recompute in ("none", "full"):
+        torch._dynamo.reset()
+        model, batch = model_and_batch(SECOND, "text", recompute, folder)
+        compile_blocks(blocks(model), "aot_eager")
+        model(batch, False)[0].backward()
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            model(batch, False)[0].backward()
+        shapes = [event.input_shapes for event in profiler.events() or () if event.name == "aten::mm"]
+        flops[recompute] = sum(2 * a[0] * a[1] * b[1] for a, b, *_ in shapes)
+    assert flops["full"] - flops["none"] == repeated(SECOND, "text", folder) > 0

@@ -9,22 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import flex_attention
 
 from lmms.configs.errors import ConfigError
-from lmms.train.model.attention import reference_attention, varlen_attention
-from tools.gpu.attention import check_layer, drawn
-from tools.gpu.backends import BACKENDS, attend_by, document_mask, nested_attention
-from tools.gpu.errors import NotHereError
-from tools.gpu.layers import Layer, attention_layers
-from tools.gpu.loss import TOLERANCES, check_loss
-from tools.gpu.losses import LOSSES, Where, loss_by, whole_cross_entropy
-from tools.gpu.models import model_config
-from tools.gpu.packs import make_packs, pack_file
-from tools.gpu.sizes import MINI
+from lmms.train.model.attention import Attend, reference_attention, varlen_attention
+from tools.gpu.pieces.attention import KERNELS, attend_by, check_layer, drawn, nested_attention
+from tools.gpu.pieces.losses import CHUNKED, PACKAGES, TOLERANCES, WHOLE, check_loss, loss_by, whole_cross_entropy
+from tools.gpu.pieces.models import MINI, model_config
+from tools.gpu.pieces.packs import make_packs, pack_file
+from tools.gpu.pieces.shapes import Layer, attention_layers
+from tools.gpu.processes import NotHereError
 
 CPU = torch.device("cpu")
-WHERE = Where(device=CPU, chunk=16 * 500, backend="aot_eager")
 LANGUAGE = Layer(
     name="language",
     heads=4,
@@ -43,18 +38,11 @@ WINDOWS = replace(LANGUAGE, name="windows", causal=False, key_heads=4, dense_win
 def test_the_trainers_attention_passes_and_others_do_not(layer: Layer) -> None:
     assert check_layer(varlen_attention, layer, CPU, 20).passed
 
-    def other_scale(
-        q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scale: float, causal: bool
-    ) -> Tensor:
-        return reference_attention(q, k, v, bounds, 1.1 * scale, causal)
-
-    def over_bounds(
-        q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scale: float, causal: bool
-    ) -> Tensor:
-        return reference_attention(q, k, v, bounds[[0, -1]], scale, causal)
-
-    for wrong in (other_scale, over_bounds):
-        assert not check_layer(wrong, layer, CPU, 20).passed
+    wrong: list[Attend] = [
+        lambda q, k, v, bounds, longest, scale, causal: reference_attention(q, k, v, bounds, 1.1 * scale, causal),
+        lambda q, k, v, bounds, longest, scale, causal: reference_attention(q, k, v, bounds[[0, -1]], scale, causal),
+    ]
+    assert not any(check_layer(attend, layer, CPU, 20).passed for attend in wrong)
 
 
 PLAIN = F.scaled_dot_product_attention
@@ -68,26 +56,18 @@ def one_by_one(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, sc
     return torch.nested.as_nested_tensor(outputs, layout=torch.jagged).transpose(1, 2)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("causal", [True, False])
-def test_jagged_and_flex_attention_are_the_reference(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jagged_attention_is_the_reference(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU torch attends to jagged tensors by a slow way of its own, which is not what is compared here."""
     layer = replace(LANGUAGE, causal=causal)
-    (q, k, v), _ = drawn(layer, CPU)
-    q, k, v = (part.detach().float() for part in (q, k, v))
+    q, k, v = (part.detach().float() for part in drawn(layer, CPU)[0])
     expected = reference_attention(q, k, v, layer.cu_seqlens, 0.25, causal)
-    monkeypatch.setattr("tools.gpu.backends.F.scaled_dot_product_attention", one_by_one)
-    found = nested_attention(q, k, v, layer.cu_seqlens, 7, 0.25, causal)
-    torch.testing.assert_close(found, expected)
-    batch = [part.transpose(0, 1).unsqueeze(0) for part in (q, k, v)]
-    mask = document_mask(layer.cu_seqlens, causal)
-    output = flex_attention(*batch, block_mask=mask, scale=0.25, enable_gqa=True)
-    assert isinstance(output, Tensor)
-    torch.testing.assert_close(output.squeeze(0).transpose(0, 1), expected)
+    monkeypatch.setattr("tools.gpu.pieces.attention.F.scaled_dot_product_attention", one_by_one)
+    torch.testing.assert_close(nested_attention(q, k, v, layer.cu_seqlens, 7, 0.25, causal), expected)
 
 
 def test_what_a_cpu_cannot_do_is_said_and_not_tried() -> None:
-    for backend in BACKENDS:
+    for backend in KERNELS:
         if backend in ("varlen", "sdpa"):
             assert callable(attend_by(backend, CPU))
         else:
@@ -115,10 +95,10 @@ def some_rows() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return hidden, weight, torch.randint(500, (48,), generator=generator), torch.ones(48)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("torch", "liger", "cut")])
+@pytest.mark.parametrize("name", [*CHUNKED, *WHOLE])
 def test_a_loss_of_ours_passes_with_its_gradients(name: str) -> None:
     torch._dynamo.reset()
-    found = check_loss(loss_by(name, WHERE), *some_rows())
+    found = check_loss(loss_by(name, CPU, chunk=16 * 500, backend="aot_eager"), *some_rows())
     assert found.passed, found
     assert found.errors.keys() == TOLERANCES.keys()
     assert any(error > 0 for error in found.errors.values())
@@ -132,26 +112,24 @@ def test_a_loss_that_is_wrong_does_not_pass() -> None:
 
 
 def test_losses_of_packages_are_not_tried_without_a_gpu() -> None:
-    for name in ("liger", "cut"):
+    for name in PACKAGES:
         with pytest.raises(NotHereError, match="runs on a GPU"):
-            loss_by(name, WHERE)
+            loss_by(name, CPU)
 
 
 def test_losses_and_attention_take_tensors_of_a_gpu() -> None:
     """Shapes and types of the forward pass; without a GPU torch's backward does not start."""
+    cuda = torch.device("cuda")
     with FakeTensorMode():
-        hidden = torch.empty(64, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        weight = torch.empty(500, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        labels, groups = (torch.zeros(64, device="cuda", dtype=torch.int64) for _ in range(2))
-        ones = torch.ones(64, device="cuda")
+        hidden, weight = (
+            torch.empty(rows, 32, device=cuda, dtype=torch.bfloat16, requires_grad=True) for rows in (64, 500)
+        )
+        labels, ones = torch.zeros(64, device=cuda, dtype=torch.int64), torch.ones(64, device=cuda)
         for name in ("chunked", "chunked, 1/8", "whole"):
-            loss = loss_by(name, replace(WHERE, device=torch.device("cuda")))(hidden, weight, labels, ones)
-            assert loss.is_cuda
-            assert (loss.shape, loss.dtype) == ((), torch.float32)
-        assert whole_cross_entropy(hidden, weight, labels, ones, groups, 3)[1].shape == (3, 2)
-        q = torch.empty(16, 4, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        k, v = (torch.empty(16, 2, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        bounds = torch.zeros(3, device="cuda", dtype=torch.int32)
-        output = attend_by("varlen", torch.device("cuda"))(q, k, v, bounds, 8, 0.1, True)
-        assert output.is_cuda
-        assert (output.shape, output.dtype) == (q.shape, torch.bfloat16)
+            loss = loss_by(name, cuda, chunk=16 * 500)(hidden, weight, labels, ones)
+            assert (loss.is_cuda, loss.shape, loss.dtype) == (True, (), torch.float32)
+        assert whole_cross_entropy(hidden, weight, labels, ones, labels, 3)[1].shape == (3, 2)
+        q, k, v = (torch.empty(16, heads, 128, device=cuda, dtype=torch.bfloat16) for heads in (4, 2, 2))
+        bounds = torch.zeros(3, device=cuda, dtype=torch.int32)
+        output = attend_by("varlen", cuda)(q, k, v, bounds, 8, 0.1, True)
+        assert (output.is_cuda, output.shape, output.dtype) == (True, q.shape, torch.bfloat16)

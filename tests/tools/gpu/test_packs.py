@@ -10,10 +10,8 @@ from lmms.train.batch.recipe import make_recipe
 from lmms.train.batch.shapes import shapes_of
 from lmms.train.data.shards import read_sidecar
 from lmms.train.model.build import build_model
-from tools.gpu.layouts import make_layout
-from tools.gpu.models import MODELS, model_config
-from tools.gpu.packs import SHARES, make_packs, pack_file
-from tools.gpu.sizes import FULL, MINI, Sizes
+from tools.gpu.pieces.models import FULL, MINI, MODELS, Sizes, model_config
+from tools.gpu.pieces.packs import SHARES, make_layout, make_packs, pack_file
 
 
 @pytest.mark.parametrize("sizes", [FULL, MINI])

@@ -1,169 +1,203 @@
-"""Pieces in their processes: what fails is named and ends alone, and nothing outlives its time."""
+"""Pieces in their processes: what fails is named and ends alone, nothing outlives its time, and a bench that is cut
+short, at whatever piece and by whatever, has left a whole report that says what is missing."""
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from lmms.configs.errors import ConfigError
-from tools.gpu.errors import NotHereError
-from tools.gpu.main import ROOT
-from tools.gpu.processes import Found, Piece, begin, end, not_begun, so_far
+from tools.gpu.main import Bench, stopping
+from tools.gpu.pieces.models import MINI
+from tools.gpu.processes import NotHereError, Outcome, Piece, begin, end
+from tools.gpu.report.show import show
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 # Of Python 3.12, where pytest has threads; the bench itself has none.
 
 
-@pytest.fixture
-def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a piece of this kind from KINDS in a forked process."""
-    monkeypatch.setattr("tools.gpu.processes.results_of", lambda kind, settings: KINDS[kind](settings))
-
-    def run(kind: str, seconds: float = 60.0, **settings: Any) -> Found:
-        piece = Piece(name=f"a piece, {kind}", kind=kind, settings=settings, seconds=seconds)
-        return end(begin(piece, tmp_path, "fork"), seconds)
-
-    return run
-
-
-def good(settings: dict[str, Any]) -> Iterator[Any]:
+def good(value: int = 1) -> Iterator[Any]:
     yield {"first": 1}
-    yield {"second": settings["value"]}
+    yield {"second": value}
 
 
-def fails_late(settings: dict[str, Any]) -> Iterator[Any]:
-    yield {"kept": True}
-    raise ValueError("CUDA error: an illegal memory access was encountered")
+def wrong() -> Iterator[Any]:
+    yield [{"passed": True}, {"passed": False}]
 
 
-def missing(settings: dict[str, Any]) -> Iterator[Any]:
-    raise NotHereError("the module flash_attn is not installed")
-    yield
-
-
-def refused(settings: dict[str, Any]) -> Iterator[Any]:
-    raise ConfigError("kernels.attention is flash-attn-3, but it needs compute capability 9.x")
-    yield
-
-
-def full(settings: dict[str, Any]) -> Iterator[Any]:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-    yield
-
-
-def full_while_compiling(settings: dict[str, Any]) -> Iterator[Any]:
-    try:
-        yield from full(settings)
-    except RuntimeError as error:
-        raise RuntimeError("backend failed") from error
-
-
-def full_in_a_library(settings: dict[str, Any]) -> Iterator[Any]:
-    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-    yield
-
-
-def full_machine(settings: dict[str, Any]) -> Iterator[Any]:
-    raise MemoryError
-    yield
-
-
-def hangs(settings: dict[str, Any]) -> Iterator[Any]:
+def hangs() -> Iterator[Any]:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    yield {"child": child.pid}
+    yield {"pid": os.getpid(), "child": child.pid}
     time.sleep(600)
 
 
-def dies(settings: dict[str, Any]) -> Iterator[Any]:
+def dies() -> Iterator[Any]:
     os.kill(os.getpid(), 9)
     yield
 
 
-FULL = (full, full_while_compiling, full_in_a_library, full_machine)
-KINDS = {f.__name__: f for f in (good, fails_late, missing, refused, *FULL, hangs, dies)}
+def fails(error: Exception, cause: Exception | None = None) -> Callable[[], Iterator[Any]]:
+    """A measure that gives a result and then raises this."""
+
+    def failing() -> Iterator[Any]:
+        yield {"kept": True}
+        raise error from cause
+
+    return failing
 
 
-def test_the_last_result_of_a_piece_counts(one: Any) -> None:
-    found = one("good", value=7)
-    assert (found.outcome, found.error, found.result) == ("done", "", {"second": 7})
-    assert found.settings == {"value": 7}
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
-def test_a_piece_that_fails_keeps_what_it_gave_and_says_why(one: Any) -> None:
-    found = one("fails_late")
-    assert found.outcome == "failed"
-    assert found.result == {"kept": True}
-    assert found.error.endswith("ValueError: CUDA error: an illegal memory access was encountered")
-    assert "fails_late" in found.error
+def piece(measure: Callable[..., Iterator[Any]], seconds: float = 60.0, **others: Any) -> Piece:
+    return Piece(name=f"piece that is {measure.__name__}", measure=measure, settings={}, seconds=seconds, **others)
+
+
+def run(one: Piece, scratch: Path) -> Outcome:
+    return end(begin(one, scratch, "fork"), one.seconds)
+
+
+def is_gone(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+def test_the_last_result_of_a_piece_counts(tmp_path: Path) -> None:
+    outcome = run(replace(piece(good), settings={"value": 7}), tmp_path)
+    assert (outcome.word, outcome.error, outcome.result) == ("done", "", {"second": 7})
+    assert outcome.to_json().keys() == {
+        *("name", "kind", "settings", "ours", "outcome", "error", "seconds", "result"),
+    }
+
+
+def test_a_piece_that_fails_keeps_what_it_gave_and_says_why(tmp_path: Path) -> None:
+    outcome = run(piece(fails(ValueError("CUDA error: an illegal memory access was encountered"))), tmp_path)
+    assert (outcome.word, outcome.result) == ("failed", {"kept": True})
+    assert outcome.error.endswith("ValueError: CUDA error: an illegal memory access was encountered")
+    assert "in failing" in outcome.error
+
+
+NO_CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
 
 @pytest.mark.parametrize(
-    ("kind", "outcome", "error"),
+    ("measure", "word", "error"),
     [
-        ("missing", "not available", "the module flash_attn is not installed"),
-        ("refused", "not available", "kernels.attention is flash-attn-3, but it needs compute capability 9.x"),
-        ("full", "no memory", "CUDA out of memory. Tried to allocate 20.00 GiB"),
-        ("full_while_compiling", "no memory", "backend failed"),
-        (
-            "full_in_a_library",
-            "no memory",
-            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        ),
-        ("full_machine", "no memory", "MemoryError()"),
+        (fails(NotHereError("the module flash_attn is not installed")), "not available", "the module flash_attn is"),
+        (fails(ConfigError("flash-attn-3 needs compute capability 9.x")), "not available", "flash-attn-3 needs"),
+        (fails(FULL), "no memory", "CUDA out of memory. Tried to allocate 20.00 GiB"),
+        (fails(RuntimeError("backend failed"), FULL), "no memory", "backend failed"),
+        (fails(RuntimeError(NO_CUBLAS)), "no memory", NO_CUBLAS),
+        (fails(MemoryError()), "no memory", "MemoryError()"),
+        (dies, "failed", "ended by signal 9"),
     ],
 )
-def test_what_is_no_fault_has_an_outcome_of_its_own(one: Any, kind: str, outcome: str, error: str) -> None:
-    found = one(kind)
-    assert (found.outcome, found.error, found.result) == (outcome, error, None)
+def test_an_outcome_says_in_a_word_and_a_line_what_happened(
+    measure: Callable[[], Iterator[Any]], word: str, error: str, tmp_path: Path
+) -> None:
+    outcome = run(piece(measure), tmp_path)
+    assert outcome.word == word
+    assert outcome.error.startswith(error)
+    assert "\n" not in outcome.error
 
 
-def test_a_piece_that_takes_too_long_is_ended_with_all_that_it_started(one: Any) -> None:
+def test_a_piece_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     began = time.monotonic()
-    found = one("hangs", seconds=1.5)
+    outcome = run(piece(hangs, 1.5), tmp_path)
     assert time.monotonic() - began < 20
-    assert found.outcome == "too slow"
-    assert found.error.startswith("not done after")
-    stat = Path(f"/proc/{found.result['child']}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    assert outcome.word == "too slow"
+    assert outcome.error.startswith("not done after")
+    assert is_gone(outcome.result["child"])
 
 
-def test_a_piece_that_a_signal_ends_is_named(one: Any) -> None:
-    found = one("dies")
-    assert found.outcome == "failed"
-    assert found.error == "ended by signal 9"
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    began = time.monotonic()
+    screen = Console(file=io.StringIO(), width=200)
+    return Bench(tmp_path, tmp_path / "report.json", began, began + 100.0, screen, sizes=MINI)
 
 
-def test_a_piece_can_be_started_anew_where_forking_does_not_do(tmp_path: Path) -> None:
-    running = begin(Piece(name="facts", kind="facts", settings={}, seconds=120.0), tmp_path, "spawn")
-    found = end(running, 120.0)
-    assert found.outcome == "done", found.error
-    assert found.result["torch"] == torch.__version__
-    assert so_far(running) == found.result
+def on_disk(bench: Bench) -> dict[str, Any]:
+    assert bench.out is not None
+    report: dict[str, Any] = json.loads(bench.out.read_text(encoding="utf-8"))
+    return report
 
 
-def test_what_is_left_out_says_so() -> None:
-    found = not_begun(Piece(name="x", kind="loss", settings={}, seconds=1.0), "not run", "3 s were left")
-    assert json.dumps([found.outcome, found.error, found.result]) == '["not run", "3 s were left", null]'
+def test_after_each_piece_the_report_is_whole_and_names_what_is_missing(bench: Bench) -> None:
+    bench.waiting = [piece(good), replace(piece(fails(FULL)), name="piece that is full"), piece(hangs, 1.0)]
+    names = [waiting.name for waiting in bench.waiting]
+    seen = []
+    for waiting in list(bench.waiting):
+        bench.keep(bench.run(waiting))
+        report = on_disk(bench)
+        assert [each["name"] for each in report["pieces"]] == names
+        assert report.keys() >= {"facts", "sizes", "trainings", "recipes", "goals", "missing", "seconds"}
+        show(report, bench.screen)
+        seen.append((report["complete"], report["passed"], report["missing"]))
+    waits = "not run: the bench has not come to it"
+    memory = "no memory: CUDA out of memory. Tried to allocate 20.00 GiB"
+    assert seen[0] == (False, False, {names[1]: waits, names[2]: waits})
+    assert seen[1] == (False, False, {names[1]: memory, names[2]: waits})
+    assert seen[2][0]
+    assert seen[2][2].keys() == {names[1], names[2]}
+    assert seen[2][2][names[2]].startswith("too slow: not done after")
+    assert on_disk(bench)["faults"] == [names[2]]
+    assert [each["result"] is not None for each in on_disk(bench)["pieces"]] == [True, True, True]
 
 
-NO_CUDA = """
-import sys, torch
-def started(*_):
-    raise SystemExit("CUDA was started")
-torch.cuda._lazy_init = torch._C._cuda_getDeviceCount = started
-import tools.gpu.main
-"""
+def test_a_fault_of_others_is_told_and_does_not_decide(bench: Bench) -> None:
+    bench.keep(bench.run(piece(wrong, ours=False)))
+    assert (on_disk(bench)["passed"], on_disk(bench)["faults"]) == (True, [])
+    bench.keep(bench.run(piece(wrong)))
+    assert (on_disk(bench)["passed"], on_disk(bench)["faults"]) == (False, ["piece that is wrong"])
 
 
-def test_what_processes_are_forked_from_has_not_started_cuda() -> None:
-    """It could not be used in them otherwise."""
-    environment = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    done = subprocess.run([sys.executable, "-c", NO_CUDA], env=environment, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+def test_it_is_no_fault_of_a_piece_that_the_benchs_time_is_over(bench: Bench) -> None:
+    bench.deadline = time.monotonic() + 1.0
+    bench.keep(bench.run(piece(hangs, least=0.5)))
+    bench.keep(bench.run(piece(good)))
+    report = on_disk(bench)
+    assert [each["outcome"] for each in report["pieces"]] == ["not run", "not run"]
+    assert report["missing"]["piece that is hangs"].startswith("not run: the bench's time was over")
+    assert report["missing"]["piece that is good"] == "not run: 0 s were left"
+    assert report["passed"]
+
+
+def test_pieces_side_by_side_share_the_time_of_one(bench: Bench) -> None:
+    several = bench.begin([replace(piece(hangs, 1.0), name=str(i)) for i in range(3)])
+    outcomes = [bench.end(running) for running in several]
+    assert [outcome.word for outcome in outcomes] == ["too slow"] * 3
+    assert max(outcome.seconds for outcome in outcomes) < 1.0 + 1.0 + 0.5
+
+
+def test_a_signal_ends_the_piece_that_runs_and_the_rest_is_not_begun(bench: Bench) -> None:
+    bench.waiting = [piece(hangs), piece(good)]
+    with stopping(bench):
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        began = time.monotonic()
+        bench.keep(bench.run(bench.waiting[0]))
+        assert time.monotonic() - began < 20
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert bench.run(bench.waiting[0]).word == "not run"
+    report = on_disk(bench)
+    assert (report["complete"], report["passed"], report["stopped"]) == (False, False, "stopped by SIGTERM")
+    assert report["missing"] == {
+        "piece that is hangs": "stopped: stopped by SIGTERM",
+        "piece that is good": "not run: stopped by SIGTERM",
+    }
+    assert is_gone(report["pieces"][0]["result"]["pid"])
+    show(report, bench.screen)
+    assert isinstance(bench.screen.file, io.StringIO)
+    assert "stopped by SIGTERM in" in bench.screen.file.getvalue()

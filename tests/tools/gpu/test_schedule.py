@@ -1,7 +1,8 @@
 """The ladder as data, and what is measured when."""
 
-from dataclasses import replace
+import pickle
 from itertools import pairwise
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +10,26 @@ import pytest
 
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
-from tools.gpu.goals import GOALS
 from tools.gpu.main import _too_large
-from tools.gpu.processes import Piece, Running
-from tools.gpu.recipes import COMPARATORS, RECIPE
-from tools.gpu.rungs import CANDIDATES, LADDER, LEAST, OF_MODEL, OTHERS, RECOMPUTE, rung_of
-from tools.gpu.schedule import (
-    BUDGET,
-    FACTS_SECONDS,
-    FIRST,
-    LARGE,
-    LIMIT,
-    PACKS_SECONDS,
-    PADDED,
-    SECOND,
-    allowed,
-    latest,
-    memory_pieces,
-    pack_pieces,
-    pieces,
-)
-from tools.gpu.sizes import FULL, MINI
-from tools.gpu.training import settings_of
+from tools.gpu.pieces.ladder import CANDIDATES, LADDER, LEAST, LORA, NAMES, OTHERS, RECOMPUTE, rung_of
+from tools.gpu.pieces.models import FIRST, FULL, LARGE, SECOND
+from tools.gpu.pieces.training import settings_of
+from tools.gpu.processes import Running
+from tools.gpu.report.goals import GOALS
+from tools.gpu.rivals.comparator import COMPARATORS, RECIPE
+from tools.gpu.schedule import BUDGET, FACTS_SECONDS, PACKS_SECONDS, Schedule, allowed
+
+SCHEDULE = Schedule(Path("packs"), FULL)
+PIECES = list(SCHEDULE.pieces())
+BY_NAME = {piece.name: piece for piece in PIECES}
 
 
 def test_each_rung_is_the_one_below_and_a_change() -> None:
-    assert LADDER[0].name == "eager"
+    assert NAMES[0] == "eager"
     for below, rung in pairwise(LADDER):
         assert (rung.settings, rung.loss) != (below.settings, below.loss)
         assert below.settings.keys() <= rung.settings.keys()
-    assert CANDIDATES[0] == LEAST
-    assert CANDIDATES[-1] == LADDER[-1].name
+    assert (CANDIDATES[0], CANDIDATES[-1]) == (LEAST, NAMES[-1])
     assert rung_of(LEAST).settings["kernels.compile"]
 
 
@@ -49,32 +39,40 @@ def test_every_rung_is_a_run_file_that_lmms_takes(rung: Any) -> None:
         config = load_config(TrainConfig, None, values=settings_of(model, "vision", rung, "/packs", "/out", FULL))
         assert config.data.global_packs == FULL.packs
         assert config.model.init == "random"
-        assert (config.train["default"] == "frozen") == (model in OF_MODEL)
+        assert (config.train["default"] == "frozen") == (model in LORA)
     assert RECOMPUTE in rung.settings
 
 
 def test_the_schedule_has_every_piece_once_the_goals_first() -> None:
-    names = [piece.name for piece in pieces(Path("packs"), FULL)]
-    assert len(set(names)) == len(names)
+    names = [piece.name for piece in PIECES]
+    assert len(BY_NAME) == len(names)
     for model, packs, *_ in GOALS:
         assert names.index(f"training {model} {packs} {LEAST}") < 20
-        for rung in CANDIDATES:
-            assert f"training {model} {packs} {rung}" in names
+        assert {f"training {model} {packs} {rung}" for rung in CANDIDATES} <= BY_NAME.keys()
     for model in (FIRST, SECOND):
-        for rung in LADDER:
-            assert f"training {model} vision {rung.name}" in names
-        for name in COMPARATORS:
-            assert f"comparator {model} {name}" in names
-        for name in RECIPE:
-            assert names.index(f"comparator {model} {name}") < 20
-    assert PADDED in COMPARATORS
-    assert f"memory {FIRST} vision" in [piece.name for piece in memory_pieces(Path("packs"), MINI)]
+        assert {f"training {model} vision {rung}" for rung in NAMES} <= BY_NAME.keys()
+        assert {f"comparator {model} {name}" for name in COMPARATORS} <= BY_NAME.keys()
+        assert all(names.index(f"comparator {model} {name}") < 20 for name in RECIPE)
+
+
+def test_packs_and_predictions_are_those_that_the_chosen_pieces_need() -> None:
+    assert [piece.name for piece in SCHEDULE.packs(PIECES)] == [f"packs {model}" for model in (FIRST, SECOND, LARGE)]
+    chosen = [BY_NAME["loss chunked"], BY_NAME[f"training {SECOND} vision eager"]]
+    assert [piece.name for piece in SCHEDULE.packs(chosen)] == [f"packs {SECOND}"]
+    (memory,) = SCHEDULE.memory([*chosen, BY_NAME[f"training {SECOND} vision {LEAST}"]])
+    assert (memory.name, memory.settings["rungs"]) == (f"memory {SECOND} vision", ["eager", LEAST])
+    assert [piece.name for piece in SCHEDULE.packs([BY_NAME["ceilings"]])] == []
+
+
+def test_every_piece_can_be_sent_to_a_process_that_is_not_forked() -> None:
+    for piece in (*SCHEDULE.packs(PIECES), *SCHEDULE.memory(PIECES), *PIECES):
+        assert pickle.loads(pickle.dumps(piece)) == piece
 
 
 def test_only_what_measures_lmms_or_the_machine_decides_the_exit_code() -> None:
-    others = {piece.name for piece in pieces(Path("packs"), FULL) if not piece.ours}
+    others = {piece.name for piece in PIECES if not piece.ours}
     assert {name for name in others if not name.startswith("comparator ")} == {
-        *(f"attention {name}" for name in ("flash-attn-2", "flash-attn-3", "flash-attn-4", "cudnn", "flex")),
+        *(f"attention {name}" for name in ("flash-attn-2", "flash-attn-3", "flash-attn-4", "cudnn")),
         *(f"loss {name}" for name in ("torch", "liger", "cut")),
         *(f"training {FIRST} vision {rung.name}" for rung in OTHERS),
     }
@@ -85,35 +83,26 @@ def test_only_what_measures_lmms_or_the_machine_decides_the_exit_code() -> None:
 def test_the_command_ends_in_time_however_long_its_pieces_take(share: float) -> None:
     """share: of its own limit that each takes; one that takes more is killed."""
     left = BUDGET - 2 * FACTS_SECONDS - PACKS_SECONDS  # facts are asked for anew where forking does not do
-    assert {piece.seconds for piece in pack_pieces(Path("packs"), FULL)} == {PACKS_SECONDS}
+    assert {piece.seconds for piece in SCHEDULE.packs(PIECES)} == {PACKS_SECONDS}
     begun = 0
-    for piece in pieces(Path("packs"), FULL):
+    for piece in PIECES:
         gets = allowed(piece, left)
         assert gets == 0 or piece.least <= gets <= min(piece.seconds, left)
         left -= share * gets
         begun += gets > 0
     assert left >= 0
     assert begun >= 3
-    assert LIMIT == 8 * 60
-    assert BUDGET + 15 <= LIMIT
-
-
-def test_the_list_says_when_a_piece_begins_at_the_latest() -> None:
-    piece = Piece(name="a", kind="loss", settings={}, seconds=40.0, least=10.0)
-    found = list(latest([piece, replace(piece, name="b"), replace(piece, name="c", least=30.0)], 220.0))
-    assert [(one.name, left) for one, left in found] == [("a", 100.0), ("b", 60.0), ("c", None)]
+    assert BUDGET + 15 <= 8 * 60
 
 
 def test_a_training_that_the_dry_run_does_not_fit_is_left_out(tmp_path: Path) -> None:
-    (memory, *_) = memory_pieces(tmp_path, FULL)
+    piece = BY_NAME[f"training {FIRST} vision eager"]
+    (memory,) = SCHEDULE.memory([piece])
     file = tmp_path / "known.json"
     file.write_text('{"eager": {"weights": 60, "llm": 30, "allowance": 900}}')
-    beside = [Running(memory, file, file, 0.0)]
-    settings = {"model": FIRST, "packs": "vision", "rung": "eager"}
-    piece = Piece(name="t", kind="training", settings=settings, seconds=1.0)
-    assert "expects" in _too_large(piece, beside, 80)
-    assert _too_large(piece, beside, 90) == ""
-    assert _too_large(piece, beside, None) == ""
-    other = Piece(name="t", kind="training", settings={**settings, "rung": "+ compile"}, seconds=1.0)
-    assert _too_large(other, beside, 80) == ""
-    assert _too_large(Piece(name="c", kind="comparator", settings=settings, seconds=1.0), beside, 80) == ""
+    predictions = [Running(memory, file, file, 0.0, Process())]
+    assert "expects" in _too_large(piece, predictions, 80)
+    assert _too_large(piece, predictions, 90) == ""
+    assert _too_large(piece, predictions, None) == ""
+    for other in (f"training {FIRST} vision {LEAST}", f"training {SECOND} vision eager", "ceilings"):
+        assert _too_large(BY_NAME[other], predictions, 80) == ""

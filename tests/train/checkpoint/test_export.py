@@ -8,16 +8,16 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.load import to_yaml
 from lmms.train.batch.batch import Batch
-from lmms.train.batch.images import normalised
 from lmms.train.checkpoint import adapter as peft_folder
 from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.keep import BEST_NAME, choose_checkpoint
+from lmms.train.checkpoint.model_folder import exported_config
 from lmms.train.checkpoint.read import checkpoint_name, load_checkpoint, model_shapes, tensors_of
 from lmms.train.model.build import build_model, materialize
 from lmms.train.model.forward import TrainModel, last_hidden_state
@@ -35,7 +35,8 @@ from tests.kit.models import (
     tiny_model,
     tiny_recipe,
 )
-from tests.kit.runs import run_config, silent, write_run
+from tests.kit.readers import inputs_of
+from tests.kit.runs import run_config, silent, write_model_folder, write_run
 
 
 def trained(folder: Path, family: str, tied: bool = False) -> Path:
@@ -85,20 +86,6 @@ def batch_of(family: str) -> Batch:
     return joined([make_pack([talk(5, 12, images)])], tiny_recipe(family))
 
 
-def inputs_of(family: str, batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch as the model itself takes it."""
-    if batch.vision is None:
-        return {"input_ids": batch.input_ids}
-    return {
-        "input_ids": batch.input_ids,
-        "pixel_values": normalised(
-            batch.vision.patches, batch.vision.pixel_constants, batch.vision.temporal_patch_size
-        ),
-        "image_grid_thw": batch.vision.grid_thw,
-        "mm_token_type_ids": (batch.input_ids == tiny_config(family).image_token_id).int(),
-    }
-
-
 LORA_CASES: dict[str, dict[str, Any]] = {
     "qwen3": {"train": {"llm": "lora"}, "lora.rank": 4, "lora.alpha": 12},
     "qwen2": {"train": {"llm": "lora"}, "lora.bias": "lora_only", "lora.targets": ["q_proj", "down_proj"]},
@@ -118,6 +105,10 @@ def trained_lora(folder: Path, family: str) -> tuple[Path, dict[str, Any]]:
     return folder / "out" / checkpoint_name(2), settings
 
 
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 @pytest.mark.parametrize("family", LORA_CASES)
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
@@ -125,7 +116,11 @@ def test_peft_makes_of_base_and_adapter_what_was_trained_and_merged_is_the_same(
     checkpoint, settings = trained_lora(tmp_path, family)
     adapter = export(checkpoint, tmp_path / "adapter")
     merged = export(checkpoint, tmp_path / "merged", merged=True)
-    assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    carried = names_in(tmp_path / "model") - {"config.json", "model.safetensors"}
+    assert {"tokenizer.json", "tokenizer_config.json"} <= carried
+    assert names_in(adapter) == {"adapter_config.json", "adapter_model.safetensors"} | carried
+    for name in carried:
+        assert (adapter / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
     said = json.loads((adapter / "adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == str(tmp_path / "model")
     assert (merged / "tokenizer.json").is_file()
@@ -167,20 +162,16 @@ def test_only_lora_can_be_merged_and_only_on_a_base_that_others_have(tmp_path: P
 
 def test_what_is_written_is_read_again_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, _ = trained_lora(tmp_path, "qwen3")
-    write_whole = PreTrainedModel.save_pretrained
 
-    def one_number(self: PreTrainedModel, folder: Path) -> None:
-        kept = self.lm_head.weight.data.clone()
-        self.lm_head.weight.data[0, 0] += 1
-        write_whole(self, folder)
-        self.lm_head.weight.data = kept
+    def one_number(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+        save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"] + 1}, file, metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(peft_folder, "load_file", lambda path: {**load_file(path), "base_model.model.x": torch.ones(1)})
         with pytest.raises(TrainError, match=r"base_model\.model\.x was read back as something else"):
             export(checkpoint, tmp_path / "adapter")
     with monkeypatch.context() as patch:
-        patch.setattr(PreTrainedModel, "save_pretrained", one_number)
+        patch.setattr("lmms.train.checkpoint.model_folder.save_file", one_number)
         with pytest.raises(TrainError, match=r"lm_head\.weight was read back as something else \(1 tensors"):
             export(checkpoint, tmp_path / "merged", merged=True)
     assert not (tmp_path / "adapter").exists()
@@ -193,10 +184,8 @@ def test_what_belongs_to_the_model_goes_along(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json"):
         assert (out / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
     assert not (out / "model.safetensors.index.json").exists()
-    config = json.loads((out / "config.json").read_text())
-    assert config["model_type"] == "qwen2_5_vl"
-    assert "lmms" not in (out / "config.json").read_text()
-    assert config["dtype"] == "float32"
+    source = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert json.loads((out / "config.json").read_text()) == exported_config(source, "float32")
 
 
 def test_bf16_rounds_the_same_weights(tmp_path: Path) -> None:
@@ -214,16 +203,33 @@ def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lmms.train.checkpoint.export.shutil.copyfile", full_disk)
+        patch.setattr("lmms.train.checkpoint.model_folder.shutil.copyfile", full_disk)
         with pytest.raises(TrainError, match="could not be written: no space left"):
             export(checkpoint, tmp_path / "exported")
     assert [path.name for path in tmp_path.iterdir() if "exported" in path.name] == []
     export(checkpoint, tmp_path / "exported")
     with pytest.raises(TrainError, match="exists"):
         export(checkpoint, tmp_path / "exported")
+
+
+def test_a_model_that_has_moved_is_named(tmp_path: Path) -> None:
+    checkpoint, _ = trained_lora(tmp_path, "qwen3")
+    merged = load_file(export(checkpoint, tmp_path / "merged", merged=True) / "model.safetensors")
     (tmp_path / "model").rename(tmp_path / "moved")
-    with pytest.raises(ModelError, match="not there any more"):
+    with pytest.raises(ModelError, match=r"is not there; put it back, or say where it is now: --model DIR$"):
         export(checkpoint, tmp_path / "again")
+    moved = str(tmp_path / "moved")
+    again = load_file(export(checkpoint, tmp_path / "again", merged=True, model=moved) / "model.safetensors")
+    assert again.keys() == merged.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in merged.items())
+    adapter = export(checkpoint, tmp_path / "adapter", model=moved)
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == moved
+    (tmp_path / "moved" / "tokenizer_config.json").write_text('{"chat_template": "another"}')
+    with pytest.raises(ModelError, match=r"moved: its template is .*; name the folder of the run's model: --model DIR"):
+        export(checkpoint, tmp_path / "other", model=moved)
+    write_model_folder(tmp_path / "weightless", "qwen3")
+    with pytest.raises(TrainError, match=r"neither that folder nor .*weightless has them now"):
+        export(checkpoint, tmp_path / "other", model=str(tmp_path / "weightless"))
 
 
 def test_folders_of_a_user_beside_the_export_stay(tmp_path: Path) -> None:
@@ -249,6 +255,16 @@ def a_run(folder: Path, wants_best: bool) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(to_yaml(config))
     return folder
+
+
+def test_an_export_of_a_step_that_is_not_there_names_those_that_are(tmp_path: Path, world: World) -> None:
+    run = a_run(tmp_path / "run", wants_best=False)
+    save(run, world, 1, 2, 3)
+    (run / checkpoint_name(3) / "complete.json").unlink()
+    with pytest.raises(TrainError, match=r"step-00000009 is not there; .*run has step-00000001, step-00000002$"):
+        export(run / checkpoint_name(9), tmp_path / "out")
+    with pytest.raises(TrainError, match=r"3 is not a complete checkpoint: it has no complete.json; .*run has step-0"):
+        choose_checkpoint(run / checkpoint_name(3))
 
 
 def test_of_a_run_the_newest_complete_checkpoint_is_taken(tmp_path: Path, world: World) -> None:

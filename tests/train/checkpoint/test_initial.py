@@ -14,11 +14,12 @@ from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.read import checkpoint_name, read_state
-from lmms.train.model.names import is_lora, part_of
+from lmms.train.checkpoint.state import Base
+from lmms.train.model.names import is_lora
 from lmms.train.optim.table import TRAINED_NAME
 from lmms.train.run import train
 from lmms.train.watch.metrics import StepLog
-from tests.kit.models import tiny_model
+from tests.kit.models import part_of, tiny_model
 from tests.kit.runs import assert_same_steps, read_metrics, read_tensors, run_config, silent, write_run
 
 PRESETS = Path(__file__).resolve().parents[3] / "configs" / "presets"
@@ -100,13 +101,15 @@ def test_a_run_that_goes_on_finds_its_base_where_it_is_now_and_refuses_another(
     settings = {**made, **LORA, "model.path": str(model), "output": str(output), "max_steps": 5}
     state = json.loads((output / checkpoint_name(4) / "trainer.json").read_text())
     train(run_config(settings), silent)
-    assert read_state(output / checkpoint_name(5)).base == {**state["base"], "path": str(model)}
+    assert read_state(output / checkpoint_name(5)).base == Base(path=str(model), digest=state["base"]["digest"])
     tiny_model(FAMILY, seed=4).hf.save_pretrained(model)
     Path(made["model.path"]).rename(tmp_path / "moved")
     try:
-        with pytest.raises(TrainError, match=r"neither that folder nor model.path \(.*\) has them now"):
+        with pytest.raises(
+            TrainError, match=r"neither that folder nor .* has them now; put them back, or start in another"
+        ):
             train(run_config(settings, max_steps=6), silent)
-        with pytest.raises(TrainError, match="which are not there any more"):
+        with pytest.raises(TrainError, match=r"neither that folder nor .*; put them back, or say where"):
             export(output / checkpoint_name(5), tmp_path / "exported")
     finally:
         (tmp_path / "moved").rename(made["model.path"])
@@ -145,7 +148,7 @@ def test_a_model_folder_becomes_the_base(made: dict[str, Any], tmp_path: Path) -
     expected = {**settings, "model.path": str(tmp_path / "model"), "output": str(tmp_path / "expected")}
     train(run_config(expected), silent)
     assert read_metrics(tmp_path / "out") == read_metrics(tmp_path / "expected")
-    assert read_state(tmp_path / "out" / checkpoint_name(1)).base["path"] == str(tmp_path / "other")
+    assert read_state(tmp_path / "out" / checkpoint_name(1)).base.path == str(tmp_path / "other")
     # It goes on from that base, whatever the setting says then.
     train(run_config(settings, max_steps=2), silent)
     train(run_config(expected, max_steps=2), silent)
@@ -234,7 +237,7 @@ def test_stage_two_starts_with_the_aligner_of_stage_one(made: dict[str, Any], tm
     one = preset("stage-1-aligner", made, output=str(tmp_path / "one"))
     train(one, silent)
     aligner = weights(one.output, 4)
-    assert {part_of(name.removeprefix("model.")) for name in aligner} == {"aligner"}
+    assert {part_of(FAMILY, name.removeprefix("model.")) for name in aligner} == {"aligner"}
     start = tiny_model(FAMILY, seed=3).state_dict()
     assert not any(torch.equal(tensor, start[name.removeprefix("model.")]) for name, tensor in aligner.items())
 

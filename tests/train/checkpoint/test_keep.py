@@ -13,7 +13,6 @@ from lmms.configs.errors import TrainError
 from lmms.train.checkpoint.keep import (
     BEST_NAME,
     Keep,
-    Measure,
     best_checkpoint,
     better,
     resumed_best,
@@ -21,10 +20,10 @@ from lmms.train.checkpoint.keep import (
     write_best,
 )
 from lmms.train.checkpoint.read import checkpoint_name
+from lmms.train.checkpoint.state import Best, Measure
 from lmms.train.parallel.world import World, start_world, stop_world
-from tests.kit.checkpoints import save
+from tests.kit.checkpoints import LOSS, save
 
-LOSS = Measure(metric="loss", greater=False, shards="", loss_weight="token")
 STEPS = st.sets(st.integers(0, 60), max_size=20)
 
 
@@ -79,8 +78,11 @@ def test_multiples_and_the_best_outlive_the_limit(tmp_path: Path, world: World) 
     assert json.loads((tmp_path / BEST_NAME).read_text()) == {
         "checkpoint": "step-00000003",
         "step": 3,
-        "metric": "loss",
         "value": 0.5,
+        "metric": "loss",
+        "greater": False,
+        "shards": "",
+        "loss_weight": "token",
     }
 
 
@@ -90,7 +92,7 @@ def test_the_best_is_the_first_of_the_best_values(greater: bool, steps: list[int
     for step, value in enumerate([0.5, 0.25, 0.25, None, 0.125, 0.75], 1):
         best = better(best, step, Measure(metric="loss", greater=greater, shards="", loss_weight="token"), value)
         assert best is not None
-        found.append(best["step"])
+        found.append(best.step)
     assert found == steps
 
 
@@ -141,7 +143,7 @@ def test_a_run_without_a_best_leaves_no_best_json_of_another(tmp_path: Path, wor
 
 def test_best_json_of_a_lost_checkpoint_is_an_error_that_names_both(tmp_path: Path) -> None:
     assert best_checkpoint(tmp_path) is None
-    write_best(tmp_path, {"step": 4, "metric": "loss", "value": 0.5})
+    write_best(tmp_path, Best(step=4, value=0.5, measure=LOSS))
     assert [path.name for path in tmp_path.iterdir()] == [BEST_NAME]
     with pytest.raises(TrainError, match=r"best\.json names step-00000004, which is not a complete checkpoint"):
         best_checkpoint(tmp_path)

@@ -21,8 +21,9 @@ from lmms.train.checkpoint.read import (
     step_folders,
     tensors_of,
 )
+from lmms.train.checkpoint.state import Best
 from lmms.train.parallel.world import World, of_all_ranks, start_world, stop_world
-from tests.kit.checkpoints import STATE, flip_a_bit, mark_complete, numbers, save, state_at
+from tests.kit.checkpoints import LOSS, STATE, flip_a_bit, mark_complete, numbers, save, state_at
 
 
 @pytest.fixture(scope="module")
@@ -186,5 +187,7 @@ def test_what_fails_on_a_rank_is_an_error_of_all(world: World) -> None:
 
 def test_the_state_at_a_step_is_what_was_saved(tmp_path: Path, world: World) -> None:
     save(tmp_path, world, 3, 4, best=3)
-    best = {"step": 3, "metric": "loss", "value": 0.5}
-    assert read_state(tmp_path / checkpoint_name(4)).best == state_at(4, best=best).best
+    best = Best(step=3, value=0.5, measure=LOSS)
+    assert read_state(tmp_path / checkpoint_name(4)) == state_at(
+        4, best=best, config=json.loads(json.dumps(STATE.config))
+    )

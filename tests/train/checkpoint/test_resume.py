@@ -13,9 +13,10 @@ import torch
 from lmms.configs.errors import TrainError
 from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints
 from lmms.train.checkpoint.resume import changes, locked, resume_from, resumed_state
+from lmms.train.checkpoint.state import Best
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.step import seed_step
-from tests.kit.checkpoints import STATE, flip_a_bit, mark_complete, save, silent, state_at
+from tests.kit.checkpoints import LOSS, STATE, flip_a_bit, mark_complete, phase, save, silent, state_at
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +107,14 @@ def test_a_state_of_another_version_is_not_set_aside(tmp_path: Path, world: Worl
     assert resume_from("auto", tmp_path, world, silent) == checkpoint
 
 
-STORED = state_at(6, best={"step": 4, "metric": "loss", "value": 1.5}, zero_steps={"llm": 1})
+STORED = state_at(6, best=Best(step=4, value=1.5, measure=LOSS), zero_steps={"llm": 1})
 AT = Path("runs/step-00000006")
 
 
 def mixture(*turns: int, sets: str = "abcd") -> dict[str, Any]:
     """What says in a state which sets there are, and how often each has its turn."""
     names = [sets[2 * i : 2 * i + 2] for i in range(len(turns))]
-    phase = {"position": 0, "sets": [{"index": name, "turns": n} for name, n in zip(names, turns, strict=True)]}
-    return {"shards": names, "phases": [phase]}
+    return {"shards": tuple(names), "phases": (phase(**dict(zip(names, turns, strict=True))),)}
 
 
 def test_a_resumed_run_stands_where_the_checkpoint_does() -> None:
@@ -188,7 +188,7 @@ def test_another_mixture_must_still_be_for_the_same_model(change: dict[str, Any]
 
 
 def test_the_mixture_is_that_of_the_last_phase() -> None:
-    stored = replace(STORED, phases=[*mixture(1, 7)["phases"], *STATE.phases])
+    stored = replace(STORED, phases=(*mixture(1, 7)["phases"], *STATE.phases))
     assert resumed_state(STATE, stored, AT, ()).phases == stored.phases
 
 

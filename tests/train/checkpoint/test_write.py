@@ -44,6 +44,25 @@ FileSystemWriter.finish = stay
 save(output, world, 2)
 """
 
+FILE_LIMIT = """
+import os, resource, sys
+from pathlib import Path
+import torch
+from lmms.configs.errors import TrainError
+from lmms.train.checkpoint.keep import Keep
+from lmms.train.checkpoint.write import saving
+from lmms.train.parallel.world import start_world
+from tests.kit.checkpoints import silent, state_at
+output, world = Path(sys.argv[1]), start_world("cpu")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with saving(output, world, Keep(), 0, asynchronous=True, grace_s=1, report=silent) as saver:
+        saver.save(state_at(2), {"model.a": torch.ones(100_000)})
+except TrainError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
 DEAD_PEER = """
 import os, sys
 from pathlib import Path
@@ -151,7 +170,7 @@ def test_an_error_in_the_background_is_raised_by_the_next_call(tmp_path: Path, w
     writing = saver._writing
     assert writing is not None
     writing.join()
-    with pytest.raises(TrainError, match=r"step-00000001\.part: the checkpoint could not be written: .*0001\.part"):
+    with pytest.raises(TrainError, match=r"step-00000001: the checkpoint could not be written: .*0001\.part"):
         saver.save(state_at(2), numbers(2)) if call == "save" else getattr(saver, call)()
     saver.wait()
 
@@ -166,16 +185,27 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(
 
     with monkeypatch.context() as patch:
         patch.setattr("torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data", full_disk)
-        with pytest.raises(TrainError, match=r"step-00000002\.part: .* could not be written: no space left$"):
+        with pytest.raises(TrainError, match=r"step-00000002: .* could not be written: no space left$"):
             save(tmp_path, world, 2, keep=Keep(limit=1))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", full_disk)
-        with pytest.raises(TrainError, match=r"step-00000003\.part: .* could not be written: no space left$"):
+        with pytest.raises(TrainError, match=r"step-00000003: .* could not be written: no space left$"):
             save(tmp_path, world, 3, keep=Keep(limit=1))
     complete, unfinished = list_checkpoints(tmp_path)
     assert [path.name for path in complete] == ["step-00000001"]
-    assert [path.name for path in unfinished] == ["step-00000003.part"]
+    assert unfinished == []
     assert save(tmp_path, world, 4, keep=Keep(limit=1)) == ["step-00000004"]
+
+
+def test_a_limit_on_files_is_named_with_what_is_needed_and_kept(tmp_path: Path, world: World) -> None:
+    save(tmp_path, world, 1)
+    limited = subprocess.run([sys.executable, "-c", FILE_LIMIT, tmp_path], capture_output=True, text=True)
+    assert limited.stdout == (
+        f"{tmp_path}/step-00000002: the checkpoint could not be written: no file in {tmp_path} may be larger than"
+        " 97.7 KiB (ulimit -f): 390.6 KiB are needed; raise the limit, or choose another folder; step-00000001 is"
+        " kept, and the same command goes on from there\n"
+    ), limited.stderr
+    assert list_checkpoints(tmp_path) == ([tmp_path / checkpoint_name(1)], [])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -308,10 +338,10 @@ def test_a_rank_that_dies_while_it_saves_is_an_error_on_the_others(tmp_path: Pat
         )
         for rank in (0, 1)
     ]
-    printed = [rank.communicate(timeout=100)[0] for rank in ranks]
+    printed = [rank.communicate(timeout=600)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [4, 5]
-    assert "step-00000001.part: the checkpoint could not be written: " in printed[0]
-    assert list_checkpoints(tmp_path) == ([], [tmp_path / "step-00000001.part"])
+    assert "step-00000001: the checkpoint could not be written: " in printed[0]
+    assert list_checkpoints(tmp_path) == ([], [])
 
 
 def save_with_stale_folders(world: World, folder: Path) -> None:

@@ -220,11 +220,11 @@ def fetching(dataset: Dataset, shard: int) -> Iterator[threading.Event]:
 
     def go_on() -> bool:
         began.set()
-        return end.wait(60)
+        return end.wait(600)
 
     thread = threading.Thread(target=fetch, args=(dataset, shard, NOTHING), kwargs={"go_on": go_on})
     thread.start()
-    assert began.wait(60)
+    assert began.wait(600)
     try:
         yield end
     finally:
@@ -262,8 +262,7 @@ def test_a_fetch_that_was_given_up_leaves_nothing(tmp_path: Path) -> None:
 
 KILLED = """
 import os, pickle, signal, sys
-from lmms.train.data.cache import fetch
-from lmms.train.eviction import Need
+from lmms.train.data.cache import Need, fetch
 dataset = pickle.load(sys.stdin.buffer)
 fetch(dataset, 0, Need(frozenset()), go_on=lambda: os.kill(os.getpid(), signal.SIGKILL))
 """

@@ -18,7 +18,7 @@ from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import DatasetError
 from lmms.train.data import shards as stream
 from lmms.train.data.shards import PackReader, read_sidecar, read_sources
-from lmms.train.data.verify import verify_dataset
+from lmms.train.data.verify import verify
 from tests.kit.shards import PICTURE_MODEL, make_pack, write_shards
 
 
@@ -120,7 +120,7 @@ def test_offsets_in_a_shard_are_not_trusted_but_checked(dataset: Dataset, packs:
     reader, sidecar = PackReader([dataset]), read_sidecar(dataset)
     assert_equal(reader.read(sidecar.place(4)), packs[4])
     reader.close()
-    assert f"{shard}: its hash is not the index's" in list(verify_dataset(dataset.where))
+    assert f"{shard}: its hash is not the index's" in list(verify(dataset.where))
 
 
 def test_places_are_of_the_data_set_that_they_name(dataset: Dataset, packs: list[Pack], tmp_path: Path) -> None:

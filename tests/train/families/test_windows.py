@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
+from lmms.train.families.family import Tower
 from lmms.train.families.qwen2_5_vl import tower_inputs
-from lmms.train.families.vision import Tower
 from lmms.train.model.attention import reference_attention, varlen_attention, with_windows
 from tests.kit.models import tiny_config, tiny_model
 

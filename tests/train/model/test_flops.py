@@ -18,6 +18,7 @@ from lmms.configs.settings.lora import LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How
 from lmms.train.data.costs import ModelCost, _squared_windows, pack_flops, table_costs
 from lmms.train.data.shards import Sidecar
+from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
 from lmms.train.plan.cards import peak_flops
 from tests.kit.models import (
@@ -28,7 +29,7 @@ from tests.kit.models import (
     make_pack,
     picture,
     talk,
-    tiny_config,
+    tiny_cost,
     tiny_model,
     tiny_recipe,
 )
@@ -82,14 +83,14 @@ def part(cost: ModelCost, pack: Pack, *names: str) -> float:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_linear_layers_cost_what_torch_counts(family: str) -> None:
     pack = tiny_pack(family)
-    cost = model_cost(tiny_config(family))
+    cost = tiny_cost(family)
     assert part(cost, pack, "token", "target", "patch") == counted(family, pack)[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_costs_what_torch_counts_and_half_where_it_is_causal(family: str) -> None:
     pack = tiny_pack(family)
-    cost = model_cost(tiny_config(family))
+    cost = tiny_cost(family)
     whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
     assert whole == counted(family, pack)[1]
 
@@ -100,7 +101,7 @@ def test_attention_costs_what_torch_counts_and_half_where_it_is_causal(family: s
 )
 def test_frozen_parts_cost_what_torch_counts(family: str, parts: tuple[Part, ...]) -> None:
     pack = tiny_pack(family)
-    cost = model_cost(tiny_config(family), frozen(*parts))
+    cost = tiny_cost(family, frozen(*parts))
     products, attention = counted(family, pack, frozen(*parts))
     assert part(cost, pack, "token", "target", "patch") == products
     whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
@@ -119,7 +120,7 @@ def test_frozen_parts_cost_what_torch_counts(family: str, parts: tuple[Part, ...
 )
 def test_lora_costs_what_torch_counts(family: str, train: dict[str, How]) -> None:
     pack = tiny_pack(family)
-    cost = model_cost(tiny_config(family), train, LORA)
+    cost = tiny_cost(family, train, LORA)
     products, attention = counted(family, pack, train)
     assert part(cost, pack, "token", "target", "patch") == products
     whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
@@ -130,7 +131,7 @@ def test_lora_costs_what_torch_counts(family: str, train: dict[str, How]) -> Non
 @pytest.mark.parametrize("part_alone", ["aligner", "vision"])
 def test_lora_on_one_part_alone_costs_what_torch_counts(family: str, part_alone: Part) -> None:
     pack, train = tiny_pack(family), {"default": "frozen", part_alone: "lora"}
-    cost = model_cost(tiny_config(family), train, LORA)
+    cost = tiny_cost(family, train, LORA)
     products, attention = counted(family, pack, train)
     assert part(cost, pack, "token", "target", "patch") == products
     whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
@@ -140,7 +141,7 @@ def test_lora_on_one_part_alone_costs_what_torch_counts(family: str, part_alone:
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_a_pack_without_images_costs_no_vision(family: str) -> None:
     pack = make_pack([talk(1, 9), talk(2, 30)])
-    cost = model_cost(tiny_config(family))
+    cost = tiny_cost(family)
     assert pack_flops(cost, pack) == part(cost, pack, "token", "target", "squared_length")
 
 
@@ -153,7 +154,7 @@ def test_windows_are_those_of_the_model(grid: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sidecar_gives_what_the_packs_cost(family: str) -> None:
     packs = [tiny_pack(family), make_pack([talk(4, 50)]), make_pack([talk(seed, 5) for seed in range(5)])]
-    cost = model_cost(tiny_config(family))
+    cost = tiny_cost(family)
     language, vision = table_costs(cost, sidecar_of(packs))
     in_language = ("token", "target", "squared_length")
     assert language.tolist() == pytest.approx([part(cost, pack, *in_language) for pack in packs], rel=1e-4)
@@ -166,7 +167,7 @@ def test_the_sidecar_gives_what_the_packs_cost(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sidecar_gives_what_torch_counts(family: str) -> None:
     pack = tiny_pack(family)
-    cost = model_cost(tiny_config(family))
+    cost = tiny_cost(family)
     products, attention = counted(family, pack)
     # torch counts causal attention as whole squares.
     expected = products + attention - part(cost, pack, "squared_length")
@@ -195,7 +196,8 @@ def test_windows_taken_for_whole_overrate_an_image_by_a_quarter_at_each_edge_at_
 def test_windows_of_a_real_tower_are_a_small_part_of_its_cost() -> None:
     """So an edge taken for a whole window cannot move a pack far in the order: less than 1 % of the tower's cost."""
     tower = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048}
-    cost = model_cost(Qwen2_5_VLConfig(vision_config={**tower, "fullatt_block_indexes": [7, 15, 23, 31]}))
+    config = Qwen2_5_VLConfig(vision_config={**tower, "fullatt_block_indexes": [7, 15, 23, 31]})
+    cost = model_cost(build_model(config, "none"))
     assert cost.window == 8
     assert 0 < cost.squared_window * cost.window**2 < 0.01 * cost.patch
 
@@ -231,7 +233,7 @@ def test_a_real_model_costs_six_times_its_weights() -> None:
         vocab_size=151936,
         tie_word_embeddings=True,
     )
-    cost = model_cost(config)
+    cost = model_cost(build_model(config, "none"))
     block = 896 * 896 * 2 + 2 * 896 * 128 + 3 * 896 * 4864
     assert cost.token == 6 * 24 * block
     assert cost.target == 6 * 151936 * 896

@@ -19,9 +19,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lmms.configs.errors import ModelError, TrainError
 from lmms.train.batch.batch import Batch
+from lmms.train.model import names
 from lmms.train.model.build import blocks, build_model, init_random, materialize, reset_buffers
 from lmms.train.model.forward import TrainModel, last_hidden_state
-from lmms.train.model.names import part_of
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from tests.kit.models import (
@@ -32,6 +32,7 @@ from tests.kit.models import (
     Talk,
     joined,
     make_pack,
+    part_of,
     picture,
     talk,
     tiny_config,
@@ -214,14 +215,16 @@ def test_the_parts_of_a_model_and_its_blocks(family: str) -> None:
     assert all(parameter.is_meta for parameter in model.parameters())
     parts: dict[str, set[str]] = {}
     for name, _ in model.named_parameters():
-        parts.setdefault(part_of(name), set()).add(name)
-        assert part_of(name) == part_of(name.removeprefix("hf."))
+        parts.setdefault(part_of(family, name), set()).add(name)
+        assert names.part_of(model, name) == names.part_of(model, name.removeprefix("hf.")) == part_of(family, name)
     assert parts.keys() == ({"llm", "vision", "aligner"} if family in VISION_FAMILIES else {"llm"})
     assert all("merger" in name for name in parts.get("aligner", ()))
     assert all("visual" in name and "merger" not in name for name in parts.get("vision", ()))
     assert len(blocks(model)) == (4 + 3 if family in VISION_FAMILIES else 3)
-    names = {id(module): name for name, module in model.named_modules()}
-    assert ["visual" in names[id(block)] for block in blocks(model)] == [True] * (len(blocks(model)) - 3) + [False] * 3
+    of_module = {id(module): name for name, module in model.named_modules()}
+    assert ["visual" in of_module[id(block)] for block in blocks(model)] == [True] * (len(blocks(model)) - 3) + [
+        False
+    ] * 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -329,8 +332,8 @@ def test_freezing_a_part_leaves_the_gradients_of_the_others(frozen: str) -> None
     batch = batch_of(talks_of("qwen3_vl"), "qwen3_vl")
     whole, model = tiny_model("qwen3_vl"), tiny_model("qwen3_vl", recompute="full")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) != frozen)
+        parameter.requires_grad_(part_of("qwen3_vl", name) != frozen)
     for some in (whole, model):
         some(batch, True)[0].backward()
-    expected = {name: gradient for name, gradient in gradients(whole).items() if part_of(name) != frozen}
+    expected = {name: gradient for name, gradient in gradients(whole).items() if part_of("qwen3_vl", name) != frozen}
     assert_same_gradients(gradients(model), expected)

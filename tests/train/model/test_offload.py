@@ -16,13 +16,12 @@ from transformers import AttentionInterface
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.memory import Recompute
 from lmms.configs.settings.train import TrainConfig
-from lmms.train import start
+from lmms.train import setup
 from lmms.train.batch.batch import Batch
 from lmms.train.model import offload
 from lmms.train.model.attention import ATTENTION_NAME, attend_documents
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import part_of
 from lmms.train.model.offload import Copy, copy_at_once, copy_on_stream, offload_blocks, pinned_room
 from lmms.train.optim.rules import bytes_by_rule
 from lmms.train.parallel.sharding import shard_model
@@ -32,7 +31,7 @@ from lmms.train.plan.memory import rank_memory, state_bytes
 from lmms.train.plan.trace import offloaded_bytes, tensors_in, trace_pass
 from lmms.train.run import train
 from tests.kit.live import TOLERANCE, LiveStorages, kernel_attention, local
-from tests.kit.models import FAMILIES, VISION_FAMILIES, tiny_config, tiny_model
+from tests.kit.models import FAMILIES, VISION_FAMILIES, part_of, tiny_config, tiny_model
 from tests.kit.offload import PLENTY, offloaded, room_of
 from tests.kit.passes import assert_bitwise, batch_of, count_forward_calls, model_of, some_batch, step
 from tests.kit.ranks import free_port, on_ranks
@@ -135,7 +134,7 @@ def test_weights_and_what_all_blocks_share_stay(family: str) -> None:
 def test_a_frozen_tower_puts_nothing_out(recompute: Recompute) -> None:
     model = tiny_model("qwen3_vl", recompute=recompute)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) == "llm")
+        parameter.requires_grad_(part_of("qwen3_vl", name) == "llm")
     copies, _ = offloaded(model)
     of_tower: list[int] = []
     model.hf.model.visual.register_forward_hook(lambda *_: of_tower.append(len(copies.out)))
@@ -207,9 +206,9 @@ def test_the_room_that_a_dry_run_finds_is_what_is_used(recompute: Recompute) -> 
 
 def in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on a CPU put activations out too."""
-    monkeypatch.setattr(start, "pinned_room", lambda size, device: room_of(size))
-    monkeypatch.setattr(start, "copy_on_stream", lambda device: copy_at_once)
-    monkeypatch.setattr(start, "LEAST_BYTES", 1)
+    monkeypatch.setattr(setup, "pinned_room", lambda size, device: room_of(size))
+    monkeypatch.setattr(setup, "copy_on_stream", lambda device: copy_at_once)
+    monkeypatch.setattr(setup, "LEAST_BYTES", 1)
 
 
 def on_a_rank(rank: int, ranks: int, configs: list[TrainConfig], ports: list[int]) -> None:

@@ -8,10 +8,9 @@ import torch
 from lmms.configs.by_part import Part
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.optim import OptimConfig
-from lmms.train.model.names import part_of
 from lmms.train.optim.groups import make_optimizer, set_trained, trained_parts
 from lmms.train.optim.schedule import lr_share
-from tests.kit.models import frozen, tiny_model
+from tests.kit.models import frozen, part_of, tiny_model
 
 PEAK = OptimConfig(lr={"default": 2.0})
 
@@ -93,7 +92,7 @@ def test_each_part_and_pattern_moves_at_its_own_rate() -> None:
         group["lr"] = 0.5 * group["peak"]
     optimizer.step()
     for name, parameter in model.named_parameters():
-        expected = 0.1 if part_of(name) == "llm" else lr[part_of(name)]
+        expected = 0.1 if part_of("qwen3_vl", name) == "llm" else lr[part_of("qwen3_vl", name)]
         expected = 0.5 if "q_proj" in name else 0.4 if "layers.1." in name else expected
         moved = (before[name] - parameter.detach()) / expected
         torch.testing.assert_close(moved, torch.full_like(moved, 0.5), rtol=1e-4, atol=1e-4)
@@ -104,8 +103,8 @@ def test_a_pattern_says_what_is_trained_whatever_its_part() -> None:
     model = tiny_model("qwen3_vl")
     set_trained(model, {"default": "frozen", "vision": "full", "visual.blocks.0": "frozen", "lm_head": "full"})
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert {part_of(name) for name in trained} == {"vision", "llm"}
-    assert {name for name in trained if part_of(name) == "llm"} == {"hf.lm_head.weight"}
+    assert {part_of("qwen3_vl", name) for name in trained} == {"vision", "llm"}
+    assert {name for name in trained if part_of("qwen3_vl", name) == "llm"} == {"hf.lm_head.weight"}
     assert not any("visual.blocks.0." in name for name in trained)
     assert any("visual.blocks.1." in name for name in trained)
 
@@ -161,7 +160,7 @@ def test_averages_exist_before_the_first_gradient_and_count_only_steps_with_one(
 def test_freezing_a_part_leaves_the_others(part: Part) -> None:
     model = tiny_model("qwen3_vl")
     set_trained(model, frozen(part))
-    assert {part_of(name) for name, p in model.named_parameters() if not p.requires_grad} == {part}
+    assert {part_of("qwen3_vl", name) for name, p in model.named_parameters() if not p.requires_grad} == {part}
     parts = trained_parts(model)
     assert parts.keys() == {"llm", "vision", "aligner"} - {part}
     assert sum(map(len, parts.values())) == sum(p.requires_grad for p in model.parameters())

@@ -1,12 +1,11 @@
 """Every optimizer over one, two and four ranks: the same bits of the same gradients, also through checkpoints.
 
-So too over copies of sharded weights (parallel.replicate), which stay equal, and from main memory (parallel.offload).
+So too over copies of sharded weights (parallel.replicate), which stay equal. Whole runs are in tests/train/same_run.
 """
 
 import json
 from pathlib import Path
 from typing import Any, get_args
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 import lmms.train.optim.rules
 from lmms.configs.errors import TrainError
 from lmms.configs.settings.optim import OptimConfig, OptimName
-from lmms.train.checkpoint.read import checkpoint_name, tensors_of
+from lmms.train.checkpoint.read import tensors_of
 from lmms.train.model.build import blocks
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.optim.rules import Updates
@@ -31,18 +30,13 @@ from lmms.train.run import train
 from tests.kit.broken_steps import poisoned, train_with
 from tests.kit.models import tiny_model
 from tests.kit.passes import batch_of, some_batch
-from tests.kit.ranks import free_port, on_ranks
+from tests.kit.ranks import on_ranks
 from tests.kit.runs import (
-    assert_same_steps,
-    assert_same_tensors,
     read_metrics,
-    read_tensors,
     run_config,
     silent,
-    train_on_ranks,
     write_run,
 )
-from tests.train.parallel.test_sharding import train_layouts
 
 NAMES: tuple[OptimName, ...] = get_args(OptimName)
 SHAPES = [(100, 300), (7, 1000), (130, 40), (100, 300), (100, 300), (64, 64), (12, 5, 3, 40), (3, 2048), (33,)]
@@ -204,58 +198,23 @@ def run_of(settings: dict[str, Any], name: OptimName, output: Path, **changes: A
 
 @pytest.fixture(scope="module")
 def outputs(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """NAME/one and NAME/two: three steps on one rank and on two; NAME/resumed: two ranks from the second step on;
-    NAME/copies: two of them on four ranks; NAME/offloaded: two ranks with all in main memory, as it is on a CPU."""
+    """The folder of an output for each optimizer but AdamW."""
     folder = tmp_path_factory.mktemp("outputs")
-    for name in NAMES:
-        train(run_of(settings, name, folder / name / "one"), silent)
-    begun = {name: str(folder / name / "one" / checkpoint_name(2)) for name in NAMES}
-    resumed = [run_of(settings, name, folder / name / "resumed", resume=begun[name]) for name in NAMES]
-    train_on_ranks([*(run_of(settings, name, folder / name / "two") for name in NAMES), *resumed], 2)
-    train_on_ranks([run_of(settings, name, folder / name / "copies", parallel__replicate=2) for name in NAMES], 4)
-    with patch("lmms.configs.settings.train.check_offload"):
-        offloaded = [run_of(settings, name, folder / name / "offloaded", parallel__offload=True) for name in NAMES]
-    on_ranks(train_layouts, 2, offloaded, [free_port() for _ in offloaded])
+    for name in NAMES[1:]:
+        train(run_of(settings, name, folder / name), silent)
     return folder
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("layout", ["two", "resumed", "copies"])
-def test_a_run_on_ranks_is_that_on_one(outputs: Path, name: OptimName, layout: str) -> None:
-    one, other = outputs / name / "one", outputs / name / layout
-    tensors, expected = (read_tensors(output / checkpoint_name(3), "model.") for output in (other, one))
-    if name in ("adamw", "muon"):
-        # To orthogonalise makes much of a last bit where a matrix has small singular values.
-        rel = 1e-4 if name == "muon" else 1e-5
-        steps = read_metrics(other)
-        assert len(steps) == (1 if layout == "resumed" else 3)
-        assert_same_steps(steps, read_metrics(one)[-len(steps) :], rel)
-        assert_same_tensors(tensors, expected)
-        return
-    # A sum of gradients that is off in its last bit may turn into the next code: at most a part of a step of 1e-2.
-    for key, tensor in expected.items():
-        assert float((tensors[key] - tensor).abs().max()) < 1e-3, key
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_from_main_memory_is_the_same_bits(outputs: Path, name: OptimName) -> None:
-    found, expected = outputs / name / "offloaded", outputs / name / "two"
-    assert read_metrics(found) == read_metrics(expected)
-    tensors, others = (read_tensors(output / checkpoint_name(3)) for output in (found, expected))
-    assert tensors.keys() == others.keys()
-    assert all(torch.equal(tensors[key], tensor) for key, tensor in others.items())
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_the_table_says_what_moves_what(outputs: Path, name: OptimName) -> None:
-    rows = json.loads((outputs / name / "one" / TRAINED_NAME).read_text())
+    rows = json.loads((outputs / name / TRAINED_NAME).read_text())
     of_llm = {row["part"]: row["rule"] for row in rows}["llm"]
     assert of_llm.keys() == {"adamw", name}
     assert sum(of_llm.values()) == sum(row["trained"] for row in rows if row["part"] == "llm")
 
 
 def test_going_on_with_another_optimizer_is_refused(settings: dict[str, Any], outputs: Path) -> None:
-    config = run_of(settings, "adamw-8bit", outputs / "muon" / "one")
+    config = run_of(settings, "adamw-8bit", outputs / "muon")
     expected = r"was trained with optim.name muon, this run has adamw-8bit: .* go on with the same optim.name"
     with pytest.raises(TrainError, match=expected):
         train(config, silent)
@@ -264,7 +223,7 @@ def test_going_on_with_another_optimizer_is_refused(settings: dict[str, Any], ou
 
 
 def test_its_weights_alone_are_a_start_for_another(settings: dict[str, Any], outputs: Path, tmp_path: Path) -> None:
-    begun = str(outputs / "muon" / "one")
+    begun = str(outputs / "muon")
     train(run_of(settings, "adamw-8bit", tmp_path, model__init_from=begun, max_steps=1), silent)
     (line,) = read_metrics(tmp_path)
     assert line["loss"] < read_metrics(begun)[0]["loss"]

@@ -14,10 +14,10 @@ from lmms.configs.settings.lora import LoraConfig
 from lmms.configs.settings.optim import OptimConfig, OptimName
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import is_lora, part_of
+from lmms.train.model.names import is_lora
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.optim.rules import bytes_by_rule, rules_of
-from tests.kit.models import tiny_model
+from tests.kit.models import part_of, tiny_model
 
 NAMES: tuple[OptimName, ...] = get_args(OptimName)
 NEEDED: dict[str, Any] = {"model.path": "m", "data.shards": "s", "data.global_packs": 1, "output": "o", "max_steps": 1}
@@ -47,7 +47,7 @@ def test_each_part_and_pattern_moves_at_its_own_rate(name: OptimName) -> None:
     config = OptimConfig(name=name, lr=lr, weight_decay=0.0, eps=1e-12)
     alike = moved(tiny_model("qwen3_vl"), replace(config, lr={"default": 1.0}), 1.0)
     for tensor, change in moved(tiny_model("qwen3_vl"), config, 1.0).items():
-        expected = 0.1 if part_of(tensor) == "llm" else lr[part_of(tensor)]
+        expected = 0.1 if part_of("qwen3_vl", tensor) == "llm" else lr[part_of("qwen3_vl", tensor)]
         expected = 0.5 if "q_proj" in tensor else 0.4 if "layers.1." in tensor else expected
         torch.testing.assert_close(change, alike[tensor] * expected, rtol=1e-4, atol=1e-5)
         assert change.abs().max() > 1e-3

@@ -9,10 +9,9 @@ import torch
 from lmms.configs.settings.lora import LoraConfig
 from lmms.configs.settings.optim import OptimConfig
 from lmms.train.model.build import keep_in
-from lmms.train.model.names import part_of
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.optim.table import TRAINED_NAME, Row, table_lines, trained_table, write_table
-from tests.kit.models import FAMILIES, tiny_model
+from tests.kit.models import FAMILIES, part_of, tiny_model
 
 
 def test_each_part_has_a_row_for_each_way_it_is_trained() -> None:
@@ -49,7 +48,7 @@ def test_every_parameter_is_in_one_row(tmp_path: Path) -> None:
         model = tiny_model(family, train={"default": "full", "llm": "lora"})
         rows = trained_table(model, make_optimizer(model, OptimConfig()))
         for part in {row.part for row in rows}:
-            own = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
+            own = [parameter for name, parameter in model.named_parameters() if part_of(family, name) == part]
             assert sum(row.parameters for row in rows if row.part == part) == sum(p.numel() for p in own)
             moved = sum(parameter.numel() for parameter in own if parameter.requires_grad)
             assert sum(row.trained for row in rows if row.part == part) == moved

@@ -1,6 +1,5 @@
 """Whole runs in bf16 on one rank alone: what happens between its steps is what happens under FSDP2, and after it."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,14 @@ import pytest
 import torch
 
 from lmms.configs.settings.train import TrainConfig
-from lmms.train import start
+from lmms.train import setup
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.parallel.sharding import shard_model
-from lmms.train.run import train
 from tests.kit.broken_steps import poisoned, train_with
 from tests.kit.runs import (
-    assert_same_steps,
     read_metrics,
     read_tensors,
     run_config,
-    silent,
-    train_on_ranks,
     write_run,
 )
 
@@ -52,7 +47,7 @@ def test_evaluations_and_skipped_steps_leave_the_numbers_of_fsdp2(
     ours, theirs = (run_config(settings, output=str(tmp_path / name), **changes) for name in ("ours", "theirs"))
     train_with(monkeypatch, poisoned({2}), ours)
     with monkeypatch.context() as patch:
-        patch.setattr(start, "shard_model", under_fsdp2)
+        patch.setattr(setup, "shard_model", under_fsdp2)
         train_with(monkeypatch, poisoned({2}), theirs)
     (lines, tensors), (others, expected) = outcome(ours), outcome(theirs)
     assert [line["skipped"] for line in lines] == [0, 1, 0, 0]
@@ -61,21 +56,3 @@ def test_evaluations_and_skipped_steps_leave_the_numbers_of_fsdp2(
     assert lines == others
     assert tensors.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(tensors[name], expected[name])] == []
-
-
-def test_a_run_goes_on_from_one_rank_to_two_and_back(tmp_path: Path) -> None:
-    settings = write_run(tmp_path, "qwen3", packs=4) | {"model.precision": "bf16", "optim.schedule": "constant"}
-    settings |= {"optim.name": "muon", "data.global_packs": 2}
-    whole, parts = (run_config(settings, output=str(tmp_path / one), max_steps=5) for one in ("whole", "parts"))
-    train(whole, silent)
-    for ranks, steps in ((1, 2), (2, 3), (1, 5)):
-        train_on_ranks([replace(parts, max_steps=steps)], ranks)
-    found, expected = (
-        [{name: line[name] for name in ("loss", "grad_norm", "digest")} for line in outcome(config)[0]]
-        for config in (parts, whole)
-    )
-    assert found[:2] == expected[:2]
-    # From there on sums in bf16 are taken in another order.
-    assert_same_steps(found, expected, rel=1e-2)
-    assert found != expected
-    assert min(line["loss"] for line in expected) < 0.9 * expected[0]["loss"]

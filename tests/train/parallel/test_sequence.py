@@ -1,5 +1,6 @@
 """Four ranks with a run of the tokens each do what one does with all of them: attention, documents, gradients."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lmms.configs.errors import TrainError
+from lmms.configs.errors import ConfigError, TrainError
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.model.attention import reference_attention
 from lmms.train.parallel.sequence import to_heads, to_tokens
 from lmms.train.parallel.share import WHOLE, Share
 from lmms.train.parallel.world import start_world, stop_world
+from lmms.train.run import train
+from lmms.train.setup import start
+from lmms.train.watch.watch import unwatched
 from tests.kit.models import FIRST_SPECIAL, Talk, make_pack, places, talk, tiny_model, tiny_recipe
 from tests.kit.ranks import on_ranks
+from tests.kit.runs import run_config, silent, write_run
 
 RANKS = 4
 HEADS = ((4, 4), (4, 2), (8, 1), (12, 6), (12, 3))
@@ -127,3 +132,22 @@ def test_without_the_border_between_documents_the_second_sees_the_first(found: l
 def test_a_share_is_refused_by_a_model_that_runs_it_alone() -> None:
     with pytest.raises(TrainError, match="cut for 4 ranks, but the sequence group has 1"):
         tiny_model("qwen3")(batch_of("none", Share(1, RANKS)), False)
+
+
+def test_ranks_that_do_not_divide_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    config = run_config(write_run(tmp_path, "qwen3"), parallel__sequence=2)
+    with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but there are 1 ranks"):
+        train(config, silent)
+    assert not Path(config.output).exists()
+
+
+def test_heads_that_do_not_divide_are_refused(tmp_path: Path) -> None:
+    config = run_config(write_run(tmp_path, "qwen3"), parallel__sequence=2)
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_attention_heads": 3, "num_key_value_heads": 1}))
+    world = start_world("cpu")
+    try:
+        with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but the model has 3 attention heads"):
+            start(config, world, unwatched())
+    finally:
+        stop_world()

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from lmms.configs.errors import TrainError
 from lmms.configs.load import to_yaml
-from lmms.train import start
+from lmms.train import setup
 from lmms.train.model.forward import TrainModel
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.plan import out_of_memory
@@ -141,7 +140,7 @@ def test_before_the_first_step_too(settings: dict[str, Any], monkeypatch: pytest
         raise torch.cuda.OutOfMemoryError(SAID)
 
     monkeypatch.setattr(out_of_memory, "card_use", lambda device: USE)
-    monkeypatch.setattr(start, what, full)
+    monkeypatch.setattr(setup, what, full)
     config = run_config(settings)
     facts, advice = failure(config).split("\n")
     assert facts.startswith(
@@ -261,14 +260,14 @@ if __name__ == "__main__":
 def test_one_rank_without_memory_ends_all_of_a_launched_run_with_its_message(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = run_config(settings, data__micro_packs=1, max_steps=50)
+    config = run_config(settings, data__micro_packs=1, max_steps=50, stall_s=3000.0)
     (tmp_path / "run.yaml").write_text(to_yaml(config))
     (tmp_path / "failing.py").write_text(FAILING_RANK)
     command = [sys.executable, tmp_path / "failing.py", "train", "--config", tmp_path / "run.yaml", "--nproc", "2"]
-    began = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "COLUMNS": "5000"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=config.stall_s / 2, env={**os.environ, "COLUMNS": "5000"}
+    )
     assert done.returncode == 1, done.stderr
-    assert time.monotonic() - began < config.stall_s / 2
     facts, advice = done.stderr.splitlines()[-2:]
     assert facts.startswith("error: rank 1: rank 1, step 2, pass 1 of 2, forward: the GPU's memory ran out with pack ")
     assert advice.startswith("by the arithmetic of --dry-run a rank needs: this pass ")

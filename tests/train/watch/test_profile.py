@@ -24,6 +24,7 @@ from lmms.train.run import train
 from lmms.train.step import take_step
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
 from lmms.train.watch.profile import Profile, check_profile, profiling, window_of
+from lmms.train.watch.watch import unwatched
 from tests.kit.models import tiny_model
 from tests.kit.runs import read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run
 
@@ -146,10 +147,10 @@ def test_each_rank_that_is_named_writes_its_own(settings: dict[str, Any]) -> Non
 def test_a_window_that_is_left_before_its_end_leaves_nothing(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
         if plan.step == 3:
             raise TrainError("stop here")
-        return take_step(model, optimizer, parts, plan, *rest)
+        return take_step(learner, plan, *rest)
 
     monkeypatch.setattr(lmms.train.run, "take_step", step)
     config = run_config(settings, max_steps=5, profile__start=2)
@@ -197,10 +198,10 @@ def test_a_folder_that_cannot_be_written_is_an_alarm(settings: dict[str, Any]) -
 def test_a_window_that_sigterm_ends_says_that_nothing_of_it_is_kept(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
         if plan.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(model, optimizer, parts, plan, *rest)
+        return take_step(learner, plan, *rest)
 
     monkeypatch.setattr(lmms.train.run, "take_step", step)
     said: list[StepLog | str] = []
@@ -212,7 +213,7 @@ def test_a_window_that_sigterm_ends_says_that_nothing_of_it_is_kept(
 def test_the_profiler_says_nothing_across_the_view(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(to_yaml(run_config(settings, max_steps=2, profile__start=2, profile__steps=1)))
     command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0
     assert done.stderr == ""
 
@@ -262,7 +263,7 @@ def test_allocations_are_recorded_in_the_window_or_always(
     )
     config = ProfileConfig(start=3, steps=1, memory=True, oom_stacks=oom_stacks)
     world = World(0, 1, torch.device("cpu"), mesh=None)  # type: ignore[arg-type]
-    arguments = (tmp_path, world, tiny_model("qwen3"), window_of(config, 0, 9), silent, silent)
+    arguments = (tmp_path, world, tiny_model("qwen3"), window_of(config, 0, 9), unwatched())
     with profiling(config, *arguments) as found:
         assert isinstance(found, Profile)
         for step in range(1, 6):

@@ -21,7 +21,7 @@ from lmms.train.plan.preview import rank_reads
 from lmms.train.run import train
 from lmms.train.watch import records as reads
 from lmms.train.watch.metrics import METRICS_NAME
-from lmms.train.watch.records import trained_records
+from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
 from tests.kit.runs import read_metrics, run_config, silent, write_run
 from tests.kit.served import WholeFiles
@@ -81,7 +81,7 @@ def test_records_of_a_step_are_those_in_its_packs(
     """As the packs and as samples.parquet have them, wherever they are taken from."""
     if whole_files:
         monkeypatch.setattr(reads, "open_sets", lambda places: as_whole_files(sets))
-    found = trained_records(run, step)
+    found = records_of(run, step)
     assert (found.position, found.packs, found.is_logged) == (position, num_packs, False)
     reader = PackReader(sets.datasets)
     places = list(dict.fromkeys((record.set, record.pack) for record in found.records))
@@ -115,22 +115,22 @@ def test_a_step_of_shards_far_away_costs_the_sidecar_and_its_packs(run: Path, pl
         phases[0]["sets"][0]["shards"] = f"{url}/shards"
         (run / "phases.json").write_text(json.dumps(phases))
         asked = Path(places[0]).parent / "requests"
-        assert any(record.set == 0 for record in trained_records(run, 1).records)
+        assert any(record.set == 0 for record in records_of(run, 1).records)
         assert set(asked.read_text().split()) == {"manifest.json", "index.json", "packs.parquet", "shard.00000.mds"}
 
 
 def test_the_first_steps_of_a_phase_go_on_where_the_last_one_ended(run: Path, sets: Sets) -> None:
-    packs = [{(record.set, record.pack) for record in trained_records(run, step).records} for step in (1, 2, 3)]
+    packs = [{(record.set, record.pack) for record in records_of(run, step).records} for step in (1, 2, 3)]
     assert len(set.union(*packs)) == 11
 
 
 def test_a_digest_in_the_metrics_is_compared(run: Path) -> None:
-    digest = trained_records(run, 3).digest
+    digest = records_of(run, 3).digest
     log_digest(run, 3, digest)
-    assert trained_records(run, 3).is_logged
+    assert records_of(run, 3).is_logged
     log_digest(run, 3, "0123456789abcdef")
     with pytest.raises(DatasetError, match=f"logged the digest 0123456789abcdef, these shards give {digest}"):
-        trained_records(run, 3)
+        records_of(run, 3)
 
 
 def test_other_shards_than_those_trained_on_are_named(run: Path, places: list[str]) -> None:
@@ -140,20 +140,20 @@ def test_other_shards_than_those_trained_on_are_named(run: Path, places: list[st
             share["shards"] = other
     (run / "phases.json").write_text(json.dumps(phases))
     with pytest.raises(DatasetError, match=r"is not what .* trained on: the hash of its index is"):
-        trained_records(run, 1)
+        records_of(run, 1)
 
 
 def test_what_is_no_step_or_no_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="there is no step 0; expected 1 or more"):
-        trained_records(run, 0)
+        records_of(run, 0)
     with pytest.raises(TrainError, match=r"phases\.json is missing"):
-        trained_records(tmp_path / "none", 1)
+        records_of(tmp_path / "none", 1)
     (run / METRICS_NAME).write_text('{"step": 1, "digest": "ab"}\n{"step": 2, "dig')
     with pytest.raises(TrainError, match=r"step 2 was not taken: .*metrics\.jsonl ends with step 1;"):
-        trained_records(run, 2)
+        records_of(run, 2)
     (run / METRICS_NAME).write_text('{"step": 1}\n')
     with pytest.raises(TrainError, match=r"metrics\.jsonl is damaged"):
-        trained_records(run, 1)
+        records_of(run, 1)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen2_5_vl"])
@@ -161,7 +161,7 @@ def test_what_a_run_read_is_what_its_steps_are_said_to_hold(family: str, tmp_pat
     config = run_config(write_run(tmp_path, family), max_steps=4)
     train(config, silent)
     for line in read_metrics(config.output):
-        found = trained_records(Path(config.output), line["step"])
+        found = records_of(Path(config.output), line["step"])
         assert found.is_logged
         assert (found.digest, found.position + found.packs) == (line["digest"], line["position"])
 

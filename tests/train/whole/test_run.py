@@ -28,13 +28,12 @@ from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints, read_state
 from lmms.train.checkpoint.resume import locked
 from lmms.train.data.phases import read_phases
-from lmms.train.model.names import part_of
 from lmms.train.optim.table import TRAINED_NAME, Row, table_lines
 from lmms.train.run import train
 from lmms.train.step import take_step
 from lmms.train.watch import metrics
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
-from tests.kit.models import frozen, tiny_config, tiny_model
+from tests.kit.models import frozen, part_of, tiny_config, tiny_model
 from tests.kit.ranks import free_port
 from tests.kit.runs import (
     assert_same_steps,
@@ -46,13 +45,15 @@ from tests.kit.runs import (
     write_run,
 )
 
-TRAIN_SLOWLY = """
+TRAIN_UP_TO = """
 import sys, time
 from pathlib import Path
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.run import train
-train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: time.sleep(0.2))
+last = int(sys.argv[2])
+# The line of a step is in the log before it is told.
+train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: getattr(event, "step", 0) == last and time.sleep(3000))
 """
 
 
@@ -80,7 +81,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
     """Train in a process of its own, which gets SIGKILL as soon as it has logged this step."""
     file.write_text(to_yaml(config))
-    process = subprocess.Popen([sys.executable, "-c", TRAIN_SLOWLY, file], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", TRAIN_UP_TO, file, str(step)], stderr=subprocess.PIPE, text=True)
     log = Path(config.output) / METRICS_NAME
     while not (log.exists() and f'"step": {step}' in log.read_text()):
         assert process.poll() is None, process.communicate()[1]
@@ -104,7 +105,7 @@ def printed_by_two_ranks(config: TrainConfig, folder: Path) -> list[str]:
         )
         for rank in (0, 1)
     ]
-    return [rank.communicate(timeout=100)[0] for rank in ranks]
+    return [rank.communicate(timeout=600)[0] for rank in ranks]
 
 
 def test_eight_steps_are_four_a_kill_and_four_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -132,9 +133,9 @@ def test_each_group_is_moved_at_its_own_peak_times_the_schedule(
 ) -> None:
     seen: list[dict[float, float]] = []
 
-    def step(model: Any, optimizer: Any, *rest: Any) -> Any:
-        result = take_step(model, optimizer, *rest)
-        seen.append({group["peak"]: group["lr"] for group in optimizer.param_groups})
+    def step(learner: Any, *rest: Any) -> Any:
+        result = take_step(learner, *rest)
+        seen.append({group["peak"]: group["lr"] for group in learner.optimizer.param_groups})
         return result
 
     monkeypatch.setattr(lmms.train.run, "take_step", step)
@@ -168,11 +169,11 @@ def test_a_frozen_part_does_not_change_by_a_bit_and_the_others_do(
     train(config, silent)
     start = tiny_model("qwen3_vl", seed=config.seed)
     checkpoint = Path(config.output) / checkpoint_name(3)
-    assert part not in {part_of(name) for name in read_tensors(checkpoint, "model.")}
+    assert part not in {part_of("qwen3_vl", name) for name in read_tensors(checkpoint, "model.")}
     end = load_file(export(checkpoint, tmp_path / "exported") / "model.safetensors")
     changed = {"llm": 0, "vision": 0, "aligner": 0}
     for name, parameter in start.hf.named_parameters():
-        changed[part_of(name)] += not torch.equal(end[name], parameter)
+        changed[part_of("qwen3_vl", name)] += not torch.equal(end[name], parameter)
     assert changed.pop(part) == 0
     assert all(changed.values())
     logged = read_metrics(config.output)

@@ -98,7 +98,7 @@ def test_shards_of_an_evaluation_enter_the_cache_before_it(
         requests(tmp_path)
 
         def wait_in_the_first_step(event: StepLog | str) -> None:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 600
             while isinstance(event, StepLog) and not all((cache / name).exists() for name in names):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -15,7 +15,7 @@ from lmms.train.checkpoint.read import checkpoint_name, read_state, tensors_of
 from lmms.train.run import train
 from lmms.train.step import take_step
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
-from lmms.train.watch.records import trained_records
+from lmms.train.watch.records import records_of
 from tests.kit.broken_steps import Step, poisoned, train_with
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import read_metrics, read_tensors, run_config, silent, write_run
@@ -29,10 +29,10 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 def undone(steps: Collection[int]) -> Step:
     """take_step whose update is taken back in these steps."""
 
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
-        states = tensors_of(model, optimizer)
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
+        states = tensors_of(learner.model, learner.optimizer)
         before = {name: value.detach().clone() for name, value in states.items()}
-        result = take_step(model, optimizer, parts, plan, *rest)
+        result = take_step(learner, plan, *rest)
         if plan.step in steps:
             for name, value in states.items():
                 value.detach().copy_(before[name])
@@ -44,10 +44,10 @@ def undone(steps: Collection[int]) -> Step:
 def saved_at(step: int, take: Step) -> Step:
     """take_step while SIGUSR1 asks for a checkpoint of this step."""
 
-    def asked(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def asked(learner: Any, plan: Any, *rest: Any) -> Any:
         if plan.step == step:
-            rest[4].save = 1
-        return take(model, optimizer, parts, plan, *rest)
+            rest[-1].asked.save = 1
+        return take(learner, plan, *rest)
 
     return asked
 
@@ -73,7 +73,7 @@ def test_a_skipped_step_leaves_the_run_as_if_it_had_never_been_applied(
     assert all(torch.equal(tensors[name], others[name]) for name in others)
     alarms = [sentence for sentence in said if sentence.startswith("ALARM")]
     assert len(alarms) == 1
-    packs = ", ".join(map(str, sorted({record.pack for record in trained_records(Path(bad.output), 2).records})))
+    packs = ", ".join(map(str, sorted({record.pack for record in records_of(Path(bad.output), 2).records})))
     assert f"step 2: loss sum is nan, gradient norm nan, expected finite numbers; packs {packs};" in alarms[0]
     assert f"skipped, 1 in a row of at most 3; `lmms inspect step {bad.output} 2` names its records" in alarms[0]
 
@@ -87,7 +87,7 @@ def test_more_in_a_row_than_allowed_stop_the_run_also_over_a_resumption(
         train_with(monkeypatch, saved_at(5, poisoned({1, 2, 4, 5, 6})), config)
     assert skips(config.output) == [1, 2, 0, 1, 2, 3]
     # As the message says.
-    assert trained_records(Path(config.output), 6).records
+    assert records_of(Path(config.output), 6).records
     assert read_state(Path(config.output) / checkpoint_name(5)).skipped == 2
     with pytest.raises(TrainError, match=r"step 6: .*; max_skipped is 2"):
         train_with(monkeypatch, poisoned({6}), config)
@@ -121,12 +121,12 @@ def test_fewer_than_none_is_refused(settings: dict[str, Any]) -> None:
 
 
 def _rank(rank: int, ranks: int, config: TrainConfig) -> None:
-    def step(model: Any, optimizer: Any, parts: Any, plan: Any, *rest: Any) -> Any:
+    def step(learner: Any, plan: Any, *rest: Any) -> Any:
         """On rank 1 alone, the loss of step 2 is infinite."""
-        hook = model.register_forward_hook(lambda module, args, out: (out[0] * float("inf"), out[1]))
+        hook = learner.model.register_forward_hook(lambda module, args, out: (out[0] * float("inf"), out[1]))
         if (rank, plan.step) != (1, 2):
             hook.remove()
-        result = take_step(model, optimizer, parts, plan, *rest)
+        result = take_step(learner, plan, *rest)
         hook.remove()
         return result
 
@@ -144,7 +144,7 @@ def test_a_fault_on_one_rank_is_skipped_by_all_and_its_packs_alone_are_named(set
     lines = [json.loads(line) for line in (Path(config.output) / METRICS_NAME).read_text().splitlines()]
     assert [line["skipped"] for line in lines] == [0, 1, 0]
     (said,) = json.loads((Path(config.output) / "said.json").read_text())
-    packs = {record.pack for record in trained_records(Path(config.output), 2).records}
+    packs = {record.pack for record in records_of(Path(config.output), 2).records}
     named = {int(number) for number in said.split("packs ")[1].split(";")[0].split(", ")}
     assert len(named) == 2
     assert named < packs

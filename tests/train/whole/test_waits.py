@@ -24,18 +24,18 @@ from lmms.train.data.shards import Request
 from lmms.train.data.steps import StepPlan
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import part_of
 from lmms.train.optim.adamw import new_averages
 from lmms.train.optim.groups import make_optimizer, trained_parts
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
-from lmms.train.step import take_step
-from lmms.train.watch.signals import Asked
+from lmms.train.step import Learner, take_step
+from lmms.train.watch.watch import unwatched
 from tests.kit.models import (
     FAMILIES,
     VISION_FAMILIES,
     joined,
     make_pack,
+    part_of,
     picture,
     places,
     talk,
@@ -158,9 +158,9 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         ahead=(),
     )
     with waits() as found:
-        take_step(
-            model, optimizer, trained_parts(model), plan, iter(batches), world, 1e-3, 1.0, Asked(), lambda what: None
-        )
+        parts = trained_parts(model)
+        learner = Learner(model=model, optimizer=optimizer, parts=parts, max_grad_norm=1.0, world=world)
+        take_step(learner, plan, iter(batches), 1e-3, unwatched())
     assert found.count("reduced") == 1
     assert found == ["reduced", "tolist"], "before the reduction, and between it and the update, nothing may wait"
 
@@ -259,7 +259,7 @@ def test_a_frozen_tower_saves_nothing(family: str, frozen: tuple[Part, ...], rec
     trained, whole = saved_bytes(model, batch)
     assert trained > 0
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in frozen)
+        parameter.requires_grad_(part_of(family, name) not in frozen)
     nothing, less = saved_bytes(model, batch)
     assert nothing == 0
     assert less <= whole - trained

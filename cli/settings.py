@@ -1,0 +1,87 @@
+"""Settings on a command line: KEY=VALUE, or --key VALUE with dashes or underscores, among other words."""
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import typer
+
+from lmms.configs.errors import ConfigError
+from lmms.configs.help import field_help
+from lmms.configs.typed import without_none
+
+ANY_OPTION: dict[str, Any] = {"ignore_unknown_options": True}
+"""Of a command that reads settings: an option that it does not know arrives among its words."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def read_settings(words: Sequence[str], kind: type, options: Collection[str]) -> tuple[list[str], list[str]]:
+    """(the words that are no settings, the settings as KEY=VALUE), both in the order given.
+
+    kind: the config that the settings belong to. options: those that the command itself knows, with their dashes. A
+    word with "=" is a setting, unless a file of that name exists or its key is no name, as in ./a=b. An option without
+    a value is true. ConfigError for an option that is close to one of `options` and no setting.
+    """
+    known = {field.name for field in fields(kind)}
+    left, others, settings = deque(words), [], []
+    while left:
+        word = left.popleft()
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and len(word) > 2:
+            key = name.removeprefix("--").replace("-", "_")
+            close = get_close_matches(name, options, n=1)
+            if close and _section(key) not in known:
+                raise ConfigError(f"there is no option {name}; did you mean {close[0]}?")
+            if not equals:
+                value = "true" if not left or left[0].startswith("--") else left.popleft()
+            settings.append(f"{key}={value}")
+        elif word.startswith("-"):
+            raise ConfigError(f"there is no option {word}; a setting is KEY=VALUE or --key VALUE")
+        elif not Path(word).exists() and (_section(word) in known or (equals and _section(name).isidentifier())):
+            settings.append(word)
+        else:
+            others.append(word)
+    return others, settings
+
+
+def with_options(kind: type, but: Collection[str]) -> Callable[[Command], Command]:
+    """A command with an option for every field of a config, except those in `but`; they arrive as **options.
+
+    Each is None, or the text that was given: load_config reads that as it reads KEY=VALUE.
+    """
+    texts, hints = field_help(kind), get_type_hints(kind)
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command)
+        *named, _ = signature.parameters.values()
+        made = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[str | None, typer.Option(help=texts[name], metavar=_word(hints[name]))],
+            )
+            for name in hints
+            if name not in but
+        ]
+        command.__signature__ = signature.replace(parameters=[*named, *made])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _section(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _word(hint: Any) -> str:
+    """What stands for the value of an option in its help."""
+    inner = without_none(hint)
+    if get_origin(inner) is Literal:
+        return "|".join(get_args(inner))
+    return {int: "INTEGER", float: "NUMBER"}.get(inner, "TEXT")

@@ -1,0 +1,40 @@
+"""The families of models, and what settings, prep and train all need of each: its parts, and what stands for media.
+
+What only one side needs of a family is in prep/render/families/ or train/families/, under the same name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lmms.configs.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FamilyFacts:
+    """What is known of a family without its template or its modules."""
+
+    parts: tuple[str, ...]
+    """The parts of its models, by which settings may differ and gradients are watched, in the order of tables."""
+    placeholders: Mapping[str, str]
+    """Kind of media -> the special token that stands for each piece of it. Other kinds cannot be read."""
+
+
+_TEXT = FamilyFacts(parts=("llm",), placeholders={})
+_IMAGES = FamilyFacts(parts=("llm", "vision", "aligner"), placeholders={"image": "<|image_pad|>"})
+
+FAMILIES: Mapping[str, FamilyFacts] = {
+    "qwen2": _TEXT,
+    "qwen3": _TEXT,
+    "qwen2_vl": _IMAGES,
+    "qwen2_5_vl": _IMAGES,
+    "qwen3_vl": _IMAGES,
+}
+"""By the model_type of config.json: Qwen2.5, Qwen3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
+
+
+def family_facts(model_type: object, place: object) -> FamilyFacts:
+    """The facts of a family. place: where the model_type was read, for the ModelError about one that is not known."""
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ModelError(f"{place}: model_type {model_type!r} is not supported; expected one of {known}")
+    return FAMILIES[model_type]

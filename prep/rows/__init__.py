@@ -1,0 +1,1 @@
+"""Raw rows out of the files of sources, a chunk at a time: Parquet by polars, Arrow by pyarrow."""

@@ -1,0 +1,106 @@
+"""Arrow files as sources, and what else only pyarrow can do. No other file of lmms imports pyarrow.
+
+read_arrow       Arrow IPC files and streams, such as those of a saved Hugging Face data set
+read_compressed  a file of lines in gzip or zstd: Python has no zstd before 3.14
+row_groups       which rows a row group of a Parquet file has: polars does not tell
+read_row_group   rows of a Parquet file that polars refuses (see prep/rows/parquet.py)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmms.prep.reject import Reject
+from lmms.prep.rows.chunk import CHUNK_ROWS, USED_COLUMNS, rows_of_chunk
+
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+def read_compressed(file: Path, codec: str) -> Iterator[tuple[bytes, int]]:
+    """Blocks of the content, and the position in the file after each. codec: gzip or zstd."""
+    with _oserror(), pa.OSFile(str(file)) as raw, pa.CompressedInputStream(raw, codec) as stream:
+        while block := stream.read(2**20):
+            yield block, raw.tell()
+
+
+def read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Batches of the rows, each small enough for a chunk, and the position in the file after each."""
+    with _oserror(), pa.memory_map(str(file)) as mapped:
+        is_file = mapped.read(6) == b"ARROW1"
+        mapped.seek(0)
+        if is_file:
+            reader = pa.ipc.open_file(mapped)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            mapped.seek(max(mapped.size() - len(_END_OF_STREAM), 0))
+            if mapped.read() != _END_OF_STREAM:
+                raise OSError("the stream has no end mark")
+            mapped.seek(0)
+            batches = iter(pa.ipc.open_stream(mapped))
+        for batch in batches:
+            _check_buffers(batch)
+            position = mapped.tell()
+            yield from ((part, position) for part in _split(batch))
+
+
+def row_groups(file: Path) -> list[tuple[int, int]]:
+    """(rows, bytes when decompressed) of each row group of a Parquet file."""
+    with _oserror(), pq.ParquetFile(file) as table:
+        groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
+        rows = [group.num_rows for group in groups]
+        if sum(rows) != table.metadata.num_rows:
+            raise OSError(f"{sum(rows)} rows in its row groups, {table.metadata.num_rows} in its footer")
+        return [(group.num_rows, group.total_byte_size) for group in groups]
+
+
+def read_row_group(file: Path, group: int, start: int, rows: int) -> Iterator[pa.RecordBatch]:
+    """Some rows of a row group, in batches small enough for a chunk. start is a multiple of CHUNK_ROWS."""
+    with _oserror(), pq.ParquetFile(file) as table:
+        batches = table.iter_batches(CHUNK_ROWS, row_groups=[group])
+        for batch in islice(batches, start // CHUNK_ROWS, -(-(start + rows) // CHUNK_ROWS)):
+            yield from _split(batch)
+
+
+def batch_values(batch: pa.RecordBatch) -> Iterator[Any]:
+    """A dict of columns for each row, or a Reject. Of a column that is not used, only whether it holds something."""
+    used = batch.select([name for name in batch.schema.names if name in USED_COLUMNS])
+    unused = {
+        name: batch.column(name).is_valid().to_pylist() for name in batch.schema.names if name not in USED_COLUMNS
+    }
+    for i in range(batch.num_rows):
+        others = {name: valid[i] or None for name, valid in unused.items()}
+        try:
+            yield {**used.slice(i, 1).to_pylist()[0], **others} if used.num_columns else others
+        except UnicodeDecodeError as error:
+            yield Reject("not_utf8", f"a text of the row is not UTF-8 ({error.reason})")
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            yield Reject("unreadable_row", f"the row cannot be read: {error}")
+
+
+@contextmanager
+def _oserror() -> Iterator[None]:
+    """pyarrow's own errors as OSError, so that who reads a source need not import pyarrow."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise OSError(str(error)) from error
+
+
+def _check_buffers(batch: pa.RecordBatch) -> None:
+    """Damage in an Arrow file is memory read out of bounds later on. Text that is not UTF-8 is left to its row."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
+
+
+def _split(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    rows = rows_of_chunk(batch.num_rows, batch.nbytes)
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)

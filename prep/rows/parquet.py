@@ -1,0 +1,100 @@
+"""A Parquet file -> the rows of its chunks, as dicts. polars reads, a piece of a row group at a time.
+
+What polars cannot give as a build needs it is left to pyarrow, which reads the same rows one by one:
+
+- A text that is not UTF-8 costs a build one row. polars gives none of the rows that share a page or dictionary with it.
+- A column of another kind than those below is read otherwise: nanoseconds are cut off, a map becomes a dict.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from lmms.prep.rows.arrow import read_row_group, row_groups
+from lmms.prep.rows.chunk import CHUNK_ROWS, USED_COLUMNS, Rows, rows_of_chunk
+
+if TYPE_CHECKING:
+    from polars.datatypes import DataTypeClass
+
+_PIECE_BYTES, _MOST_PIECES = 2**27, 16
+"""A larger row group is read in pieces, for the memory; each piece costs a reading of the row group."""
+
+_REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What polars raises for a file that it cannot read; whether the file is damaged is for pyarrow to say."""
+
+
+def read_parquet(file: Path) -> Iterator[tuple[Rows, int]]:
+    """The rows of each chunk, and about how many bytes of the file were read so far."""
+    groups = row_groups(file)
+    size, total = file.stat().st_size, max(sum(rows for rows, _ in groups), 1)
+    first = done = 0
+    for number, (group_rows, group_bytes) in enumerate(groups):
+        for start, rows in _pieces(group_rows, group_bytes):
+            frame = _read(file, first + start, rows)
+            parts = read_row_group(file, number, start, rows) if frame is None else map(_dicts, _cut(frame))
+            del frame  # before the next piece is read
+            for part in parts:
+                done += len(part)
+                yield part, size * done // total
+        first += group_rows
+    if done != first:
+        raise OSError(f"{done} rows can be read, {first} are in its footer")
+
+
+def _pieces(rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of each piece of a row group: whole batches of CHUNK_ROWS, but for the last."""
+    pieces = min(-(-size // _PIECE_BYTES), _MOST_PIECES, -(-rows // CHUNK_ROWS)) or 1
+    step = CHUNK_ROWS * -(-rows // (CHUNK_ROWS * pieces))
+    for start in range(0, rows, step):
+        yield start, min(step, rows - start)
+
+
+def _read(file: Path, first: int, rows: int) -> pl.DataFrame | None:
+    """Some rows of a file, or None where they are to be read by pyarrow."""
+    try:
+        scan = pl.scan_parquet(file, glob=False, hive_partitioning=False)
+        used = [kind for name, kind in scan.collect_schema().items() if name in USED_COLUMNS]
+        if not all(map(_is_plain, used)):
+            return None
+        frame = scan.slice(first, rows).collect()
+    except _REFUSED:
+        return None
+    return frame if frame.height == rows else None
+
+
+def _is_plain(kind: "pl.DataType | DataTypeClass") -> bool:
+    """Whether polars gives the same Python values of a column as pyarrow."""
+    if isinstance(kind, pl.List):
+        return _is_plain(kind.inner)
+    if isinstance(kind, pl.Struct):
+        return all(_is_plain(field.dtype) for field in kind.fields)
+    plain = (pl.String, pl.Binary, pl.Boolean, pl.Null, pl.Categorical)
+    return isinstance(kind, plain) or kind.is_integer() or kind.is_float()
+
+
+def _cut(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    for batch in frame.iter_slices(CHUNK_ROWS):
+        yield from batch.iter_slices(rows_of_chunk(batch.height, sum(map(_size, batch))))
+
+
+def _size(column: pl.Series) -> int:
+    """Bytes of a column in memory, nearly as Arrow counts them: polars' own estimate changes with its version."""
+    kind, rows = column.dtype, len(column)
+    if isinstance(kind, pl.List):
+        return 4 * rows + _size(column.list.explode(keep_nulls=False, empty_as_null=False))
+    if isinstance(kind, pl.Struct):
+        return sum(map(_size, column.struct.unnest()))
+    if isinstance(kind, pl.String | pl.Categorical):
+        return 4 * rows + int(column.cast(pl.String).str.len_bytes().sum())
+    if isinstance(kind, pl.Binary):
+        return 4 * rows + int(column.bin.size().sum())
+    return 8 * rows
+
+
+def _dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """A dict of columns for each row. Of a column that is not used, only whether it holds something."""
+    used = [name for name in frame.columns if name in USED_COLUMNS]
+    others = [pl.when(pl.col(name).is_not_null()).then(True).alias(name) for name in frame.columns if name not in used]
+    return frame.select(*used, *others).to_dicts()

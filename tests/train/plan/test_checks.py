@@ -1,0 +1,69 @@
+"""What is refused before anything heavy is loaded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms.configs.errors import ConfigError, DatasetError, LmmsError, ModelError, TrainError
+from lmms.configs.load import to_yaml
+from lmms.train.plan.checks import check_run
+from tests.kit.runs import run_config, write_run
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    return write_run(tmp_path, "qwen3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        ({"data.shards": "nosuch"}, DatasetError, r"nosuch"),
+        ({"model.path": "./nosuch"}, ModelError, r"model './nosuch' is neither a folder nor a hub id"),
+        ({"model.init": "pretrained"}, ModelError, r"has no model\.safetensors or .*set model\.init: random"),
+        ({"output": "/proc/version/run"}, TrainError, r"/proc/version is not a folder"),
+        ({"resume": "step-00000009"}, TrainError, r"step-00000009 is not a complete checkpoint"),
+    ],
+)
+def test_what_a_run_cannot_use_is_named_before_it_starts(
+    settings: dict[str, Any], changes: dict[str, Any], kind: type[LmmsError], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        check_run(run_config(settings | changes))
+    check_run(run_config(settings))
+
+
+def test_a_board_whose_package_is_missing_is_named(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ConfigError, match=r"log\.tensorboard is set, but the package tensorboard cannot be imported"):
+        check_run(run_config(settings | {"log.tensorboard": True}))
+
+
+def test_a_model_of_other_shards_is_named(settings: dict[str, Any], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", "qwen3_vl")
+    with pytest.raises(ModelError, match="does not fit the shards"):
+        check_run(run_config(settings | {"model.path": other["model.path"]}))
+
+
+def test_the_command_says_so_without_loading_torch_and_leaves_no_folder(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """A torch that cannot be imported stands in its way: it must not be met."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch.py").write_text("raise ImportError('torch was imported')")
+    (tmp_path / "run.yaml").write_text(to_yaml(run_config(settings | {"data.shards": str(tmp_path / "nosuch")})))
+    for more in ([], ["--nproc", "2"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(tmp_path / "run.yaml"), *more],
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "broken")},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 1
+        assert "nosuch" in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert not Path(settings["output"]).exists()

@@ -1,0 +1,34 @@
+"""Whether a model folder is the one that shards were built for. Reads JSON alone: no torch, no transformers."""
+
+from lmms.configs.contract.manifest import Dataset
+from lmms.configs.contract.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
+from lmms.configs.errors import ModelError
+
+
+def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
+    """The model folder, if its tokenizer, template, family and processor are those that made the shards.
+
+    The smallest and largest image area are the shards' own: prep may have been told others than the processor's.
+    """
+    manifest = dataset.manifest
+    vision = manifest.vision
+    areas = (vision.min_pixels, vision.max_pixels) if vision else (None, None)
+    folder = read_model_folder(resolve_model(model, TRAIN_FILES), *areas)
+    differences = [
+        f"{name} is {found or 'none'}, the shards have {expected or 'none'}"
+        for name, found, expected in (
+            ("family", folder.family, manifest.family),
+            ("image_token_id", folder.image_token_id, manifest.image_token_id),
+            *(
+                (name, found[:12], manifest.fingerprints.get(name, "")[:12])
+                for name, found in folder.fingerprints.items()
+            ),
+        )
+        if found != expected
+    ]
+    if differences:
+        raise ModelError(
+            f"{folder.path} does not fit the shards in {dataset.where}: {'; '.join(differences)};"
+            " train with the model that the shards were built for, or build them again"
+        )
+    return folder

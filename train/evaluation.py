@@ -1,0 +1,127 @@
+"""The loss on shards that are not trained on: every pack once, the same numbers on any number of ranks.
+
+The training does not notice: no random number is drawn, nothing is left gathered, and the loader is one of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmms.configs.contract.manifest import Dataset
+from lmms.configs.errors import TrainError
+from lmms.configs.stores.remote import FileStore
+from lmms.train.batch.loader import Loading, batches
+from lmms.train.batch.recipe import Recipe, loss_by_group
+from lmms.train.batch.transfer import ahead as on_device
+from lmms.train.data.shards import PackReader, Request, Sidecar
+from lmms.train.data.upcoming import Ahead
+from lmms.train.parallel.sharding import reshard_all
+from lmms.train.parallel.world import World
+from lmms.train.watch.watch import Watch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What an evaluation found. A loss is the sum of weighted cross entropy (natural log) per unit of target weight, by
+    token: with the weights of messages and records, whatever loss_weight is."""
+
+    loss: float
+    by_source: dict[str, float]
+    """Loss of each source that has targets; empty where the recipe does not tell sources apart."""
+    target_weight: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EvalSet:
+    """The shards that evaluations read."""
+
+    dataset: Dataset
+    sidecar: Sidecar
+    recipe: Recipe
+    """By token, with groups by source unless there are too many."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    eval_set: EvalSet,
+    world: World,
+    loading: Loading,
+    watch: Watch,
+    *,
+    trained: Sequence[Dataset] = (),
+    ahead: Ahead = (),
+) -> Evaluation | None:
+    """The loss of a sharded model over all packs of a data set; every rank calls it and gets the same numbers.
+
+    None as soon as any rank was asked to stop.
+
+    trained, ahead: the data sets of the training and what it needs next, which leaves a cache last; `dataset` has the
+    number after theirs there.
+    Raises what reading and making batches raise, and TrainError where no target has weight.
+    """
+    dataset, sidecar, recipe = eval_set.dataset, eval_set.sidecar, eval_set.recipe
+    requests, has_images = plan_passes(sidecar, world.data_rank, world.data_size, loading.micro_packs)
+    if isinstance(dataset.store, FileStore):
+        later = tuple((0 if number == len(trained) else number + 1, shard) for number, shard in ahead)
+        requests = _with_needs(requests, len(dataset.shards), later)
+    sums = torch.zeros(recipe.num_groups, 2, dtype=torch.float64, device=world.device)
+    loader = batches(PackReader([dataset, *trained]), recipe, requests, loading.workers, loading.stall_s)
+    with closing(loader), closing(on_device(loader, world.device)) as arriving, _evaluating(model):
+        for number, (request, images) in enumerate(zip(requests, has_images, strict=True), 1):
+            packs = [place.pack for place in request.places]
+            watch.beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
+            _, by_group = model(next(arriving), images, world.sequence_group)
+            sums += by_group
+            (stop,) = world.total(torch.tensor([watch.asked.stop], dtype=torch.float64, device=world.device))
+            if stop:
+                return None
+    totals = world.total(sums.flatten())
+    losses, weights = totals[::2], totals[1::2]
+    if sum(weights) == 0:
+        raise TrainError(f"{dataset.where}: every image failed, no target is left to evaluate on")
+    return Evaluation(
+        loss=sum(losses) / sum(weights),
+        by_source=loss_by_group(recipe, np.array(totals).reshape(-1, 2)) if recipe.by == "source" else {},
+        target_weight=sum(weights),
+    )
+
+
+def plan_passes(sidecar: Sidecar, rank: int, ranks: int, micro_packs: int) -> tuple[list[Request], list[bool]]:
+    """The forward passes of one rank, and for each whether any rank's packs hold images. Every rank has as many.
+
+    Packs in their own order are dealt [rank::ranks]. A rank that gets none of a pass runs its first one, not counted.
+    """
+    requests, has_images = [], []
+    for start in range(0, len(sidecar), ranks * micro_packs):
+        packs = range(start, min(start + ranks * micro_packs, len(sidecar)))
+        own = packs[rank::ranks]
+        requests.append(Request(tuple(map(sidecar.place, own or packs[:1])), counts=bool(own), ahead=()))
+        has_images.append(bool(sidecar.media[packs.start : packs.stop].any()))
+    return requests, has_images
+
+
+def _with_needs(requests: Sequence[Request], shards: int, later: Ahead) -> list[Request]:
+    """The same passes; with each go the shards from its own on, which are read next, and what is needed after them."""
+    needs = {
+        first: tuple(dict.fromkeys([*((0, shard) for shard in range(first, shards)), *later]))
+        for first in {request.places[0].shard for request in requests}
+    }
+    return [request._replace(ahead=needs[request.places[0].shard]) for request in requests]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module's own mode again, and what forward passes gathered given back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        reshard_all(model)

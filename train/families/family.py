@@ -1,0 +1,144 @@
+"""What differs from one family of models to the next, as one frozen value.
+
+Two kinds of code read it. Loader processes lay out batches by it (positions, images), without a model. The trainer
+builds a model by it and finds its way in there: by names of modules, as transformers has them, and patterns of names.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from lmms.configs.by_part import Part
+from lmms.configs.contract.pack import Media
+from lmms.configs.errors import ModelError
+
+if TYPE_CHECKING:
+    # Slow to load, and of no use to loader processes.
+    from transformers import PretrainedConfig, PreTrainedModel
+
+TowerInputs = dict[str, Tensor | int]
+"""Keyword arguments of a vision tower's forward."""
+
+Place = tuple[int, int]
+"""Where something is computed in the forward pass of its part: (block, stage in the block)."""
+
+_BEHIND = 10**9
+FIRST: Place = (-1, 0)
+NEVER: Place = (_BEHIND + 1, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelPart:
+    """One part of a model: where it is, and in which order a forward pass uses what is in it.
+
+    Patterns are regular expressions, searched for in names; of several the first that matches holds.
+    """
+
+    name: Part
+    modules: tuple[str, ...]
+    """The modules that are this part, with all below them, but for what a deeper module of another part has."""
+    feeds: Part | None
+    """The part that reads what this one puts out; None for the last."""
+    blocks: str = ""
+    """The list of repeated blocks, in the first of `modules`; empty for a part without any."""
+    attention: str = ""
+    """How the name ends of the layer that reads what attention puts out, in blocks that have such a layer."""
+    before: str | None = None
+    """Pattern of what reads the part's input, before the blocks; None where nothing does."""
+    stages: tuple[str, ...] = ()
+    """Patterns of what a block does one after the other; attention comes right before the layer `attention`."""
+    behind: tuple[str, ...] = ()
+    """Patterns of what comes after the blocks, one after the other."""
+
+    def place(self, name: str) -> Place:
+        """Where a module or parameter of this part is computed. ModelError for one that no pattern knows."""
+        if self.blocks and (in_block := re.search(rf"\b{self.blocks}\.(\d+)\.(.+)", name)):
+            block, inner = int(in_block[1]), in_block[2]
+        elif self.before and re.search(self.before, name):
+            return FIRST
+        else:
+            block, inner = _BEHIND, name
+        patterns = self.behind if block == _BEHIND else self.stages
+        stage = next((i for i, pattern in enumerate(patterns) if re.search(pattern, inner)), None)
+        if stage is None:
+            raise ModelError(f"{name}: this transformers has a layer that lmms does not know in the part {self.name}")
+        return block, stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tower:
+    """What a tower's inputs depend on, beside the grids."""
+
+    patch_size: int
+    merge_size: int
+    window_size: int = 0
+    """Side of an attention window, in pixels."""
+    windowed: tuple[int, ...] = ()
+    """The blocks that attend within windows; the others attend over whole images."""
+    position_side: int = 0
+    """Side of the learned square of positions that is stretched over each image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """How a family's vision tower takes images."""
+
+    tower: Callable[["PretrainedConfig"], Tower]
+    inputs: Callable[[Tensor, Tower], TowerInputs]
+    """(grids int64 [images, 3], tower) to the tower's keyword arguments beside pixels."""
+    features: Callable[[Any], list[Tensor]]
+    """What the tower puts out to tensors [image tokens, hidden]: the first fills the rows of images, the others are for
+    deep_inputs."""
+    deep_inputs: Callable[[Tensor, list[Tensor]], dict[str, object]] | None = None
+    """(rows int64 [image tokens], further features) to keyword arguments of the language model; None without such."""
+    fixed_inputs: Callable[[TowerInputs, int, Tower, int], TowerInputs] | None = None
+    """(inputs of so many patches, patches, tower, most images) to those of the inputs that need another form in padded
+    batches, which have few shapes; None where it is only the boundaries of images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """All that the trainer knows of a family."""
+
+    auto_class: str
+    """Class of transformers that builds a model from its config."""
+    parts: tuple[ModelPart, ...]
+    """In the order of the forward pass, the language model last; those with blocks before it are towers."""
+    positions: Callable[[npt.NDArray[np.int64], Sequence[Media], int], npt.NDArray[np.int64]]
+    """(cu_seqlens int64 [segments + 1], media, merge size) to the position ids of T tokens, int64 [..., 1, T]."""
+    images: Images | None = None
+    """None where the models read text only."""
+    replacements: tuple[Callable[[Any], None], ...] = ()
+    """What is put in the place of transformers' own in a new model, so that a step never waits for the device."""
+    stacked: Mapping[str, int] = field(default_factory=dict)
+    """Layers whose weight is several matrices, one below the other: last word of their name -> how many."""
+
+    def part_of(self, name: str) -> ModelPart:
+        """The part of a module or parameter, by its name in the transformers model. ModelError where none has it."""
+        matches = [(len(top), part) for part in self.parts for top in part.modules if f"{name}.".startswith(f"{top}.")]
+        if not matches:
+            tops = ", ".join(top for part in self.parts for top in part.modules)
+            raise ModelError(f"{name} belongs to no part of the model; expected a name below {tops}")
+        return max(matches, key=lambda match: match[0])[1]
+
+    def language_model(self, hf: "PreTrainedModel") -> "PreTrainedModel":
+        """The part of a transformers model that reads embeddings and has the blocks of the language model."""
+        return cast("PreTrainedModel", hf.get_submodule(self.parts[-1].modules[0]))
+
+    def towers(self, hf: "PreTrainedModel") -> list[tuple[Part, nn.Module]]:
+        """The towers of a transformers model, by their parts."""
+        return [(part.name, hf.get_submodule(part.modules[0])) for part in self.parts[:-1] if part.blocks]
+
+    def blocks(self, hf: "PreTrainedModel") -> list[tuple[Part, nn.Module]]:
+        """The repeated blocks of a transformers model in forward order, by their parts."""
+        return [
+            (part.name, block)
+            for part in self.parts
+            if part.blocks
+            for block in hf.get_submodule(f"{part.modules[0]}.{part.blocks}").children()
+        ]

@@ -1,0 +1,79 @@
+"""What a run would refuse, as far as that is known without torch and transformers: an error within a second.
+
+The run itself checks all of it again, with its ranks; here it is said before anything heavy is loaded.
+"""
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+from lmms.configs.contract.manifest import Dataset, open_dataset
+from lmms.configs.errors import ConfigError, ModelError, TrainError
+from lmms.configs.settings.log import LogConfig
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.checkpoint.files import fault_of
+from lmms.train.data.fit import fitting_model
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+"""A model folder has one of them: all weights, or the list of the files that hold them."""
+
+
+def check_run(config: TrainConfig) -> None:
+    """Raise the classes of configs/errors.py for paths, shards, model folder and boards that a run cannot use.
+
+    Places behind a URL and hub ids are left to the run.
+    """
+    output = Path(config.output).expanduser()
+    check_output(output)
+    check_resume(config.resume)
+    check_boards(config.log)
+    places = [share.shards for share in config.data.shares] + ([config.eval.shards] if config.eval else [])
+    datasets = [open_dataset(place) for place in places if "://" not in place]
+    _check_model(config, output, datasets)
+
+
+def check_output(output: Path) -> None:
+    """TrainError where a run could not make this folder, or write into it."""
+    nearest = next(path for path in (output, *output.parents) if path.exists())
+    fault = "not a folder" if not nearest.is_dir() else "" if os.access(nearest, os.W_OK | os.X_OK) else "read-only"
+    if fault:
+        raise TrainError(f"output {output} cannot be opened as a folder: {nearest} is {fault}")
+
+
+def check_resume(setting: str) -> None:
+    """TrainError for a setting `resume` that names no complete checkpoint."""
+    if setting in ("auto", "never"):
+        return
+    checkpoint = Path(setting).expanduser()
+    if (fault := fault_of(checkpoint)) is not None:
+        raise TrainError(
+            f"resume is {setting!r}: {checkpoint} is not a complete checkpoint ({fault}); expected auto, never or the"
+            " folder of a checkpoint"
+        )
+
+
+def check_boards(config: LogConfig) -> None:
+    """ConfigError where the package of a board that is asked for cannot be imported."""
+    for name, wanted in (("tensorboard", config.tensorboard), ("wandb", config.wandb)):
+        if wanted:
+            try:
+                import_module(name)
+            except ImportError as error:
+                raise ConfigError(
+                    f"log.{name} is set, but the package {name} cannot be imported ({error});"
+                    f" `pip install 'lmms[{name}]'`, or leave log.{name} out"
+                ) from error
+
+
+def _check_model(config: TrainConfig, output: Path, datasets: list[Dataset]) -> None:
+    folder = Path(config.model.path).expanduser()
+    if not folder.is_dir() and config.model.path.count("/") == 1 and config.model.path[0] not in "./~":
+        return
+    for dataset in datasets:
+        fitting_model(config.model.path, dataset)
+    starts = config.resume == "never" or not any(output.glob("step-*"))
+    reads_weights = config.model.init == "pretrained" and config.model.init_from is None
+    if starts and reads_weights and not any((folder / name).is_file() for name in WEIGHT_FILES):
+        raise ModelError(
+            f"{folder} has no {' or '.join(WEIGHT_FILES)}; to start from random weights, set model.init: random"
+        )
