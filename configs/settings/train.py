@@ -47,7 +47,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One run."""
+    """The settings of one run."""
 
     model: ModelConfig
     data: DataConfig

@@ -48,7 +48,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One conversation."""
+    """One conversation, checked and typed."""
 
     messages: tuple[Message, ...]
     weight: float
