@@ -1,5 +1,6 @@
 """Where a run can be watched besides metrics.jsonl, which is always written."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,3 +26,8 @@ class LogConfig:
         check_fields(self, "log")
         if self.wandb is None and (self.wandb_name is not None or self.wandb_mode is not None):
             raise ConfigError("log.wandb_name or log.wandb_mode is set, but log.wandb is not; name a wandb project")
+
+
+def wandb_mode(config: LogConfig) -> str:
+    """online, offline, or what else the environment's WANDB_MODE says."""
+    return config.wandb_mode or os.environ.get("WANDB_MODE") or "online"

@@ -5,11 +5,13 @@ The run itself checks all of it again, with its ranks; here it is said before an
 
 import os
 from importlib import import_module
+from netrc import NetrcParseError, netrc
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.errors import ConfigError, ModelError, TrainError
-from lmms.configs.settings.log import LogConfig
+from lmms.configs.settings.log import LogConfig, wandb_mode
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.files import fault_of
 from lmms.train.data.fit import fitting_model
@@ -53,7 +55,7 @@ def check_resume(setting: str) -> None:
 
 
 def check_boards(config: LogConfig) -> None:
-    """ConfigError where the package of a board that is asked for cannot be imported."""
+    """ConfigError where a board that is asked for lacks its package, or wandb its login."""
     for name, wanted in (("tensorboard", config.tensorboard), ("wandb", config.wandb)):
         if wanted:
             try:
@@ -63,6 +65,26 @@ def check_boards(config: LogConfig) -> None:
                     f"log.{name} is set, but the package {name} cannot be imported ({error});"
                     f" `pip install 'lmms[{name}]'`, or leave log.{name} out"
                 ) from error
+    if config.wandb and wandb_mode(config) == "online" and not _has_wandb_login():
+        raise ConfigError(
+            "log.wandb is set, but there is no login for wandb; run `wandb login`, set WANDB_API_KEY, or set"
+            " log.wandb_mode to offline"
+        )
+
+
+def _has_wandb_login() -> bool:
+    """Whether wandb would find a key: in the environment, or for its server in the netrc file."""
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    if (Path.home() / ".config" / "wandb" / "settings").is_file():
+        # It may name another server: wandb itself has to say.
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    places = (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc")
+    try:
+        return any(host in netrc(path).hosts for path in places if path and Path(path).is_file())
+    except (NetrcParseError, OSError):
+        return False
 
 
 def _check_model(config: TrainConfig, output: Path, datasets: list[Dataset]) -> None:

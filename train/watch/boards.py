@@ -19,6 +19,7 @@ from typing import Any
 from lmms.configs.errors import TrainError
 from lmms.configs.files import write_whole
 from lmms.configs.nested import flat
+from lmms.configs.settings.log import wandb_mode
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
 from lmms.train.parallel.world import World
@@ -152,7 +153,7 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
     known = _read_wandb(output / WANDB_NAME) if step else {}
     run_id, given = known.get("id", secrets.token_hex(4)), known.get("step", 0)
     settings = wandb.Settings(console="off", silent=True, finish_timeout=_UPLOAD_SECONDS, finish_timeout_raises=True)
-    mode: Any = config.log.wandb_mode or os.environ.get("WANDB_MODE") or "online"
+    mode: Any = wandb_mode(config.log)
     try:
         run = wandb.init(
             project=project,

@@ -67,3 +67,37 @@ def test_the_command_says_so_without_loading_torch_and_leaves_no_folder(
         assert "nosuch" in run.stderr
         assert run.stderr.count("\n") == 1
         assert not Path(settings["output"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "known"),
+    [
+        ({}, None, False),
+        ({"WANDB_API_KEY": "k"}, None, True),
+        ({}, "machine api.wandb.ai login user password k", True),
+        ({}, "machine other.org login user password k", False),
+        ({"WANDB_BASE_URL": "https://wandb.home"}, "machine wandb.home login user password k", True),
+        ({"WANDB_MODE": "offline"}, None, True),
+    ],
+)
+def test_a_run_for_wandb_without_a_login_is_refused_before_it_starts(
+    settings: dict[str, Any],
+    environment: dict[str, str],
+    netrc: str | None,
+    known: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (tmp_path / ".netrc").write_text(netrc)
+    config = run_config(settings | {"log.wandb": "project"})
+    if known:
+        check_run(config)
+    else:
+        with pytest.raises(ConfigError, match=r"there is no login for wandb; run `wandb login`, set WANDB_API_KEY, or"):
+            check_run(config)

@@ -195,6 +195,16 @@ def test_a_login_that_is_missing_stops_the_run_before_its_first_step(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"no login for wandb; run `wandb login`.* log\.wandb_mode to offline"):
+        train(run_config({**settings, "log.wandb_mode": "online"}), silent)
+    assert not (Path(settings["output"]) / "metrics.jsonl").exists()
+
+
+def test_a_login_that_the_server_does_not_take_stops_the_run_before_its_first_step(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "no key")
     with pytest.raises(TrainError, match=r"log\.wandb: the run cannot be opened \(.*API key.*wandb_mode to offline"):
         train(run_config({**settings, "log.wandb_mode": "online"}), silent)
     assert (Path(settings["output"]) / "metrics.jsonl").read_text() == ""
