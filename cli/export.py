@@ -33,10 +33,15 @@ def export(
 
     # Before what takes seconds to load.
     check_export(checkpoint, out)
-    from lmms.train.checkpoint.export import export
-    from lmms.train.checkpoint.keep import choose_checkpoint
+    with ui.doing("loading torch and transformers"):
+        from lmms.train.checkpoint.export import export
+        from lmms.train.checkpoint.keep import choose_checkpoint
 
     chosen, reason = choose_checkpoint(checkpoint)
     if reason:
         ui.console().print(f"taking {chosen}, {reason}", soft_wrap=True)
-    ui.console().print(f"exported {export(chosen, out, dtype, merged, model)}", soft_wrap=True)
+    with ui.doing("writing the weights and reading them again"):
+        written = export(chosen, out, dtype, merged, model)
+    is_adapter = (written / "adapter_config.json").exists()
+    reader = "PEFT loads the adapter onto its base" if is_adapter else "from_pretrained loads it (transformers 4.57, 5)"
+    ui.console().print(f"exported {written}; next: {reader}", soft_wrap=True)

@@ -83,5 +83,6 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
             f"{ui.duration(seconds)}, {ui.count(counts['read'] / seconds)} records/s,"
             f" {ui.count(counts['tokens'] / seconds)} tokens/s",
         ),
+        ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}"),
     ]
     return ui.facts(out, rows)

@@ -35,6 +35,17 @@ def error_console() -> Console:
 
 
 @contextmanager
+def doing(what: str) -> Iterator[None]:
+    """A moving line on a terminal while the block runs, which may take seconds. On stderr: the output stays clean."""
+    screen = Console(stderr=True, highlight=False)
+    if not screen.is_terminal:
+        yield
+        return
+    with screen.status(f"[dim]{what} ...[/]"):
+        yield
+
+
+@contextmanager
 def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
     """A bar with rate and ETA on a terminal, a line now and then elsewhere. `unit` "%" hides the raw numbers."""
     if out.quiet:

@@ -57,6 +57,8 @@ def demo(
     seconds = ui.duration(time.monotonic() - start)
     verdict = f"{right:.1%} of the answers about unseen pictures are right, after {seconds}"
     screen.print(f"[bold {'green' if right >= NEEDED else 'red'}]{verdict}[/]")
+    kept = f"all of it is in {out}" if out else "--out DIR keeps what was made"
+    screen.print(f"[dim]{kept}; next: records of your own, see docs/records.md[/]")
     if right < NEEDED:
         raise TrainError(f"the demo's model answers {right:.0%}, expected {NEEDED:.0%}: something is broken here")
 

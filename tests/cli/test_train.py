@@ -22,6 +22,10 @@ def lmms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
+WHOLE = "next: from_pretrained loads it (transformers 4.57, 5)"
+ADAPTER = "next: PEFT loads the adapter onto its base"
+
+
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four steps on a tiny Qwen3-VL."""
@@ -38,12 +42,21 @@ def test_two_launched_ranks_train_and_only_one_speaks_and_the_result_exports(
     done = lmms("train", "--config", run_file, "--nproc", "2", f"output={output}")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines if line.startswith("step")] == [f"step {i}/4" for i in (1, 2, 3, 4)]
-    assert lines[:2] == ["weights: random numbers of seed 0", "started at step 0"]
-    assert lines[-1] == f"saved {output / checkpoint_name(4)}"
+    assert [line.split("  ")[0] for line in lines if "/4  " in line] == [f"step {i}/4" for i in (1, 2, 3, 4)]
+    assert [line for line in lines if "random" in line or "started" in line] == [
+        "weights: random numbers of seed 0",
+        "started at step 0",
+    ]
+    waits = [line for line in lines if line.endswith(" ...")]
+    assert waits[-1] == "step 1 of 4, its first packs are read ..."
+    assert len(waits) == len(set(waits)) >= 4
+    assert lines[-2] == f"saved {output / checkpoint_name(4)}"
+    assert lines[-1].startswith(f"finished: step 4 is saved in {output / checkpoint_name(4)}; next: `lmms export ")
+    log = (output / "train.log").read_text().splitlines()
+    assert [line[20:] for line in log] == lines
     assert [line["step"] for line in read_metrics(output)] == [1, 2, 3, 4]
     export(output / checkpoint_name(4), run_file.parent / "exported")
-    assert capsys.readouterr() == (f"exported {run_file.parent / 'exported'}\n", "")
+    assert capsys.readouterr() == (f"exported {run_file.parent / 'exported'}; {WHOLE}\n", "")
     assert json.loads((run_file.parent / "exported" / "config.json").read_text())["model_type"] == "qwen3_vl"
 
 
@@ -52,18 +65,18 @@ def test_a_run_with_lora_exports_an_adapter_or_merged_and_says_nothing_else(tmp_
     tiny_model("qwen3", tied=True).hf.save_pretrained(tmp_path / "model")
     lora = {"train": {"llm": "lora"}, "lora.modules_to_save": ["lm_head"], "model.init": "pretrained", "max_steps": 1}
     train(run_config(settings | lora), silent)
-    for out, options in (("adapter", ()), ("merged", ("--merged",))):
+    for out, options, next_step in (("adapter", (), ADAPTER), ("merged", ("--merged",), WHOLE)):
         done = lmms("export", tmp_path / "out" / checkpoint_name(1), tmp_path / out, *options)
-        assert (done.stdout, done.stderr) == (f"exported {tmp_path / out}\n", "")
+        assert (done.stdout, done.stderr) == (f"exported {tmp_path / out}; {next_step}\n", "")
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
     assert (tmp_path / "merged" / "config.json").is_file()
 
 
 def test_the_error_of_a_launched_rank_is_one_line_and_status_1(run_file: Path) -> None:
-    done = lmms("train", "--config", run_file, "--nproc", "2", "data.shards=/nowhere")
+    done = lmms("train", "--config", run_file, "--nproc", "2", "optim.lr={default: 1e-3, nosuch: 1e-3}")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(("error: rank 0: /nowhere", "error: rank 1: /nowhere"))
+    assert line.startswith(("error: rank 0: optim.lr", "error: rank 1: optim.lr"))
 
 
 def test_print_config_shows_what_overrides_and_options_made_of_the_file_and_trains_nothing(run_file: Path) -> None:
