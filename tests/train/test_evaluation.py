@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for family in ("qwen3", "qwen2_5_vl"):
         folder = tmp_path_factory.mktemp(family)
         model = write_model_folder(folder / "model", family)
-        made[family] = write_shards(folder / "shards", packs_of(family, model), model, 512)
+        made[family] = write_shards(folder / "shards", packs_of(family, model), model, 512, SOURCES)
     return made
 
 
@@ -64,12 +64,6 @@ def packs_of(family: str, model: ModelFolder) -> list[Pack]:
 def world() -> Iterator[World]:
     yield start_world("cpu")
     stop_world()
-
-
-def opened(folder: Path) -> Dataset:
-    """The data set with the sources that its packs name."""
-    dataset = open_dataset(folder)
-    return replace(dataset, manifest=replace(dataset.manifest, sources=tuple({"name": name} for name in SOURCES)))
 
 
 def recipe_of(dataset: Dataset, on_bad_media: str = "stop") -> Recipe:
@@ -116,7 +110,7 @@ def evaluation(
     on_bad_media: str = "stop",
     beat: Callable[[str], None] = lambda doing: None,
 ) -> Evaluation | None:
-    dataset = opened(folder)
+    dataset = open_dataset(folder)
     return evaluate(
         model,
         EvalSet(dataset=dataset, sidecar=read_sidecar(dataset), recipe=recipe_of(dataset, on_bad_media)),
@@ -128,7 +122,7 @@ def evaluation(
 
 def plain_loop(folder: Path) -> Evaluation:
     """Every pack through a model that is not sharded, one after the other."""
-    dataset = opened(folder)
+    dataset = open_dataset(folder)
     reader, sidecar, recipe = PackReader([dataset]), read_sidecar(dataset), recipe_of(dataset)
     model = tiny_model(dataset.manifest.family)
     sums = np.zeros((len(SOURCES), 2))
@@ -157,7 +151,7 @@ def test_the_loss_is_that_of_a_plain_loop_over_the_packs(
     found = evaluated(sharded_model(world, family), folders[family], world, micro_packs, workers)
     assert_equal(found, plain_loop(folders[family]))
     assert list(found.by_source) == ["first.jsonl", "second.jsonl"]
-    total = read_sidecar(opened(folders[family])).target_weight.sum()
+    total = read_sidecar(open_dataset(folders[family])).target_weight.sum()
     assert found.target_weight == pytest.approx(float(total), rel=1e-12)
 
 
@@ -188,7 +182,7 @@ def test_two_ranks_find_the_numbers_of_one(folders: dict[str, Path], world: Worl
 def test_each_pack_counts_once_and_every_rank_has_as_many_passes(
     folders: dict[str, Path], ranks: int, micro_packs: int
 ) -> None:
-    sidecar = read_sidecar(opened(folders["qwen2_5_vl"]))
+    sidecar = read_sidecar(open_dataset(folders["qwen2_5_vl"]))
     plans = [plan_passes(sidecar, rank, ranks, micro_packs) for rank in range(ranks)]
     counted = [place.pack for requests, _ in plans for one in requests if one.counts for place in one.places]
     assert sorted(counted) == list(range(PACKS))
@@ -208,7 +202,7 @@ def random_states() -> bytes:
 @pytest.mark.parametrize("way", WAYS)
 def test_training_does_not_notice_an_evaluation(folders: dict[str, Path], world: World, way: str) -> None:
     """Modes, random numbers, gradients and what was gathered or copied: the next backward is the same to the bit."""
-    dataset = opened(folders["qwen2_5_vl"])
+    dataset = open_dataset(folders["qwen2_5_vl"])
     sidecar, reader = read_sidecar(dataset), PackReader([dataset])
     recipe = make_recipe([dataset.manifest], tiny_config("qwen2_5_vl"), "stop")
     batches = [make_batch([reader.read(place)], recipe, [place]) for place in map(sidecar.place, (2, 3))]
@@ -271,7 +265,7 @@ def test_a_frozen_model_is_evaluated_with_the_weights_of_now(folders: dict[str, 
 def with_bad_pictures(folder: Path, packs: Callable[[ModelFolder], list[Pack]]) -> Path:
     model = write_model_folder(folder / "model", "qwen2_5_vl")
     bad = [replace(pack, media_bytes=b"\0" * len(pack.media_bytes)) for pack in packs(model)]
-    return write_shards(folder / "shards", bad, model, 512)
+    return write_shards(folder / "shards", bad, model, 512, SOURCES)
 
 
 def test_a_conversation_whose_picture_fails_is_left_out_of_loss_and_weight(world: World, tmp_path: Path) -> None:
@@ -280,7 +274,7 @@ def test_a_conversation_whose_picture_fails_is_left_out_of_loss_and_weight(world
     with pytest.raises(TrainError, match=r"pack 2, segment 0: .* cannot be decoded"):
         evaluated(model, folder, world)
     found = evaluated(model, folder, world, on_bad_media="mask")
-    assert 0 < found.target_weight < read_sidecar(opened(folder)).target_weight.sum()
+    assert 0 < found.target_weight < read_sidecar(open_dataset(folder)).target_weight.sum()
 
 
 def test_an_evaluation_of_which_nothing_is_left_stops(world: World, tmp_path: Path) -> None:
