@@ -16,7 +16,7 @@ def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], merge_s
 
 
 def language_model(module: str) -> ModelPart:
-    """The language model of all Qwen families up to Qwen3, where it stands in a model under this name."""
+    """The language model of all Qwen families up to Qwen3. module: its name in the model."""
     return ModelPart(
         name="llm",
         modules=(module, "lm_head"),
