@@ -1,4 +1,4 @@
-"""Who hears of a run while it trains, and what the run was asked for: the one value that all long work takes."""
+"""The listeners of a run while it trains, and what signals asked for: the one value that all long work takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Say = Callable[[StepLog | str], None]
 """Called on rank 0: with each logged step, and with each line that a person should read."""
 
 Beat = Callable[[str], None]
-"""Called with what comes next, so that a rank which hangs can say where: see watchdog."""
+"""Called with the work that comes next, so that a rank which hangs can say where: see watchdog."""
 
 
 def _unheard(event: object) -> None:
@@ -37,5 +37,5 @@ class Watch:
 
 
 def unwatched() -> Watch:
-    """A Watch that nobody listens to, for a loop of one's own."""
+    """A Watch that nobody listens to, for your own loop."""
     return Watch(asked=Asked())
