@@ -18,7 +18,7 @@ class Due:
 
 
 def due_after(config: TrainConfig, steps: int, before: TrainerState, after: TrainerState, result: StepResult) -> Due:
-    """What is due after the step that led from one state to the other, in a run of so many steps."""
+    """What is due after the step that led from `before` to `after`, in a run of `steps` steps."""
     step = after.step
     failure = after.skipped > config.max_skipped
     asked = step == steps or result.stop or result.save
@@ -29,7 +29,7 @@ def due_after(config: TrainConfig, steps: int, before: TrainerState, after: Trai
 
 
 def next_evaluation(config: TrainConfig, steps: int, step: int) -> int:
-    """The first step from this one on that is followed by an evaluation, in a run of so many steps with evaluations.
+    """The first step that is followed by an evaluation, `step` or a later step, in a run of `steps` with evaluations.
 
     Evaluations come every eval.every_steps, at the end, and before each checkpoint that is judged by them. An
     evaluation before a checkpoint that a signal asks for is not foreseen.

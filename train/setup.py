@@ -122,7 +122,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
 def prepare(
     config: TrainConfig, model: TrainModel, world: World, masters: Collection[str], *, backend: str | None
 ) -> None:
-    """Compile, offload and shard a model of the meta device, in the one order that works.
+    """Compile, offload and shard a model of the meta device, in the only order that works.
 
     masters: the parameters that are kept in fp32. backend: what compiles blocks; None leaves them as they are.
     """

@@ -94,7 +94,7 @@ class _Totals:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed every global generator of this process: Python's, numpy's old one, torch's on the CPU and on each GPU."""
+    """Seed every global generator of this process: of Python, of old numpy, of torch on the CPU and on each GPU."""
     key = key64("step", seed, step, rank)
     random.seed(key)
     np.random.seed([key % 2**32, key >> 32])

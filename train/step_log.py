@@ -31,7 +31,7 @@ class Course:
     lr: float
     """The peak learning rate of what optim.lr does not name."""
     resumed_from: int
-    """Step of the checkpoint that the run goes on from; 0 without one."""
+    """Step of the checkpoint that the run goes on from; 0 without a checkpoint."""
     peak: float | None
     """Operations a second of all ranks together by their data sheet, where that is known."""
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One or more packs as one sequence of T tokens in S conversations, with R targets; or one rank's share of that."""
+    """One pack or more as one sequence of T tokens in S conversations, with R targets; or a rank's share of these."""
 
     input_ids: Tensor
     """int64 [1, T]"""

@@ -62,7 +62,7 @@ class Fork:
         os.close(self.stacks)
 
     def kill(self) -> None:
-        """End the process now, even one that was stopped."""
+        """End the process now, even if it was stopped."""
         self._signal(signal.SIGKILL)
 
     def _speaks(self, wait_s: float) -> bool:

@@ -76,7 +76,7 @@ def claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Claim]:
                     (cache.folder / evicted).unlink(missing_ok=True)
                 part.mkdir()
                 _try_lock(releases.enter_context(_opened(part)))
-                releases.callback(shutil.rmtree, part, ignore_errors=True)  # after success it is not there
+                releases.callback(shutil.rmtree, part, ignore_errors=True)  # after success the part is gone
         yield Claim(None if gone is None else part, is_others or gone is not None)
 
 

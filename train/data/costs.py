@@ -14,7 +14,7 @@ from lmms.train.data.shards import Sidecar
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCost:
-    """Operations of a training step, forward and backward, for one of each thing that packs hold."""
+    """Operations of a training step, forward and backward, for each kind of thing that packs hold."""
 
     token: float
     target: float

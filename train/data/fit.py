@@ -1,4 +1,4 @@
-"""Whether a model folder is the one that shards were built for. Reads JSON alone: no torch, no transformers."""
+"""Whether a model folder is the folder that shards were built for. Reads JSON alone: no torch, no transformers."""
 
 from lmms.configs.contract.manifest import Dataset
 from lmms.configs.contract.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
@@ -6,7 +6,7 @@ from lmms.configs.errors import ModelError
 
 
 def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
-    """The model folder, if its tokenizer, template, family and processor are those that made the shards.
+    """The model folder, if the shards were made with its tokenizer, template, family and processor.
 
     The smallest and largest image area come from the shards: prep may have used other areas than the processor's.
     """

@@ -193,7 +193,7 @@ def _nearly_sorted(packs: Int64s, costs: Int64s, spread: int, key: int) -> Int64
     """The packs by cost (of equal cost: hashed), but each moved up by a hashed number of places, less than `spread`."""
     hashes = keyed_hash(packs, key)
     sorting = np.lexsort((hashes, costs))
-    # In units of 2**-32 places, so that hardly any two packs end at the same one.
+    # In units of 2**-32 places, so that hardly any two packs end at the same place.
     moves = (hashes[sorting] >> np.uint64(32)).astype(np.int64) * spread
     return packs[sorting[np.argsort((np.arange(len(packs)) << 32) + moves, kind="stable")]]
 
@@ -207,7 +207,7 @@ def _walk(n: int, offset: int, group: int, key: int) -> Int64s:
     """int64 [n]: which entry of a window stands at each position, for entries nearly sorted.
 
     offset: positions of the first group that came before the window. The first and the last group of a window may be
-    cut short; their packs come from the middle, as those of a step that spans two windows should cost alike.
+    cut short; their packs come from the middle, as the packs of a step that spans two windows should cost alike.
     """
     head = min(-offset % group, n)
     tail = (n - head) % group

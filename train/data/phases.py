@@ -38,7 +38,7 @@ class SetShare:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPhase:
-    """The order of a run, from one step on."""
+    """The order of a run, from `step` on."""
 
     step: int
     """Steps taken before the phase; `position` packs were trained in these steps."""
@@ -140,7 +140,7 @@ def write_phases(folder: Path, phases: Sequence[RunPhase]) -> None:
 
 
 def read_phases(folder: Path) -> list[RunPhase]:
-    """The phases of the run in this folder. TrainError where there is none."""
+    """The phases of the run in this folder. TrainError where the folder has no run."""
     path = folder / PHASES_NAME
     try:
         return [phase_from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]

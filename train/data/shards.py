@@ -1,8 +1,7 @@
 """Packs from shard folders: the sidecar table, and one pack by its place.
 
-Every read is checked against the pack's own hash, and every fault stops the run by name: a stream that ends early,
-or hands out half a pack, trains on something else without a word. Nothing heavy is loaded: `lmms inspect` reads packs
-too.
+Every read is checked against the pack's hash, and every fault stops the run by name: a stream that ends early, or
+hands out half a pack, trains on something else without a word. Nothing heavy is loaded: `lmms inspect` reads packs too.
 """
 
 import os
@@ -64,7 +63,7 @@ class Sidecar:
         return len(self.shard)
 
     def place(self, pack: int, set: int = 0) -> Place:
-        """The place of a pack, for a reader that has its data set under this number. DatasetError if there is none."""
+        """The place of a pack, for a reader that has the data set as number `set`. DatasetError if no such pack exists."""
         if not 0 <= pack < len(self):
             raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self) - 1}")
         shard, offset, size = int(self.shard[pack]), int(self.offset[pack]), int(self.bytes[pack])
@@ -168,13 +167,13 @@ def _table_file(dataset: Dataset, name: str) -> bytes:
 
 def _columns(file: bytes, *names: str) -> "pl.DataFrame":
     """Some columns of a Parquet file, or all of them."""
-    import polars as pl  # half a second that only those who read a table need to spend
+    import polars as pl  # takes half a second, which only readers of a table need to spend
 
     return pl.read_parquet(file, columns=list(names) or None)
 
 
 def _check_places(path: str, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:
-    """Packs stand in the shards in order and end to end, the last one up to the end of the file."""
+    """Packs stand in the shards in order and end to end, the last pack up to the end of the file."""
     if not np.array_equal(
         sidecar.shard, np.repeat(np.arange(len(shards), dtype=np.int32), [s.samples for s in shards])
     ):

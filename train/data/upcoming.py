@@ -27,7 +27,7 @@ class Evaluated:
     shards: Upcoming
     """(set, shard) of the shards that evaluations read, in order."""
     next_step: Callable[[int], int]
-    """The first step from this one on that is followed by an evaluation."""
+    """step -> the first step that is followed by an evaluation, this step or a later step."""
 
 
 def upcoming_shards(order: Order, evaluated: Evaluated | None = None) -> Callable[[int, int], Upcoming]:

@@ -1,4 +1,4 @@
-"""What training does differently for each family of models: one frozen value each, in a file of its own."""
+"""What training does differently for each family of models: one frozen value and one file for each family."""
 
 from collections.abc import Mapping
 

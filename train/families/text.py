@@ -10,7 +10,7 @@ from lmms.train.families.family import Family, ModelPart
 
 
 def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], merge_size: int) -> npt.NDArray[np.int64]:
-    """int64 [1, T] from cu_seqlens [segments + 1]: each token's place in its own conversation."""
+    """int64 [1, T] from cu_seqlens [segments + 1]: each token's place in its conversation."""
     starts = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
     return (np.arange(len(starts)) - starts)[np.newaxis]
 

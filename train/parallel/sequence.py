@@ -1,6 +1,6 @@
 """What ranks that train on the same packs give one another (parallel.sequence): heads for tokens, image features.
 
-Every rank holds a run of the tokens, except inside attention, where it holds some heads of all tokens: so documents
+Every rank has a run of the tokens, except inside attention, where a rank has some heads of all tokens: so documents
 attend as they do on one rank, and their boundaries stay as they are (DeepSpeed-Ulysses, arXiv 2309.14509). All sizes
 are known on the CPU, so nothing waits for the device.
 """

@@ -1,4 +1,4 @@
-"""Ranks and their devices, over one flat mesh or one with a row for each copy of the weights (parallel.replicate)."""
+"""Ranks and their devices, over a flat mesh or a mesh with a row for each copy of the weights (parallel.replicate)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class World:
 
 
 def of_all_ranks(act: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
-    """The results of `act` on the ranks of the group, by rank. TrainError on every rank where `act` fails on any."""
+    """The results of `act` on the ranks of the group, by rank. TrainError on every rank if a rank fails."""
     outcome: tuple[list[T], str] = ([], "")
     try:
         outcome = ([act()], "")

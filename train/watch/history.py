@@ -37,7 +37,7 @@ class History:
     alarms: tuple[tuple[int, str], ...]
     """Step and part."""
     settings: Mapping[str, Any]
-    """Dotted key -> value of config.yaml, without credentials; empty where the folder has none."""
+    """Dotted key -> value of config.yaml, without credentials; empty where the folder has no config.yaml."""
 
     def column(self, name: str) -> Column:
         """float64 [lines]; all NaN where no line has this key, as in older files."""
@@ -103,7 +103,7 @@ def read_history(folder: Path) -> History:
 
 
 def total_tokens(run: History) -> Column:
-    """float64 [lines]: tokens up to each step; a step that was not logged counts as the logged one after it."""
+    """float64 [lines]: tokens up to each step; a step that was not logged counts as the logged step after it."""
     return np.cumsum(run.column("tokens") * np.diff(run.steps, prepend=begun_at(run)))
 
 

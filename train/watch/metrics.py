@@ -61,7 +61,7 @@ class StepLog:
     prompt_tokens: int
     """Tokens of text that is read and not predicted."""
     visual_tokens: int
-    """Placeholders of images, one for each merged patch."""
+    """Placeholders of images, a token for each merged patch."""
     padding_tokens: int
     """Tokens computed for nothing, not in `tokens`: packs repeated where ranks do not divide a step, batches padded."""
     seconds: float
@@ -85,7 +85,7 @@ class StepLog:
     data_wait: float
     """Share of the step's time in which a rank waited for data, averaged over the ranks."""
     memory: int
-    """Bytes at the peak so far: of the GPU of rank 0, or resident where there is none."""
+    """Bytes at the peak so far: of the GPU of rank 0, or resident where there is no GPU."""
     epoch: float
     """Passes over the shards so far; 1.5 is in the middle of the second."""
     position: int
@@ -95,7 +95,7 @@ class StepLog:
     masked: int
     """Conversations of the step that were trained with weight 0 since an image failed (on_bad_media: mask)."""
     skipped: int
-    """Steps in a row, up to this one, that left the weights as they were, since loss or gradients are not finite."""
+    """Steps in a row, up to this step, that left the weights as they were, since loss or gradients are not finite."""
     time: float
     """Seconds since 1970."""
     resumed_from: int

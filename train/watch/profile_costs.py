@@ -55,7 +55,7 @@ def costs_of(events: Sequence[Event]) -> dict[str, list[Cost]]:
 
 
 def costs_table(costs: Mapping[str, Sequence[Cost]], steps: int) -> str:
-    """The most expensive of each kind, as the text of a file; figures are means of one of these steps."""
+    """The most expensive of each kind, as the text of a file; figures are means over the steps."""
     blocks = [[title, *_rows(costs[kind], kind, steps, _ROWS), ""] for kind, title in KINDS.items() if costs[kind]]
     return "\n".join(line for block in blocks for line in block)
 
@@ -89,7 +89,7 @@ def folded_stacks(events: Sequence[Event]) -> dict[str, str]:
 
 @cache
 def _frame(name: str) -> str:
-    """A name without what tells one object from another, so that layers and steps fall together."""
+    """A name without the number of an object, so that layers and steps fall together."""
     return _OBJECT.sub(r"\1", name.replace(";", ","))
 
 

@@ -30,7 +30,7 @@ class Record:
     source: str
     """Place of the source, as prep was told."""
     name: str
-    """A short name of the source, the one in metrics.jsonl."""
+    """Short name of the source, as in metrics.jsonl."""
     row: int
     tokens: int
 

@@ -32,7 +32,7 @@ class Asked:
 
 @contextmanager
 def signals(grace_s: float) -> Iterator[Asked]:
-    """Listen to SIGTERM and SIGUSR1 as long as the block runs; in any other thread than the main one, to nothing.
+    """Listen to SIGTERM and SIGUSR1 as long as the block runs; in any other thread than the main thread, to nothing.
 
     grace_s seconds after SIGTERM the process ends with a line on stderr and the exit code 137. A second SIGTERM changes
     nothing: under a scheduler that signals every process, a rank gets the launcher's too.

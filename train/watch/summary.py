@@ -115,7 +115,7 @@ class Parting:
     most: float
     """The largest relative difference of the losses up to where the packs part."""
     settings: dict[str, tuple[Any, Any]]
-    """Settings that differ: their values in the first run and in this one."""
+    """Settings that differ: their values in the first run and in this run."""
 
 
 def parting(first: History, other: History) -> Parting:

@@ -20,7 +20,7 @@ def _unheard(event: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watch:
-    """The listeners of a run. Each of them may be left out."""
+    """The listeners of a run. Each listener may be left out."""
 
     say: Say = _unheard
     beat: Beat = _unheard
@@ -30,8 +30,8 @@ class Watch:
     """What signals asked this process for."""
 
     def begin(self, what: str) -> None:
-        """Work begins that may take seconds: the watchdog and a person hear of it. A line that ends in " ..." is shown
-        until the next one comes."""
+        """Tell the watchdog and a person that work begins which may take seconds. A line that ends in " ..." is shown
+        until the next line comes."""
         self.beat(what)
         self.say(f"{what} ...")
 
