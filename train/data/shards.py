@@ -63,7 +63,7 @@ class Sidecar:
         return len(self.shard)
 
     def place(self, pack: int, set: int = 0) -> Place:
-        """The place of a pack, for a reader that has the data set as number `set`. DatasetError if no such pack exists."""
+        """The place of a pack, for a reader that has its data set as number `set`. DatasetError without such a pack."""
         if not 0 <= pack < len(self):
             raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self) - 1}")
         shard, offset, size = int(self.shard[pack]), int(self.offset[pack]), int(self.bytes[pack])
