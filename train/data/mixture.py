@@ -2,8 +2,8 @@
 
 Turns come in periods of PERIOD; each set has a whole number of turns, spread as evenly as possible. So any stretch of a
 run holds the sets in their shares to within about a turn each, and the sequence of each set is taken without a gap. A
-turn is a group of packs (see SetOrder). A run that changes its mixture starts a new Phase, in which each set goes on
-from where the set was.
+turn is a group of packs (see SetOrder). A run that changes its mixture starts a new Phase, in which each set keeps
+its place in its sequence.
 """
 
 import math
