@@ -75,12 +75,12 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("StepRecords", "records_of"), "lmms.train.watch.records"),
         "StepLog": "lmms.train.watch.metrics",
         "PackReader": "lmms.train.data.shards",
-        # A loop of one's own, on one process.
+        # For a user's loop, on one process.
         **dict.fromkeys(("PackDataset", "Step", "load_model", "open_shards"), "lmms.train.loop"),
         "Batch": "lmms.train.batch.batch",
         "TrainModel": "lmms.train.model.forward",
         "StepPlan": "lmms.train.data.steps",
-        # A loop of one's own, on any ranks, with checkpoints and settings as `train` has them.
+        # For a user's loop, on any ranks, with checkpoints and settings as `train` has them.
         **dict.fromkeys(("World", "start_world", "stop_world"), "lmms.train.parallel.world"),
         **dict.fromkeys(("Watch", "unwatched"), "lmms.train.watch.watch"),
         **dict.fromkeys(("Run", "start"), "lmms.train.setup"),

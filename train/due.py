@@ -18,7 +18,7 @@ class Due:
 
 
 def due_after(config: TrainConfig, steps: int, before: TrainerState, after: TrainerState, result: StepResult) -> Due:
-    """What is due after the step that led from one state to the other, in a run of so many steps."""
+    """What is due after the step that led from `before` to `after`, in a run of `steps` steps."""
     step = after.step
     failure = after.skipped > config.max_skipped
     asked = step == steps or result.stop or result.save
@@ -29,10 +29,10 @@ def due_after(config: TrainConfig, steps: int, before: TrainerState, after: Trai
 
 
 def next_evaluation(config: TrainConfig, steps: int, step: int) -> int:
-    """The first step from this one on that is followed by an evaluation, in a run of so many steps with evaluations.
+    """The first step that is followed by an evaluation, `step` or a later step, in a run of `steps` with evaluations.
 
-    They come every so many steps, at the end, and before each checkpoint that is judged by them. One before a
-    checkpoint that a signal asks for is not foreseen.
+    Evaluations come every eval.every_steps, at the end, and before each checkpoint that is judged by them. An
+    evaluation before a checkpoint that a signal asks for is not foreseen.
     """
     every = [config.eval.every_steps] if config.eval else []
     if config.metric_for_best_model == "eval_loss":
@@ -43,7 +43,7 @@ def next_evaluation(config: TrainConfig, steps: int, step: int) -> int:
 def _save_is_due(step: int, skipped_before: int, skipped: int, save_steps: int) -> bool:
     """Whether save_steps asks for a checkpoint.
 
-    Not after a skipped step, whose weights may be what is wrong, and which could be the last one kept: the next good
-    step then makes up for it.
+    Never after a skipped step, whose weights may be the fault, and whose checkpoint could be the last that is kept: the
+    next good step is saved instead.
     """
     return not skipped and step // save_steps > (step - skipped_before - 1) // save_steps

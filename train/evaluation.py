@@ -1,6 +1,6 @@
 """The loss on shards that are not trained on: every pack once, the same numbers on any number of ranks.
 
-The training does not notice: no random number is drawn, nothing is left gathered, and the loader is one of its own.
+The training does not notice: no random number is drawn, nothing is left gathered, and the loader is a separate loader.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ from lmms.train.watch.watch import Watch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What an evaluation found. A loss is the sum of weighted cross entropy (natural log) per unit of target weight, by
-    token: with the weights of messages and records, whatever loss_weight is."""
+    """The result of an evaluation. A loss is the sum of weighted cross entropy (natural log) per unit of target weight,
+    by token: with the weights of messages and records, whatever loss_weight is."""
 
     loss: float
     by_source: dict[str, float]
@@ -40,7 +40,7 @@ class EvalSet:
     dataset: Dataset
     sidecar: Sidecar
     recipe: Recipe
-    """By token, with groups by source unless there are too many."""
+    """A recipe by token, with groups by source unless there are too many sources."""
 
 
 @torch.no_grad()
@@ -76,22 +76,23 @@ def evaluate(model: nn.Module, eval_set: EvalSet, world: World, loading: Loading
 
 
 def plan_passes(sidecar: Sidecar, rank: int, ranks: int, micro_packs: int) -> tuple[list[Request], list[bool]]:
-    """The forward passes of one rank, and for each whether any rank's packs hold images. Every rank has as many.
+    """The forward passes of a rank, as many as of every rank, and whether any rank's packs of each pass hold images.
 
-    Packs in their own order are dealt [rank::ranks]. A rank that gets none of a pass runs its first one, not counted.
+    Packs are dealt [rank::ranks] in stored order. A rank that gets no pack of a pass runs the pass's first pack, which
+    does not count.
     """
     requests, has_images = [], []
     for start in range(0, len(sidecar), ranks * micro_packs):
         packs = range(start, min(start + ranks * micro_packs, len(sidecar)))
-        own = packs[rank::ranks]
-        requests.append(Request(tuple(map(sidecar.place, own or packs[:1])), counts=bool(own)))
+        rank_packs = packs[rank::ranks]
+        requests.append(Request(tuple(map(sidecar.place, rank_packs or packs[:1])), counts=bool(rank_packs)))
         has_images.append(bool(sidecar.media[packs.start : packs.stop].any()))
     return requests, has_images
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module's own mode again, and what forward passes gathered given back."""
+    """Evaluation mode; afterwards every module has its mode again, and what forward passes gathered is freed."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

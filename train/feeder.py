@@ -25,7 +25,7 @@ def feed(run: Run, state: TrainerState) -> Generator[tuple[StepPlan, Iterator[Ba
     """
     data, world, sets = run.config.data, run.world, run.sets
     datasets = (*sets.datasets, *((run.eval_set.dataset,) if run.eval_set else ()))
-    # One process of a node fills its cache.
+    # One process of a node fills the node's cache.
     fills_cache = launched().local_rank == 0 and any(dataset.cache for dataset in datasets)
     every = plan_steps(
         run.course.order,
@@ -48,7 +48,7 @@ def feed(run: Run, state: TrainerState) -> Generator[tuple[StepPlan, Iterator[Ba
 
 
 def _evaluated(run: Run) -> Evaluated | None:
-    """What the evaluations read: the data set after those of the training."""
+    """What the evaluations read: the data set after the data sets of the training."""
     if run.eval_set is None:
         return None
     number, shards = len(run.sets.datasets), len(run.eval_set.dataset.shards)

@@ -42,7 +42,7 @@ from lmms.train.plan.open import open_run
 
 
 def open_shards(where: str | Path) -> Dataset:
-    """A shard folder, or its URL, found complete. DatasetError where a file is missing or not as the manifest says."""
+    """A complete shard folder, or its URL. DatasetError where a file is missing or not as the manifest says."""
     return open_dataset(where)
 
 
@@ -53,7 +53,7 @@ class Step:
     number: int
     """Steps count from 1."""
     batches: list[Batch]
-    """One for each forward pass, on the CPU; `batch.to("cuda")` moves one."""
+    """A batch for each forward pass, on the CPU; `batch.to("cuda")` moves a batch."""
     weight: float
     """The sum of the step's target weights: what the summed losses are divided by."""
     tokens: int
@@ -62,8 +62,8 @@ class Step:
 class PackDataset(IterableDataset[Step]):
     """The steps of a run over shards, without end, in the order that `lmms train` would take on one rank.
 
-    The state is a position: `state_dict` after a step says where the next one begins, and `load_state_dict` refuses
-    shards, seeds and step sizes that are not those of the state.
+    The state is a position: `state_dict` after a step says where the next step begins, and `load_state_dict` refuses
+    shards, seeds and step sizes that differ from those of the state.
     """
 
     def __init__(self, data: DataConfig, model: str | Path, seed: int = 0) -> None:
@@ -98,11 +98,11 @@ class PackDataset(IterableDataset[Step]):
                 yield Step(number=plan.step, batches=passes, weight=plan.weight, tokens=plan.tokens)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the step after the last one that was handed out begins, and what the order was made of."""
+        """The position at which the next step begins, and what the order was made of."""
         return state_to_dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the step at which `state_dict` was called; takes effect at the next `iter`.
+        """Go on after the step at which `state_dict` was called, from the next `iter` on.
 
         TrainError where other packs would come next, with what differs.
         """

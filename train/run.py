@@ -38,15 +38,15 @@ from lmms.train.watch.watchdog import watchdog
 
 
 def train(config: TrainConfig, say: Say) -> bool:
-    """Train as one of the ranks that the environment announces (RANK, WORLD_SIZE, ...), or alone without it.
+    """Train as one of the ranks that the environment announces (RANK, WORLD_SIZE, ...), or else as the only rank.
 
     say: called on rank 0 with each logged step, and with each line that a person should read.
-    Returns False where SIGTERM stopped the run before its last step. Raises the classes of configs/errors.py. Writes
-    checkpoints, metrics.jsonl, phases.json and config.yaml into config.output.
+    Returns False where SIGTERM stopped the run before its last step. Raises an LmmsError. Writes checkpoints,
+    metrics.jsonl, phases.json and config.yaml into config.output.
     """
     output = Path(config.output).expanduser()
     with ExitStack() as process:
-        # Before the other ranks are waited for, who may never come.
+        # Before waiting for the other ranks, which may never come.
         asked = process.enter_context(signals(config.grace_s))
         process.enter_context(deterministic(config))
         beat = process.enter_context(watchdog(config.stall_s, launched().rank))
@@ -62,7 +62,7 @@ def train(config: TrainConfig, say: Say) -> bool:
                 tell = opened.enter_context(boards(config, output, world, state.step, watch.say))
                 state = _take_steps(run, state, replace(watch, say=tell))
         except BaseException:
-            # With others in the group, leaving it could wait for them, who wait for this one: the launcher ends them.
+            # With other ranks, leaving the group could wait for ranks that wait for this rank: the launcher ends them.
             if world.size == 1:
                 stop_world()
             raise
@@ -157,7 +157,7 @@ def _evaluate(run: Run, plan: StepPlan, watch: Watch) -> Evaluation | None:
 
 
 def _log(run: Run, log: StepLog, watch: Watch, *, always: bool) -> None:
-    """The step into metrics.jsonl; and to those who listen, where it is the turn of a step or something happened."""
+    """Write the step into metrics.jsonl, and tell the listeners every log_steps, or when something happened."""
     if run.world.is_main:
         append_metrics(run.output, log)
     if always or log.alarms or log.step == log.steps or log.step % run.config.log_steps == 0:
@@ -178,9 +178,9 @@ def _saving(run: Run, step: int, watch: Watch) -> AbstractContextManager[Saver]:
 
 
 def _save(run: Run, state: TrainerState, log: StepLog, saver: Saver, watch: Watch) -> TrainerState:
-    """Save the state, and whether its step is the best one so far. Returns the state that was saved."""
+    """Save the state, and whether its step is the best step so far. Returns the state that was saved."""
     watch.beat(f"step {state.step}, its checkpoint")
-    # A save holds all that a SIGUSR1 before it can have meant.
+    # A checkpoint has all that a SIGUSR1 before the save can have meant.
     watch.asked.save = 0
     if run.measure:
         value = log.loss if run.measure.metric == "loss" else log.eval_loss
@@ -190,7 +190,7 @@ def _save(run: Run, state: TrainerState, log: StepLog, saver: Saver, watch: Watc
 
 
 def _with_advice(run: Run, taken: TakenStep, skipped: int) -> str:
-    """What a person needs to know of the last one of so many steps in a row that were not finite."""
+    """What a person needs to know of the last of `skipped` steps in a row that were not finite."""
     most = run.config.max_skipped
     counted = f"skipped, {skipped} in a row of at most {most}" if skipped <= most else f"max_skipped is {most}"
     return (

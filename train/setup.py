@@ -1,4 +1,4 @@
-"""A run up to its first step: shards, order, model, optimizer, and where it goes on from."""
+"""A run up to its first step: shards, order, model, optimizer, and the checkpoint that it goes on from."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +122,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
 def prepare(
     config: TrainConfig, model: TrainModel, world: World, masters: Collection[str], *, backend: str | None
 ) -> None:
-    """Compile, offload and shard a model of the meta device, in the one order that works.
+    """Compile, offload and shard a model of the meta device, in the only order that works.
 
     masters: the parameters that are kept in fp32. backend: what compiles blocks; None leaves them as they are.
     """
@@ -139,7 +139,7 @@ def prepare(
 def _filled(
     config: TrainConfig, model: TrainModel, world: World, initial: Initial, checkpoint: Path | None, watch: Watch
 ) -> torch.optim.Optimizer:
-    """Give the model memory and values, those of the checkpoint last; returns its optimizer, filled too."""
+    """Give the model memory and values, the values of the checkpoint last; returns its optimizer, filled too."""
     materialize(model, world.device, config.parallel.offload)
     optimizer = make_optimizer(model, config.optim)
     watch.begin("reading the weights")
@@ -160,7 +160,7 @@ def _eval_set(opened: Opened) -> EvalSet | None:
 def _first_lines(
     config: TrainConfig, course: Course, stand: Stand, opened: Opened, world: World, what: Sequence[str]
 ) -> Iterator[str]:
-    """What a person should know before the first step. what: of kernels and of what is trained."""
+    """What a person should know before the first step. what: lines on kernels and on what is trained."""
     state, model = stand.state, opened.model
     yield f"resumed from {stand.checkpoint} at step {state.step}" if stand.checkpoint else "started at step 0"
     yield from changes(stand.stored.config, state.config) if stand.stored else ()
@@ -172,7 +172,7 @@ def _first_lines(
     yield from remarks(config, course.order, course.phase, world.data_size, course.steps, state)
     for loss, recipe in (("loss", opened.recipe), ("evaluation's loss", opened.eval_recipe)):
         if recipe and recipe.by == "set":
-            sources = sum(len(one.sources) for one in recipe.sets)
+            sources = sum(len(set_recipe.sources) for set_recipe in recipe.sets)
             yield f"the {loss} is not logged by source: the shards have {sources:,}, more than {MOST_SOURCES}"
     if world.device.type == "cuda" and course.peak is None:
         name = torch.cuda.get_device_name(world.device)
@@ -191,7 +191,7 @@ def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
 def _open_output(
     output: Path, config: TrainConfig, state: TrainerState, stand: Stand, table: Sequence[Row], watch: Watch
 ) -> None:
-    """The output folder as a run that stands at `state` goes on with it."""
+    """Write the files with which a run that stands at `state` goes on in its output folder."""
     try:
         write_whole(output / "config.yaml", to_yaml(config))
         write_phases(output, stand.phases)

@@ -55,13 +55,13 @@ class StepResult:
     masked: list[str]
     """A sentence for each conversation that was trained with weight 0 since an image failed."""
     fault: str
-    """What was not finite, with the packs, where the update was therefore left out; else empty."""
+    """What was not finite, with the packs, where the update was left out for that reason; else empty."""
     digest: int
     """Digest of the packs that were read and trained, by all ranks: see sets.packs_digest."""
     groups: npt.NDArray[np.float64]
     """[groups, 2]: sum of weighted cross entropy and sum of weights of each of the batches' groups."""
     stop: bool
-    """Whether any rank was told to stop before the step ended, see signals.py."""
+    """Whether any rank was told to stop before the step ended, see signals.Asked."""
     save: bool
     """Whether any rank was told to write a checkpoint."""
 
@@ -94,7 +94,7 @@ class _Totals:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed every global generator of this process: Python's, numpy's old one, torch's on the CPU and on each GPU."""
+    """Seed every global generator of this process: of Python, of old numpy, of torch on the CPU and on each GPU."""
     key = key64("step", seed, step, rank)
     random.seed(key)
     np.random.seed([key % 2**32, key >> 32])
@@ -107,7 +107,7 @@ def take_step(learner: Learner, plan: StepPlan, batches: Iterator[Batch], lr_sha
     A loss or gradient that is not finite never reaches the weights: then the weights and the optimizer's states stay
     as they are, on every rank, and the result says why.
     Where images failed (on_bad_media: mask), the denominator becomes the weight that was left.
-    batches: gives the batch of each pass of the plan. lr_share: what each peak learning rate is multiplied with.
+    batches: gives the batch of each pass of the plan. lr_share: the factor of each peak learning rate.
     TrainError where the step has no target left, or where the shards' sidecar was wrong about their weight.
     """
     world = learner.world

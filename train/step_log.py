@@ -1,4 +1,4 @@
-"""What there is to say of a step that was taken."""
+"""The line that is logged of a step that was taken."""
 
 import time
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Course:
     lr: float
     """The peak learning rate of what optim.lr does not name."""
     resumed_from: int
-    """Step of the checkpoint that the run goes on from; 0 without one."""
+    """Step of the checkpoint that the run goes on from; 0 without a checkpoint."""
     peak: float | None
     """Operations a second of all ranks together by their data sheet, where that is known."""
 
@@ -55,7 +55,7 @@ def step_log(
 ) -> StepLog:
     """The line of a step in metrics.jsonl.
 
-    skipped: steps in a row up to this one that were not finite. evaluation: the one after the step, if there was one.
+    skipped: steps in a row up to this step that were not finite. evaluation: made after the step, if any.
     """
     plan, result, order, recipe, seconds = taken.plan, taken.result, course.order, course.recipe, taken.seconds
     flops = float(order.costs[plan.packs].sum())
@@ -89,7 +89,7 @@ def step_log(
         busy_mfu=flops / ((seconds - result.waited) * course.peak) if course.peak else None,
         data_wait=result.waited / seconds,
         memory=taken.memory,
-        epoch=sum(log.epoch * len(one.costs) for log, one in zip(sets.values(), order.sets, strict=True))
+        epoch=sum(log.epoch * len(set_order.costs) for log, set_order in zip(sets.values(), order.sets, strict=True))
         / len(order.costs),
         position=position,
         digest=f"{result.digest:016x}",
@@ -107,7 +107,7 @@ def step_log(
 
 
 def _set_logs(of_sets: npt.NDArray[np.float64], order: Order, phase: RunPhase, position: int) -> dict[str, SetLog]:
-    """Short name of each set -> what it had in the step, and how far it is. A name in use twice has a number."""
+    """Short name of each set -> its log of the step. Sets with the same name get a number."""
     cursors = cursors_at(order.phase, position)
     total = of_sets[:, 1].sum()
     places = short_places([shown(share.shards) for share in phase.sets])

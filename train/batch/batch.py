@@ -1,7 +1,7 @@
 """Packs -> one sequence with everything that a forward pass needs to know, made on the CPU while packs are loaded.
 
-Several packs become one longer sequence: to the model a pack is nothing, a conversation is all. So one micro-step of
-four packs equals four of one. Nothing here is measured on the device, so a step never waits for it.
+Several packs become one longer sequence: the model knows conversations, not packs. So one micro-step of four packs
+equals four micro-steps of one pack. Nothing here is measured on the device, so a step never waits for the device.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One or more packs as one sequence of T tokens in S conversations, with R targets; or one rank's share of that."""
+    """One pack or more as one sequence of T tokens in S conversations, with R targets; or a rank's share of these."""
 
     input_ids: Tensor
     """int64 [1, T]"""
     position_ids: Tensor
     """int64 [1, T] of text models, [3, 1, T] of vision models; from 0 in every conversation."""
     cu_seqlens: Tensor
-    """int32 [S + 1]: of the whole sequence."""
+    """int32 [S + 1]: where conversations begin in the whole sequence, and its end."""
     max_length: int
     """Tokens of the longest conversation."""
     target_rows: Tensor
@@ -57,13 +57,13 @@ class Batch:
     """None for text models only."""
     images: int
     packs: tuple[str, ...]
-    """Their names, for errors."""
+    """Names of the packs, for errors."""
     digest: int
     """Sum modulo 2**64 of the mixed hashes of the packs' bytes, see sets.packs_digest; 0 if the pass does not count."""
     masked: tuple[str, ...]
-    """One sentence for each conversation that is trained with weight 0, since an image of it failed."""
+    """One sentence for each conversation that is trained with weight 0, since one of its images failed."""
     share: Share
-    """Which part of the sequence this is. What counts once for all parts (digest, masked) is in the first."""
+    """Which part of the sequence this is. What counts once for all parts (digest, masked) is in the first part."""
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
         """The same batch with its tensors on this device."""
@@ -77,12 +77,12 @@ class Batch:
 def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], counts: bool = True) -> Batch:
     """Decode the images of these packs and lay them out for one forward pass.
 
-    places: where the packs were read. counts: false for a pass that only keeps a rank in step with the others, all of
-    whose targets weigh 0.
+    places: where the packs were read. counts: false for a pass that only keeps a rank in step with the others: all its
+    targets weigh 0.
     Raises DatasetError for a pack that breaks the contract, such as image tokens that its media do not cover, and
     TrainError for an image that fails, unless the recipe masks its conversation.
-    The result is the recipe's share of the sequence. Only its own images are decoded, unless failing ones are masked:
-    every rank must know of those.
+    The result is the recipe's share of the sequence. Only images of this share are decoded, unless failing images are
+    masked: every rank must know of failing images.
     """
     for pack, place in zip(packs, places, strict=True):
         _check_pack(pack, place, recipe)
@@ -90,15 +90,15 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     cu_seqlens = joined.cu_seqlens.astype(np.int64)
     targets = np.concatenate([np.arange(start, end) for start, end in joined.targets.tolist()])
     segments = np.searchsorted(cu_seqlens, targets, side="right") - 1
-    # Once per token rounded to float32: their sum is the sidecar's to 1e-7.
+    # Each weight is rounded to float32 once: the sum of the weights is the sidecar's to 1e-7.
     weights = np.repeat(span_weights(joined, recipe.loss_weight), np.diff(joined.targets)[:, 0]).astype(np.float32)
     groups = np.concatenate([recipe.groups(pack, place) for pack, place in zip(packs, places, strict=True)])
     pictures, masked = None, dict[int, str]()
     tower = recipe.tower
     position_ids = family_of(recipe.family).positions(cu_seqlens, joined.media, tower.merge_size if tower else 1)
     if tower is not None:
-        own = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
-        patches, masked = _decode(packs, places, recipe, own)
+        rank_images = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
+        patches, masked = _decode(packs, places, recipe, rank_images)
         # Sets differ in the areas of their images alone, which are settled by now.
         geometry = recipe.sets[0].vision
         assert geometry is not None
@@ -140,24 +140,24 @@ def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
 
 
 def _check_pack(pack: Pack, place: Place, recipe: Recipe) -> None:
-    one = recipe.sets[place.set]
-    faults = check_pack(pack, one.limits)
+    set_recipe = recipe.sets[place.set]
+    faults = check_pack(pack, set_recipe.limits)
     kinds = FAMILIES[recipe.family].placeholders
-    # That a text model has no media at all is said by check_pack.
+    # check_pack reports media in packs of a text model.
     unread = [m.kind for m in pack.media if kinds and m.kind not in kinds]
     faults += [f"media of kind {kind!r}, this lmms trains on {', '.join(kinds)}s" for kind in unread]
     if int(pack.input_ids.max()) >= recipe.vocab_size or int(pack.input_ids.min()) < 0:
         faults.append(f"a token id is outside the model's vocabulary of {recipe.vocab_size}")
-    if int(pack.samples[:, 0].max()) >= len(one.sources) or int(pack.samples[:, 0].min()) < 0:
-        faults.append(f"a conversation is of a source outside the manifest's {len(one.sources)}")
+    if int(pack.samples[:, 0].max()) >= len(set_recipe.sources) or int(pack.samples[:, 0].min()) < 0:
+        faults.append(f"a conversation is of a source outside the manifest's {len(set_recipe.sources)}")
     if faults:
         raise DatasetError(f"{recipe.name(place)} cannot be used: {'; '.join(faults)}; rebuild the shards")
 
 
 def _take_share(whole: Batch, share: Share) -> Batch:
-    """One rank's tokens of a batch whose pictures are its own already.
+    """One rank's tokens of a batch that has only this rank's pictures already.
 
-    What is missing to tokens for all is filled up by a conversation more, without targets.
+    Where ranks do not divide the tokens, one more conversation, without targets, fills the last rows.
     """
     tokens = whole.input_ids.shape[1]
     rows = share.rows(tokens)
@@ -183,30 +183,30 @@ def _take_share(whole: Batch, share: Share) -> Batch:
 
 
 def _decode(
-    packs: Sequence[Pack], places: Sequence[Place], recipe: Recipe, own: Collection[int]
+    packs: Sequence[Pack], places: Sequence[Place], recipe: Recipe, rank_images: Collection[int]
 ) -> tuple[dict[int, npt.NDArray[np.uint8]], dict[int, str]]:
-    """The patches of this rank's own images, by their number in the joined packs, or of all where failing ones are
-    masked; and for each conversation of the joined packs that is to be masked, why."""
+    """(image -> patches of this rank's images, or of all images where failing images are masked; conversation -> why it
+    is to be masked). Images and conversations have their numbers in the joined packs."""
     patches, masked = dict[int, npt.NDArray[np.uint8]](), dict[int, str]()
     first_segment, first_image = 0, 0
     for pack, place in zip(packs, places, strict=True):
-        one = recipe.sets[place.set]
-        assert one.vision is not None
+        set_recipe = recipe.sets[place.set]
+        assert set_recipe.vision is not None
         for image, (m, data) in enumerate(zip(pack.media, pack.media_data(), strict=True), first_image):
-            if recipe.on_bad_media == "stop" and image not in own:
+            if recipe.on_bad_media == "stop" and image not in rank_images:
                 continue
             try:
-                patches[image] = image_patches(data, m, one.vision)
+                patches[image] = image_patches(data, m, set_recipe.vision)
             except BadMediaError as error:
                 segment = pack.segment_of(m.start)
                 source, row = pack.samples[segment].tolist()
-                fault = f"{recipe.name(place)}, segment {segment}: {one.sources[source]} row {row}: {error}"
+                fault = f"{recipe.name(place)}, segment {segment}: {set_recipe.sources[source]} row {row}: {error}"
                 if recipe.on_bad_media == "stop":
                     raise TrainError(
                         f"{fault}; set data.on_bad_media: mask to train without such conversations"
                     ) from error
                 masked.setdefault(first_segment + segment, fault)
-                patches[image] = np.zeros((np.prod(m.grid_thw), 3 * one.vision.patch_size**2), np.uint8)
+                patches[image] = np.zeros((np.prod(m.grid_thw), 3 * set_recipe.vision.patch_size**2), np.uint8)
         first_segment += len(pack.lengths)
         first_image += len(pack.media)
     return patches, masked

@@ -1,8 +1,8 @@
 """Encoded image -> the patches that enter a vision tower, as the processors' PIL back end makes them.
 
 Decoded, turned by EXIF, put on white where transparent, resized (bicubic), cut into patches: bytes until here, of one
-frame. Rescaling, normalising and doubling the frame are left to the device, a quarter of the traffic in half the patch.
-One deliberate difference: 16-bit grey is scaled to 8 bits. Pillow's own conversion clips it, and a picture goes white.
+frame. Rescaling, normalising and doubling the frame are left to the device, so that an eighth of the data is sent.
+One deliberate difference: 16-bit grey is scaled to 8 bits. Pillow's conversion clips the values: a picture turns white.
 
 Source: transformers 5.23, models/qwen2_vl/image_processing_pil_qwen2_vl.py and image_transforms.py (convert_to_rgb).
 """
@@ -67,9 +67,9 @@ def pixel_constants(vision: Vision) -> Tensor:
 
 @contextmanager
 def _trusting_pillow() -> Iterator[None]:
-    """Pillow without its own limit of pixels, which the stored size takes over, and silent about metadata.
+    """Pillow without its limit of pixels, since the stored size is the limit, and without warnings about metadata.
 
-    Both are settings of the whole process while it runs: not for threads.
+    Both settings hold for the whole process while the block runs: not for threads.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -81,7 +81,7 @@ def _trusting_pillow() -> Iterator[None]:
 
 
 def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:
-    # Pillow reads 16-bit grey as I;16, that of a PGM file as I.
+    # Pillow reads 16-bit grey as I;16, but from a PGM file as I.
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if "A" in image.getbands() or image.info.get("transparency") is not None:

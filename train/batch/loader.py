@@ -1,7 +1,7 @@
 """Batches for the trainer, made ahead of it by loader processes.
 
-What a batch holds depends on the request alone, never on the process that made it: these keep no state, and their
-number may change at any resume.
+What a batch holds depends on the request alone, never on the process that made it: loader processes keep no state, and
+their number may change at any resume.
 """
 
 import faulthandler
@@ -31,14 +31,14 @@ from lmms.train.batch.transfer import receive, send
 from lmms.train.data.shards import PackReader, Request
 
 _DEPTH = 2
-"""Requests that a process has at a time, so that a dear batch holds up no cheap ones."""
+"""Requests that a process has at a time, so that an expensive batch does not delay cheap batches."""
 
 _PATIENCE = 0.9
-"""Share of stall_s after which a loader process is given up: before the watchdog ends this rank, or another that waits
-for it."""
+"""Share of stall_s after which a loader process is given up: before the watchdog ends this rank, or another rank that
+waits for this rank."""
 
 _END_S = 5.0
-"""For a loader process that is at work to end by itself."""
+"""Seconds in which a loader process that is at work has to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Loading:
     micro_packs: int
     """Packs a pass."""
     workers: int
-    """Loader processes; 0: none, batches are made where they are used."""
+    """Loader processes; with 0, batches are made in the process that uses them."""
     stall_s: float
     """Seconds without a batch after which a loader process is given up."""
 
@@ -58,18 +58,18 @@ def batches(
 ) -> Generator[Batch, None, None]:
     """The batch of each request, in their order; there may be endlessly many.
 
-    workers: loader processes, 0 makes the batches in this one. An LmmsError in a worker is raised here as it is; a
-    worker that dies, or that makes nothing for almost stall_s seconds, is a TrainError. Closing the iterator ends them.
+    workers: loader processes; 0 makes the batches in this process. An LmmsError in a worker is raised here as it is; a
+    worker that dies, or makes nothing for almost stall_s seconds, is a TrainError. Closing the iterator ends workers.
     """
     if workers == 0:
         with closing(reader):
             yield from (_make(reader, recipe, request) for request in requests)
         return
     pending = iter(requests)
-    with ExitStack() as held:
-        team = [held.enter_context(closing(_Worker(reader, recipe, stall_s))) for _ in range(workers)]
-        for worker in team:  # all of them, before it is waited for any
-            held.callback(worker.hang_up)
+    with ExitStack() as exits:
+        team = [exits.enter_context(closing(_Worker(reader, recipe, stall_s))) for _ in range(workers)]
+        for worker in team:  # hang up on all workers before waiting for any of them
+            exits.callback(worker.hang_up)
         turns = deque[_Worker]()
         for worker, request in zip(team * _DEPTH, pending, strict=False):
             worker.ask(request)
@@ -84,7 +84,7 @@ def batches(
 
 
 class _Worker:
-    """A loader process, and a thread that takes over what it has made, while it makes the next."""
+    """A loader process, and a thread that receives a batch while the process makes the next batch."""
 
     def __init__(self, reader: PackReader, recipe: Recipe, stall_s: float) -> None:
         self._patience = _PATIENCE * stall_s
@@ -102,7 +102,7 @@ class _Worker:
         self._send(request)
 
     def take(self) -> Batch:
-        """The batch of the oldest request that was not taken."""
+        """The batch of the oldest request whose batch was not taken."""
         names = ", ".join(map(self._recipe.name, self._asked[0].places))
         try:
             made = self._made.get(timeout=self._patience)
@@ -127,7 +127,7 @@ class _Worker:
         self._thread.join()
 
     def _send(self, value: Any) -> None:
-        with suppress(ConnectionError):  # who has died is told when its batch is asked for
+        with suppress(ConnectionError):  # take tells that a process has died
             send(self._fork.line, value)
 
 
@@ -143,7 +143,7 @@ def serve(line: socket.socket, stacks: int) -> None:
 
 
 def _end_with_trainer(line: socket.socket) -> None:
-    """End this process soon after the trainer has hung up, whatever it does: a store may let it wait for long."""
+    """End this process soon after the trainer has hung up, even in the middle of work: a store may take long."""
     hung_up = select.poll()
     hung_up.register(line, 0)
     hung_up.poll()

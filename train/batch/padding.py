@@ -1,7 +1,7 @@
 """A batch padded to one of a run's few shapes, by conversations and images that nothing else attends to.
 
-No target is in them and their features go nowhere, so losses and gradients stay as they are. Boundaries are padded by
-repeating the last: conversations of no length.
+The padding has no target and its features are not used, so losses and gradients stay as they are. Boundaries are padded
+by repeating the last boundary: conversations of no length.
 """
 
 from dataclasses import replace
@@ -21,9 +21,9 @@ from lmms.train.families.vision import fill
 
 
 def pad_batch(batch: Batch, recipe: Recipe) -> Batch:
-    """The same batch in the first of the recipe's shapes that it fits; as it is where the recipe has none.
+    """The batch in the first of the recipe's shapes that the batch fits; unchanged where the recipe has no shapes.
 
-    TrainError for one that fits none: its packs are not those of the sidecar.
+    TrainError for a batch that fits no shape: its packs are not those of the sidecar.
     """
     shapes = recipe.shapes
     if shapes is None:
@@ -51,8 +51,8 @@ def _pair(batch: Batch, gap: int, shapes: Shapes) -> tuple[int, int]:
     raise _misfit(batch, f"{shapes.tokens - gap} tokens in {segments} conversations of up to {batch.max_length}")
 
 
-def _misfit(batch: Batch, found: str) -> TrainError:
-    return TrainError(f"{', '.join(batch.packs)}: {found}, more than packs.parquet says; rebuild the shards")
+def _misfit(batch: Batch, content: str) -> TrainError:
+    return TrainError(f"{', '.join(batch.packs)}: {content}, more than packs.parquet says; rebuild the shards")
 
 
 def _pad_pictures(pictures: Pictures, family: str, tower: Tower, shapes: Shapes, batch: Batch) -> Pictures:

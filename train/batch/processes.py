@@ -1,7 +1,7 @@
-"""Processes forked from one that has imported what they need: they start in milliseconds and share its memory.
+"""Processes forked from a process that has imported what they need: they start in milliseconds and share its memory.
 
 Not with multiprocessing: its queues are named semaphores, its fork server and torch's tensors need a folder with
-sockets, and a killed run leaves them all behind. Here are pairs of sockets and pipes, which end with who holds them.
+sockets, and a killed run leaves all of these. Here are pairs of sockets and pipes, which end with their processes.
 Forked from the trainer itself, processes would inherit its threads' locks and its CUDA state.
 """
 
@@ -23,21 +23,21 @@ from lmms.configs.errors import TrainError
 _MAIN = f"import sys; import {__name__} as it, {__package__}.loader as loader; it.serve(int(sys.argv[1]), loader.serve)"
 
 _ANSWER_S = 2.0
-"""For a stack to be written; no answer is one too."""
+"""Seconds in which a process has to write its stacks; no answer is an answer too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A process, as the trainer holds it."""
+    """A loader process, seen from the trainer."""
 
     pid: int
     line: socket.socket
-    """What it reads and writes."""
+    """The trainer's end of the socket between both."""
     stacks: int
-    """The end of a pipe, to read: the process writes the stacks of its threads on SIGUSR2. It ends with the process."""
+    """The end of a pipe, to read: the process writes the stacks of its threads on SIGUSR2. Both end together."""
 
     def stack(self) -> str:
-        """Where the process is, or why it does not say."""
+        """The stacks of the process, or why there is no answer."""
         self._signal(signal.SIGUSR2)
         parts = []
         while self._speaks(_ANSWER_S) and (part := os.read(self.stacks, 65536)):
@@ -50,11 +50,11 @@ class Fork:
 
     def hang_up(self) -> None:
         """Let the process end when it can."""
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             self.line.shutdown(socket.SHUT_RDWR)
 
     def end(self, wait_s: float) -> None:
-        """Hang up and wait until the process has ended, by force after these seconds."""
+        """Hang up and wait until the process has ended; kill the process after these seconds."""
         self.hang_up()
         if not self._speaks(wait_s):
             self.kill()
@@ -62,7 +62,7 @@ class Fork:
         os.close(self.stacks)
 
     def kill(self) -> None:
-        """End the process now, even one that was stopped."""
+        """End the process now, even if it was stopped."""
         self._signal(signal.SIGKILL)
 
     def _speaks(self, wait_s: float) -> bool:
@@ -72,12 +72,12 @@ class Fork:
         return bool(poll.poll(1000 * wait_s))
 
     def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):  # it has ended
+        with suppress(ProcessLookupError):  # the process has ended
             os.kill(self.pid, number)
 
 
 def fork(wait_s: float) -> Fork:
-    """A new process that runs loader.serve. TrainError unless it is there within these seconds."""
+    """A new process that runs loader.serve. TrainError unless the process has started within these seconds."""
     line, far_line = socket.socketpair()
     stacks, far_stacks = os.pipe()
     control = _parent()
@@ -120,14 +120,14 @@ def serve(control: int, run: Callable[[socket.socket, int], None]) -> None:
 
 @cache
 def _parent() -> socket.socket:
-    """The line to the process that forks: one for all loaders, as it takes seconds to import what they need."""
+    """The line to the process that forks: one process for all loaders, as importing what they need takes seconds."""
     line, far_line = socket.socketpair()
     with far_line:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _MAIN, str(far_line.fileno())],
             pass_fds=[far_line.fileno()],
             stdin=subprocess.DEVNULL,
-            # One thread each: there are many of them, and a process with threads cannot be forked safely.
+            # One thread each: there are many processes, and a process with threads cannot be forked safely.
             env={
                 **os.environ,
                 **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),

@@ -42,7 +42,7 @@ class Recipe:
     on_bad_media: Literal["stop", "mask"]
     loss_weight: LossWeight = "token"
     by: Literal["set", "source"] = "set"
-    """What the loss is told apart by: sets of shards, or the sources of all sets, one set after the other."""
+    """What the loss is split by: sets of shards, or the sources of all sets, one set after the other."""
     share: Share = WHOLE
     """The part of every batch that this rank trains on."""
     shapes: Shapes | None = None
@@ -50,36 +50,36 @@ class Recipe:
 
     @property
     def num_groups(self) -> int:
-        """Sets or sources."""
-        return len(self.sets) if self.by == "set" else sum(len(one.sources) for one in self.sets)
+        """Number of sets or sources."""
+        return len(self.sets) if self.by == "set" else sum(len(set_recipe.sources) for set_recipe in self.sets)
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """[num_groups]: short names of sources, see short_places; with the set where there are several."""
+        """[num_groups]: short names of sources, see short_places; with the set where there are several sets."""
         names = [f"set {k}" for k in range(len(self.sets))]
         if self.by == "set":
             return tuple(names)
         several = len(self.sets) > 1
         return tuple(
             f"{name}, {source}" if several else source
-            for name, one in zip(names, self.sets, strict=True)
-            for source in short_places(one.sources)
+            for name, set_recipe in zip(names, self.sets, strict=True)
+            for source in short_places(set_recipe.sources)
         )
 
     @property
     def group_sets(self) -> npt.NDArray[np.int64]:
         """int64 [num_groups]: the set of each group."""
-        counts = [1 if self.by == "set" else len(one.sources) for one in self.sets]
+        counts = [1 if self.by == "set" else len(set_recipe.sources) for set_recipe in self.sets]
         return np.repeat(np.arange(len(counts)), counts)
 
     def groups(self, pack: Pack, place: Place) -> npt.NDArray[np.int64]:
         """int64 [segments]: the group of each conversation of a pack."""
         if self.by == "set":
             return np.full(len(pack.samples), place.set)
-        return pack.samples[:, 0] + sum(len(one.sources) for one in self.sets[: place.set])
+        return pack.samples[:, 0] + sum(len(set_recipe.sources) for set_recipe in self.sets[: place.set])
 
     def name(self, place: Place) -> str:
-        """How errors name a pack."""
+        """The name of a pack in errors."""
         return f"set {place.set}, pack {place.pack}" if len(self.sets) > 1 else f"pack {place.pack}"
 
 
@@ -91,7 +91,7 @@ def make_recipe(
     share: Share = WHOLE,
     loss_weight: LossWeight = "token",
 ) -> Recipe:
-    """The recipe for sets of shards and a model. ModelError where one does not fit the model or the first set."""
+    """The recipe for sets of shards and a model. ModelError for a set that does not fit the model or the first set."""
     for number, manifest in enumerate(manifests):
         _check_fit("model_type", manifest.family, hf_config.model_type)
         if manifest.vision:
@@ -123,12 +123,12 @@ def loss_by_group(recipe: Recipe, groups: npt.NDArray[np.float64]) -> dict[str, 
     return {name: loss / weight for name, (loss, weight) in sums if weight}
 
 
-def _check_vision(manifest: Manifest, found: Vision, hf_config: PretrainedConfig) -> None:
+def _check_vision(manifest: Manifest, vision: Vision, hf_config: PretrainedConfig) -> None:
     config = hf_config.vision_config
     _check_fit("image_token_id", manifest.image_token_id, hf_config.image_token_id)
-    _check_fit("patch_size", found.patch_size, config.patch_size)
-    _check_fit("spatial_merge_size", found.merge_size, config.spatial_merge_size)
-    _check_fit("temporal_patch_size", found.temporal_patch_size, config.temporal_patch_size)
+    _check_fit("patch_size", vision.patch_size, config.patch_size)
+    _check_fit("spatial_merge_size", vision.merge_size, config.spatial_merge_size)
+    _check_fit("temporal_patch_size", vision.temporal_patch_size, config.temporal_patch_size)
 
 
 def _check_fit(name: str, shards: object, model: object) -> None:
@@ -136,9 +136,9 @@ def _check_fit(name: str, shards: object, model: object) -> None:
         raise ModelError(f"{name} is {shards!r} in the shards, {model!r} in the model; build the shards for this model")
 
 
-def _check_same_pixels(number: int, found: Vision, first: Vision | None) -> None:
+def _check_same_pixels(number: int, vision: Vision, first: Vision | None) -> None:
     """The images of a batch are normalised together, whatever their sets."""
     for name in ("image_mean", "image_std"):
-        mine, other = getattr(found, name), getattr(first, name, None)
-        if mine != other:
-            raise ModelError(f"{name} is {mine} in set {number}, {other} in set 0; build all sets for one model")
+        value, expected = getattr(vision, name), getattr(first, name, None)
+        if value != expected:
+            raise ModelError(f"{name} is {value} in set {number}, {expected} in set 0; build all sets for one model")

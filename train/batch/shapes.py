@@ -2,7 +2,7 @@
 
 A graph is compiled for each shape, so there are few: one length in tokens, up to four pairs of (conversations, longest
 conversation), up to eight numbers of patches. Both values of a pair are bounds that attention kernels launch work for:
-many short conversations and few long ones get pairs of their own.
+many short conversations and few long conversations get different pairs.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ class Shapes:
     """What a batch may look like after padding."""
 
     tokens: int
-    """Of every batch."""
+    """Tokens of every batch."""
     conversations: tuple[tuple[int, int], ...]
     """(conversations, tokens of the longest), padding included, by the longest; a batch takes the first that fits."""
     patches: int = 0
-    """A batch has a multiple of this."""
+    """The patches of every batch are a multiple of this number."""
     images: int = 0
-    """With padding; of every batch."""
+    """Images of every batch, padding included."""
     longest_image: int = 0
-    """Patches; a bound for every batch."""
+    """Patches of the longest image: a bound for every batch."""
 
 
 def shapes_of(sidecars: Sequence[Sidecar], seq_len: int, micro_packs: int, tower: Tower | None) -> Shapes:
@@ -52,14 +52,14 @@ def shapes_of(sidecars: Sequence[Sidecar], seq_len: int, micro_packs: int, tower
         tokens=seq_len * micro_packs,
         conversations=pairs,
         patches=step,
-        # One image stands in where there is none, and one is what is left of the padding beside its frames.
+        # One image stands in where there is none, and one image is the rest of the padding besides its frames.
         images=max(int(media.max()) * micro_packs, 1) + step // frame + 1,
         longest_image=max(isqrt(int(squared_patches.max())), frame),
     )
 
 
 def frame_side(tower: Tower) -> int:
-    """Side in patches of the squares that patches are padded by: a window, where the tower has some."""
+    """Side in patches of the squares that patches are padded by: a window, where the tower has windows."""
     return tower.window_size // tower.patch_size if tower.window_size else _FRAME
 
 
@@ -70,15 +70,15 @@ def _pairs(
     seq_len: int,
     micro_packs: int,
 ) -> tuple[tuple[int, int], ...]:
-    """A batch belongs to the pair of its longest conversation; beside that pack others with shorter ones may stand."""
+    """A batch belongs to the pair of its longest conversation; its other packs may have shorter conversations."""
     most = int(longest.max())
     bounds = [-(-most // 2**i) for i in reversed(range(_PAIRS))]
     pairs = []
     for shorter, bound in zip([0, *bounds], bounds, strict=False):
-        own, others = (longest > shorter) & (longest <= bound), longest <= bound
-        if own.any():
+        of_pair, others = (longest > shorter) & (longest <= bound), longest <= bound
+        if of_pair.any():
             # Padding is cut into conversations too, and a pack that is missing is nothing but padding.
             needs = segments + -(-(seq_len - tokens) // bound)
             other = max(int(needs[others].max()), -(-seq_len // bound))
-            pairs.append((int(needs[own].max()) + (micro_packs - 1) * other, bound))
+            pairs.append((int(needs[of_pair].max()) + (micro_packs - 1) * other, bound))
     return tuple(pairs)

@@ -1,4 +1,4 @@
-"""Batches on their way to the device while the one before them is computed."""
+"""Batches on their way to the device while the batch before is computed."""
 
 import pickle
 import socket
@@ -16,7 +16,7 @@ U = TypeVar("U")
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
-    """The same batches on the device, in order. On CUDA each is copied one ahead of its use, on a stream of its own."""
+    """The same batches on the device, in order. On CUDA a batch is copied while the batch before is in use."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
@@ -33,7 +33,7 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch, No
 
 
 def one_ahead(items: Iterable[T], start: Callable[[T], U]) -> Iterator[U]:
-    """start(item) of each item, in order, each started before the one before it is handed out."""
+    """start(item) of each item, in order; each item is started before the result before it is handed out."""
     started: list[U] = []
     for item in items:
         started.append(start(item))
@@ -43,13 +43,13 @@ def one_ahead(items: Iterable[T], start: Callable[[T], U]) -> Iterator[U]:
 
 
 def _keep_for(user: torch.cuda.Stream, tensor: Tensor) -> Tensor:
-    """Memory of one stream that another reads: it is not given away before that has done so."""
+    """The tensor, marked so that its memory is not given away before the stream `user` has read the tensor."""
     tensor.record_stream(user)
     return tensor
 
 
 def send(line: socket.socket, value: Any) -> None:
-    """Send any value; of a batch, the bytes of its tensors follow as they are."""
+    """Send any value; the bytes of a batch's tensors follow as they are."""
     tensors: list[Tensor] = []
 
     def without_data(tensor: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def send(line: socket.socket, value: Any) -> None:
 
 
 def receive(line: socket.socket, pin: bool = False) -> Any:
-    """What send sent, its tensors in pinned memory if asked for. EOFError after the last."""
+    """The next value that send sent, with pin its tensors in pinned memory. EOFError after the last value."""
 
     def with_data(empty: Tensor) -> Tensor:
         tensor = torch.empty(empty.shape, dtype=empty.dtype, pin_memory=pin)
@@ -87,6 +87,6 @@ def _fill(line: socket.socket, view: memoryview) -> None:
 
 def _bytes(tensor: Tensor) -> memoryview:
     if tensor.numel() == 0:
-        # numpy makes empty arrays of stride 0, as which torch views no bytes.
+        # numpy makes empty arrays of stride 0, which torch cannot view as bytes.
         return memoryview(b"")
     return tensor.view(-1).view(torch.uint8).numpy().data

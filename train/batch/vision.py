@@ -18,16 +18,16 @@ from lmms.train.parallel.share import WHOLE, Exchange, Share, exchange_of, share
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pictures:
-    """A tower's inputs, of this rank's share of the images, and where in its tokens features go."""
+    """A tower's inputs for this rank's share of the images, and the rows of its tokens that features fill."""
 
     patches: Tensor
     """uint8 [patches, 3 * patch_size**2]"""
     pixel_constants: Tensor
-    """float32 [3, 3], see pixels.pixel_constants"""
+    """float32 [3, 3], see images.pixel_constants"""
     grid_thw: Tensor
     """int64 [images, 3]"""
     rows: Tensor
-    """int64 [image tokens]: the rows that the features fill, in order; after the exchange, if there is one."""
+    """int64 [image tokens]: the rows that the features fill, in order; after the exchange, if there is an exchange."""
     tower: TowerInputs
     temporal_patch_size: int
     exchange: Exchange | None
@@ -43,16 +43,17 @@ def make_pictures(
     tokens: int,
     share: Share = WHOLE,
 ) -> Pictures:
-    """The tower's inputs from each image's place in a sequence of so many tokens, and what this rank has of patches.
+    """The tower's inputs from each image's place in a sequence of `tokens` tokens, and from this rank's patches.
 
-    patches: of at least those images that are this rank's share, uint8 [patches, 3 * patch_size**2].
+    patches: image -> uint8 [patches, 3 * patch_size**2], of at least the images of this rank.
     Without any image: one black image of a single merged patch, which fills no row. A rank without images runs the
-    tower on it when another rank has some.
+    tower on this image when another rank has images.
     """
     m = vision.merge_size
-    own = share_images(media, share.ranks)[share.index]
-    pixels = np.concatenate([patches[image] for image in own] or [np.zeros((m**2, 3 * vision.patch_size**2), np.uint8)])
-    grid_thw = torch.tensor([media[image].grid_thw for image in own] or [(1, m, m)], dtype=torch.int64)
+    images = share_images(media, share.ranks)[share.index]
+    black = np.zeros((m**2, 3 * vision.patch_size**2), np.uint8)
+    pixels = np.concatenate([patches[image] for image in images] or [black])
+    grid_thw = torch.tensor([media[image].grid_thw for image in images] or [(1, m, m)], dtype=torch.int64)
     rows, exchange = exchange_of(media, tokens, share)
     return Pictures(
         patches=torch.from_numpy(pixels),

@@ -1,7 +1,7 @@
 """How long ranks wait for one another, from the costs of packs alone.
 
-Every forward and backward pass gathers each layer's weights from all ranks: it ends with its most expensive rank, and
-what the others could have done until then is lost. Costs are the model's operations: what hardware adds is not in them.
+Every forward and backward pass gathers each layer's weights from all ranks: a pass ends when its most expensive rank
+ends, and the time that the other ranks wait is lost. Costs are the model's operations, without what hardware adds.
 """
 
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StragglerLoss:
-    """Time lost by waiting, as a share of the time without: sum over passes of most expensive rank / mean rank - 1."""
+    """Time lost by waiting / time without waiting: sum over passes of most expensive rank / mean rank, minus 1."""
 
     ordered: float
     random: float
-    """With the same packs in a hashed order."""
+    """The loss with the same packs in a hashed order."""
     ordered_twice: float
-    """If ranks wait twice in a pass, after the vision tower and after the language model: sum of both maxima."""
+    """The loss if ranks wait twice in a pass, after the vision tower and after the language model: maxima are added."""
     random_twice: float
 
 
@@ -56,7 +56,7 @@ def step_costs(
 
 
 def straggler_loss(costs: Int64s, steps: Int64s, world: int, micro_packs: int = 1) -> float:
-    """Time lost by waiting, as a share of the time without. Arguments as of step_costs."""
+    """Time lost by waiting, as a share of the time without waiting. The arguments are those of step_costs."""
     highest, mean = step_costs(costs, steps, world, micro_packs)
     return float(highest.sum() / mean.sum() - 1)
 
@@ -81,7 +81,7 @@ def expected_loss(order: Order, costs: Int64s, world: int, packs_a_rank: int, gr
 
 def repeats(order: Order) -> list[int]:
     """How often expected_loss has each set."""
-    return [-(-WINDOW_PACKS // len(one.costs)) for one in order.sets]
+    return [-(-WINDOW_PACKS // len(set_order.costs)) for set_order in order.sets]
 
 
 def _at_scale(order: Order, global_packs: int, group: int) -> tuple[Order, Int64s]:
@@ -92,9 +92,14 @@ def _at_scale(order: Order, global_packs: int, group: int) -> tuple[Order, Int64
         for start, end, times in zip(firsts, firsts[1:], repeats(order), strict=False)
     ]
     sets = tuple(
-        replace(one, shard_packs=np.tile(one.shard_packs, times), costs=np.tile(one.costs, times), group=group)
-        for one, times in zip(order.sets, repeats(order), strict=True)
+        replace(
+            set_order,
+            shard_packs=np.tile(set_order.shard_packs, times),
+            costs=np.tile(set_order.costs, times),
+            group=group,
+        )
+        for set_order, times in zip(order.sets, repeats(order), strict=True)
     )
     phase = replace(order.phase, position=0, cursors=(0,) * len(sets), group=group)
-    costs = np.concatenate([one.costs for one in sets])
+    costs = np.concatenate([set_order.costs for set_order in sets])
     return Order(sets=sets, phase=phase, costs=costs, global_packs=global_packs), np.concatenate(origin)

@@ -1,10 +1,9 @@
 """Files of remote data sets on this node's disk, under a limit, for all processes and runs of the node.
 
-    HASH-SHARD.lmms-cache        a shard, or a table; HASH is that of the index it belongs to, so other data sets never
-                                 mix with it
-    HASH-SHARD.BYTES.lmms-part/  a file that is being fetched, and has this much of the limit from the start
+    HASH-SHARD.lmms-cache        a shard, or a table; HASH is the hash of the data set's index, so data sets never mix
+    HASH-SHARD.BYTES.lmms-part/  a file that is being fetched; its bytes count towards the limit from the start
 
-A shard is there whole and checked or not at all. It may go while it is read: an open file stays readable.
+A shard in the cache is whole and checked. A shard may be deleted while a process reads it: an open file stays readable.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from lmms.train.data.cache_room import ENDING, Need, claimed, locked
 
 _POLL_S = 0.05
 _TOUCH_S = 60.0
-"""To which the time of a file's last use is kept."""
+"""Seconds to which the time of a file's last use is exact."""
 
 
 class _File(NamedTuple):
@@ -35,7 +34,7 @@ class _File(NamedTuple):
     bytes: int
     xxh3: str
     named_by: str
-    """What names its hash, for messages."""
+    """The file that names this file's hash, for messages."""
 
 
 def cached_name(dataset: Dataset, shard: int) -> str:
@@ -44,7 +43,7 @@ def cached_name(dataset: Dataset, shard: int) -> str:
 
 
 def need_of(datasets: Sequence[Dataset], upcoming: Sequence[tuple[int, int]] = ()) -> Need:
-    """What a run with these data sets needs, all of it later than what is to be fetched.
+    """What a run with these data sets needs, all of these shards later than the shard that is to be fetched.
 
     upcoming: (set, shard) in order of next use.
     """
@@ -53,14 +52,14 @@ def need_of(datasets: Sequence[Dataset], upcoming: Sequence[tuple[int, int]] = (
 
 
 def read_shard(dataset: Dataset, shard: int, offset: int, size: int) -> bytes:
-    """Some bytes of a shard, not checked; fewer where it ends before: out of the cache, or else where it is."""
+    """Some bytes of a shard, not checked, from the cache or else from its store; fewer where the shard ends before."""
     data = read_cached(dataset, shard, offset, size)
     return dataset.store.read_range(dataset.shards[shard].name, offset, size) if data is None else data
 
 
 def read_cached(dataset: Dataset, shard: int, offset: int, size: int) -> bytes | None:
-    """Some bytes of a shard in the cache, not checked; None if it is not there. A file of another size than the shard's
-    is removed."""
+    """Some bytes of a shard in the cache, not checked; None if the shard is not there. A file whose size is not the
+    shard's is removed."""
     if dataset.cache is None:
         return None
     path = dataset.cache.folder / cached_name(dataset, shard)
@@ -81,9 +80,9 @@ def read_cached(dataset: Dataset, shard: int, offset: int, size: int) -> bytes |
 
 
 def read_table_file(dataset: Dataset, name: str) -> bytes:
-    """A table of a data set, not checked; through the cache, where that has room for it: one fetch for all of a node.
+    """A table of a data set, not checked; through the cache where the cache has room: one fetch for a whole node.
 
-    DatasetError where it cannot be had, or does not arrive as the manifest names it.
+    DatasetError where the table cannot be read, or does not arrive as the manifest names it.
     """
     entry = dataset.manifest.files[name]
     if dataset.cache is None or entry["bytes"] > dataset.cache.limit_bytes:
@@ -91,7 +90,7 @@ def read_table_file(dataset: Dataset, name: str) -> bytes:
     path = dataset.cache.folder / _name(dataset, name)
     table = _File(name, entry["bytes"], entry["xxh3"], "the manifest")
     while _fetch(dataset, table, need_of([dataset])):
-        with suppress(FileNotFoundError):  # another process still fetches it, or it was evicted just now
+        with suppress(FileNotFoundError):  # another process still fetches the file, or evicted it just now
             data = path.read_bytes()
             if data_entry(data) == entry:
                 return data
@@ -106,16 +105,17 @@ def is_missing(dataset: Dataset, shard: int) -> bool:
 
 
 def forget(dataset: Dataset, shard: int) -> None:
-    """Take a shard that is damaged out of the cache, if it is there."""
+    """Delete a damaged shard from the cache, if the shard is there."""
     if dataset.cache:
         (dataset.cache.folder / cached_name(dataset, shard)).unlink(missing_ok=True)
 
 
 def fetch(dataset: Dataset, shard: int, need: Need, go_on: Callable[[], bool] = lambda: True) -> bool:
-    """Bring a shard into the cache. False means that there is no room for it, or that it was given up.
+    """Bring a shard into the cache. False means that there is no room for the shard, or that go_on stopped the fetch.
 
-    A shard that is there already, or that another process fetches, is True at once. go_on: asked after each few MB,
-    False gives up. DatasetError where the store does not give what the index names, or the disk does not take it.
+    A shard that is there already, or that another process fetches, is True at once. go_on: called after every few MB;
+    False stops the fetch. DatasetError where the store does not give what the index names, or the disk does not take
+    the shard.
     """
     named = dataset.shards[shard]
     return _fetch(dataset, _File(named.name, named.bytes, named.xxh3, "its index"), need, go_on)
@@ -143,7 +143,7 @@ def _fetch(dataset: Dataset, file: _File, need: Need, go_on: Callable[[], bool] 
 
 
 def _download(dataset: Dataset, file: _File, path: Path, go_on: Callable[[], bool]) -> bool:
-    """Fetch a file to `path`, a second time if it does not arrive as it was written; False if that was given up."""
+    """Fetch a file to `path`, a second time if it does not arrive as it was written; False if go_on stopped this."""
     for _ in range(2):
         with path.open("wb") as out:
             for block in read_blocks(dataset.store, file.name, file.bytes):

@@ -1,7 +1,7 @@
 """Room in a cache: what is there, what leaves it, and who may fetch.
 
-Two locks, which go with the process that holds them: on the cache folder while room is made, on the part while it is
-fetched. So of all processes one fetches a shard. What a killed process leaves is a part, which the next one removes.
+Two locks, which end with the process that holds them: on the cache folder while room is made, on a part while its file
+is fetched. So only one process fetches a shard. A killed process leaves a part, which the next process removes.
 """
 
 import fcntl
@@ -16,26 +16,26 @@ from typing import NamedTuple
 from lmms.configs.stores.store import Cache
 
 ENDING, _PART_ENDING = ".lmms-cache", ".lmms-part"
-"""Endings that nobody else would give to a file, since files with them are deleted."""
+"""Endings that no other program would give to a file, since files with these endings are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a run will read, by the names of cached shards: for the choice of what may go."""
+    """What a run will read, by the names of cached shards: for the choice of which files are deleted."""
 
     hashes: frozenset[str]
-    """Hashes of the indexes of its data sets. Their shards that are neither near nor far are not needed soon."""
+    """Hashes of the indexes of the run's data sets. Their shards that are neither near nor far are not needed soon."""
     near: Sequence[str] = ()
-    """Needed before the shard that is to be fetched: they stay."""
+    """Shards needed before the shard that is to be fetched: these shards stay."""
     far: Sequence[str] = ()
-    """Needed after that shard, in order: the last of them goes first, when nothing else is left."""
+    """Shards needed after the shard that is to be fetched, in order: if nothing else is left, the last leaves first."""
 
 
 def to_evict(files: Mapping[str, tuple[int, float]], size: int, need: Need) -> list[str] | None:
-    """Which of these files, name -> (bytes, time of use), go to free `size` bytes; None if too few may go.
+    """Which of these files, name -> (bytes, time of use), leave to free `size` bytes; None if too few may leave.
 
-    First shards of the run's data sets that are not needed soon, then shards of other data sets, in both the longest
-    unused first; then the shards that the run needs last.
+    Files leave in this order: shards of the run's data sets that are not needed soon, then shards of other data sets,
+    in both the longest unused first; then the shards that the run needs last.
     """
     near = frozenset(need.near)
     # Two data sets of a run may be the same shards.
@@ -56,9 +56,9 @@ class Claim(NamedTuple):
     """The right to fetch a file into the cache."""
 
     part: Path | None
-    """An empty folder for the file; None where it is there, another process fetches it, or there is no room."""
+    """An empty folder for the file; None where the file is there, another process fetches it, or there is no room."""
     has_room: bool
-    """Whether there is room for the file, or already a file."""
+    """Whether there is room for the file, or the file is there already."""
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Claim]:
                     (cache.folder / evicted).unlink(missing_ok=True)
                 part.mkdir()
                 _try_lock(releases.enter_context(_opened(part)))
-                releases.callback(shutil.rmtree, part, ignore_errors=True)  # after success it is not there
+                releases.callback(shutil.rmtree, part, ignore_errors=True)  # after success the part is gone
         yield Claim(None if gone is None else part, is_others or gone is not None)
 
 
@@ -84,17 +84,17 @@ def _files(folder: Path) -> dict[str, tuple[int, float]]:
     """The shards in the cache: name -> (bytes, time of use)."""
     sizes = {}
     for path in folder.glob(f"*{ENDING}"):
-        with suppress(FileNotFoundError):  # a reader has taken it out
+        with suppress(FileNotFoundError):  # a reader has deleted the file
             status = path.stat()
             sizes[path.name] = (status.st_size, status.st_mtime)
     return sizes
 
 
 def _reserved(folder: Path) -> int:
-    """Bytes of the shards that are being fetched. What killed processes left of others is removed."""
+    """Bytes of the shards that are being fetched. Parts that killed processes left are removed."""
     total = 0
     for part in folder.glob(f"*{_PART_ENDING}"):
-        with suppress(FileNotFoundError), _opened(part) as descriptor:  # given up just now
+        with suppress(FileNotFoundError), _opened(part) as descriptor:  # its fetch was stopped just now
             if _try_lock(descriptor):
                 shutil.rmtree(part)
             else:
@@ -104,7 +104,7 @@ def _reserved(folder: Path) -> int:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone among all who ask for this folder."""
+    """A lock on this folder: only one process has the lock at a time."""
     with _opened(folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

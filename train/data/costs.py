@@ -1,6 +1,6 @@
 """What packs cost, in floating-point operations: from a pack itself or from the sidecar alone, without torch.
 
-What one of each thing costs comes from the model (flops.model_cost), or from a run's phases.json.
+The cost of one token, one patch and so on comes from the model (flops.model_cost), or from a run's phases.json.
 """
 
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from lmms.train.data.shards import Sidecar
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCost:
-    """Operations of a training step, forward and backward, for one of each thing that packs hold."""
+    """Operations of a training step, forward and backward, for each kind of thing that packs hold."""
 
     token: float
     target: float
@@ -48,8 +48,8 @@ def pack_flops(cost: ModelCost, pack: Pack) -> float:
 def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
     """int64 [2, packs]: operations in the language model and in the vision tower, from the sidecar alone.
 
-    Those of pack_flops, but that windows at the edges of images are taken for whole ones. Integers, since the order of
-    a run depends on them.
+    The operations of pack_flops, but windows at the edges of images count as whole windows. Integers, since the order
+    of a run depends on the costs.
     """
     units = {field.name: np.int64(round(getattr(cost, field.name))) for field in fields(ModelCost)}
     patch = units["patch"] + units["squared_window"] * units["window"] ** 2

@@ -1,4 +1,4 @@
-"""Whether a model folder is the one that shards were built for. Reads JSON alone: no torch, no transformers."""
+"""Whether a model folder is the folder that shards were built for. Reads JSON alone: no torch, no transformers."""
 
 from lmms.configs.contract.manifest import Dataset
 from lmms.configs.contract.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
@@ -6,25 +6,25 @@ from lmms.configs.errors import ModelError
 
 
 def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
-    """The model folder, if its tokenizer, template, family and processor are those that made the shards.
+    """The model folder, if the shards were made with its tokenizer, template, family and processor.
 
-    The smallest and largest image area are the shards' own: prep may have been told others than the processor's.
+    The smallest and largest image area come from the shards: prep may have used other areas than the processor's.
     """
     manifest = dataset.manifest
     vision = manifest.vision
     areas = (vision.min_pixels, vision.max_pixels) if vision else (None, None)
     folder = read_model_folder(resolve_model(model, TRAIN_FILES), *areas)
     differences = [
-        f"{name} is {found or 'none'}, the shards have {expected or 'none'}"
-        for name, found, expected in (
+        f"{name} is {actual or 'none'}, the shards have {expected or 'none'}"
+        for name, actual, expected in (
             ("family", folder.family, manifest.family),
             ("image_token_id", folder.image_token_id, manifest.image_token_id),
             *(
-                (name, found[:12], manifest.fingerprints.get(name, "")[:12])
-                for name, found in folder.fingerprints.items()
+                (name, fingerprint[:12], manifest.fingerprints.get(name, "")[:12])
+                for name, fingerprint in folder.fingerprints.items()
             ),
         )
-        if found != expected
+        if actual != expected
     ]
     if differences:
         raise ModelError(

@@ -7,11 +7,11 @@ The sequence of one set of shards (SetOrder) is endless: epoch e has positions [
     window   packs sorted by cost, each then moved by a hashed number of places; a walk by the golden ratio over them,
              so that any packs in a row are a sample of all costs, however many a step takes. Sorted by cost alone,
              neighbours would be neighbours in every epoch
-    group    `group` positions in a row (1 by default) come from one place of the sorted window: as many as train side
-             by side then cost alike
+    group    `group` positions in a row (1 by default) come from one place of the sorted window, so that packs which
+             train side by side cost alike
 
-Over several sets a Phase (mixture.py) says whose turn each group is. Global step t is the packs at [p, p + G), wherever
-windows and epochs end: nothing is dropped, repeated or padded, and the only state of a run is p and its phase.
+Over several sets a Phase says whose turn each group is. Global step t is the packs at [p, p + G), wherever windows and
+epochs end: nothing is dropped, repeated or padded, and the only state of a run is p and its phase.
 """
 
 import math
@@ -35,7 +35,7 @@ _GOLDEN = 2_654_435_769
 """2**32 over the golden ratio."""
 
 _KEPT = 2
-"""Windows, and tables of epochs, that each set keeps, half a megabyte a window: steps cross from one to the next."""
+"""Windows, and tables of epochs, that each set keeps: steps cross from a window to the next. A window takes 0.5 MB."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -50,10 +50,10 @@ class SetOrder:
     shard_packs: Int64s
     """[shards]: packs of each shard; packs are numbered shard by shard."""
     costs: Int64s
-    """[packs]: what each costs, see costs.table_costs."""
+    """[packs]: the cost of each pack, see costs.table_costs."""
     seed: int
     name: str
-    """Part of every key: the hash of the set's index. Sets of one mixture have orders of their own."""
+    """Part of every key: the hash of the set's index, so that each set of a mixture has a different order."""
     group: int = 1
     """Positions in a row that cost alike, counted from the start of the sequence."""
     _windows: dict[tuple[int, int], Int64s] = field(default_factory=dict, init=False, repr=False)
@@ -81,14 +81,14 @@ class Order:
     def __post_init__(self) -> None:
         if self.global_packs < 1:
             raise ConfigError(f"{self.global_packs} packs a step, expected at least 1")
-        groups = {self.phase.group, *(one.group for one in self.sets)}
+        groups = {self.phase.group, *(set_order.group for set_order in self.sets)}
         if len(groups) > 1 or len(self.sets) != len(self.phase.turns):
             raise ConfigError(f"{len(self.sets)} sets in groups of {groups} for turns {self.phase.turns}")
 
     @property
     def first_packs(self) -> list[int]:
         """[sets + 1]: pack i of set k has the number first_packs[k] + i in the run; the last is the number of packs."""
-        return [0, *np.cumsum([len(one.costs) for one in self.sets]).tolist()]
+        return [0, *np.cumsum([len(set_order.costs) for set_order in self.sets]).tolist()]
 
 
 def step_packs(order: Order, position: int) -> Int64s:
@@ -100,15 +100,16 @@ def step_packs(order: Order, position: int) -> Int64s:
 
 
 def deal(packs: Int64s, rank: int, world: int, micro_packs: int) -> list[tuple[list[int], bool]]:
-    """What one rank trains of a step whose packs come by_cost: of each forward pass the packs, and whether they count.
+    """The forward passes of one rank in a step whose packs come by_cost: the packs of each, and whether they count.
 
-    Rank r of R takes every R-th pack, so packs that are trained side by side cost alike. All ranks have equal passes:
-    one with nothing left runs the step's cheapest pack with weight 0. The set of a step is therefore the same for any
-    number of ranks, and pass m of all ranks together is packs [m * R * micro_packs, (m + 1) * R * micro_packs).
+    Rank r of R takes every R-th pack, so packs that are trained side by side cost alike. All ranks have equally many
+    passes: a rank with no pack left runs the step's cheapest pack with weight 0. The packs of a step are therefore the
+    same for any number of ranks, and pass m of all ranks together is packs [m * R * micro_packs, (m + 1) * R *
+    micro_packs).
     """
-    own, cheapest = packs[rank::world].tolist(), packs[-1:].tolist()
+    rank_packs, cheapest = packs[rank::world].tolist(), packs[-1:].tolist()
     passes = range(0, -(-len(packs) // (world * micro_packs)) * micro_packs, micro_packs)
-    return [(own[i : i + micro_packs], True) if i < len(own) else (cheapest, False) for i in passes]
+    return [(rank_packs[i : i + micro_packs], True) if i < len(rank_packs) else (cheapest, False) for i in passes]
 
 
 def idle_passes(num_packs: int, world: int, micro_packs: int) -> int:
@@ -134,7 +135,7 @@ def set_packs(order: SetOrder, start: int, end: int) -> Int64s:
 
 
 def locate(order: SetOrder, position: int) -> tuple[int, int, int]:
-    """(epoch, window of it, packs of the window before the position) of a position in one set's sequence."""
+    """(epoch, window in the epoch, packs of the window before the position) of a position in one set's sequence."""
     epoch, within = divmod(position, len(order.costs))
     starts = epoch_order(order, epoch)[1]
     window = int(np.searchsorted(starts, within, side="right")) - 1
@@ -157,7 +158,7 @@ def epoch_order(order: SetOrder, epoch: int) -> tuple[Int64s, Int64s]:
 
 
 def last_made(kept: dict[K, V], key: K, limit: int, make: Callable[[], V]) -> V:
-    """What belongs to a key, made only where it is not among what was asked for last, so many of which are kept."""
+    """The value of a key, made only where `kept` does not have the value; `kept` holds the `limit` values used last."""
     value = kept.pop(key) if key in kept else make()
     kept[key] = value
     if len(kept) > limit:
@@ -192,13 +193,13 @@ def _nearly_sorted(packs: Int64s, costs: Int64s, spread: int, key: int) -> Int64
     """The packs by cost (of equal cost: hashed), but each moved up by a hashed number of places, less than `spread`."""
     hashes = keyed_hash(packs, key)
     sorting = np.lexsort((hashes, costs))
-    # In units of 2**-32 places, so that hardly any two packs end at the same one.
+    # In units of 2**-32 places, so that hardly any two packs end at the same place.
     moves = (hashes[sorting] >> np.uint64(32)).astype(np.int64) * spread
     return packs[sorting[np.argsort((np.arange(len(packs)) << 32) + moves, kind="stable")]]
 
 
 def _spread(n: int, group: int) -> int:
-    """How far hashing moves a pack: far, but where groups are wanted, which are to be alike and still not fixed."""
+    """How far hashing moves a pack: far without groups; less far with groups, which should be alike and still vary."""
     return max(n // 16, 256) if group == 1 else max(n // 256, group)
 
 
@@ -206,7 +207,7 @@ def _walk(n: int, offset: int, group: int, key: int) -> Int64s:
     """int64 [n]: which entry of a window stands at each position, for entries nearly sorted.
 
     offset: positions of the first group that came before the window. The first and the last group of a window may be
-    cut short; their packs come from the middle, as those of a step that spans two windows should cost alike.
+    cut short; their packs come from the middle, as the packs of a step that spans two windows should cost alike.
     """
     head = min(-offset % group, n)
     tail = (n - head) % group

@@ -1,7 +1,7 @@
 """What a run trained on, for how long: phases.json in its output folder, and in every checkpoint.
 
-A run has one phase, unless it was resumed with another mixture or another number of packs a step. A phase holds all
-that its order is made of, so that `lmms inspect step` finds the records of any step without the run's config.
+A run has one phase, unless the run was resumed with another mixture or another number of packs a step. A phase holds
+all that its order is made of, so that `lmms inspect step` finds the records of any step without the run's config.
 """
 
 import json
@@ -38,10 +38,10 @@ class SetShare:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPhase:
-    """The order of a run, from one step on."""
+    """The order of a run, from `step` on."""
 
     step: int
-    """Steps taken before it; `position` packs were trained in them."""
+    """Steps taken before the phase; `position` packs were trained in these steps."""
     position: int
     global_packs: int
     group_packs: int
@@ -92,7 +92,7 @@ def order_of(sets: Sets, phase: RunPhase) -> Order:
 def run_steps(config: TrainConfig, phases: Sequence[RunPhase]) -> int:
     """Steps of the whole run, of which the last may go past max_epochs or max_tokens.
 
-    It depends on nothing but the settings in each phase: a run that is resumed finds the same number.
+    The number depends on nothing but the settings in each phase: a resumed run computes the same number.
     """
     if config.max_steps is not None:
         return config.max_steps
@@ -110,9 +110,9 @@ def _amount(config: TrainConfig, phase: RunPhase) -> float:
 
 
 def go_on(phases: Sequence[RunPhase], now: RunPhase, step: int, position: int) -> list[RunPhase]:
-    """The phases of a run that goes on as `now` says after `step`: one more if that differs from the last one.
+    """The phases of a run that goes on as `now` says after `step`: one more phase if `now` differs from the last.
 
-    Each set goes on from where it was, in whichever phase that was; where its files are is no difference.
+    Each set goes on from where the set was in its last phase; another place of its files is no difference.
     """
     last = phases[-1]
     moved = [replace(share, shards="", cursor=0) for share in last.sets]
@@ -140,7 +140,7 @@ def write_phases(folder: Path, phases: Sequence[RunPhase]) -> None:
 
 
 def read_phases(folder: Path) -> list[RunPhase]:
-    """The phases of the run in this folder. TrainError where there is none."""
+    """The phases of the run in this folder. TrainError where the folder has no run."""
     path = folder / PHASES_NAME
     try:
         return [phase_from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]

@@ -1,6 +1,6 @@
 """The keeper of a node's cache: one thread that fetches what a run reads next, and so decides what leaves the cache.
 
-Readers know nothing of what comes next: they take a shard that is in the cache, and read a range of one that is not.
+Readers know nothing of what comes next: they read a shard from the cache, or else a range of the shard in its store.
 """
 
 import threading
@@ -14,15 +14,15 @@ from lmms.train.data.cache import fetch, is_missing, need_of
 from lmms.train.data.upcoming import Upcoming
 
 _END_S = 5.0
-"""For the thread to end; a store that does not answer holds it for longer, but never the process."""
+"""Seconds to wait for the thread to end; a store that does not answer delays the thread, but never the process."""
 
 
 @contextmanager
 def cache_keeper(datasets: Sequence[Dataset]) -> Iterator[Callable[[Upcoming], None]]:
-    """Call what is yielded with the shards that are needed next: a thread fetches those of data sets with a cache.
+    """Call the yielded function with the shards that are needed next: a thread fetches those of data sets with a cache.
 
-    For one process of a node. A list that is given again is not gone through again. Nobody waits for a shard. What
-    stops the thread is raised at the next call: a DatasetError.
+    For one process of a node. The same list given again is no new work. Nobody waits for a shard. A DatasetError that
+    stops the thread is raised at the next call.
     """
     news = SimpleQueue[Upcoming]()
     closed = threading.Event()
@@ -62,8 +62,8 @@ def _run(
 def _fetch(
     datasets: Sequence[Dataset], upcoming: Upcoming, go_on: Callable[[], bool], is_old: Callable[[], bool]
 ) -> None:
-    """Fetch these shards until there is no room, or a newer list: what is needed later than a shard without room has
-    none either."""
+    """Fetch these shards until there is no room, or a newer list comes: shards that are needed later than a shard
+    without room have no room either."""
     need = need_of(datasets, upcoming)
     for i, (number, shard) in enumerate(upcoming):
         if is_old():

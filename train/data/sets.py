@@ -68,7 +68,7 @@ def read_sets(datasets: Sequence[Dataset], loss_weight: LossWeight = "token") ->
 
 
 def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar], loss_weight: LossWeight = "token") -> Sets:
-    """The sets of a run as one."""
+    """The sets of a run as one value."""
     return Sets(
         datasets=tuple(datasets),
         sidecars=tuple(sidecars),
@@ -121,7 +121,7 @@ def mixture_turns(sets: Sets, given: Sequence[ShareConfig]) -> tuple[int, ...]:
 
 
 def pass_packs(sets: Sets, given: Sequence[ShareConfig]) -> float:
-    """Packs of one pass over the shards; over a mixture by tokens or epochs, those that it asks for."""
+    """Packs of one pass over the shards; over a mixture by tokens or epochs, the packs that the mixture asks for."""
     return sum(
         share.epochs * len(sidecar)
         if share.epochs
@@ -133,7 +133,7 @@ def pass_packs(sets: Sets, given: Sequence[ShareConfig]) -> float:
 
 
 def pack_tokens(sets: Sets, turns: Sequence[int]) -> float:
-    """Tokens of a pack, in the mean over a run with these turns."""
+    """Mean tokens of a pack over a run with these turns."""
     means = [float(sidecar.tokens.mean(dtype=np.float64)) for sidecar in sets.sidecars]
     return sum(mean * turn for mean, turn in zip(means, turns, strict=True)) / sum(turns)
 

@@ -1,8 +1,7 @@
-"""Packs out of shard folders: the sidecar table, and one pack by its place.
+"""Packs from shard folders: the sidecar table, and one pack by its place.
 
-Every read is checked against the pack's own hash, and every fault stops the run by name: a stream that ends early,
-or hands out half a pack, trains on something else without a word. Nothing heavy is loaded: `lmms inspect` reads packs
-too.
+Every read is checked against the pack's hash, and every fault stops the run by name: a stream that ends early, or
+hands out half a pack, trains on something else without a word. Nothing heavy is loaded: `lmms inspect` reads packs too.
 """
 
 import os
@@ -32,9 +31,9 @@ class Place(NamedTuple):
     """The place of one pack: all that a process without the tables needs to read it."""
 
     set: int
-    """Number of its data set among those of the reader."""
+    """Number of the pack's data set among the data sets of the reader."""
     pack: int
-    """Its number in that data set."""
+    """Number of the pack in its data set."""
     shard: int
     offset: int
     bytes: int
@@ -64,7 +63,7 @@ class Sidecar:
         return len(self.shard)
 
     def place(self, pack: int, set: int = 0) -> Place:
-        """The place of a pack, for a reader that has its data set under this number. DatasetError if there is none."""
+        """The place of a pack, for a reader that has its data set as number `set`. DatasetError without such a pack."""
         if not 0 <= pack < len(self):
             raise DatasetError(f"there is no pack {pack}; expected 0 to {len(self) - 1}")
         shard, offset, size = int(self.shard[pack]), int(self.offset[pack]), int(self.bytes[pack])
@@ -72,14 +71,14 @@ class Sidecar:
 
 
 def read_table(dataset: Dataset, name: str) -> "pl.DataFrame":
-    """One of the Parquet tables of a data set. DatasetError unless it is the manifest's."""
+    """One of the Parquet tables of a data set. DatasetError unless the table is the manifest's."""
     return _columns(_table_file(dataset, name))
 
 
 def read_sidecar(dataset: Dataset) -> Sidecar:
-    """The sidecar of a data set. DatasetError unless it is the manifest's and its packs fill the shards exactly."""
+    """The sidecar of a data set. DatasetError unless the sidecar is the manifest's and its packs fill the shards."""
     file = _table_file(dataset, PACKS_NAME)
-    # One by one: a column comes in pieces, and joining all of them at once would take the room of two tables.
+    # Column by column: a column comes in pieces, and joining all columns at once would take the room of two tables.
     columns = {field.name: _columns(file, field.name)[field.name].to_numpy() for field in fields(Sidecar)}
     sidecar = Sidecar(**columns)
     _check_places(f"{dataset.where}/{PACKS_NAME}", sidecar, dataset.shards)
@@ -105,7 +104,7 @@ class PackReader:
         return {**self.__dict__, "_files": {}}
 
     def read(self, place: Place) -> Pack:
-        """The pack at a place. DatasetError if it cannot be read exactly as it was written."""
+        """The pack at a place. DatasetError if the pack cannot be read exactly as it was written."""
         return Pack.from_columns(decode_sample(COLUMNS, self.read_bytes(place)))
 
     def read_bytes(self, place: Place) -> bytes:
@@ -168,13 +167,13 @@ def _table_file(dataset: Dataset, name: str) -> bytes:
 
 def _columns(file: bytes, *names: str) -> "pl.DataFrame":
     """Some columns of a Parquet file, or all of them."""
-    import polars as pl  # half a second that only those who read a table need to spend
+    import polars as pl  # takes half a second, which only readers of a table need to spend
 
     return pl.read_parquet(file, columns=list(names) or None)
 
 
 def _check_places(path: str, sidecar: Sidecar, shards: Sequence[ShardFile]) -> None:
-    """Packs stand in the shards in order and end to end, the last one up to the end of the file."""
+    """Packs stand in the shards in order and end to end, the last pack up to the end of the file."""
     if not np.array_equal(
         sidecar.shard, np.repeat(np.arange(len(shards), dtype=np.int32), [s.samples for s in shards])
     ):
@@ -193,6 +192,6 @@ class Request(NamedTuple):
     """One forward pass of one rank."""
 
     places: tuple[Place, ...]
-    """Places of its packs."""
+    """Places of the packs of the pass."""
     counts: bool
     """False for a pass that only keeps the rank in step with the others: its targets weigh 0."""

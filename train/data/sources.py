@@ -1,4 +1,4 @@
-"""Where the tokens of packs come from, and whether steps mix the sources as well as random order would."""
+"""Sources of the tokens of packs, and whether steps mix the sources as well as random order would."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Sources:
     """Tokens of each pack by source: of pack i, tokens[j] of source ids[j] for starts[i] <= j < starts[i + 1]."""
 
     names: tuple[str, ...]
-    """Short ones, see short_places; with the number of the set where there are several."""
+    """Short names, see short_places; with the number of the set where there are several sets."""
     starts: Int64s
     """[packs + 1]"""
     ids: Int64s
@@ -56,11 +56,11 @@ def source_tokens(sources: Sources, steps: Int64s) -> Int64s:
 
 
 def design_effect(sources: Sources, steps: Int64s) -> float:
-    """How uneven the mix of sources is from step to step: 1 as in random order, 0 if every step had the same.
+    """How uneven the mix of sources is from step to step: 1 as in random order, 0 if every step had the same mix.
 
     The variance of a step's tokens of each source, summed over the sources, against its expectation if the packs of all
-    these steps were drawn into steps at random, without replacement. Of int64 [steps, packs of a step], two steps or
-    more. Source: Kish, Survey Sampling (1965), 8.2.
+    these steps were drawn into steps at random, without replacement. steps: int64 [steps, packs of a step], two steps
+    or more. Source: Kish, Survey Sampling (1965), 8.2.
     """
     packs_a_step = steps.shape[1]
     totals = source_tokens(sources, steps).astype(np.float64)

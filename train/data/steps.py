@@ -25,7 +25,7 @@ class StepPlan:
     passes: list[Request]
     """The forward passes of this rank: as many as every other rank has."""
     has_images: list[bool]
-    """For each pass: whether any rank's packs hold images. The same on every rank, as are the collectives."""
+    """Whether any rank's packs hold images, for each pass. The same on every rank, as are the collectives."""
     weight: float
     """Sum of the weights of the step's targets, by the run's loss_weight: the denominator."""
     tokens: int
@@ -33,8 +33,8 @@ class StepPlan:
     visual_tokens: int
     """Placeholders of images."""
     padding_tokens: int
-    """Computed for nothing, over all ranks: those of passes that do not count, and what batches are filled up with
-    where they are compiled. Not in `tokens`."""
+    """Tokens computed for nothing, over all ranks: those of passes that do not count, and what batches are filled up
+    with where blocks are compiled. Not in `tokens`."""
 
 
 class RankShare(NamedTuple):
@@ -66,7 +66,7 @@ def plan_steps(
 ) -> Iterator[StepPlan]:
     """One rank's plans of the steps after those that are done, without end.
 
-    padded_to: tokens of every batch, where they all have as many.
+    padded_to: tokens of every batch, where all batches have equally many.
     """
     position = done.position
     for number in count(done.step + 1):
@@ -92,6 +92,6 @@ def plan_steps(
 
 
 def pack_names(places: Iterable[Place]) -> str:
-    """How to name packs to a person: by number, and by set where that is not the first; each once."""
+    """Names of packs for a person: their numbers, with the set where that is not the first; each pack once."""
     numbers = sorted({(place.set, place.pack) for place in places})
     return "packs " + ", ".join(str(pack) if k == 0 else f"{pack} of set {k}" for k, pack in numbers)

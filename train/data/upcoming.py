@@ -14,7 +14,7 @@ Upcoming = tuple[tuple[int, int], ...]
 """(set, shard) of the shards that are needed next, in order of their next use."""
 
 Uses = dict[tuple[int, int], list[tuple[int, int]]]
-"""(set, its mark) -> (shard, packs of the set until its next use) of its shards."""
+"""(set, mark of the set) -> (shard, packs of the set until the shard's next use) of the set's shards."""
 
 _MARKS = 64
 """Places in a window at which its list is made again; between them, shards that are done with count as needed."""
@@ -25,9 +25,9 @@ class Evaluated:
     """The evaluations of a run, as far as a cache is concerned."""
 
     shards: Upcoming
-    """(set, shard) of what they read, in order."""
+    """(set, shard) of the shards that evaluations read, in order."""
     next_step: Callable[[int], int]
-    """The first step from this one on that is followed by an evaluation."""
+    """step -> the first step that is followed by an evaluation, this step or a later step."""
 
 
 def upcoming_shards(order: Order, evaluated: Evaluated | None = None) -> Callable[[int, int], Upcoming]:
@@ -51,17 +51,18 @@ def upcoming_shards(order: Order, evaluated: Evaluated | None = None) -> Callabl
 
 
 def marks(order: Order, position: int) -> tuple[int, ...]:
-    """For each set: the position in its sequence from which upcoming shards are counted. These change the list."""
-    return tuple(_mark(one, start) for one, (_, start) in zip(order.sets, draws(order.phase, position, 1), strict=True))
+    """The position in each set's sequence from which upcoming shards are counted. Other marks give another list."""
+    starts = (start for _, start in draws(order.phase, position, 1))
+    return tuple(_mark(set_order, start) for set_order, start in zip(order.sets, starts, strict=True))
 
 
 def next_shards(
     order: Order, at: tuple[int, ...], known: Uses, others: Mapping[tuple[int, int], float] = MappingProxyType({})
 ) -> Upcoming:
-    """The shards that the current window of each set still needs, and its next one, the next needed first.
+    """The shards that the rest of each set's window and its next window need, the shard that is needed first in front.
 
     at: the sets' marks. known: the lists of the last marks of each set, kept here; {} at first.
-    others: what else is needed, (set, shard) -> packs of the run until then.
+    others: other shards that are needed, (set, shard) -> packs of the run until then.
     """
     uses = dict(others)
     for k, (set_order, start) in enumerate(zip(order.sets, at, strict=True)):
@@ -78,7 +79,7 @@ def _mark(order: SetOrder, start: int) -> int:
 
 
 def _uses(order: SetOrder, start: int) -> list[tuple[int, int]]:
-    """(shard, packs of the set until its next use) of the rest of a window and of the next one."""
+    """(shard, packs of the set until the shard's next use) for the rest of a window and the next window."""
     epoch, window, skipped = locate(order, start)
     after = (epoch, window + 1) if window + 2 < len(epoch_order(order, epoch)[1]) else (epoch + 1, 0)
     rest = window_packs(order, epoch, window)[skipped:]

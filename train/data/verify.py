@@ -17,7 +17,7 @@ from lmms.train.data.shards import PackReader, Sidecar, read_sidecar, read_table
 
 
 def verify(where: str | Path, report: Callable[[int, int], None] = lambda done, packs: None) -> Iterator[str]:
-    """Every fault of a shard folder, as a sentence that names the place; none when it is whole.
+    """Every fault of a shard folder, as a sentence that names the place; none when the folder is whole.
 
     `report` is called with the packs read so far and their number. A folder without a readable manifest, index or
     sidecar raises DatasetError, as for any other reader.

@@ -1,4 +1,4 @@
-"""What training does differently for each family of models: one frozen value each, in a file of its own."""
+"""What training does differently for each family of models: one frozen value and one file for each family."""
 
 from collections.abc import Mapping
 
@@ -13,18 +13,18 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": qwen2_5_vl.FAMILY,
     "qwen3_vl": qwen3_vl.FAMILY,
 }
-"""By the model_type of config.json."""
+"""model_type of config.json -> the family."""
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a model. ModelError for one that cannot be trained."""
+    """The family of a model. ModelError for a model_type that cannot be trained."""
     if model_type not in FAMILIES:
         raise ModelError(f"model_type {model_type!r} cannot be trained; expected one of {', '.join(FAMILIES)}")
     return FAMILIES[model_type]
 
 
 def images_of(model_type: str) -> Images:
-    """How a family takes images. ModelError for one that reads text only."""
+    """How a family takes images. ModelError for a family that reads text only."""
     images = family_of(model_type).images
     if images is None:
         raise ModelError(f"model_type {model_type!r} reads text only, expected one that takes images")

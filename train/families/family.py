@@ -1,7 +1,7 @@
 """What differs from one family of models to the next, as one frozen value.
 
-Two kinds of code read it. Loader processes lay out batches by it (positions, images), without a model. The trainer
-builds a model by it and finds its way in there: by names of modules, as transformers has them, and patterns of names.
+Two kinds of code read this value. Loader processes lay out batches by it (positions, images), without a model. The
+trainer builds a model by it and finds the model's modules: by their names in transformers and by patterns of names.
 """
 
 import re
@@ -25,7 +25,7 @@ TowerInputs = dict[str, Tensor | int]
 """Keyword arguments of a vision tower's forward."""
 
 Place = tuple[int, int]
-"""Where something is computed in the forward pass of its part: (block, stage in the block)."""
+"""Place of a computation in the forward pass of its part: (block, stage in the block)."""
 
 _BEHIND = 10**9
 FIRST: Place = (-1, 0)
@@ -34,20 +34,20 @@ NEVER: Place = (_BEHIND + 1, 0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelPart:
-    """One part of a model: where it is, and in which order a forward pass uses what is in it.
+    """One part of a model: its modules, and the order in which a forward pass uses them.
 
-    Patterns are regular expressions, searched for in names; of several the first that matches holds.
+    Patterns are regular expressions, searched for in names; of several patterns, the first that matches holds.
     """
 
     name: Part
     modules: tuple[str, ...]
-    """The modules that are this part, with all below them, but for what a deeper module of another part has."""
+    """The modules that are this part, with all below them, except what a deeper module of another part has."""
     feeds: Part | None
-    """The part that reads what this one puts out; None for the last."""
+    """The part that reads the output of this part; None for the last part."""
     blocks: str = ""
-    """The list of repeated blocks, in the first of `modules`; empty for a part without any."""
+    """The list of repeated blocks, in the first of `modules`; empty for a part without blocks."""
     attention: str = ""
-    """How the name ends of the layer that reads what attention puts out, in blocks that have such a layer."""
+    """End of the name of the layer that reads the output of attention, in blocks that have such a layer."""
     before: str | None = None
     """Pattern of what reads the part's input, before the blocks; None where nothing does."""
     stages: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class ModelPart:
     """Patterns of what comes after the blocks, one after the other."""
 
     def place(self, name: str) -> Place:
-        """Where a module or parameter of this part is computed. ModelError for one that no pattern knows."""
+        """The place of a module or parameter of this part. ModelError for a name that no pattern knows."""
         if self.blocks and (in_block := re.search(rf"\b{self.blocks}\.(\d+)\.(.+)", name)):
             block, inner = int(in_block[1]), in_block[2]
         elif self.before and re.search(self.before, name):
@@ -72,7 +72,7 @@ class ModelPart:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tower:
-    """What a tower's inputs depend on, beside the grids."""
+    """What a tower's inputs depend on, besides the grids."""
 
     patch_size: int
     merge_size: int
@@ -90,15 +90,15 @@ class Images:
 
     tower: Callable[["PretrainedConfig"], Tower]
     inputs: Callable[[Tensor, Tower], TowerInputs]
-    """(grids int64 [images, 3], tower) to the tower's keyword arguments beside pixels."""
+    """(grids int64 [images, 3], tower) to the tower's keyword arguments besides pixels."""
     features: Callable[[Any], list[Tensor]]
-    """What the tower puts out to tensors [image tokens, hidden]: the first fills the rows of images, the others are for
+    """The tower's output to tensors [image tokens, hidden]: the first fills the rows of images, the others are for
     deep_inputs."""
     deep_inputs: Callable[[Tensor, list[Tensor]], dict[str, object]] | None = None
-    """(rows int64 [image tokens], further features) to keyword arguments of the language model; None without such."""
+    """(rows int64 [image tokens], other features) to keyword arguments of the language model; None without others."""
     fixed_inputs: Callable[[TowerInputs, int, Tower, int], TowerInputs] | None = None
-    """(inputs of so many patches, patches, tower, most images) to those of the inputs that need another form in padded
-    batches, which have few shapes; None where it is only the boundaries of images."""
+    """(inputs of so many patches, patches, tower, most images) to the inputs that need another form in padded batches,
+    which have few shapes; None where only the boundaries of images need another form."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,18 +108,18 @@ class Family:
     auto_class: str
     """Class of transformers that builds a model from its config."""
     parts: tuple[ModelPart, ...]
-    """In the order of the forward pass, the language model last; those with blocks before it are towers."""
+    """The parts in the order of the forward pass, the language model last; parts with blocks before it are towers."""
     positions: Callable[[npt.NDArray[np.int64], Sequence[Media], int], npt.NDArray[np.int64]]
     """(cu_seqlens int64 [segments + 1], media, merge size) to the position ids of T tokens, int64 [..., 1, T]."""
     images: Images | None = None
     """None where the models read text only."""
     replacements: tuple[Callable[[Any], None], ...] = ()
-    """What is put in the place of transformers' own in a new model, so that a step never waits for the device."""
+    """Functions that replace code of transformers in a new model, so that a step never waits for the device."""
     stacked: Mapping[str, int] = field(default_factory=dict)
     """Layers whose weight is several matrices, one below the other: last word of their name -> how many."""
 
     def part_of(self, name: str) -> ModelPart:
-        """The part of a module or parameter, by its name in the transformers model. ModelError where none has it."""
+        """The part of a module or parameter, by its name in the transformers model. ModelError where no part has it."""
         matches = [(len(top), part) for part in self.parts for top in part.modules if f"{name}.".startswith(f"{top}.")]
         if not matches:
             tops = ", ".join(top for part in self.parts for top in part.modules)

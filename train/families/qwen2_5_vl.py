@@ -1,6 +1,6 @@
 """Qwen2.5-VL: all but a few blocks of its tower attend within windows, over patches put in window order.
 
-Whole windows stand first, of all images, and so are a dense batch; narrower ones at the images' edges follow. The
+The whole windows of all images stand first, and so are a dense batch; narrower windows at the images' edges follow. The
 blocks that attend over images get the patches in the images' order.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _DENSE_STEPS = 4
-"""In padded batches, dense windows are a multiple of this share of all."""
+"""Parts of all windows: padded batches have a whole number of these parts as dense windows."""
 
 
 def tower(hf_config: "PretrainedConfig") -> Tower:
@@ -34,10 +34,11 @@ def tower(hf_config: "PretrainedConfig") -> Tower:
 
 
 def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
-    """Those of every family, the order of the merged patches by window, and the windows.
+    """The inputs of every family, the order of the merged patches by window, and the windows.
 
-    dense_windows of max_window_seqlen patches come first, then those of cu_window_seqlens, which counts from their end.
-    image_rows int64 [patches]: where each patch of the images is in window order; window_rows is the way back.
+    dense_windows of max_window_seqlen patches come first, then the windows of cu_window_seqlens, which counts from the
+    end of the dense windows. image_rows int64 [patches]: where each patch of the images is in window order;
+    window_rows is the way back.
     """
     window_index, cu_window_seqlens = get_vision_window_index(
         grid_thw, tower.merge_size, tower.window_size, tower.patch_size
@@ -64,7 +65,7 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
 
 
 def fixed_windows(inputs: TowerInputs, patches: int, tower: Tower, images: int) -> TowerInputs:
-    """Fewer dense windows, so that there are few numbers of them; those taken out stand before the narrower ones."""
+    """Fewer dense windows, so that their number takes few values; windows taken out stand before narrower windows."""
     whole, size, narrow = inputs["dense_windows"], inputs["max_window_seqlen"], inputs["cu_window_seqlens"]
     assert isinstance(whole, int)
     assert isinstance(size, int)
@@ -73,7 +74,7 @@ def fixed_windows(inputs: TowerInputs, patches: int, tower: Tower, images: int) 
     dense = whole // step * step
     taken_out = size * torch.arange(whole - dense + 1, dtype=torch.int32)
     boundaries = torch.cat([taken_out, narrow[1:] + taken_out[-1]])
-    # But for a corner of each image, a window is whole in one direction.
+    # Except for a corner of each image, a window is whole in one direction.
     most = patches // (tower.window_size // tower.patch_size * tower.merge_size) + images
     return {"dense_windows": dense, "cu_window_seqlens": vision.fill(boundaries, patches - dense * size, patches, most)}
 

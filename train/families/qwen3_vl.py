@@ -24,7 +24,7 @@ def tower(hf_config: "PretrainedConfig") -> Tower:
 
 
 def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
-    """Those of every family, and for each patch which learned positions it mixes, with which weights."""
+    """The inputs of every family, and the learned positions that each patch mixes, with their weights."""
     indices, weights = get_vision_interpolation_indices_and_weights(
         grid_thw, tower.position_side, mode="bilinear", align_corners=True, spatial_merge_size=tower.merge_size
     )
@@ -32,7 +32,7 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
 
 
 def features(output: Any) -> list[Tensor]:
-    """The tower's last features and those of its deep layers, all [image tokens, hidden]."""
+    """The tower's last features and the features of its deep layers, all [image tokens, hidden]."""
     return [output.pooler_output, *output.deepstack_features]
 
 
@@ -42,9 +42,9 @@ def deep_inputs(rows: Tensor, deep: list[Tensor]) -> dict[str, object]:
 
 
 def add_by_rows(hf: Any) -> None:
-    """Let the language model add deep features at given rows; its own way finds them by a mask, which synchronises.
+    """Let the language model add deep features at given rows; transformers finds rows by a mask, which synchronises.
 
-    It then takes the rows, int64 [image tokens], in the place of `visual_pos_masks`.
+    The model then takes the rows, int64 [image tokens], in the place of `visual_pos_masks`.
     """
     hf.model.language_model._deepstack_process = _add_features
 

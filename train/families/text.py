@@ -10,13 +10,13 @@ from lmms.train.families.family import Family, ModelPart
 
 
 def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], merge_size: int) -> npt.NDArray[np.int64]:
-    """int64 [1, T] from cu_seqlens [segments + 1]: each token's place in its own conversation."""
+    """int64 [1, T] from cu_seqlens [segments + 1]: each token's place in its conversation."""
     starts = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
     return (np.arange(len(starts)) - starts)[np.newaxis]
 
 
 def language_model(module: str) -> ModelPart:
-    """The language model of all Qwen families up to Qwen3, where it stands in a model under this name."""
+    """The language model of all Qwen families up to Qwen3. module: its name in the model."""
     return ModelPart(
         name="llm",
         modules=(module, "lm_head"),

@@ -1,7 +1,8 @@
-"""What the Qwen vision families share: 3-D positions, what the tower needs beside pixels, and where its parts are.
+"""What the Qwen vision families share: 3-D positions, what the tower needs besides pixels, and where its parts are.
 
-Positions and the tower's inputs are made on the CPU while packs are loaded. transformers makes the latter on the device
-when they are not given, in Python loops that synchronise. Its own functions make them here: the numbers are the same.
+Positions and the tower's inputs are made on the CPU while packs are loaded. transformers makes a tower's inputs on the
+device when they are not given, in Python loops that synchronise. The same functions of transformers make them here, so
+the numbers are the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], merge_s
 
 
 def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
-    """Of every family: each patch's row and column, and the image that it attends to. grid_thw is int64 [images, 3]."""
+    """Inputs of every family: each patch's row and column, and the image it attends to. grid_thw: int64 [images, 3]."""
     cu_seqlens = get_vision_cu_seqlens(grid_thw)
     return {
         "position_ids": get_vision_position_ids(grid_thw, tower.merge_size),
@@ -75,7 +76,7 @@ def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
 
 
 def features(output: Any) -> list[Tensor]:
-    """What the tower puts out for the rows of images: [image tokens, hidden]."""
+    """The tower's output for the rows of images: [image tokens, hidden]."""
     return [output.pooler_output]
 
 
@@ -85,7 +86,7 @@ def longest(cu_seqlens: Tensor) -> int:
 
 
 def fill(cu_seqlens: Tensor, total: int, piece: int, count: int) -> Tensor:
-    """int32 [count + 1]: these boundaries, then one every `piece`, and from `total` on the same."""
+    """int32 [count + 1]: these boundaries, then a boundary every `piece` up to `total`, then `total` repeated."""
     last = int(cu_seqlens[-1])
     added = last + piece * torch.arange(1, count + 2 - len(cu_seqlens))
     return torch.cat([cu_seqlens, added.clamp(max=total).to(torch.int32)])

@@ -1,4 +1,4 @@
-"""The ranks that a launcher (torchrun, or lmms train --nproc) announces in the environment, checked before any waits.
+"""The ranks that a launcher (torchrun, lmms train --nproc) announces in the environment, checked before a rank waits.
 
 RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT: pytorch.org/docs/stable/elastic/run.html
 """
@@ -11,14 +11,14 @@ from lmms.configs.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """This process among those of its run."""
+    """This process among the ranks of its run."""
 
     rank: int
     size: int
     local_rank: int
-    """Among those of this machine."""
+    """Number of this rank among the ranks of this machine."""
     together: bool
-    """Whether a launcher started it; else it is alone."""
+    """Whether a launcher started this process; otherwise the process is alone."""
 
 
 def launched() -> Launched:
@@ -43,7 +43,7 @@ def launched() -> Launched:
 
 
 def whole_number(name: str, default: int, least: int = 0) -> int:
-    """A number of the environment; the default where it is not set. ConfigError for anything else."""
+    """A number of the environment; the default where `name` is not set. ConfigError for anything else."""
     text = os.environ.get(name)
     if text is None:
         return default

@@ -1,9 +1,9 @@
 """One rank alone: no FSDP2, which would gather from nobody and yet copy.
 
-On one rank FSDP2 copies each weight, frozen ones too, twice for each forward and each backward, and each gradient three
-times on its way to fp32. Here the weights stay where they are. Of those that are not kept in the compute type (the fp32
-master weights), the modules hold copies in it during a pass, block by block as FSDP2 would; gradients of the copies are
-added to those of the masters one by one. The numbers are those of FSDP2 to the bit.
+On one rank FSDP2 copies each weight, frozen weights too, twice for each forward and each backward, and each gradient
+three times on its way to fp32. Here the weights stay where they are. Of weights that are not kept in the compute type
+(the fp32 masters), the modules have copies in the compute type during a pass, block by block as FSDP2 would; gradients
+of the copies are added to the gradients of the masters, copy by copy. The numbers are those of FSDP2 to the bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ _ALIGNED = 64
 """Elements: copies of one block lie in one storage, and kernels want them to begin at round addresses."""
 
 Place = tuple[nn.Module, str]
-"""A module, and the name of one of its own parameters."""
+"""A module, and the name of a parameter that is directly in the module."""
 
 
 class Copies:
-    """The copies of one model's weights, and who holds what: masters between passes, copies within."""
+    """The copies of one model's weights. The modules have the masters between passes, and the copies within a pass."""
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], dtype: torch.dtype, reshard: bool) -> None:
-        """Before the model has memory; nothing is copied where every weight is kept in `dtype`.
+        """To be made before the model has memory; nothing is copied where every weight is kept in `dtype`.
 
         reshard: free a block's copies after its forward, and make them again in backward, as FSDP2 does.
         """
@@ -34,7 +34,8 @@ class Copies:
         inner = {module for block in blocks for module in block.modules()}
         self._root = _Unit([module for module in model.modules() if module not in inner], dtype)
         self._blocks = [_Unit(list(block.modules()), dtype) for block in blocks]
-        self._held = False
+        self._in_pass = False
+        """Whether the modules have the copies."""
         self._backward = False
         """Whether backward has begun, and will release at its end."""
         if not any(unit.places for unit in (self._root, *self._blocks)):
@@ -47,16 +48,16 @@ class Copies:
 
     def release(self) -> None:
         """Give the modules their masters back and free the copies. Backward does it at its end."""
-        if self._held:
+        if self._in_pass:
             for unit in (self._root, *self._blocks):
                 unit.put(unit.masters)
                 unit.free()
-        self._held = self._backward = False
+        self._in_pass = self._backward = False
 
     def _begin(self) -> None:
         # After a pass without backward the weights may have changed.
         self.release()
-        self._held = True
+        self._in_pass = True
         for unit in (self._root, *self._blocks):
             unit.make(self._add_to_master)
             unit.put(unit.copies)
@@ -72,7 +73,7 @@ class Copies:
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
                 leaf.register_hook(partial(self._before_backward, unit))  # type: ignore[no-untyped-call]
-        # Backward starts with the last one.
+        # Backward starts with the last block.
         if unit is not self._blocks[-1] or not torch.is_grad_enabled():
             unit.free()
 
@@ -85,7 +86,7 @@ class Copies:
         unit.fill()
 
     def _add_to_master(self, master: nn.Parameter, copy: Tensor) -> None:
-        """A copy's gradient is there: it goes to its master, in its type."""
+        """Move the gradient of a copy to its master, in the type of the master."""
         self._release_later()
         grad, copy.grad = copy.grad, None
         assert grad is not None
@@ -101,7 +102,7 @@ class Copies:
 
 
 class _Unit:
-    """The copies that are made and freed together. Those of tied weights are one."""
+    """The copies that are made and freed together. Tied weights have one copy."""
 
     def __init__(self, modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
         tied: dict[nn.Parameter, list[Place]] = {}
@@ -118,9 +119,9 @@ class _Unit:
         self._size = 0
 
     def make(self, arrived: Callable[[nn.Parameter, Tensor], None]) -> None:
-        """The copies, still without memory; once. Not before, since a model that gets memory gets other parameters.
+        """Make the copies, still without memory, once; not earlier, since a model that gets memory gets new parameters.
 
-        arrived: is called with a master and its copy that has a gradient.
+        arrived: called with a master and its copy when the copy has a gradient.
         """
         if self.copies or not self.places:
             return
@@ -140,22 +141,22 @@ class _Unit:
         self.free()
 
     def put(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Let the modules hold these."""
+        """Let the modules have these parameters."""
         for places, parameter in zip(self.places, parameters, strict=True):
             for module, name in places:
                 module._parameters[name] = parameter
 
     def fill(self) -> None:
-        """Copy the masters as they are now, if that is not done."""
+        """Copy the masters as they are now, if the copies are not filled."""
         if self.filled or self._storage is None:
             return
         self._storage.resize_(self._size)
-        # Aliases: autograd must not take this for a change of what it saved, since it is the same numbers.
+        # Aliases: autograd must not take this for a change of what it saved, since the numbers are the same.
         torch._foreach_copy_([copy.data for copy in self.copies], [master.data for master in self.masters])
         self.filled = True
 
     def free(self) -> None:
-        """Free the copies' memory; what autograd saved of them has it again when they are filled."""
+        """Free the copies' memory; what autograd saved of the copies has memory again when they are filled."""
         if self.filled and self._storage is not None:
             self._storage.resize_(0)
             self.filled = False

@@ -1,6 +1,6 @@
 """What ranks that train on the same packs give one another (parallel.sequence): heads for tokens, image features.
 
-Every rank holds a run of the tokens, except inside attention, where it holds some heads of all tokens: so documents
+Every rank has a run of the tokens, except inside attention, where a rank has some heads of all tokens: so documents
 attend as they do on one rank, and their boundaries stay as they are (DeepSpeed-Ulysses, arXiv 2309.14509). All sizes
 are known on the CPU, so nothing waits for the device.
 """
@@ -43,15 +43,16 @@ def to_tokens(output: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 def exchange_features(features: Tensor, exchange: Exchange, group: dist.ProcessGroup) -> Tensor:
-    """Features [rows, H] of this rank's images -> [rows received, H], those of this rank's tokens.
+    """Features [rows, H] of this rank's images -> features [rows received, H] of this rank's tokens.
 
-    A rank without images passes those of a dummy, of which nothing is sent. All ranks take part, also in backward.
+    A rank without images passes the features of a dummy, of which nothing is sent. All ranks take part, also in
+    backward.
     """
     return _all_to_all(features[: sum(exchange.sent)], exchange.sent, exchange.received, group)
 
 
 def _all_to_all(tensor: Tensor, sent: tuple[int, ...], received: tuple[int, ...], group: dist.ProcessGroup) -> Tensor:
-    """So many rows to each rank, in the order of ranks -> so many from each. The gradients go back the same way."""
+    """sent[i] rows of the tensor to rank i -> received[i] rows from rank i. The gradients go back the same way."""
     result: Tensor = _AllToAll.apply(tensor, sent, received, group)  # type: ignore[no-untyped-call]
     return result
 

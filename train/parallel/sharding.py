@@ -1,12 +1,12 @@
 """How FSDP2 shards a model: each block is a unit, the rest (embeddings, head, merger) belongs to the root.
 
 Gradients are sums over ranks, since the loss is already divided by the step's total weight; so too where ranks share
-packs (parallel.sequence), each with the loss of its own tokens. Two traps of FSDP2: set_gradient_divide_factor holds
-for one module only, and gloo lacks the reduction that it uses by default.
+packs (parallel.sequence), each with the loss of its tokens. Two traps of FSDP2: set_gradient_divide_factor holds for
+one module only, and gloo lacks the reduction that FSDP2 uses by default.
 
-Blocks are gathered ahead as FSDP2 does by itself: in backward it asks for the block before, in forward each block is
-asked for when the CPU comes to it, far ahead of the GPU, since a step never waits for it. Asking explicitly
-(set_modules_to_forward_prefetch) would be for a CPU that is slower than the GPU, and hold one block more.
+Blocks are gathered ahead as FSDP2 does by itself: in backward FSDP2 asks for the block before; in forward each block is
+asked for when the CPU comes to the block, far ahead of the GPU, since a step never waits for the GPU. Asking explicitly
+(set_modules_to_forward_prefetch) would be for a CPU that is slower than the GPU, and keep one block more in memory.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from lmms.train.parallel.world import World
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
-    """What this rank holds of a tensor, which shares its memory; all of it where it is not sharded."""
+    """This rank's part of a tensor, in the same memory; the whole tensor where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -38,7 +38,7 @@ def shard_model(
 
     reshard, offload: see ParallelConfig. The last block is not resharded: backward starts with it.
     Inputs are not cast: rotary tables stay fp32 on their way into the blocks, as in the models themselves.
-    One rank alone shards nothing, see one_rank.py; with offload it does, for the way to main memory and back.
+    One rank alone shards nothing, see Copies; with offload it uses FSDP2 for the way to main memory and back.
     """
     if world.size == 1 and not offload:
         kept: Any = model
@@ -57,7 +57,7 @@ def shard_model(
 
 
 def reshard_all(model: nn.Module) -> None:
-    """Give back what forward passes gathered where no backward follows: the next step would use its old weights."""
+    """Free what forward passes gathered where no backward follows: the next step would use these old weights."""
     if isinstance(copies := getattr(model, "copies", None), Copies):
         copies.release()
     for module in model.modules():

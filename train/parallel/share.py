@@ -1,7 +1,7 @@
-"""Which part of a batch is one rank's where several train on the same packs (parallel.sequence), decided on the CPU.
+"""The part of a batch of each rank that trains on the same packs (parallel.sequence), decided on the CPU.
 
 Tokens are cut into runs of equal length, in their order, whatever conversations a border cuts. Images are dealt out
-whole, wherever their tokens are, so a rank's features go to the ranks whose tokens they are: see Exchange.
+whole, wherever their tokens are, so a rank's features go to the ranks that have their tokens: see Exchange.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ class Share:
     ranks: int = 1
 
     def rows(self, tokens: int) -> range:
-        """The rows that are this rank's, as many as any other's: the last ones may lie behind the sequence's end."""
+        """The rows of this rank, as many as of any other rank: the last rows may lie behind the sequence's end."""
         length = -(-tokens // self.ranks)
         return range(self.index * length, (self.index + 1) * length)
 
 
 WHOLE = Share()
-"""Of a rank that shares its packs with none."""
+"""The share of a rank that shares its packs with no other rank."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +61,9 @@ def exchange_of(media: Sequence[Media], tokens: int, share: Share) -> tuple[npt.
         np.concatenate([np.zeros(0, np.int64), *(np.arange(media[i].start, media[i].end) for i in images)])
         for images in share_images(media, share.ranks)
     ]
-    mine = share.rows(tokens)
-    # Whose tokens the rows of each rank's images are. They ascend, so what a rank sends is in order by receiver.
-    owners = [own // len(mine) for own in rows]
+    local = share.rows(tokens)
+    # The rank that has each of these rows. Rows ascend, so what a rank sends is in order by receiver.
+    owners = [image_rows // len(local) for image_rows in rows]
     sent = np.bincount(owners[share.index], minlength=share.ranks)
-    received = [own[owner == share.index] - mine.start for own, owner in zip(rows, owners, strict=True)]
+    received = [image_rows[owner == share.index] - local.start for image_rows, owner in zip(rows, owners, strict=True)]
     return np.concatenate(received), Exchange(sent=tuple(sent.tolist()), received=tuple(map(len, received)))

@@ -1,4 +1,4 @@
-"""Ranks and their devices, over one flat mesh or one with a row for each copy of the weights (parallel.replicate)."""
+"""Ranks and their devices, over a flat mesh or a mesh with a row for each copy of the weights (parallel.replicate)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ class World:
     size: int
     device: torch.device
     mesh: DeviceMesh
-    """Of one dimension, or of two: copies of the weights, and the ranks that a copy is sharded over."""
+    """A mesh of one dimension, or of two: copies of the weights, and the ranks that a copy is sharded over."""
     share: Share = WHOLE
     """The part of its packs that this rank trains on; the ranks with the other parts are its neighbours."""
     sequence_group: dist.ProcessGroup | None = None
-    """Those ranks and this one, in the order of their parts; None where each rank has packs of its own."""
+    """This rank and its neighbours, in the order of their parts; None where no ranks share packs."""
 
     @property
     def data_rank(self) -> int:
-        """Number of this rank's packs among data_size: ranks that share them have the same."""
+        """Number of this rank's packs among data_size: ranks that share packs have the same number."""
         return self.rank // self.share.ranks
 
     @property
@@ -53,12 +53,12 @@ class World:
         return self.rank == 0
 
     def total(self, values: torch.Tensor) -> list[float]:
-        """Each of these values summed over the ranks. It waits for the device, and overwrites `values`."""
+        """Each of these values summed over the ranks. Waits for the device, and overwrites `values`."""
         dist.all_reduce(values)
         return [float(value) for value in values.tolist()]
 
     def once(self, act: Callable[[], T]) -> T:
-        """What rank 0 gets of this, on every rank; so too the LmmsError that it raises."""
+        """The result of `act` on rank 0, given to every rank; so is an LmmsError that `act` raises."""
         outcome: list[T] | LmmsError = []
         if self.is_main:
             try:
@@ -78,7 +78,7 @@ class World:
 
 
 def of_all_ranks(act: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
-    """What each rank of the group gets of this, by rank. TrainError on every rank where it fails on any."""
+    """The results of `act` on the ranks of the group, by rank. TrainError on every rank if a rank fails."""
     outcome: tuple[list[T], str] = ([], "")
     try:
         outcome = ([act()], "")
@@ -103,27 +103,27 @@ def start_world(
     replicate: int = 1,
     offload: bool = False,
 ) -> World:
-    """Join the ranks that a launcher announced in the environment, or be the only one.
+    """Join the ranks that a launcher announced in the environment, or be the only rank.
 
-    stall_s: of the watchdog, which has more to say than a collective that waited for too long, and so comes first.
+    stall_s: seconds of the watchdog, which comes first, as it says more than a collective that waited for too long.
     sequence: ranks that share their packs, one after the other.
-    replicate: copies of the weights, each over ranks that follow one another. offload: whether it is asked for.
+    replicate: copies of the weights, each over ranks that follow one another. offload: see ParallelConfig.
     ConfigError for half of an announcement, without the GPU that is asked for, for a number of ranks that `sequence` or
     `replicate` does not divide, and for offload without a GPU.
     """
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here; set device to cpu or auto")
     kind = "cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu"
-    found = launched()
-    rank, size = found.rank, found.size
+    process = launched()
+    rank, size = process.rank, process.size
     check_offload(offload, kind)
     check_ranks(sequence, replicate, size)
     device = torch.device("cpu")
     if kind == "cuda":
-        device = torch.device("cuda", found.local_rank)
+        device = torch.device("cuda", process.local_rank)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    store = None if found.together else dist.HashStore()  # type: ignore[attr-defined]
+    store = None if process.together else dist.HashStore()  # type: ignore[attr-defined]
     timeout = timedelta(seconds=2 * stall_s)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     group = None

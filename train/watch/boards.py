@@ -29,7 +29,7 @@ from lmms.train.watch.watch import Say
 TENSORBOARD_NAME = "tensorboard"
 WANDB_NAME = "wandb.json"
 _UPLOAD_SECONDS = 300.0
-"""A run that has ended waits no longer for wandb; what is not uploaded then stays in the output folder."""
+"""The longest that a run which has ended waits for wandb; what is not uploaded then stays in the output folder."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class Board:
     write: Callable[[int, float, Mapping[str, float]], None]
     """Shows one step: its number, seconds since 1970, name -> number."""
     close: Callable[[bool], None]
-    """Ends it; the argument says whether the run ended without an error."""
+    """Ends the board; the argument says whether the run ended without an error."""
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def boards(config: TrainConfig, output: Path, world: World, step: int, report: S
     except BaseException:
         close(False)
         raise
-    # What is lost at the very end has just been said.
+    # A board that is lost at the very end is reported by close.
     for sentence in list(lost):
         report(sentence)
     close(True)
@@ -100,8 +100,8 @@ def _open(opened: list[Board], config: TrainConfig, output: Path, step: int, rep
 def open_tensorboard(folder: Path, step: int) -> Board:
     """A new event file in `folder`. Its start tells readers to forget what older files hold of later steps than `step`.
 
-    Written by the package tensorboard, step by step and without the thread that torch's SummaryWriter has, whose flush
-    waits for ever once a write has failed: what is on the screen is in the file, and a full disk is an error here.
+    The package tensorboard writes step by step and without the thread that torch's SummaryWriter has, whose flush waits
+    for ever once a write has failed: a step on the screen is in the file, and a full disk is an error here.
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -131,9 +131,9 @@ def open_tensorboard(folder: Path, step: int) -> Board:
 
 
 def open_wandb(config: TrainConfig, project: str, output: Path, step: int, report: Say) -> Board:
-    """The wandb run of an output folder: a new one for a run from step 0, else the one whose id is in wandb.json.
+    """The wandb run of an output folder: a new run for training from step 0, else the run whose id is in wandb.json.
 
-    wandb cannot take a step back: what it was given before a kill stays, and is not given again.
+    wandb cannot take a step back: steps that wandb was given before a kill stay, and are not given again.
     """
     import wandb
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
@@ -145,7 +145,7 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
         try:
             yield
         except broken as error:
-            # Else its hook at the exit of Python fails once more, with a traceback.
+            # Otherwise wandb's hook at the exit of Python fails once more, with a traceback.
             with suppress(*broken):
                 wandb.teardown()
             raise OSError(str(error)) from error
@@ -193,7 +193,7 @@ def open_wandb(config: TrainConfig, project: str, output: Path, step: int, repor
 
 
 def _read_wandb(path: Path) -> dict[str, Any]:
-    """{id, step}: the wandb run of an output folder and the last step it was given; empty where there is none yet."""
+    """{id, step}: the wandb run of an output folder and the last step that wandb has; empty where there is no run."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         return {"id": str(known["id"]), "step": int(known["step"])}

@@ -9,16 +9,16 @@ import numpy.typing as npt
 from lmms.train.watch.history import Column, History
 
 _OF_UPDATES = re.compile(r"(loss|grad_norm)([_/].*)?|sets/.*/loss")
-"""Keys of what an update is made from: a step that was skipped has no point there."""
+"""Keys of the values that an update is made from: a step that was skipped has no point in their curves."""
 
 
 def curve(run: History, key: str) -> Column:
-    """float64 [lines]: a column as it is drawn, NaN where it has no point."""
+    """float64 [lines]: a column as it is drawn, NaN where the curve has no point."""
     return np.where(run.skipped, np.nan, run.column(key)) if _OF_UPDATES.fullmatch(key) else run.column(key)
 
 
 def smoothed(values: Column, span: float) -> Column:
-    """float64 [values]: exponential mean over about `span` values, unbiased at the start; NaN keeps what was before.
+    """float64 [values]: exponential mean over about `span` values, unbiased at the start; NaN leaves the mean as it is.
 
     Source: the bias correction of Adam (arXiv 1412.6980).
     """
@@ -37,14 +37,14 @@ class Buckets:
     """A column in few enough points to draw: the mean, lowest and highest of runs of neighbours."""
 
     last: npt.NDArray[np.int64]
-    """[points]: the index of each one's last line."""
+    """[points]: the index of the last line of each point."""
     mean: Column
     low: Column
     high: Column
 
 
 def bucketed(values: Column, most: int) -> Buckets:
-    """At most so many points of the finite values of a column."""
+    """The finite values of a column in `most` points or fewer."""
     finite = np.flatnonzero(np.isfinite(values))
     count = min(len(finite), most)
     starts = np.arange(count) * len(finite) // max(count, 1)
@@ -60,7 +60,7 @@ def bucketed(values: Column, most: int) -> Buckets:
 
 
 def breaks(run: History, key: str, points: Buckets) -> list[int]:
-    """The points of a curve to which no line leads: skipped steps before or in them are as many as the others."""
+    """The points of a curve to which no line leads: at least half the steps since the point before were skipped."""
     if not _OF_UPDATES.fullmatch(key):
         return []
     skipped, taken = (np.cumsum(which)[points.last] for which in (run.skipped, np.isfinite(curve(run, key))))

@@ -19,7 +19,7 @@ from lmms.configs.yaml12 import parse_yaml
 from lmms.train.watch.metrics import METRICS_NAME
 
 _NEEDED = ("loss", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait", "memory", "epoch", "time")
-"""In every line, since the first version."""
+"""Keys of every line, since the first version."""
 
 Column = npt.NDArray[np.float64]
 
@@ -31,16 +31,16 @@ class History:
     folder: str
     steps: npt.NDArray[np.int64]
     columns: Mapping[str, Column]
-    """[lines]: every number of the lines, under its key, inner keys after a slash; NaN in a line without it."""
+    """[lines]: every number of the lines, under its key, inner keys after a slash; NaN in a line without the key."""
     digests: npt.NDArray[np.str_]
-    """[lines]: of the packs of each step; "" in a line without it."""
+    """[lines]: digest of the packs of each step; "" in a line without a digest."""
     alarms: tuple[tuple[int, str], ...]
     """Step and part."""
     settings: Mapping[str, Any]
-    """Dotted key -> value of config.yaml, without credentials; empty where the folder has none."""
+    """Dotted key -> value of config.yaml, without credentials; empty where the folder has no config.yaml."""
 
     def column(self, name: str) -> Column:
-        """float64 [lines]; all NaN where no line has this key, as in files of before it."""
+        """float64 [lines]; all NaN where no line has this key, as in older files."""
         return self.columns.get(name, np.full(len(self.steps), np.nan))
 
     @property
@@ -80,7 +80,7 @@ def read_history(folder: Path) -> History:
             entry = json.loads(line)
             if type(entry["step"]) is not int or (steps and entry["step"] <= steps[-1]):
                 raise ValueError(f"step is {entry['step']!r}, expected a number above {steps[-1] if steps else 0}")
-            # null: it was not finite
+            # null: a number that was not finite
             _ = [entry[name] is None or float(entry[name]) for name in _NEEDED]
             alarms += [(entry["step"], str(part)) for part in entry.get("alarms", ())]
             rows.append(_numbers(entry))
@@ -103,12 +103,12 @@ def read_history(folder: Path) -> History:
 
 
 def total_tokens(run: History) -> Column:
-    """float64 [lines]: tokens up to each step; a step that was not logged counts as the logged one after it."""
+    """float64 [lines]: tokens up to each step; a step that was not logged counts as the logged step after it."""
     return np.cumsum(run.column("tokens") * np.diff(run.steps, prepend=begun_at(run)))
 
 
 def step_seconds(run: History) -> Column:
-    """float64 [lines]: of each step; by its tokens and their rate in files of before `seconds`."""
+    """float64 [lines]: seconds of each step; from its tokens and their rate in older files, without `seconds`."""
     return run.column("seconds") if run.has("seconds") else run.column("tokens") / run.column("tokens_per_s")
 
 
@@ -122,7 +122,7 @@ def elapsed(run: History) -> Column:
 
 
 def begun_at(run: History) -> int:
-    """The step after which this folder's first line was taken: that of the checkpoint of another run, if of any."""
+    """The step after which this folder begins: the step of another run's checkpoint, or 0."""
     first = run.column("resumed_from")[0]
     return int(first) if np.isfinite(first) else 0
 

@@ -1,4 +1,4 @@
-"""Where a step stands, said by the code that takes it: for errors, and for the ranges of a profile."""
+"""The phases of a step, named by the code that takes the step: for errors, and for the ranges of a profile."""
 
 from collections.abc import Callable
 from itertools import takewhile
@@ -6,7 +6,7 @@ from itertools import takewhile
 from torch.profiler import record_function
 
 Mark = Callable[[str], None]
-"""Called with what comes next, such as "pass 2/backward": what it names lasts until the next call."""
+"""Called with the phase that begins, such as "pass 2/backward": the phase lasts until the next call."""
 
 
 def unmarked(path: str) -> None:
@@ -22,13 +22,13 @@ class Marks:
         self._open: list[tuple[str, record_function]] = []
 
     def __call__(self, path: str) -> None:
-        """See Mark. A slash is between a range and one inside it; "" ends all."""
+        """See Mark. A slash is between a range and a range inside it; "" ends all ranges."""
         self.path = path
         if self.ranges or self._open:
             self._reopen(path.split("/") if path and self.ranges else [])
 
     def inside(self, name: str) -> None:
-        """A mark below "pass/phase", in place of another there."""
+        """A mark below "pass/phase", in place of another mark there."""
         self("/".join([*self.path.split("/")[:2], name]))
 
     def _reopen(self, names: list[str]) -> None:

@@ -27,91 +27,91 @@ class SetLog:
     """One set of a mixture in one step."""
 
     loss: float | None
-    """As StepLog.loss, of this set's targets alone; None in a step without any."""
+    """StepLog.loss of this set's targets alone; None in a step without targets of this set."""
     share: float
-    """Of the weight that the step's targets have in the loss."""
+    """Share of this set in the weight that the step's targets have in the loss."""
     epoch: float
     """Passes over this set so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepLog:
-    """One optimizer step: a line of metrics.jsonl and of the log. The gradient norms are those before clipping."""
+    """One optimizer step: a line of metrics.jsonl and of the log. The gradient norms are the norms before clipping."""
 
     step: int
     """Counted from 1."""
     steps: int
-    """Of the whole run."""
+    """Steps of the whole run."""
     loss: float
     """Sum of weighted cross entropy (natural log) over the targets, per unit of their weight: see loss_weight."""
     lr: float
-    """The default one: of what optim.lr does not name."""
+    """The default learning rate: of what optim.lr does not name."""
     grad_norm: float
     """L2 norm of all gradients."""
     grad_norm_llm: float | None
-    """Of the language model's. None where the part is frozen or not in the model."""
+    """L2 norm of the language model's gradients. None where the part is frozen or not in the model."""
     grad_norm_vision: float | None
-    """Of the vision tower's; 0 in a step without images."""
+    """L2 norm of the vision tower's gradients; 0 in a step without images."""
     grad_norm_aligner: float | None
-    """Of the merger's between the towers; 0 in a step without images."""
+    """L2 norm of the gradients of the merger between both; 0 in a step without images."""
     tokens: int
-    """Tokens of the step, over all ranks: target, prompt and visual ones."""
+    """Tokens of the step, over all ranks: target, prompt and visual tokens."""
     target_tokens: int
-    """Those that are predicted."""
+    """Tokens that are predicted."""
     prompt_tokens: int
-    """Text that is read and not predicted."""
+    """Tokens of text that is read and not predicted."""
     visual_tokens: int
-    """Placeholders of images, one for each merged patch."""
+    """Placeholders of images, a token for each merged patch."""
     padding_tokens: int
-    """Computed for nothing, not in `tokens`: packs repeated where ranks do not divide a step, batches filled up."""
+    """Tokens computed for nothing, not in `tokens`: packs repeated where ranks do not divide a step, batches padded."""
     seconds: float
-    """Of the step: waiting for data, all passes, the update. Not its evaluation and checkpoint."""
+    """Time of the step: waiting for data, all passes, the update. Not its evaluation and checkpoint."""
     tokens_per_s: float
     """tokens / seconds; so are the next four."""
     target_tokens_per_s: float
-    """Predicted ones."""
+    """Predicted tokens."""
     prompt_tokens_per_s: float
-    """Text that is read."""
+    """Tokens of text that is read."""
     visual_tokens_per_s: float
     """Placeholders of images."""
     padding_tokens_per_s: float
-    """Computed for nothing."""
+    """Tokens computed for nothing."""
     flops: float
-    """Floating-point operations that the model needs for the step, strictly counted: see train/model/flops.py."""
+    """Floating-point operations that the model needs for the step, strictly counted: see flops.model_cost."""
     mfu: float | None
-    """Strict: flops / (seconds x ranks x dense bf16 peak by the data sheet). None on a device without one, as a CPU."""
+    """Strict: flops / (seconds x ranks x dense bf16 peak by the data sheet). None where no peak is known."""
     busy_mfu: float | None
-    """As mfu, with the time spent waiting for data taken out of the seconds."""
+    """mfu with the time spent waiting for data taken out of the seconds."""
     data_wait: float
     """Share of the step's time in which a rank waited for data, averaged over the ranks."""
     memory: int
-    """Bytes at the peak so far: of the GPU of rank 0, or resident where there is none."""
+    """Bytes at the peak so far: of the GPU of rank 0, or resident where there is no GPU."""
     epoch: float
     """Passes over the shards so far; 1.5 is in the middle of the second."""
     position: int
     """Packs trained so far, over all epochs."""
     digest: str
-    """Of the packs of the step, as they were read: see sets.packs_digest. 16 hexadecimal digits."""
+    """Digest of the packs of the step, as they were read: see sets.packs_digest. 16 hexadecimal digits."""
     masked: int
     """Conversations of the step that were trained with weight 0 since an image failed (on_bad_media: mask)."""
     skipped: int
-    """Steps in a row, up to this one, that left the weights as they were, since loss or gradients are not finite."""
+    """Steps in a row, up to this step, that left the weights as they were, since loss or gradients are not finite."""
     time: float
     """Seconds since 1970."""
     resumed_from: int
-    """Step of the checkpoint that the process went on from which took this step; 0 in one that started anew."""
+    """Step of the checkpoint from which the process of this step went on; 0 in a process that started at step 0."""
     profiled: bool = False
     """Whether a profiler slowed this step or warmed up in it: rates and MFU are lower than they are without."""
     alarms: tuple[str, ...] = field(default=())
-    """Trained parts that got no gradient for ZERO_STEPS steps, or a multiple of that."""
+    """Trained parts that got no gradient for ZERO_STEPS steps, or for a multiple of ZERO_STEPS."""
     sets: dict[str, SetLog] = field(default_factory=dict)
-    """Of each set of a mixture, by a short name of its place: loss, share, epoch. Empty where a run has one set."""
+    """Sets of a mixture, each by a short name of its place: loss, share, epoch. Empty where a run has one set."""
     loss_by_source: dict[str, float] = field(default_factory=dict)
-    """As loss, of each source with targets in the step, by its short name. Empty with one source, or more than 64."""
+    """loss of each source with targets in the step, by its short name. Empty with one source, or more than 64."""
     eval_loss: float | None = None
-    """After this step, over all of eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
+    """Loss after this step on eval.shards, by token whatever loss_weight is; None in a step without evaluation."""
     eval_loss_by_source: dict[str, float] = field(default_factory=dict)
-    """That, of each source of eval.shards."""
+    """eval_loss of each source of eval.shards."""
 
 
 def peak_memory(device: "torch.device") -> int:
@@ -129,7 +129,7 @@ def count_zero_steps(
 ) -> dict[Part, int]:
     """Steps in a row in which each trained part should have got a gradient and got none.
 
-    A step without images does not reach vision and aligner: it neither counts nor ends a count.
+    A step without images does not reach vision and aligner: such a step neither counts nor ends a count.
     """
     return {
         part: counts.get(part, 0) if not reached[part] else 0 if norm > 0 else counts.get(part, 0) + 1

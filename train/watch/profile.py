@@ -1,4 +1,4 @@
-"""A window of steps under torch's profiler. Outside of it no profiler exists and nothing is recorded.
+"""A window of steps under torch's profiler. Outside of the window no profiler exists and nothing is recorded.
 
     output/profile/steps-10-12-rank-0/   trace.json.gz    for ui.perfetto.dev or chrome://tracing
                                          costs.txt        kernels, operators and ranges by their time
@@ -6,7 +6,8 @@
                                          gpu.stacks.txt   the same, of kernels by the stack that started them
                                          memory.pickle    profile.memory: for pytorch.org/memory_viz
 
-The folder gets its name when all of them are written. If one cannot be, an alarm says so and the training goes on.
+The folder gets its name when all files are written. If a file cannot be written, an alarm says so and the training goes
+on.
 """
 
 import gc
@@ -57,7 +58,7 @@ def check_profile(config: ProfileConfig, device: str, ranks: int, step: int, ste
 
 
 def window_of(config: ProfileConfig, step: int, steps: int) -> range:
-    """The steps that a process profiles which goes on after `step` in a run of `steps`; none where that ends before."""
+    """The steps that a process profiles which goes on after `step` of `steps`; none where the run ends before."""
     if config.start is None or step + config.start + config.steps - 1 > steps:
         return range(0)
     return range(step + config.start, step + config.start + config.steps)
@@ -87,7 +88,7 @@ class Profile:
     ) -> None:
         self.marks = Marks()
         self.slowed = range(window[0] - 1, window[-1] + 1) if window else window
-        """The steps of the window and that of the warm-up, on whatever ranks they are profiled."""
+        """The steps of the window and the step of the warm-up, on whatever ranks they are profiled."""
         self._config, self._world, self._model, self._watch = config, world, model, watch
         self._window = window if world.rank in config.ranks else range(0)
         self._output = output
@@ -97,7 +98,7 @@ class Profile:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around all of a step."""
+        """A context around all of a step."""
         if self._window and number == self._window[0] - 1:
             self._start()
         if self._profiler is None:
@@ -115,14 +116,14 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Stop; of a window that is not at its end nothing stays."""
+        """Stop; nothing is kept of a window that is not at its end."""
         if self._profiler is None:
             return
         if not self._ended:
             self._watch.say("profile: its window was left before its end, nothing of it is kept")
         self._profiler.stop()
         self._profiler = None
-        # It holds itself: all that it recorded would stay until Python happens to look for such.
+        # A profiler refers to itself: all that it recorded would stay until Python collects such objects.
         gc.collect()
         self.marks.ranges = False
         while self._hooks:
@@ -132,7 +133,7 @@ class Profile:
 
     def _start(self) -> None:
         cuda = self._world.device.type == "cuda"
-        # It writes about itself on stderr, across the live view; above 5 it does not.
+        # The profiler writes about itself on stderr, across the live view; above 5 it does not.
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")
         self._profiler = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])],
@@ -147,7 +148,7 @@ class Profile:
         self._profiler.start()
 
     def _write(self, profiler: profile) -> None:
-        """All files of the window, then the folder's name."""
+        """Write all files of the window, then give the folder its name."""
         profiler.stop()
         first, last = self._window[0], self._window[-1]
         self._watch.beat(f"step {last}, its profile")
@@ -165,7 +166,7 @@ class Profile:
                 remove(folder)
         except (OSError, TrainError) as error:
             said = error.strerror if isinstance(error, OSError) else error
-            # Of rank 0 alone a report is read.
+            # A report is read on rank 0 only.
             tell = self._watch.say if self._world.is_main else partial(print, flush=True)
             tell(f"ALARM: profile: {folder} cannot be written ({said}); nothing of it is kept, the training goes on")
             return
@@ -178,7 +179,7 @@ class Profile:
 def profiling(
     config: ProfileConfig, output: Path, world: World, model: TrainModel, window: range, watch: Watch
 ) -> Iterator[Profile]:
-    """The profile of a run; whatever it records ends with this."""
+    """The profile of a run; all recording ends with the block."""
     profile = Profile(config, output, world, model, window, watch)
     if config.oom_stacks:
         record_allocations()
@@ -207,9 +208,9 @@ def _mark_parts(model: TrainModel, marks: Marks) -> list[RemovableHandle]:
 
 
 def _write_trace(profiler: profile, folder: Path) -> list[Event]:
-    """Write trace.json.gz; its events that take time.
+    """Write trace.json.gz, and return its events that take time.
 
-    On a full disk the profiler writes a part, under this name or another, and says nothing: a TrainError here.
+    On a full disk the profiler writes a part, under this or another name, and says nothing: here this is a TrainError.
     """
     whole = folder / "trace.json"
     profiler.export_chrome_trace(str(whole))

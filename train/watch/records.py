@@ -1,4 +1,4 @@
-"""What ranks read for a step, and which records a step of a run trained on."""
+"""The records that a step of a run trained on."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ class Record:
 
     set: int
     pack: int
-    """Of its set."""
+    """Pack number within its set."""
     segment: int
-    """Of its pack."""
+    """Number of the conversation within its pack."""
     source: str
-    """Its place, as prep was told."""
+    """Place of the source, as prep was told."""
     name: str
-    """A short name of the source, the one in metrics.jsonl."""
+    """Short name of the source, as in metrics.jsonl."""
     row: int
     tokens: int
 
@@ -40,22 +40,22 @@ class StepRecords:
     """What a step of a run trained on."""
 
     position: int
-    """Packs trained before it."""
+    """Packs trained before the step."""
     packs: int
     digest: str
-    """Of the packs in the shards, see sets.packs_digest. 16 hexadecimal digits."""
+    """Digest of the packs in the shards, see sets.packs_digest. 16 hexadecimal digits."""
     is_logged: bool
     """Whether metrics.jsonl has a line of this step; its digest is then the same."""
     shards: tuple[str, ...]
-    """Where each set is."""
+    """Place of each set."""
     records: tuple[Record, ...]
-    """Pack by pack, the dearest first."""
+    """Records pack by pack, the most expensive pack first."""
 
 
 def records_of(run: Path, step: int) -> StepRecords:
     """The records that a step trained on, from the output folder of a run and its shards. Steps count from 1.
 
-    TrainError for a folder without a run, or a step that there cannot be. DatasetError where the shards are not those
+    TrainError for a folder without a run, or a step that cannot exist. DatasetError where the shards are not the shards
     of the run, by their index or by the digest that the step logged.
     """
     phases = read_phases(run)
@@ -103,21 +103,21 @@ def _logged_digest(run: Path, step: int) -> str | None:
 
 def _records(sets: Sets, packs: Sequence[int]) -> list[Record]:
     """The conversations of these packs, as often as a pack is among them."""
-    found: dict[int, list[Record]] = {pack: [] for pack in packs}
+    by_pack: dict[int, list[Record]] = {pack: [] for pack in packs}
     for k, dataset in enumerate(sets.datasets):
         first, end = sets.first_packs[k : k + 2].tolist()
-        own = [pack - first for pack in found if first <= pack < end]
+        set_packs = [pack - first for pack in by_pack if first <= pack < end]
         places = [source["name"] for source in dataset.manifest.sources]
         names = short_places(places)
-        for pack, segment, source, row, tokens in _pack_rows(sets, k, own):
+        for pack, segment, source, row, tokens in _pack_rows(sets, k, set_packs):
             of_source = {"source": places[source], "name": names[source]}
             record = Record(set=k, pack=pack, segment=segment, row=row, tokens=tokens, **of_source)
-            found[first + pack].append(record)
-    return [record for pack in packs for record in sorted(found[pack], key=lambda one: one.segment)]
+            by_pack[first + pack].append(record)
+    return [record for pack in packs for record in sorted(by_pack[pack], key=lambda record: record.segment)]
 
 
 def _pack_rows(sets: Sets, number: int, packs: Sequence[int]) -> Iterator[_Row]:
-    """From the packs themselves: samples.parquet is in the order read, and has to be read whole to find a few packs."""
+    """Rows from the packs themselves: samples.parquet is in the order read, and is read whole even for a few packs."""
     with closing(PackReader([sets.datasets[number]])) as reader:
         for i in packs:
             pack = reader.read(sets.sidecars[number].place(i))

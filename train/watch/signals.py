@@ -1,8 +1,8 @@
 """Signals of a scheduler: SIGTERM means save and stop, SIGUSR1 means save and go on.
 
-The handlers only set flags, which the training looks at between steps. That it really ends in time does not depend on
-the training: Python runs handlers between two instructions of the main thread, which may be waiting for a dead peer, so
-a thread of our own reads the signals from the interpreter's wake-up pipe.
+The handlers only set flags, which the training looks at between steps. An end in time does not depend on the training:
+Python runs handlers between two instructions of the main thread, which may be waiting for a dead peer, so a thread of
+lmms reads the signals from the interpreter's wake-up pipe.
 """
 
 import os
@@ -27,12 +27,12 @@ class Asked:
     stop: int = 0
     """1 once SIGTERM came."""
     save: int = 0
-    """1 once SIGUSR1 came. Set it to 0 before the save: that holds all that the signal can have meant."""
+    """1 once SIGUSR1 came. Set `save` to 0 before saving: the checkpoint has all that the signal can have meant."""
 
 
 @contextmanager
 def signals(grace_s: float) -> Iterator[Asked]:
-    """Listen to SIGTERM and SIGUSR1 as long as the block runs; in any other thread than the main one, to nothing.
+    """Listen to SIGTERM and SIGUSR1 as long as the block runs; in any other thread than the main thread, to nothing.
 
     grace_s seconds after SIGTERM the process ends with a line on stderr and the exit code 137. A second SIGTERM changes
     nothing: under a scheduler that signals every process, a rank gets the launcher's too.
@@ -54,7 +54,7 @@ def signals(grace_s: float) -> Iterator[Asked]:
     watcher.start()
     wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    # The command line holds it back until here.
+    # The command line blocks the signal until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     try:
         yield asked

@@ -1,4 +1,4 @@
-"""A run in a few numbers, and where two runs part: what `lmms inspect run` says beside its curves."""
+"""A run in a few numbers, and where two runs part: what `lmms inspect run` says next to its curves."""
 
 import math
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ class Summary:
     folder: str
     step: int
     steps: int | None
-    """Of the whole run."""
+    """Steps of the whole run."""
     loss: float
-    """Of the last step, and the lowest with its step."""
+    """Loss of the last step; then the lowest loss and its step."""
     best_loss: float
     best_loss_step: int
     eval_loss: float | None
     best_eval_loss: float | None
     best_eval_step: int | None
     tokens: float
-    """Of all steps: exact where every step was logged, else see total_tokens."""
+    """Tokens of all steps: exact where every step was logged, else see total_tokens."""
     every_step: bool
     """Whether every step from the first of this folder up to the last was logged."""
     target_share: float | None
-    """Of the tokens; so are the next two."""
+    """Share in the tokens; so are the next two."""
     visual_share: float | None
     padding_share: float | None
-    """Beside the tokens: computed for nothing."""
+    """Tokens computed for nothing, which are not in `tokens`."""
     hours: float
     """From first to last step on the clock, without the time between a stop and its resumption."""
     tokens_per_s: float
-    """tokens over those hours: evaluations and checkpoints cost, too. Profiled steps are left out, here and in the next
-    three; NaN where there are no others."""
+    """tokens / hours, so evaluations and checkpoints count. Profiled steps are left out, here and in the next three;
+    NaN where every step was profiled."""
     mfu: float | None
     """Mean over the steps' seconds; so are the next two."""
     busy_mfu: float | None
@@ -56,11 +56,11 @@ class Summary:
     profiled: int
     """Steps that a profiler slowed."""
     shares: dict[str, float]
-    """Of the target weight, of each set of a mixture; empty for one set."""
+    """Share of each set of a mixture in the target weight; empty for one set."""
 
 
 def summarize(run: History) -> Summary:
-    """The sum of a run."""
+    """The summary of a run."""
     seconds = np.where(run.profiled, np.nan, step_seconds(run))
     evals = run.column("eval_loss")
     best, best_eval = _lowest(curve(run, "loss")), _lowest(evals)
@@ -103,7 +103,7 @@ def summarize(run: History) -> Summary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parting:
-    """Where another run parts from the first one, among the steps that both logged."""
+    """The steps at which another run parts from the first run, among the steps that both logged."""
 
     folder: str
     common: int
@@ -115,18 +115,18 @@ class Parting:
     most: float
     """The largest relative difference of the losses up to where the packs part."""
     settings: dict[str, tuple[Any, Any]]
-    """Settings that differ: their values in the first run and in this one."""
+    """Settings that differ: their values in the first run and in this run."""
 
 
-def parting(one: History, other: History) -> Parting:
-    """Where `other` parts from `one`."""
-    common, a, b = np.intersect1d(one.steps, other.steps, return_indices=True)
-    packs = _first(common, one.digests[a] != other.digests[b])
-    x, y = one.column("loss")[a], other.column("loss")[b]
-    # Of steps that were skipped the losses may not be finite.
+def parting(first: History, other: History) -> Parting:
+    """The steps at which `other` parts from `first`."""
+    common, a, b = np.intersect1d(first.steps, other.steps, return_indices=True)
+    packs = _first(common, first.digests[a] != other.digests[b])
+    x, y = first.column("loss")[a], other.column("loss")[b]
+    # The losses of skipped steps may not be finite.
     alike = np.isfinite(x) & np.isfinite(y) & (True if packs is None else common < packs)
     apart = np.abs(x[alike] - y[alike]) / np.maximum(np.abs(x[alike]), np.abs(y[alike]))
-    keys = one.settings.keys() | other.settings.keys() if one.settings and other.settings else ()
+    keys = first.settings.keys() | other.settings.keys() if first.settings and other.settings else ()
     return Parting(
         folder=other.folder,
         common=len(common),
@@ -134,15 +134,15 @@ def parting(one: History, other: History) -> Parting:
         loss=_first(common, (x != y) & ~(np.isnan(x) & np.isnan(y))),
         most=float(np.max(apart, initial=0.0)),
         settings={
-            key: (one.settings.get(key), other.settings.get(key))
+            key: (first.settings.get(key), other.settings.get(key))
             for key in sorted(keys)
-            if one.settings.get(key) != other.settings.get(key)
+            if first.settings.get(key) != other.settings.get(key)
         },
     )
 
 
 def _lowest(values: Column) -> int | None:
-    """Where the lowest finite value is."""
+    """Index of the lowest finite value; None where no value is finite."""
     return int(np.nanargmin(np.where(np.isfinite(values), values, np.nan))) if np.isfinite(values).any() else None
 
 
@@ -155,7 +155,7 @@ def _last_int(values: Column) -> int | None:
 
 
 def _mean(values: Column, weights: Column) -> float | None:
-    """Over the lines that have it."""
+    """Weighted mean over the lines that have the value."""
     known = np.isfinite(values) & np.isfinite(weights) & (weights > 0)
     return float(np.average(values[known], weights=weights[known])) if known.any() else None
 
@@ -163,7 +163,7 @@ def _mean(values: Column, weights: Column) -> float | None:
 def _rate(run: History) -> float:
     """Tokens a second by the clock, without profiled steps and the writing of their profile."""
     tokens, took = np.diff(total_tokens(run), prepend=0), 3600 * np.diff(elapsed(run), prepend=0)
-    # The profile is written after the last one's line: until the next step begins.
+    # The profile is written after the line of its last step, until the next step begins.
     after = np.append(False, run.profiled[:-1])
     took[after] = step_seconds(run)[after]
     seconds = float(took[~run.profiled].sum())

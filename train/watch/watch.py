@@ -1,4 +1,4 @@
-"""Who hears of a run while it trains, and what the run was asked for: the one value that all long work takes."""
+"""The listeners of a run while it trains, and what signals asked for: the one value that all long work takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Say = Callable[[StepLog | str], None]
 """Called on rank 0: with each logged step, and with each line that a person should read."""
 
 Beat = Callable[[str], None]
-"""Called with what comes next, so that a rank which hangs can say where: see watchdog."""
+"""Called with the work that comes next, so that a rank which hangs can say where: see watchdog."""
 
 
 def _unheard(event: object) -> None:
@@ -20,7 +20,7 @@ def _unheard(event: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watch:
-    """The listeners of a run. Each of them may be left out."""
+    """The listeners of a run. Each listener may be left out."""
 
     say: Say = _unheard
     beat: Beat = _unheard
@@ -30,12 +30,12 @@ class Watch:
     """What signals asked this process for."""
 
     def begin(self, what: str) -> None:
-        """Work begins that may take seconds: the watchdog and a person hear of it. A line that ends in " ..." is shown
-        until the next one comes."""
+        """Tell the watchdog and a person that work begins which may take seconds. A line that ends in " ..." is shown
+        until the next line comes."""
         self.beat(what)
         self.say(f"{what} ...")
 
 
 def unwatched() -> Watch:
-    """A Watch that nobody listens to, for a loop of one's own."""
+    """A Watch that nobody listens to, for your own loop."""
     return Watch(asked=Asked())

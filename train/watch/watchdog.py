@@ -18,17 +18,18 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from lmms.configs.errors import TrainError
 
 EXIT_CODE = 70
-"""Of a rank that was ended for want of progress: EX_SOFTWARE of sysexits.h."""
+"""Exit code of a rank that was ended since it made no progress: EX_SOFTWARE of sysexits.h."""
 
 _STDERR = 2
 
 
 @contextmanager
 def watchdog(stall_s: float, rank: int) -> Iterator[Callable[[str], None]]:
-    """Call what is yielded with what comes next, at each progress. After stall_s seconds without, the process ends.
+    """Call the yielded function with the work that comes next, at each progress. The process ends after stall_s seconds
+    without a call.
 
-    It says once what it was at, with the stacks of all threads: the sentence goes to the launcher, where one has set
-    TORCHELASTIC_ERROR_FILE, the rest to stderr.
+    The process then says what it was doing, with the stacks of all threads: the sentence goes to the launcher, where
+    the launcher has set TORCHELASTIC_ERROR_FILE, the rest to stderr.
     """
     latest = [(time.monotonic(), "the start")]
     done = threading.Event()
@@ -49,7 +50,7 @@ def watchdog(stall_s: float, rank: int) -> Iterator[Callable[[str], None]]:
 def _watch(latest: list[tuple[float, str]], done: threading.Event, stall_s: float, rank: int) -> None:
     tick = min(1.0, stall_s / 10)
     while True:
-        # For a thread that keeps all others from running, this one too: Python's own watchdog needs no Python.
+        # For a thread that keeps all threads from running, this thread too: Python's watchdog runs without Python.
         faulthandler.dump_traceback_later(stall_s + tick, exit=True, file=_STDERR)
         if done.wait(tick):
             return
@@ -66,13 +67,13 @@ def _end_process(rank: int, what: str) -> None:
         get_error_handler().record_exception(TrainError(sentence))
     else:
         text += f"error: rank {rank}: {sentence}\n"
-    # Not by sys.stderr, whose lock the thread that hangs may hold.
+    # Not through sys.stderr, whose lock the thread that hangs may hold.
     os.write(_STDERR, text.encode(errors="replace"))
     os._exit(EXIT_CODE)
 
 
 def _stacks() -> str:
-    """The stack of every thread but this one."""
+    """The stack of every thread except this thread."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != threading.get_ident()}
     return "".join(
