@@ -67,7 +67,7 @@ def write_adapter(
     """Write a model's LoRA and its other `checkpointed` parameters (names in TrainModel) into a folder.
 
     base: folder or hub id of the model that the adapter belongs on. If a parameter of a module is checkpointed, all its
-    parameters are written: PEFT replaces whole modules. TrainError where a layer with LoRA has another one than base.
+    parameters are written: PEFT replaces whole modules. TrainError for a weight under LoRA that is not base's.
     """
     tensors: dict[str, torch.Tensor] = {}
     layers, modules = [], []

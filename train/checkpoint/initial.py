@@ -96,9 +96,9 @@ def plan_initial(
 ) -> Initial:
     """The sources of this model's weights; the model has no memory yet.
 
-    once: calls a function on one rank, and returns its result on all ranks. checkpoint: the one that the run goes on
-    from. Raises ConfigError, ModelError or TrainError for weights that do not fit, or that are not those that the
-    checkpoint was trained on.
+    once: calls a function on one rank, and returns its result on all ranks. checkpoint: the run goes on from it; None
+    for a run that starts. Raises ConfigError, ModelError or TrainError for weights that do not fit, or that are not
+    those that the checkpoint was trained on.
     """
     every = {name for name, _ in model.named_parameters()}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -57,7 +57,7 @@ class TrainerState:
     """xxh3 of the index.json of each set, which names the hash of every shard."""
     group_packs: int
     costs: str
-    """Digest of the constants in the cost of a pack, see costs_digest."""
+    """Digest of the cost model, see costs_digest."""
     fingerprints: Mapping[str, str]
     """tokenizer, template, vision and packing of the shards."""
     phases: tuple[RunPhase, ...]

@@ -1,8 +1,8 @@
 """The setting `deterministic`: the same run on the same machines gives the same bits.
 
-The order of packs, random numbers and the sums over ranks' shares are fixed in any case. Without this setting the order
-in which a GPU adds is not: atomics in the backward of attention and of scattered rows, cuBLAS's workspaces, the
-reductions of NCCL in a switch, and kernels that a compiler chooses by timing them.
+The order of packs, random numbers and the sums over ranks' shares are fixed in any case. Without this setting, the
+order in which a GPU adds is not fixed: atomics in the backward of attention and of scattered rows, cuBLAS's workspaces,
+the reductions of NCCL in a switch, and kernels that a compiler chooses by timing them.
 """
 
 import os
