@@ -38,7 +38,7 @@ class Running:
         return wait_for([pid for pid in self.pids if pid not in ended], _MOMENT_S, moment)
 
     def until_some_step(self, ended: Collection[int] = ()) -> Codes:
-        """Wait for a random step of the next ones, and for a random part of the step after that."""
+        """Wait for a random step among the next, and for a random part of the step after that."""
         goal = self.logged() + self.rng.randint(0, 6)
         codes = self.until(lambda: self.logged() > goal, ended)
         time.sleep(self.rng.random() * 0.2)

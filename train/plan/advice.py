@@ -169,10 +169,12 @@ def advise(
     # A pass may need a little more than the passes with most tokens, patches or targets.
     most = max(largest(memory_of(traced, ranks)), here or 0)
     proposals = proposals_of(traced, opened, ranks, batches, overlaid, min(memory, most - 1), goes_on=goes_on)
-    return Advice(here=here, heaviest=most, proposals=proposals, remarks=beside(config, states_of(traced, ranks)))
+    return Advice(
+        here=here, heaviest=most, proposals=proposals, remarks=figure_remarks(config, states_of(traced, ranks))
+    )
 
 
-def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
+def figure_remarks(config: TrainConfig, states: Sequence[States]) -> list[str]:
     """Remarks for a person, besides the figures."""
     sequence = config.parallel.sequence
     lines = []
@@ -184,7 +186,7 @@ def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
         most = max(state.weights + state.optimizer + state.gradients for state in states)
         lines.append(
             f"with parallel.offload, weights, gradients and averages are in main memory: {most / 1e9:.2f} GB a rank,"
-            " which are not shown above, beside what a checkpoint takes"
+            " which are not shown above, besides what a checkpoint takes"
         )
     if config.memory.offload_bytes:
         lines.append(

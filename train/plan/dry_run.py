@@ -21,7 +21,7 @@ from lmms.train.checkpoint.state import Base
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import Order
 from lmms.train.data.phases import RunPhase, order_of
-from lmms.train.plan.advice import Proposal, beside, proposals_of
+from lmms.train.plan.advice import Proposal, figure_remarks, proposals_of
 from lmms.train.plan.cards import Card
 from lmms.train.plan.checks import check_output
 from lmms.train.plan.estimate import (
@@ -132,7 +132,7 @@ class DryRun:
 
 
 def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
-    """The memory that a run on so many GPUs would need, and these cards. Reads the heaviest packs; writes nothing.
+    """The memory and the length of a run on so many GPUs, for these cards. Reads the heaviest packs; writes nothing.
 
     Raises the errors of the run before its first step: for settings, shards, model, weights and checkpoints. Shapes are
     enough: a model folder without weights gives a remark, and no weights are fetched from a hub.
@@ -199,7 +199,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
                 else []
             ),
             *_before_gradients(memory, states, passes_of(config, ranks)),
-            *beside(config, states),
+            *figure_remarks(config, states),
             *unlikely(config.optim, opened.model, steps),
             *remarks(config, order, phases[-1], ranks // sequence, steps, state),
         ],

@@ -104,7 +104,7 @@ def rank_memory(
             "optimizer": states.optimizer,
             "gradients": int(states.gradients * done) + moment.reducing,
             "gathered": gathered(moment),
-            **{kind: moment.held.get(kind, 0) for kind in ("vision", "llm", "loss", "backward")},
+            **{kind: moment.used.get(kind, 0) for kind in ("vision", "llm", "loss", "backward")},
             "batch": 2 * batch,
         }
 

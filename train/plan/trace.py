@@ -37,7 +37,7 @@ _ENDLESS = 2**50
 class Moment:
     """The moment with most memory in use while the same gradients are done. Bytes of a whole, unsharded model."""
 
-    held: Mapping[Kind, int]
+    used: Mapping[Kind, int]
     """Activations, gradients of activations, and gradients in the compute type of the unit that is being computed."""
     reducing: int
     """fp32 gradients of one unit, on their way to the ranks."""
@@ -116,9 +116,9 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.reduced = 0
         self.reducing = 0
         self.done = 0
-        self._held: Counter[Kind] = Counter()
-        self._peak = self._held.copy()
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+        self._used: Counter[Kind] = Counter()
+        self._peak = self._used.copy()
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -129,8 +129,8 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def moment(self) -> Moment:
         """The peak since the last moment; the next moment starts from the bytes in use now."""
-        moment = Moment(held=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
-        self._peak = self._held.copy()
+        moment = Moment(used=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
+        self._peak = self._used.copy()
         return moment
 
     def reduce(self, parameters: Sequence[nn.Parameter], elements: int) -> None:
@@ -151,21 +151,21 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.reduced += size
         for parameter in parameters:
             parameter.grad = None
-        self._peak = self._held.copy()
+        self._peak = self._used.copy()
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._seen:
+        if storage._cdata in self._known:
             return
-        self._seen.add(storage._cdata)
+        self._known.add(storage._cdata)
         size = storage.nbytes()
-        self._held[self.kind] += size
-        if self._held.total() > self._peak.total():
-            self._peak = self._held.copy()
+        self._used[self.kind] += size
+        if self._used.total() > self._peak.total():
+            self._peak = self._used.copy()
         weakref.finalize(storage, self._drop, storage._cdata, self.kind, size)
 
     def _drop(self, key: int, kind: Kind, size: int) -> None:
-        self._seen.discard(key)
-        self._held[kind] -= size
+        self._known.discard(key)
+        self._used[kind] -= size
 
 
 def _tell_parts(model: TrainModel, live: _Live) -> None:
