@@ -1,7 +1,7 @@
-"""Where two runs part: tools/compare_runs.py A B, of two output folders of `lmms train`.
+"""The first difference of two runs: tools/compare_runs.py A B, for two output folders of `lmms train`.
 
-Compares metrics.jsonl step by step: the digest of what each step consumed, exactly, and the losses to --rel. Prints the
-first step at which they differ and exits 1; exits 0 where the runs agree on all the steps that both have.
+Compares metrics.jsonl step by step: the digest of each step's packs exactly, and the losses to --rel. Prints the first
+step at which the runs differ and exits 1; exits 0 where the runs agree in all steps that both have.
 """
 
 import argparse
@@ -19,7 +19,7 @@ Steps = Mapping[int, Mapping[str, Any]]
 
 
 def read_steps(run: Path) -> dict[int, dict[str, Any]]:
-    """Step -> its line of metrics.jsonl, but for one that is still being written. TrainError for no run's folder."""
+    """Step -> its whole line of metrics.jsonl. TrainError for a folder that is not a run's output."""
     path = run / METRICS_NAME
     try:
         whole, _, _ = path.read_bytes().rpartition(b"\n")
@@ -29,10 +29,10 @@ def read_steps(run: Path) -> dict[int, dict[str, Any]]:
         raise TrainError(f"{path} cannot be read ({type(error).__name__}: {error}); expected a run's folder") from error
 
 
-def differences(one: Steps, other: Steps, rel: float) -> Iterator[str]:
-    """A sentence for each step of both runs that consumed other packs, or whose losses are further apart than `rel`."""
-    for step in sorted(one.keys() & other.keys()):
-        a, b = one[step], other[step]
+def differences(first: Steps, second: Steps, rel: float) -> Iterator[str]:
+    """A sentence for each common step whose packs differ, or whose losses differ by more than `rel`."""
+    for step in sorted(first.keys() & second.keys()):
+        a, b = first[step], second[step]
         if a["digest"] != b["digest"]:
             yield f"step {step} consumed {a['digest']} at {a['position']} packs, and {b['digest']} at {b['position']}"
         for name in ("loss", "eval_loss"):
@@ -42,22 +42,24 @@ def differences(one: Steps, other: Steps, rel: float) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 where the runs agree, 1 where they part."""
+    """Compare two runs; returns 0 where they agree, 1 where they differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", type=Path)
     parser.add_argument("b", type=Path)
     parser.add_argument("--rel", type=float, default=0.0, help="losses may differ by this share (default: not at all)")
     given = parser.parse_args(arguments)
-    one, other = read_steps(given.a), read_steps(given.b)
-    both = one.keys() & other.keys()
+    first, second = read_steps(given.a), read_steps(given.b)
+    both = first.keys() & second.keys()
     if not both:
         raise TrainError(f"{given.a} and {given.b} have no step in common")
-    found = list(differences(one, other, given.rel))
-    print(found[0] + f" ({len(found)} differences in all)" if found else f"the same in all {len(both)} steps of both")
-    for name, own, others in ((given.a, one, other), (given.b, other, one)):
-        if alone := own.keys() - others.keys():
+    faults = list(differences(first, second, given.rel))
+    print(
+        faults[0] + f" ({len(faults)} differences in all)" if faults else f"the same in all {len(both)} steps of both"
+    )
+    for name, steps, others in ((given.a, first, second), (given.b, second, first)):
+        if alone := steps.keys() - others.keys():
             print(f"{name} alone has {len(alone)} steps, {min(alone)} to {max(alone)}")
-    return 1 if found else 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -56,14 +56,14 @@ def write_all(with_demo: bool) -> None:
 def filled(page: str, name: str, text: str) -> str:
     """The page with `text` between its markers <!-- name: ... --> and <!-- /name -->."""
     pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    result, replaced = pattern.subn(lambda found: found[1] + text + found[2], page)
+    result, replaced = pattern.subn(lambda match: match[1] + text + match[2], page)
     if replaced != 1:
         raise ValueError(f"the page has {replaced} places for {name!r}, expected 1")
     return result
 
 
 def reasons_table(reasons: Mapping[str, str]) -> str:
-    """Reason and meaning, in the order of prep/reject.py."""
+    """Reason and meaning, in the order of REASONS."""
     rows = [f"| `{reason}` | {meaning} |" for reason, meaning in reasons.items()]
     return "\n".join(["| reason | meaning |", "|---|---|", *rows]) + "\n"
 
@@ -75,7 +75,7 @@ def metrics_table() -> str:
 
 
 def api_page() -> str:
-    """docs/api.md: every public name of the three packages, with its signature and what it is for."""
+    """docs/api.md: every public name of the three packages, with its signature and its doc string."""
     parts = ["# Python\n", "Made by `tools/docs` from the code. What is listed here is public; the rest may change.\n"]
     for package in ("lmms.configs", "lmms.prep", "lmms.train"):
         module = import_module(package)
@@ -137,7 +137,7 @@ def settings_page() -> str:
 
 
 def _settings_tables(title: str, kind: Any, section: str) -> Iterator[str]:
-    """The table of a config, then those of its sections."""
+    """The table of a config, then the tables of its sections."""
     texts, hints = field_help(kind), get_type_hints(kind)
     rows, below = ["| key | value | default | meaning |", "|---|---|---|---|"], []
     for field in fields(kind):
@@ -155,7 +155,7 @@ def _settings_tables(title: str, kind: Any, section: str) -> Iterator[str]:
 
 
 def _default(field: "Field[Any]") -> str:
-    """The default as a run file has it; nothing where the text says it, or where the key has to be set."""
+    """The default as in a run file, or `required`; empty where the field's text tells the default."""
     if field.default is MISSING:
         return "required" if field.default_factory is MISSING else ""
     return "" if field.default in (None, ()) else f"`{setting_text(field.default)}`"
@@ -205,7 +205,7 @@ def _settled(output: str) -> str:
     """Terminal output without the states of live bars that were overwritten."""
     lines: list[str] = []
     for piece in output.replace("\r\n", "\n").split("\n"):
-        # A live bar goes back over its line before it is drawn again: only what is drawn last stays.
+        # A live bar moves back over its line before the bar is drawn again: only the last drawing stays.
         ups = piece.count("\x1b[1A")
         for _ in range(ups):
             if lines:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Make cli/demo/model: a tiny Qwen3-VL type model folder without weights, for the demo and for tests of our own.
+"""Make cli/demo/model: a tiny Qwen3-VL type model folder without weights, for the demo and for tests.
 
     python tools/make_demo_model.py
 
-The tokenizer is trained here on the demo's own sentences; its special tokens and their flags are those of Qwen, so
-prep and train treat it like a real one. The output is committed; running this again gives the same bytes.
+The tokenizer is trained here on the demo's sentences; its special tokens and their flags are those of Qwen, so prep
+and train treat it like a real tokenizer. The output is committed; running this again gives the same bytes.
 """
 
 import json

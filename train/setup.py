@@ -78,8 +78,8 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
     initial = plan_initial(config, opened.folder.path, opened.model, world.once, stand.checkpoint, watch.say)
     state = replace(stand.state, best=best, base=initial.base)
 
-    prepare(config, opened.model, world, initial.held, backend=backend if kernels.compile else None)
-    memory = MemoryContext(config=config, output=output, world=world, opened=opened, checkpointed=initial.held)
+    prepare(config, opened.model, world, initial.checkpointed, backend=backend if kernels.compile else None)
+    memory = MemoryContext(config=config, output=output, world=world, opened=opened, checkpointed=initial.checkpointed)
     with explaining_out_of_memory(memory, lambda: START, watch):
         optimizer = _filled(config, opened.model, world, initial, stand.checkpoint, watch)
     learner = Learner(
@@ -111,7 +111,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
         sets=opened.sets,
         course=course,
         learner=learner,
-        checkpointed=initial.held,
+        checkpointed=initial.checkpointed,
         memory=memory,
         eval_set=_eval_set(opened),
         measure=measure,
@@ -145,7 +145,7 @@ def _filled(
     watch.begin("reading the weights")
     fill_initial(initial, model, config.seed)
     if checkpoint:
-        load_checkpoint(checkpoint, tensors_of(model, optimizer, initial.held), verified=True)
+        load_checkpoint(checkpoint, tensors_of(model, optimizer, initial.checkpointed), verified=True)
     return optimizer
 
 

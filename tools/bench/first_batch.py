@@ -1,4 +1,4 @@
-"""The time from nothing to the first batch of a run, in a process of its own each time.
+"""The time from the start of a run to its first batch, in a new process each time.
 
     python -m tools.bench.first_batch SHARDS POSITION
 
@@ -27,7 +27,7 @@ GLOBAL_PACKS = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FirstBatch:
-    """What one process took, from the end of its imports to the first batch in its hands."""
+    """The time and memory of one process, from the end of its imports to its first batch."""
 
     position: int
     """Packs that were trained before."""
@@ -35,28 +35,28 @@ class FirstBatch:
     """The pack that was read, checked and made into a batch."""
     seconds: float
     opening_s: float
-    """Of these, for the manifest, the index and the table of packs."""
+    """The seconds for the manifest, the index and the table of packs."""
     cpu_s: float
-    """Seconds of processor time: what other work on the machine hardly changes."""
+    """Seconds of processor time, which other work on the machine hardly changes."""
     peak_bytes: int
     imported_bytes: int
-    """Of these, after the imports."""
+    """The bytes after the imports."""
 
 
 def first_batches(shards: Path, positions: Sequence[int], rounds: int) -> list[list[FirstBatch]]:
-    """For each position, that many processes; the positions take turns."""
-    found: list[list[FirstBatch]] = [[] for _ in positions]
+    """The measurements of each position, in so many processes; the positions take turns."""
+    measured: list[list[FirstBatch]] = [[] for _ in positions]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     for _ in range(rounds):
-        for position, of_position in zip(positions, found, strict=True):
+        for position, of_position in zip(positions, measured, strict=True):
             command = [sys.executable, "-m", "tools.bench.first_batch", str(shards), str(position)]
             line = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
             of_position.append(FirstBatch(**json.loads(line)))
-    return found
+    return measured
 
 
 def first_batch(shards: Path, position: int) -> FirstBatch:
-    """What `lmms train` does with a data set until it has the first batch after this position."""
+    """Do what `lmms train` does with a data set until its first batch after this position, and measure it."""
     imported = _peak_bytes()
     start, cpu_start = time.perf_counter(), time.process_time()
     sets = open_sets([shards])
@@ -77,7 +77,7 @@ def first_batch(shards: Path, position: int) -> FirstBatch:
 
 
 def _peak_bytes() -> int:
-    """Resident at the peak so far (Linux)."""
+    """Resident bytes at the peak so far (Linux)."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -1,8 +1,8 @@
 """A data set of very many packs that takes little room.
 
-Every pack that the tables name can be read, and has the hash that they say. But packs are a few tokens long, and only
-DISTINCT_SHARDS of the shard files differ: the others are hard links to them. So the tables, which opening and ordering
-work on, are of full size, and compress as badly as those of a real data set.
+Every pack of the tables can be read, and has the hash that they tell. But packs are a few tokens long, and only
+DISTINCT_SHARDS of the shard files differ: the other files are hard links to these. So the tables, which opening and
+ordering read, are of full size, and compress as badly as the tables of a real data set.
 """
 
 import shutil
@@ -33,9 +33,9 @@ Int64s = npt.NDArray[np.int64]
 
 
 def write_many_packs(folder: Path, like: Path, num_packs: int, num_shards: int) -> None:
-    """A shard folder of so many packs, as many in each shard, for the model of the shard folder `like`.
+    """Write a shard folder of so many packs, equally many in each shard, for the model of the shard folder `like`.
 
-    Its tables of samples and of rejected records are those of `like`.
+    The tables of samples and of rejected records are copied from `like`.
     """
     packs_a_shard, rest = divmod(num_packs, num_shards)
     if rest or not packs_a_shard:
@@ -59,7 +59,7 @@ def _name(shard: int) -> str:
 
 
 def _write_shard(folder: Path, shard: int, lengths: Int64s) -> tuple[ShardFile, Int64s, npt.NDArray[np.uint64]]:
-    """A shard of packs of these lengths; int64 [packs, 2]: where each starts and ends; uint64 [packs]: its hash."""
+    """A shard of packs of these lengths; int64 [packs, 2]: start and end of each pack; uint64 [packs]: its hash."""
     samples = [encode_sample(COLUMNS, _pack(shard, row, n).to_columns()) for row, n in enumerate(lengths.tolist())]
     data = shard_header(COLUMNS, [len(sample) for sample in samples]) + b"".join(samples)
     (folder / _name(shard)).write_bytes(data)
@@ -70,7 +70,7 @@ def _write_shard(folder: Path, shard: int, lengths: Int64s) -> tuple[ShardFile, 
 
 
 def _pack(shard: int, row: int, tokens: int) -> Pack:
-    """One conversation, of which all but the first token is predicted; the numbers make it one of its kind."""
+    """A pack of one conversation, whose tokens but the first are predicted; shard and row make the pack unique."""
     return Pack(
         input_ids=np.arange(row, row + tokens, dtype=np.int32) % 32,  # any vocabulary has these
         cu_seqlens=np.array([0, tokens], np.int32),

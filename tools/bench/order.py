@@ -1,8 +1,8 @@
-"""What the order costs: seeking, stepping, a whole epoch, memory; of 10 M packs in 10 k shards unless told otherwise.
+"""The cost of the order: seeking, stepping, a whole epoch, memory; by default for 10 M packs in 10 k shards.
 
     python tools/bench/order.py [PACKS] [SHARDS]
 
-Needs numpy and lmms alone. Each seek is cold: in a fresh object, whose tables nothing has asked for yet.
+Needs numpy and lmms alone. Each seek is cold: in a new object, which has computed no tables yet.
 """
 
 import statistics
@@ -25,19 +25,19 @@ def fresh(packs: int, shards: int, group: int) -> Order:
     """An order that has no tables yet."""
     costs = (10**12 + counter_hash(packs, 1) % np.uint64(10**12)).astype(np.int64)
     sizes = np.bincount(np.arange(packs) * shards // packs)
-    one = SetOrder(shard_packs=sizes, costs=costs, seed=0, name="bench", group=group)
-    return Order(sets=(one,), phase=Phase(group=group), costs=costs, global_packs=GLOBAL_PACKS)
+    set_order = SetOrder(shard_packs=sizes, costs=costs, seed=0, name="bench", group=group)
+    return Order(sets=(set_order,), phase=Phase(group=group), costs=costs, global_packs=GLOBAL_PACKS)
 
 
 def milliseconds(call: Callable[..., object], *arguments: object) -> float:
-    """How long one call takes."""
+    """The milliseconds of one call."""
     start = time.perf_counter()
     call(*arguments)
     return 1e3 * (time.perf_counter() - start)
 
 
 def peak_megabytes(call: Callable[..., object], *arguments: object) -> float:
-    """What one call allocates at its peak."""
+    """The megabytes that one call has allocated at its peak."""
     tracemalloc.start()
     call(*arguments)
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,10 +1,10 @@
-"""Does the order cost anything? The loss of a small run in our order, in groups, and in random order.
+"""Whether the order costs anything: the loss of a small run in the order of lmms, in groups, and in random order.
 
     python tools/bench/order_loss.py [--steps 160] [--seeds 3]
 
-Two sets of questions that need other skills and cost otherwise: the demo's pictures, and sums in text, in one folder of
-shards. Random order is our own with all costs equal: a hash alone then says what stands where. Prints the mean loss of
-the last quarter of the steps and of an evaluation on records held out, for each order and seed.
+The data are two sets of questions with different skills and costs, in one folder of shards: the demo's pictures, and
+sums in text. Random order is the order of lmms with equal costs: a hash alone then decides the places. Prints the mean
+loss of the last quarter of the steps and of an evaluation on held-out records, for each order and seed.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def main() -> None:
             _build(folder, name, number)
         print("| order | loss, last quarter | held out |\n|---|---|---|")
         for name, group in ORDERS.items():
-            found = [_losses(folder, name, group, seed, given.steps) for seed in range(given.seeds)]
-            trained, held_out = (" ".join(f"{loss:.3f}" for loss in column) for column in zip(*found, strict=True))
+            losses = [_losses(folder, name, group, seed, given.steps) for seed in range(given.seeds)]
+            trained, held_out = (" ".join(f"{loss:.3f}" for loss in column) for column in zip(*losses, strict=True))
             print(f"| {name} | {trained} | {held_out} |", flush=True)
 
 
@@ -71,7 +71,7 @@ def _build(folder: Path, name: str, number: int) -> None:
 
 
 def _losses(folder: Path, name: str, group: int | None, seed: int, steps: int) -> tuple[float, float]:
-    """(mean loss of the last quarter, loss on what was held out)."""
+    """(mean loss of the last quarter, loss on held-out records)."""
     output = folder / f"{name} {seed}"
     config = TrainConfig(
         model=ModelConfig(path=str(MODEL), init="random"),

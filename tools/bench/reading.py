@@ -1,6 +1,6 @@
-"""Ways to read a whole data set, each measured beside a plain read of the same bytes.
+"""Ways to read a whole data set, each measured next to a plain read of the same bytes.
 
-What a way gives is counted, and has to be what the tables say: none is fast because it leaves something out.
+The bytes or tokens of a way are counted, and have to be those of the tables: no way is fast because it skips something.
 """
 
 import math
@@ -24,14 +24,14 @@ from lmms.train.model.flops import model_cost
 from lmms.train.model.folder import model_of
 
 _MEASURED_S = 0.1
-"""What a measurement takes at least: a way reads the data set as often as that needs."""
+"""The least seconds of a measurement: a way reads the data set as often as needed for that."""
 _LEAST_ROUNDS = 3
 _STALL_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Opened:
-    """A data set as a run has it."""
+    """A data set with its order and recipe, as in a run."""
 
     sets: Sets
     order: Order
@@ -44,29 +44,29 @@ class Way:
 
     name: str
     read: Callable[[int], tuple[float, int]]
-    """How often -> seconds, and bytes or tokens that came."""
+    """Number of passes over the data set -> seconds, and bytes or tokens that were read."""
     expected: int
-    """Bytes or tokens of reading it once."""
+    """Bytes or tokens of one pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """What was measured of a way."""
+    """The speed of a way."""
 
     way: str
     rounds: int
-    """Measurements, each right after one of the plain read."""
+    """The number of measurements; the plain read is measured right before each."""
     packs_per_s: float
     """The median of the rounds."""
     tokens_per_s: float
     share: float
     """packs_per_s over that of the plain read: the median of the rounds."""
     best_share: float
-    """The same of the best measurement of each."""
+    """The same ratio for the best measurements of this way and of the plain read."""
 
 
 def open_run(sets: Sets, global_packs: int) -> Opened:
-    """A data set with its order and recipe, for the model that it was built for."""
+    """A data set with its order and recipe, for the model of its manifest."""
     (dataset,) = sets.datasets
     model = model_of(fitting_model(dataset.manifest.model, dataset).path, "none")
     order = make_order(sets, Phase(), model_cost(model), 0, global_packs)
@@ -74,31 +74,31 @@ def open_run(sets: Sets, global_packs: int) -> Opened:
 
 
 def speeds(shards: Path, seconds: float, workers: Sequence[int]) -> list[Speed]:
-    """Each way to read, the plain one first; out of memory, since each reads the data set before it is measured.
+    """The speed of each way to read, the plain read first; the data are in memory, since a way first reads unmeasured.
 
-    seconds: for which each is measured, at least.
+    seconds: the least time for which each way is measured.
     """
     opened = open_run(open_sets([shards]), 1)
-    with ExitStack() as held:
-        ways = _ways(opened, workers, held)
+    with ExitStack() as resources:
+        ways = _ways(opened, workers, resources)
         passes = [math.ceil(_MEASURED_S / _seconds(way, 1)) for way in ways]
-        found = [_rounds(way, often, ways[0], passes[0], seconds) for way, often in zip(ways, passes, strict=True)]
+        rounds = [_rounds(way, often, ways[0], passes[0], seconds) for way, often in zip(ways, passes, strict=True)]
     packs, tokens = len(opened.order.costs), int(opened.sets.tokens.sum())
     return [
         Speed(
             way=way.name,
-            rounds=len(own),
-            packs_per_s=packs / statistics.median(own),
-            tokens_per_s=tokens / statistics.median(own),
-            share=statistics.median(before / after for before, after in zip(plain, own, strict=True)),
-            best_share=min(plain) / min(own),
+            rounds=len(seconds_of_way),
+            packs_per_s=packs / statistics.median(seconds_of_way),
+            tokens_per_s=tokens / statistics.median(seconds_of_way),
+            share=statistics.median(before / after for before, after in zip(plain, seconds_of_way, strict=True)),
+            best_share=min(plain) / min(seconds_of_way),
         )
-        for way, (plain, own) in zip(ways, found, strict=True)
+        for way, (plain, seconds_of_way) in zip(ways, rounds, strict=True)
     ]
 
 
 def _rounds(way: Way, passes: int, plain: Way, plain_passes: int, seconds: float) -> tuple[list[float], list[float]]:
-    """Seconds to read the data set once: by the plain way and by another, in turn."""
+    """Seconds to read the data set once: by the plain read and by a way, in turn."""
     before, after = list[float](), list[float]()
     end = time.perf_counter() + seconds
     while len(after) < _LEAST_ROUNDS or time.perf_counter() < end:
@@ -115,7 +115,7 @@ def _seconds(way: Way, passes: int) -> float:
     return seconds / passes
 
 
-def _ways(opened: Opened, workers: Sequence[int], held: ExitStack) -> list[Way]:
+def _ways(opened: Opened, workers: Sequence[int], resources: ExitStack) -> list[Way]:
     from streaming import LocalDataset, StreamingDataset
 
     (dataset,) = opened.sets.datasets
@@ -123,8 +123,8 @@ def _ways(opened: Opened, workers: Sequence[int], held: ExitStack) -> list[Way]:
     num_bytes, num_tokens = sum(place.bytes for place in places), int(opened.sets.tokens.sum())
     files = [os.open(Path(dataset.where) / shard.name, os.O_RDONLY) for shard in dataset.shards]
     for file in files:
-        held.callback(os.close, file)
-    reader = held.enter_context(closing(PackReader(opened.sets.datasets)))
+        resources.callback(os.close, file)
+    reader = resources.enter_context(closing(PackReader(opened.sets.datasets)))
     mapped = LocalDataset(dataset.where)
     streamed = StreamingDataset(local=dataset.where, batch_size=1, shuffle=True)
     return [
@@ -167,7 +167,7 @@ def _timed(read: Callable[[], Iterable[int]]) -> Callable[[int], tuple[float, in
 
 
 def _batches(opened: Opened, places: Sequence[Place], workers: int) -> Callable[[int], tuple[float, int]]:
-    """Batches of one pack, as the trainer gets them; the clock starts when each process has made a few."""
+    """A measurement of batches of one pack, as in the trainer; it starts when each process has made a few batches."""
     requests = [Request((place,), True) for place in places]
 
     def measure(passes: int) -> tuple[float, int]:

@@ -1,10 +1,10 @@
-"""What reading costs: packs beside a plain read and mosaicml-streaming, the first batch of a run, the wait in a run.
+"""The cost of reading: packs next to a plain read and mosaicml-streaming, the first batch of a run, the wait in a run.
 
     python -m tools.bench.stream SHARDS... [--run CONFIG] [--out FILE]
 
-Each SHARDS is a folder on this machine that fits into its memory: say, one of text and one with images. The first batch
-is that of a data set made for it (many_packs.py), at its start and in its middle. CONFIG is a run file of `lmms train`.
-Needs the development dependencies, and takes minutes.
+Each SHARDS is a folder on this machine that fits into its memory, for example a folder of text and a folder with
+images. The first batch is that of a data set made for this (write_many_packs), at its start and in its middle. CONFIG
+is a run file of `lmms train`. Needs the development dependencies, and takes minutes.
 """
 
 import argparse
@@ -33,15 +33,15 @@ def first_batch_of_many(folder: Path, like: Path, packs: int, shards: int, round
     return {
         "packs": packs,
         "shards": shards,
-        "fresh": [asdict(one) for one in fresh],
-        "resumed": [asdict(one) for one in resumed],
+        "fresh": [asdict(batch) for batch in fresh],
+        "resumed": [asdict(batch) for batch in resumed],
         "seconds_ratio": _median(resumed, "seconds") / _median(fresh, "seconds"),
         "cpu_ratio": _median(resumed, "cpu_s") / _median(fresh, "cpu_s"),
     }
 
 
 def data_wait(config: Path, output: Path, steps: int) -> dict[str, float]:
-    """A run of so many steps, and the share of their time in which it waited for data; of all but the first."""
+    """Figures of a run of so many steps, with the share of time in which it waited for data, without the first step."""
     command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(config), "--resume", "never"]
     subprocess.run([*command, f"max_steps={steps}", f"output={output}"], check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (output / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
@@ -55,31 +55,31 @@ def data_wait(config: Path, output: Path, steps: int) -> dict[str, float]:
     }
 
 
-def speed_lines(shards: str, found: Sequence[Speed]) -> list[str]:
+def speed_lines(shards: str, measured: Sequence[Speed]) -> list[str]:
     """A table of the ways to read one data set."""
     lines = [
         f"{shards}: medians; share: of the plain read's speed, by round and by the best of each",
         f"  {'':36}{'packs/s':>11}{'tokens/s':>15}{'share':>10}{'best':>10}",
     ]
-    for one in found:
-        rates = f"{one.packs_per_s:>11,.1f}{one.tokens_per_s:>15,.0f}"
-        lines.append(f"  {one.way:36}{rates}{one.share:>10.2%}{one.best_share:>10.2%}")
+    for speed in measured:
+        rates = f"{speed.packs_per_s:>11,.1f}{speed.tokens_per_s:>15,.0f}"
+        lines.append(f"  {speed.way:36}{rates}{speed.share:>10.2%}{speed.best_share:>10.2%}")
     return lines
 
 
-def first_batch_lines(found: dict[str, Any]) -> list[str]:
-    """Both starts, and their ratio."""
+def first_batch_lines(figures: dict[str, Any]) -> list[str]:
+    """Lines on both starts, and on their ratio."""
     lines = [
-        f"the first batch of {found['packs']:,} packs in {found['shards']:,} shards: medians",
+        f"the first batch of {figures['packs']:,} packs in {figures['shards']:,} shards: medians",
         f"  {'':22}{'seconds':>9}{'opening':>9}{'CPU':>9}{'peak GB':>9}{'modules':>9}",
     ]
     for name in ("fresh", "resumed"):
-        each = [FirstBatch(**one) for one in found[name]]
+        each = [FirstBatch(**batch) for batch in figures[name]]
         times = [_median(each, column) for column in ("seconds", "opening_s", "cpu_s")]
         memory = [_median(each, column) / 1e9 for column in ("peak_bytes", "imported_bytes")]
         place = f"{name} at {each[0].position:,}"
         lines.append(f"  {place:22}" + "".join(f"{value:>9.2f}" for value in times + memory))
-    return [*lines, f"  resumed over fresh    {found['seconds_ratio']:>9.3f}{'':9}{found['cpu_ratio']:>9.3f}"]
+    return [*lines, f"  resumed over fresh    {figures['seconds_ratio']:>9.3f}{'':9}{figures['cpu_ratio']:>9.3f}"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -100,9 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
         # StreamingDataset leaves files in the temporary folder.
         tempfile.tempdir = os.environ["TMPDIR"] = made
         for shards in given.shards:
-            found = speeds(shards, given.seconds, given.workers)
-            measured["reading"][str(shards)] = [asdict(one) for one in found]
-            print("\n".join(speed_lines(str(shards), found)), flush=True)
+            ways = speeds(shards, given.seconds, given.workers)
+            measured["reading"][str(shards)] = [asdict(way) for way in ways]
+            print("\n".join(speed_lines(str(shards), ways)), flush=True)
         start = first_batch_of_many(Path(made) / "many", given.shards[0], given.packs, given.num_shards, given.rounds)
         measured["first_batch"] = start
         print("\n".join(first_batch_lines(start)), flush=True)
@@ -114,8 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
         given.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
-def _median(found: Sequence[FirstBatch], name: str) -> float:
-    return float(statistics.median(getattr(one, name) for one in found))
+def _median(measured: Sequence[FirstBatch], name: str) -> float:
+    return float(statistics.median(getattr(batch, name) for batch in measured))
 
 
 if __name__ == "__main__":

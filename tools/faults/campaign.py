@@ -1,8 +1,8 @@
-"""Random faults against real runs: none may lose, repeat or change a step.
+"""Random faults against real runs: no fault may lose, repeat or change a step.
 
 A run is started, hit, and started again, on other ranks, workers and passes each time, until it is at its last step.
-Its metrics then have to be those of a run that nothing happened to: the same packs in every step, each step once, the
-same losses to 1e-5. What it leaves in shared memory and in the temporary folder is counted too.
+Its metrics then have to be those of an undisturbed run: the same packs in every step, each step once, the same losses
+to 1e-5. Files that the run leaves in shared memory and in the temporary folder are counted too.
 """
 
 import json
@@ -29,14 +29,14 @@ from tools.faults.ranks import FAILED, FINISHED, STOPPED, kill_group, start_rank
 
 STEPS, GLOBAL_PACKS, PICTURES, SEQ_LEN = 24, 4, 200, 512
 STALL_S, HANG_S = 60.0, 8.0
-"""stall_s of a life, and of one in which a rank is made to hang: then it is waited for."""
+"""The setting stall_s of a life, and of a life in which a rank is made to hang, which has to be waited for."""
 PATIENCE_S = 120.0
-"""In which every rank of a run has ended, whatever happened to one of them."""
+"""Seconds within which every rank of a run has to end after a fault."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a campaign saw."""
+    """The result of a campaign."""
 
     faults: Counter[str] = field(default_factory=Counter)
     """Kind -> hits."""
@@ -44,12 +44,12 @@ class Findings:
     restarts: int = 0
     worlds: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    """A sentence for everything that should not be."""
+    """A sentence for each thing that went wrong."""
     seconds: float = 0.0
 
 
 def prepare(folder: Path, seed: int) -> TrainConfig:
-    """Shards of small pictures, and the settings of a run over them that crosses the ends of several epochs."""
+    """Write shards of small pictures; returns the settings of a run over them that crosses ends of epochs."""
     draw_pictures(folder, "train", PICTURES, seed)
     source = str(folder / "train.jsonl")
     build_shards(
@@ -72,29 +72,34 @@ def prepare(folder: Path, seed: int) -> TrainConfig:
 def campaign(
     folder: Path, seed: int, faults: int, minutes: float, say: Callable[[str], None], leftovers: Callable[[], set[str]]
 ) -> Findings:
-    """Hit runs until so many faults or minutes are reached. leftovers: names of what processes may leave behind."""
-    began, found, rng = time.monotonic(), Findings(), random.Random(seed)
+    """Hit runs until so many faults or minutes are reached. leftovers: names of files that processes left behind."""
+    began, findings, rng = time.monotonic(), Findings(), random.Random(seed)
     config = prepare(folder, seed)
     (pid,) = start_ranks(config, 1, folder / "undisturbed.log")
     if wait_for([pid], 600) != {pid: FINISHED}:
         raise SystemExit(f"the undisturbed run failed: {(folder / 'undisturbed.log').read_text()}")
     before = leftovers()
-    while found.faults.total() < faults and time.monotonic() - began < 60 * minutes:
-        number, known = found.runs, len(found.wrong)
-        _disturbed_run(replace(config, output=str(folder / f"run{number}")), rng, found, folder / f"run{number}.log")
-        found.runs += 1
-        found.wrong += [f"run {number}: {fault}" for fault in compared(folder / "undisturbed", folder / f"run{number}")]
-        found.wrong += [f"run {number} left {name}" for name in sorted(leftovers() - before)]
+    while findings.faults.total() < faults and time.monotonic() - began < 60 * minutes:
+        number, known = findings.runs, len(findings.wrong)
+        _disturbed_run(replace(config, output=str(folder / f"run{number}")), rng, findings, folder / f"run{number}.log")
+        findings.runs += 1
+        findings.wrong += [
+            f"run {number}: {fault}" for fault in compared(folder / "undisturbed", folder / f"run{number}")
+        ]
+        findings.wrong += [f"run {number} left {name}" for name in sorted(leftovers() - before)]
         before |= leftovers()
-        found.seconds = time.monotonic() - began
-        say(f"{found.faults.total()} faults in {found.runs} runs, {len(found.wrong)} wrong, {found.seconds:.0f} s")
-        for sentence in found.wrong[known:]:
+        findings.seconds = time.monotonic() - began
+        say(
+            f"{findings.faults.total()} faults in {findings.runs} runs,"
+            f" {len(findings.wrong)} wrong, {findings.seconds:.0f} s"
+        )
+        for sentence in findings.wrong[known:]:
             say(sentence)
-    return found
+    return findings
 
 
-def _disturbed_run(config: TrainConfig, rng: random.Random, found: Findings, log: Path) -> None:
-    """One run to its end, with a fault in each of its lives."""
+def _disturbed_run(config: TrainConfig, rng: random.Random, findings: Findings, log: Path) -> None:
+    """Train one run to its end, with a fault in each of its lives."""
     for life in range(100):
         world, kind = rng.choice((1, 1, 2, 4)), rng.choice(list(HITS))
         hangs = kind == "rank hangs"
@@ -102,7 +107,7 @@ def _disturbed_run(config: TrainConfig, rng: random.Random, found: Findings, log
         data = replace(config.data, workers=workers, micro_packs=rng.choice((1, 1, 2, 3)))
         stall_s = HANG_S if hangs else STALL_S
         pids = start_ranks(replace(config, data=data, save_async=rng.random() < 0.7, stall_s=stall_s), world, log)
-        found.worlds[world] += 1
+        findings.worlds[world] += 1
         running = Running(Path(config.output), tuple(pids), rng)
         codes, hit = HITS[kind](running)
         codes |= wait_for([pid for pid in pids if pid not in codes], PATIENCE_S)
@@ -110,22 +115,24 @@ def _disturbed_run(config: TrainConfig, rng: random.Random, found: Findings, log
         kill_group(pids)
         wait_for(late, 10)
         if late:
-            found.wrong.append(
+            findings.wrong.append(
                 f"{config.output}: {len(late)} of {world} ranks had not ended {PATIENCE_S:g} s after {kind}"
             )
-        found.faults[kind] += hit
-        found.restarts += life > 0
+        findings.faults[kind] += hit
+        findings.restarts += life > 0
         if set(codes.values()) == {FINISHED}:
             return
         unexpected = set(codes.values()) - {FINISHED, STOPPED, FAILED, -signal.SIGKILL, 70}
         if unexpected or (not hit and FINISHED not in codes.values()):
-            found.wrong.append(f"{config.output}: ranks ended with {sorted(codes.values())} around {kind}; see {log}")
+            findings.wrong.append(
+                f"{config.output}: ranks ended with {sorted(codes.values())} around {kind}; see {log}"
+            )
             return
-    found.wrong.append(f"{config.output} did not come to its end in 100 lives")
+    findings.wrong.append(f"{config.output} did not come to its end in 100 lives")
 
 
 def compared(undisturbed: Path, run: Path) -> list[str]:
-    """What differs between the logs of two runs to the last step."""
+    """The differences between the logs of two runs to the last step."""
     steps = [json.loads(line)["step"] for line in (run / METRICS_NAME).read_text().splitlines()]
     faults = [] if steps == list(range(1, STEPS + 1)) else [f"its steps are {steps}"]
     return faults + list(differences(read_steps(undisturbed), read_steps(run), rel=1e-5))

@@ -1,4 +1,4 @@
-"""The faults themselves: each waits for its moment in a running run, strikes, and says whether it did."""
+"""The faults: each waits for its moment in a run, strikes, and returns whether it could strike."""
 
 import os
 import random
@@ -17,7 +17,7 @@ Codes = dict[int, int]
 """pid -> exit code of ranks that have ended."""
 
 _MOMENT_S = 60.0
-"""For the moment of a fault to come."""
+"""The most seconds that a fault waits for its moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,16 @@ class Running:
     rng: random.Random
 
     def logged(self) -> int:
-        """Lines of its metrics."""
+        """The number of lines in the run's metrics."""
         path = self.output / METRICS_NAME
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def until(self, moment: Callable[[], bool], ended: Collection[int] = ()) -> Codes:
-        """Wait for a moment, or until every rank has ended, of which some had before: the codes of the others."""
+        """Wait for a moment, or until every rank has ended; returns the codes of ranks that are not in `ended`."""
         return wait_for([pid for pid in self.pids if pid not in ended], _MOMENT_S, moment)
 
     def until_some_step(self, ended: Collection[int] = ()) -> Codes:
-        """Wait for a random one of the next steps, and a random part of the one after."""
+        """Wait for a random step among the next, and for a random part of the step after that."""
         goal = self.logged() + self.rng.randint(0, 6)
         codes = self.until(lambda: self.logged() > goal, ended)
         time.sleep(self.rng.random() * 0.2)

@@ -1,4 +1,4 @@
-"""A run's ranks as processes forked from this one, which has imported all they need: a start takes a second."""
+"""A run's ranks as forks of this process, which has imported everything that they need: a start takes a second."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.run import train
 
 FINISHED, STOPPED, FAILED = 0, 5, 6
-"""Exit codes of a rank: the run is at its last step; SIGTERM stopped it; an error of ours ended it."""
+"""Exit codes of a rank: the run is at its last step; SIGTERM stopped the run; an LmmsError ended the run."""
 
 
 def start_ranks(config: TrainConfig, world: int, log: Path) -> list[int]:
-    """Start these ranks, in a process group of their own, whose number is that of the first. Returns their pids."""
+    """Start so many ranks in a new process group, whose number is the pid of the first rank. Returns their pids."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -37,37 +37,37 @@ def start_ranks(config: TrainConfig, world: int, log: Path) -> list[int]:
 
 
 def wait_for(pids: Sequence[int], seconds: float, look: Callable[[], bool] = lambda: False) -> dict[int, int]:
-    """pid -> exit code (-signal) of those that end within so many seconds, or until `look` says to stop waiting."""
+    """pid -> exit code (-signal) of processes that end within so many seconds, or until `look` ends the wait."""
     ended: dict[int, int] = {}
     deadline = time.monotonic() + seconds
     while len(ended) < len(pids) and time.monotonic() < deadline and not look():
         for pid in set(pids) - ended.keys():
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
+            ended_pid, status = os.waitpid(pid, os.WNOHANG)
+            if ended_pid:
                 ended[pid] = os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     return ended
 
 
 def kill_group(pids: Sequence[int]) -> None:
-    """SIGKILL to the ranks and all that they started."""
+    """Send SIGKILL to the ranks and to all processes that they started."""
     with suppress(ProcessLookupError):
         os.killpg(pids[0], signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started, and theirs."""
-    found = []
+    """The processes that a process has started, and the processes that those started."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             number, rest = path.read_text().split(" ", 1)
             if int(rest.rpartition(")")[2].split()[1]) == pid:
-                found += [int(number), *children(int(number))]
-    return found
+                pids += [int(number), *children(int(number))]
+    return pids
 
 
 def _be_rank(config: TrainConfig, log: Path, environment: dict[str, str], group: int) -> None:
-    """Never returns."""
+    """Train as one rank in this forked process, which ends here: the function never returns."""
     code = FAILED
     try:
         os.setpgid(0, group)
@@ -79,7 +79,7 @@ def _be_rank(config: TrainConfig, log: Path, environment: dict[str, str], group:
         code = FINISHED if train(config, lambda event: print(event, flush=True)) else STOPPED
     except LmmsError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-    except BaseException:  # noqa: BLE001  (the log has it, and the campaign sees the code)
+    except BaseException:  # noqa: BLE001  (the log has the error, and the campaign sees the code)
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -1,10 +1,10 @@
 """A PEFT adapter folder: adapter_config.json and adapter_model.safetensors, which transformers loads too.
 
-    base_model.model.<layer>.lora_A.weight   of LoRA
-    base_model.model.<module>.<parameter>    of a module in modules_to_save, that is of all that was trained in full
-    base_model.model.<layer>.base_layer.bias of a layer with LoRA whose bias was trained
+    base_model.model.<layer>.lora_A.weight   LoRA
+    base_model.model.<module>.<parameter>    a module in modules_to_save, that is, one that was trained in full
+    base_model.model.<layer>.base_layer.bias a bias that was trained, in a layer with LoRA
 
-vLLM takes adapters that are LoRA alone; others it can serve merged.
+vLLM takes adapters that are LoRA alone; it can serve other adapters merged.
 """
 
 import json
@@ -30,13 +30,13 @@ _OTHER_LORA = (
     *("use_dora", "use_rslora", "use_qalora", "use_bdlora", "lora_bias", "rank_pattern", "alpha_pattern"),
     *("target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "arrow_config"),
 )
-"""PEFT's settings of LoRA that add something else than alpha / r * B A x."""
+"""PEFT's settings that make LoRA add something else than alpha / r * B A x."""
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-"""Ways to start LoRA that leave the base as it is."""
+"""Values of init_lora_weights that leave the base as it is."""
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The settings of an adapter. TrainError for one that is not plain LoRA."""
+    """The settings of an adapter. TrainError for an adapter that is not plain LoRA."""
     file = folder / ADAPTER_CONFIG
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
@@ -56,24 +56,24 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def parameter_of_key(key: str) -> str:
-    """The name in TrainModel, but for its hf., of a tensor in an adapter's safetensors."""
+    """The parameter's name in TrainModel, without `hf.`, for a key of an adapter's safetensors."""
     name = key.removeprefix(_PREFIX)
     return f"{name.removesuffix('.weight')}.{ADAPTER}.weight" if is_lora(name) else name
 
 
 def write_adapter(
-    model: TrainModel, held: Collection[str], lora: LoraConfig, base: str, dtype: torch.dtype, folder: Path
+    model: TrainModel, checkpointed: Collection[str], lora: LoraConfig, base: str, dtype: torch.dtype, folder: Path
 ) -> None:
-    """Write a model's LoRA, and those of its own parameters that are `held` (names in TrainModel), into a folder.
+    """Write a model's LoRA and its other `checkpointed` parameters (names in TrainModel) into a folder.
 
-    base: folder or hub id of the model that it belongs on. Every parameter of a module of which one is held is written:
-    PEFT replaces it as a whole. TrainError where a layer with LoRA has another weight than the base.
+    base: folder or hub id of the model that the adapter belongs on. If a parameter of a module is checkpointed, all its
+    parameters are written: PEFT replaces whole modules. TrainError for a weight under LoRA that is not base's.
     """
     tensors: dict[str, torch.Tensor] = {}
     layers, modules = [], []
-    to_write = {parameter for name, parameter in model.named_parameters() if name in held}
+    to_write = {parameter for name, parameter in model.named_parameters() if name in checkpointed}
     for name, module in model.named_modules():
-        own, place = dict(module.named_parameters(recurse=False)), name.removeprefix("hf.")
+        parameters, place = dict(module.named_parameters(recurse=False)), name.removeprefix("hf.")
         if is_lora(name):
             place = place.removesuffix(f".{ADAPTER}")
         elif name.endswith(".base_layer"):
@@ -82,47 +82,49 @@ def write_adapter(
                 raise TrainError(
                     f"the weight of {layers[-1]} is not that of {base}, which no adapter can say; export --merged"
                 )
-            own = {key: parameter for key, parameter in own.items() if parameter in to_write}
-        elif to_write.isdisjoint(own.values()):
+            parameters = {key: parameter for key, parameter in parameters.items() if parameter in to_write}
+        elif to_write.isdisjoint(parameters.values()):
             continue
         else:
             modules.append(place)
-        tensors |= {f"{_PREFIX}{place}.{key}": value.detach().to(dtype).contiguous() for key, value in own.items()}
+        tensors |= {
+            f"{_PREFIX}{place}.{key}": value.detach().to(dtype).contiguous() for key, value in parameters.items()
+        }
     settings = peft_config(layers, lora)
     settings.target_modules = sorted(layers)
     settings.modules_to_save, settings.base_model_name_or_path, settings.inference_mode = modules or None, base, True
     settings.save_pretrained(str(folder))
-    # Tied weights are written under both names: PEFT makes two of them.
+    # Tied weights are written under both names: PEFT makes two weights of them.
     with mode_by_umask(folder / ADAPTER_WEIGHTS):
         save_file({key: value.clone() for key, value in tensors.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
 
 
 def unlike(folder: Path, model: TrainModel) -> list[str]:
-    """The tensors of an adapter folder that PEFT does not put where they belong, or expects and does not find.
+    """The tensors of an adapter folder that PEFT loads wrong, and the tensors that it misses there.
 
-    model: the same model on the meta device, without LoRA; PEFT's is made of it.
+    model: the same model on the meta device, without LoRA; PEFT makes its model from this model.
     """
     import peft
 
     # Memory that nothing is written to takes no room.
     model.to_empty(device="cpu")
     with warnings.catch_warnings():
-        # PEFT 0.19 asks transformers by an old name; tied weights are in the folder under both names.
+        # PEFT 0.19 uses an old name of transformers; tied weights are in the folder under both names.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
         read = peft.PeftModel.from_pretrained(
             model.hf, folder, torch_device="cpu", autocast_adapter_dtype=False, low_cpu_mem_usage=True
         )
-    found, adapters = {}, set()
+    loaded, adapters = {}, set()
     for name, parameter in read.named_parameters(remove_duplicate=False):
         key = name.replace(f".modules_to_save.{ADAPTER}.", ".")
         if is_lora(name):
             key = key.replace(f".{ADAPTER}.", ".")
         if key != name:
             adapters.add(key)
-        found[key] = parameter
+        loaded[key] = parameter
     written = load_file(folder / ADAPTER_WEIGHTS)
     return sorted(
-        [*(adapters - written.keys()), *(written.keys() - found.keys())]
-        + [key for key in found.keys() & written.keys() if not torch.equal(found[key], written[key])]
+        [*(adapters - written.keys()), *(written.keys() - loaded.keys())]
+        + [key for key in loaded.keys() & written.keys() if not torch.equal(loaded[key], written[key])]
     )

@@ -1,6 +1,6 @@
-"""torch's writer of checkpoints, which tells why a file could not be written.
+"""torch's writer of checkpoints, with an error that tells why a file could not be written.
 
-Where a write fails, torch.save raises what its zip writer makes of that: "[enforce fail at inline_container.cc:672] .
+Where a write fails, torch.save raises the error of its zip writer: "[enforce fail at inline_container.cc:672] .
 unexpected pos 704 vs 598".
 """
 
@@ -18,7 +18,7 @@ from torch.futures import Future
 
 
 class Writer(FileSystemWriter):
-    """FileSystemWriter that raises the OSError of the file instead of what torch.save makes of it."""
+    """FileSystemWriter that raises the OSError of the file instead of torch.save's error."""
 
     def __init__(self, folder: Path) -> None:
         # Without copying ahead, which would open the first GPU from the thread that saves.

@@ -38,11 +38,11 @@ def export(
     merged: bool = False,
     model: str | None = None,
 ) -> Path:
-    """Write the weights of a checkpoint, with what belongs to its model, as the folder `out`; returns it.
+    """Write the weights of a checkpoint, with the other files of its model, as the folder `out`, which is returned.
 
-    fp32 are the master weights bit for bit; bf16 are those that a bf16 run computes with, in half the space. Of a run
+    fp32: the master weights bit for bit; bf16: the weights that a bf16 run computes with, in half the space. For a run
     with LoRA the folder is a PEFT adapter, or with `merged` a whole model. `model` is a folder or hub id that has the
-    run's model now, if it has moved. What is written is read again, compared and renamed: it is whole or not there.
+    run's model now, if the model has moved. The folder is read again, compared and renamed: it is whole or not there.
     TrainError if `out` exists; ModelError for a model that is not the run's.
     """
     check_export(checkpoint, out)
@@ -55,18 +55,18 @@ def export(
     trained = model_of(source, "none")
     add_lora(trained, train, lora)
     materialize(trained, torch.device("cpu"))
-    held = model_shapes(checkpoint).keys()
-    reads_base = not {name for name, _ in trained.named_parameters()} <= held
+    checkpointed = model_shapes(checkpoint).keys()
+    reads_base = not {name for name, _ in trained.named_parameters()} <= checkpointed
     base = checked_base(state, checkpoint, source) if reads_base else state.base
     if reads_base:
         fill_base(base, trained, state.seed)
-    load_checkpoint(checkpoint, tensors_of(trained, None, held), alone=True)
+    load_checkpoint(checkpoint, tensors_of(trained, None, checkpointed), alone=True)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     if has_lora and not merged:
         name = _base_name(base, source, model or state.config["model"]["path"])
-        with _written(out, _bytes(trained, kind, held)) as part:
+        with _written(out, _bytes(trained, kind, checkpointed)) as part:
             copy_around(source, part)
-            write_adapter(trained, held, lora, name, kind, part)
+            write_adapter(trained, checkpointed, lora, name, kind, part)
             _refuse_unlike(out, unlike(part, model_of(source, "none")))
         return out
     if has_lora:
@@ -82,7 +82,7 @@ def export(
 
 
 def _model_folder(state: TrainerState, checkpoint: Path, model: str | None) -> Path:
-    """The folder of the run's model, where it was or where `model` says. ModelError if it is another or not there."""
+    """The folder of the run's model: the old place, or `model`. ModelError if no folder or another model is there."""
     folder = resolve_model(model, TRAIN_FILES) if model else Path(state.model)
     if not (folder / "config.json").is_file():
         given = state.config["model"]["path"]
@@ -101,12 +101,12 @@ def _model_folder(state: TrainerState, checkpoint: Path, model: str | None) -> P
 
 
 def _with_weights(source: Path, base: Base) -> Path:
-    """The folder whose weights show names and files: the run may have begun with those of another than its model's."""
+    """The folder whose weights show names and files: that of the base, where the model's folder has no weights."""
     return Path(base.path) if base.path and not any(source.glob("*.safetensors")) else source
 
 
 def _bytes(model: TrainModel, kind: torch.dtype, names: Collection[str] | None) -> int:
-    """Bytes of these parameters of a model, or of all, in a type."""
+    """Bytes in a type of these parameters of a model; of all parameters without names."""
     return sum(
         parameter.numel() * kind.itemsize
         for name, parameter in model.named_parameters()
@@ -134,7 +134,7 @@ def _refuse_unlike(out: Path, names: Sequence[str]) -> None:
 
 
 def _base_name(base: Base, source: Path, given: str) -> str:
-    """Where an adapter says that its base is: a hub id where one was given. TrainError for random numbers."""
+    """The base that an adapter names: a hub id where the run was given a hub id. TrainError for random numbers."""
     if not base.path:
         raise TrainError(
             f"the adapter belongs on {base.digest or 'weights that checkpoints hold'}, which nobody else has;"

@@ -1,4 +1,4 @@
-"""complete.json: the size and the hash of every other file of a checkpoint. Written last, it makes one complete."""
+"""complete.json: size and hash of every other file of a checkpoint, which is complete when this file is written."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ STATE_NAME = "trainer.json"
 METADATA_NAME = ".metadata"
 COMPLETE_NAME = "complete.json"
 CONFIG_NAME = "config.yaml"
-"""In a run's output folder: its resolved config."""
+"""File in a run's output folder: its resolved config."""
 
 
 def fault_of(checkpoint: Path) -> str | None:
-    """Why a folder is not a complete checkpoint, by the sizes of its files; None if it is one."""
+    """Why a folder is not a complete checkpoint, by the sizes of its files; None if it is complete."""
     try:
         files = json.loads((checkpoint / COMPLETE_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -33,8 +33,8 @@ def fault_of(checkpoint: Path) -> str | None:
     for name, entry in files.items():
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            found = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
-            return f"{name} is {found}, expected {entry['bytes']} bytes"
+            actual = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
+            return f"{name} is {actual}, expected {entry['bytes']} bytes"
     return None
 
 
@@ -47,7 +47,7 @@ def check_export(folder: Path, out: Path) -> None:
 
 
 def refuse_incomplete(checkpoint: Path) -> None:
-    """TrainError for a folder that is not a complete checkpoint, with the names of those that are beside it."""
+    """TrainError for a folder that is not a complete checkpoint, with the names of complete checkpoints next to it."""
     if (fault := fault_of(checkpoint)) is None:
         return
     state = f"is not a complete checkpoint: {fault}" if checkpoint.is_dir() else "is not there"
@@ -57,12 +57,12 @@ def refuse_incomplete(checkpoint: Path) -> None:
 
 
 def _few(names: Sequence[str]) -> str:
-    """Names, the middle ones left out where they are many."""
+    """Names; where they are many, those in the middle are left out."""
     return ", ".join(names if len(names) <= 6 else [*names[:3], f"... ({len(names)} in all)", *names[-2:]])
 
 
 def read_complete(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """File name -> its bytes and xxh3, of a complete checkpoint. TrainError for one that is not."""
+    """File name -> its bytes and xxh3, of a complete checkpoint. TrainError for an incomplete checkpoint."""
     if (fault := fault_of(checkpoint)) is not None:
         raise TrainError(f"{checkpoint} is not a complete checkpoint: {fault}")
     files: dict[str, dict[str, Any]] = json.loads((checkpoint / COMPLETE_NAME).read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def describe_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, An
 
 
 def damaged_files(checkpoint: Path, names: Iterable[str]) -> list[str]:
-    """Those of these files whose bytes are not the ones that were written."""
+    """The files among these whose hash is not that of complete.json."""
     files = read_complete(checkpoint)
     return [name for name in names if _hash(checkpoint / name) != files[name]["xxh3"]]
 

@@ -1,7 +1,7 @@
-"""The weights that a run starts with: its base, what init_from lays over it, and which of them its checkpoints hold.
+"""The weights that a run starts with: its base, the overlay of init_from, and which weights its checkpoints hold.
 
-A checkpoint holds what the run may have changed and what init_from brought. The rest is frozen and read from the base
-again: so a checkpoint of LoRA is small.
+A checkpoint holds the weights that the run may have changed and those of the overlay. The rest is frozen and read from
+the base again: so a checkpoint of LoRA is small.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -30,7 +30,7 @@ _FAULTS_SHOWN = 3
 
 
 def fill_base(base: Base, model: TrainModel, seed: int) -> None:
-    """Give a model, sharded or not, all its own weights; LoRA's stay as they are."""
+    """Fill all weights of a model, sharded or not, except LoRA's, which stay as they are."""
     if base.path:
         load_pretrained(model.hf, Path(base.path))
     else:
@@ -43,7 +43,7 @@ def has_weights(folder: Path, digest: str) -> bool:
 
 
 def checked_base(state: TrainerState, checkpoint: Path, folder: Path) -> Base:
-    """The base of a checkpoint: where it was, or in `folder`. TrainError where neither has its weights."""
+    """The base of a checkpoint: the old folder, or `folder`. TrainError where neither folder has its weights."""
     base = state.base
     return _moved_base(base, folder, checkpoint, "put them back, or say where they are") if base.path else base
 
@@ -60,15 +60,15 @@ def _moved_base(stored: Base, folder: Path, checkpoint: Path, advice: str) -> Ba
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """What init_from names."""
+    """The folder that init_from names, and its kind."""
 
     path: Path
     kind: Literal["checkpoint", "adapter", "model"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Brought:
-    """What init_from lays over the base."""
+class Overlay:
+    """The tensors that init_from lays over the base."""
 
     source: Source
     names: Mapping[str, str]
@@ -77,11 +77,11 @@ class Brought:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Initial:
-    """How a run gets its weights, before those of the checkpoint that it goes on from."""
+    """How a run gets its weights, before it reads the checkpoint that it goes on from."""
 
     base: Base
-    brought: Brought | None
-    held: frozenset[str]
+    overlay: Overlay | None
+    checkpointed: frozenset[str]
     """The parameters of TrainModel that checkpoints hold."""
     reads_base: bool
 
@@ -91,34 +91,34 @@ def plan_initial(
     folder: Path,
     model: TrainModel,
     once: Callable[[Callable[[], Base]], Base],
-    found: Path | None,
+    checkpoint: Path | None,
     say: Callable[[str], None],
 ) -> Initial:
-    """Where the weights of this model will come from, before it has memory.
+    """The sources of this model's weights; the model has no memory yet.
 
-    once: calls what it is given on one rank, and has its result for all. found: the checkpoint that the run goes on
-    from. Raises ConfigError, ModelError or TrainError for weights that do
-    not fit, or are not those that the checkpoint was trained on.
+    once: calls a function on one rank, and returns its result on all ranks. checkpoint: the run goes on from it; None
+    for a run that starts. Raises ConfigError, ModelError or TrainError for weights that do not fit, or that are not
+    those that the checkpoint was trained on.
     """
     every = {name for name, _ in model.named_parameters()}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if found is not None:
+    if checkpoint is not None:
         if config.model.init_from:
-            say(f"model.init_from is not read again: the run goes on from {found}")
-        held = trained | (model_shapes(found).keys() & every)
-        stored = read_state(found).base
-        reads_base = not every <= held
-        base = once(lambda: _same_base(stored, config, folder, found)) if reads_base else stored
-        return Initial(base=base, brought=None, held=frozenset(held), reads_base=reads_base)
+            say(f"model.init_from is not read again: the run goes on from {checkpoint}")
+        checkpointed = trained | (model_shapes(checkpoint).keys() & every)
+        stored = read_state(checkpoint).base
+        reads_base = not every <= checkpointed
+        base = once(lambda: _same_base(stored, config, folder, checkpoint)) if reads_base else stored
+        return Initial(base=base, overlay=None, checkpointed=frozenset(checkpointed), reads_base=reads_base)
     source = _find_source(config.model.init_from) if config.model.init_from else None
-    brought = None
+    overlay = None
     if source is not None and source.kind != "model":
-        brought = Brought(source=source, names=_fitting_names(source, model, config))
-        say(f"model.init_from: {len(brought.names)} tensors of {source.path}{_anew(model, brought.names.values())}")
+        overlay = Overlay(source=source, names=_fitting_names(source, model, config))
+        say(f"model.init_from: {len(overlay.names)} tensors of {source.path}{_new_lora(model, overlay.names.values())}")
         if (line := _other_base(source, config)) is not None:
             say(line)
-    held = trained | set(brought.names.values() if brought else ())
-    reads_base = brought is None or not every <= set(brought.names.values())
+    checkpointed = trained | set(overlay.names.values() if overlay else ())
+    reads_base = overlay is None or not every <= set(overlay.names.values())
     base = Base(path="", digest="")
     if reads_base:
         base = once(lambda: _base_of(config, _base_folder(config, folder, source)))
@@ -130,19 +130,19 @@ def plan_initial(
             "every checkpoint will hold all weights, since init_from brings them all; to keep checkpoints small, export"
             " it first and name the folder as model.path"
         )
-    return Initial(base=base, brought=brought, held=frozenset(held), reads_base=reads_base)
+    return Initial(base=base, overlay=overlay, checkpointed=frozenset(checkpointed), reads_base=reads_base)
 
 
 def fill_initial(initial: Initial, model: TrainModel, seed: int) -> None:
-    """Give a model, sharded or not, the weights of its base, the start of LoRA, and what init_from brings."""
+    """Fill a model, sharded or not, with the weights of its base, the first values of LoRA, and the overlay."""
     if initial.reads_base:
         fill_base(initial.base, model, seed)
     init_lora(model, seed)
-    if initial.brought is None:
+    if initial.overlay is None:
         return
     parameters = dict(model.named_parameters())
-    targets = {stored: parameters[name] for stored, name in initial.brought.names.items()}
-    source = initial.brought.source
+    targets = {stored: parameters[name] for stored, name in initial.overlay.names.items()}
+    source = initial.overlay.source
     if source.kind == "checkpoint":
         load_checkpoint(source.path, targets)
         return
@@ -151,22 +151,22 @@ def fill_initial(initial: Initial, model: TrainModel, seed: int) -> None:
             fill_rows(parameter, file.get_slice(stored))
 
 
-def _anew(model: TrainModel, brought: Collection[str]) -> str:
-    """How many of the layers with LoRA start without what was learned, if some do."""
+def _new_lora(model: TrainModel, overlaid: Collection[str]) -> str:
+    """A phrase with the number of layers whose LoRA is not in the overlay, if it has LoRA for the others."""
     layers = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if is_lora(name)}
-    known = {name.partition(".lora_")[0] for name in brought if is_lora(name)}
+    known = {name.partition(".lora_")[0] for name in overlaid if is_lora(name)}
     return f"; LoRA of {len(layers - known)} of {len(layers)} layers starts anew" if known and layers - known else ""
 
 
 def _other_base(source: Source, config: TrainConfig) -> str | None:
-    """What is to be said of an adapter that names another base than this run's. By name alone: folders are moved."""
+    """A line for an adapter that names another base than this run's. Names alone are compared: folders are moved."""
     if source.kind != "adapter":
         return None
     named = read_adapter_config(source.path).get("base_model_name_or_path")
     if named == config.model.path and config.model.init == "pretrained":
         return None
-    own = config.model.path if config.model.init == "pretrained" else "random numbers"
-    return f"model.init_from: {source.path} was trained on {named}, and this run starts with {own}: are they the same?"
+    base = config.model.path if config.model.init == "pretrained" else "random numbers"
+    return f"model.init_from: {source.path} was trained on {named}, and this run starts with {base}: are they the same?"
 
 
 def _base_folder(config: TrainConfig, folder: Path, source: Source | None) -> Path | None:
@@ -182,12 +182,12 @@ def _base_of(config: TrainConfig, folder: Path | None) -> Base:
     return Base(path=str(folder.resolve()), digest=weights_digest(folder))
 
 
-def _same_base(stored: Base, config: TrainConfig, folder: Path, found: Path) -> Base:
-    """The base of a run that goes on: where it was, or where model.path says now."""
+def _same_base(stored: Base, config: TrainConfig, folder: Path, checkpoint: Path) -> Base:
+    """The base of a run that goes on: the old folder, or that of model.path now."""
     if not stored.path:
-        _refuse_other_base(found, stored, _base_of(config, None))
+        _refuse_other_base(checkpoint, stored, _base_of(config, None))
         return stored
-    return _moved_base(stored, folder, found, "put them back, or start in another output folder")
+    return _moved_base(stored, folder, checkpoint, "put them back, or start in another output folder")
 
 
 def _refuse_other_base(path: Path, stored: Base, now: Base) -> None:
@@ -199,7 +199,7 @@ def _refuse_other_base(path: Path, stored: Base, now: Base) -> None:
 
 
 def _find_source(setting: str) -> Source:
-    """What a setting of model.init_from names. ConfigError for nothing that can be read."""
+    """The source that a setting of model.init_from names. ConfigError where nothing there can be read."""
     path = Path(setting).expanduser()
     if (path / COMPLETE_NAME).is_file() or (path / CONFIG_NAME).is_file():
         return Source(path=choose_checkpoint(path)[0], kind="checkpoint")
@@ -216,7 +216,7 @@ def _find_source(setting: str) -> Source:
 def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> dict[str, str]:
     """Stored tensor -> parameter of TrainModel. TrainError that names the first tensors that do not fit."""
     shapes, settings = _stored(source)
-    own = own_parameters(model)
+    first_names = own_parameters(model)
     parameters = dict(model.named_parameters())
     names = {parameter_name(name): name for name in parameters}
     lora = any(map(is_lora, names))
@@ -225,17 +225,17 @@ def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> di
             f"model.init_from {source.path} holds LoRA, but train gives this run none; set train: {{llm: lora}}, or"
             " merge it first: lmms export CKPT DIR --merged, and name DIR as model.path"
         )
-    faults, found = [], {}
+    faults, targets = [], {}
     for stored, shape in shapes.items():
         key = stored.removeprefix("model.") if source.kind == "checkpoint" else parameter_of_key(stored)
         key = parameter_name(key)
-        target = names.get(own.get(key, key))
+        target = names.get(first_names.get(key, key))
         if target is None:
             faults.append(f"{stored} is unexpected")
         elif list(parameters[target].shape) != shape:
             faults.append(f"{stored} has shape {shape}, expected {list(parameters[target].shape)}")
         else:
-            found[stored] = target
+            targets[stored] = target
     rank, alpha = settings
     reasons = []
     if lora and any(map(is_lora, shapes)) and (rank, alpha) != (config.lora.rank, config.lora.alpha):
@@ -245,11 +245,11 @@ def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> di
         reasons.append("; ".join(faults[:_FAULTS_SHOWN]) + more)
     if reasons:
         raise TrainError(f"model.init_from {source.path} does not fit this run: {'; '.join(reasons)}")
-    return found
+    return targets
 
 
 def _stored(source: Source) -> tuple[dict[str, list[int]], tuple[int, int | float]]:
-    """Shapes of the stored tensors, by name; and the LoRA's rank and alpha."""
+    """Shapes of the stored tensors, by name; and the rank and alpha of the stored LoRA."""
     if source.kind == "checkpoint":
         lora = lora_of(read_state(source.path))
         shapes = {f"model.{name}": shape for name, shape in model_shapes(source.path).items()}

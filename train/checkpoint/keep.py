@@ -28,33 +28,33 @@ BEST_NAME = "best.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keep:
-    """Which checkpoints stay besides the best one."""
+    """Which checkpoints stay besides the best checkpoint."""
 
     limit: int | None = None
-    """The newest so many; None: all."""
+    """The number of newest checkpoints that stay; None: all stay."""
     every: int | None = None
-    """Those of steps that are a multiple of this."""
+    """Checkpoints stay whose step is a multiple of this number."""
 
 
 def to_delete(steps: Iterable[int], keep: Keep, best: int | None) -> list[int]:
-    """The steps, ascending, whose checkpoints go: all but the newest `limit`, the multiples and the best."""
+    """The steps, ascending, whose checkpoints are deleted: all but the newest `limit`, the multiples and the best."""
     older = sorted(steps)[: -keep.limit if keep.limit else 0]
     return [step for step in older if step != best and (keep.every is None or step % keep.every != 0)]
 
 
 def delete_old(output: Path, keep: Keep, best: int | None) -> None:
-    """Delete what `to_delete` names of the complete checkpoints in this folder."""
+    """Delete the complete checkpoints in this folder that `to_delete` names."""
     folders = step_folders(output)
     complete = set(list_checkpoints(output)[0])
     for step in to_delete((step for step, path in folders.items() if path in complete), keep, best):
-        # Renamed first: a deletion that is cut off must not leave what looks like a checkpoint.
+        # Renamed first: a deletion that is cut off must not leave a folder that looks like a checkpoint.
         shutil.rmtree(folders[step].rename(folders[step].with_name(folders[step].name + PART_SUFFIX)))
 
 
 def better(best: Best | None, step: int, measure: Measure, value: float | None) -> Best | None:
-    """TrainerState.best when a checkpoint is written at `step`, where the metric has this value (None: was not taken).
+    """TrainerState.best after a checkpoint at `step`, where the metric has this value (None: was not measured).
 
-    best: by the same measure. A value that is only as good as the best, or not a number, changes nothing.
+    best: by the same measure. A value that only equals the best, or is not a finite number, changes nothing.
     """
     if value is None or not math.isfinite(value):
         return best
@@ -64,7 +64,7 @@ def better(best: Best | None, step: int, measure: Measure, value: float | None) 
 
 
 def write_best(output: Path, best: Best) -> None:
-    """Write best.json, whole or not at all, of what TrainerState.best holds."""
+    """Write TrainerState.best as best.json, whole or not at all."""
     body = {"checkpoint": checkpoint_name(best.step), **best_to_dict(best)}
     write_whole(output / BEST_NAME, json.dumps(body, indent=1))
 
@@ -87,7 +87,7 @@ def best_checkpoint(output: Path) -> Path | None:
 def resumed_best(output: Path, best: Best | None, measure: Measure | None, say: Callable[[str], None]) -> Best | None:
     """TrainerState.best of a run that goes on in this folder, or starts (best is None); best.json is made to agree.
 
-    A best checkpoint that is gone, damaged or the best by another measure is forgotten, and said.
+    A best checkpoint that is gone, damaged or the best by another measure is forgotten, and `say` tells so.
     """
     if best is not None:
         folder = output / checkpoint_name(best.step)
@@ -106,10 +106,10 @@ def resumed_best(output: Path, best: Best | None, measure: Measure | None, say: 
 
 
 def choose_checkpoint(folder: Path) -> tuple[Path, str]:
-    """(The checkpoint to export, why it is that one): the folder itself, or of a run's output folder one in it.
+    """(checkpoint to export, the reason for the choice): the folder itself, or a checkpoint in a run's output folder.
 
-    That is the best one where the run has load_best_model_at_end, else the newest complete one. TrainError if there is
-    none, or the best one is gone.
+    In an output folder it is the best checkpoint where the run has load_best_model_at_end, else the newest complete
+    checkpoint. TrainError if there is no checkpoint, or if the best checkpoint is gone.
     """
     if not (folder / CONFIG_NAME).is_file():
         refuse_incomplete(folder)

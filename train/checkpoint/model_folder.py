@@ -1,7 +1,7 @@
-"""A Hugging Face model folder as its source has it, with other weights: what `lmms export` writes.
+"""A Hugging Face model folder like its source, with other weights: what `lmms export` writes.
 
-transformers 5 saves configs and names that transformers 4 reads wrong or not at all, and much that serves models is
-built on 4. So nothing is made anew here: config.json, names and files of the weights are the source's.
+transformers 5 saves configs and names that transformers 4 reads wrong or not at all, and many programs that serve
+models are built on 4. So everything is taken from the source: config.json, and the names and files of the weights.
 """
 
 import json
@@ -19,14 +19,14 @@ from lmms.train.checkpoint.pretrained import INDEX_NAME, WEIGHTS_NAME, source_na
 
 _CONFIG = "config.json"
 _COPIED = ("*.json", "*.jinja", "*.txt", "additional_chat_templates/*.jinja")
-"""Tokenizer, template, processor, generation settings."""
+"""Files of tokenizer, template, processor and generation settings."""
 _NOT_COPIED = (_CONFIG, INDEX_NAME, "adapter_config.json")
 _DTYPES = ("dtype", "torch_dtype")
-"""The key of transformers from 4.56 on, and the one before it, which all read."""
+"""The key of transformers from 4.56 on, and the older key, which all versions read."""
 
 
 def copy_around(source: Path, folder: Path) -> None:
-    """Copy what belongs to a model besides its config and weights, byte for byte."""
+    """Copy the files of a model besides its config and weights, byte for byte."""
     for path in sorted(path for pattern in _COPIED for path in source.glob(pattern)):
         target = folder / path.relative_to(source)
         if path.name not in _NOT_COPIED:
@@ -35,17 +35,16 @@ def copy_around(source: Path, folder: Path) -> None:
 
 
 def write_config(source: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Write the source's config.json with the type of the weights that go with it."""
+    """Write the source's config.json with the type of the new weights."""
     body = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
     body = exported_config(body, str(dtype).removeprefix("torch."))
     write_whole(folder / _CONFIG, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 
 def exported_config(body: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A config.json with all of its keys: `dtype` (such as bfloat16) is set, at every depth where there is one.
+    """A config.json with all of its keys; `dtype` (such as bfloat16) is set at every depth that has a dtype.
 
-    transformers 4 finds nothing in the `rope_parameters` of a file that transformers 5 saved: for such a file its
-    keys are added.
+    transformers 4 does not read `rope_parameters`, which transformers 5 saves: its older keys are added.
     """
     known = _with_dtype(body, dtype)
     if not any(key in known for key in _DTYPES):
@@ -73,14 +72,14 @@ _PLAIN = {"rope_type": "default"}
 def write_weights(model: PreTrainedModel, source: Path, folder: Path) -> None:
     """Write a model's parameters under the names and into the files in which the source has them.
 
-    A source without weights has neither: names are then those of the model, in one file.
+    A source without weights has no names or files: then the model's names are used, in one file.
     """
     parameters = dict(model.named_parameters())
     layout = _layout(model, source)
     for file, names in layout.items():
         tensors, written = {}, set[str]()
         for stored, name in names.items():
-            # Tied weights may be stored under both names, which must not share memory.
+            # Tied weights may be stored under both names; the two tensors must not share memory.
             tensor = parameters[name].detach().contiguous()
             tensors[stored] = tensor.clone() if name in written else tensor
             written.add(name)

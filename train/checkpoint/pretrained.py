@@ -1,8 +1,8 @@
 """Pretrained weights, read tensor by tensor: each rank reads the rows that it owns and no others.
 
-Names in old files (`visual.*`, `model.layers.*` of Qwen2-VL) become names of today's modules by transformers' own table
-(transformers/conversion_mapping.py), as in from_pretrained. A tensor that is missing, unexpected or of another shape is
-an error: from_pretrained would start with random numbers in its place.
+Names in old files (`visual.*`, `model.layers.*` of Qwen2-VL) become names of today's modules by transformers' table
+(get_model_conversion_mapping), as in from_pretrained. A tensor that is missing, unexpected or of another shape is an
+error: from_pretrained would start with random numbers in its place.
 """
 
 import json
@@ -28,7 +28,7 @@ from lmms.train.parallel.sharding import local_of
 WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 
 _OLD_BUFFERS = r"rotary_emb\.inv_freq$"
-"""Once stored in every layer; computed today."""
+"""Buffers that old files store in every layer; today they are computed."""
 
 _END = 2**20
 
@@ -36,14 +36,14 @@ _END = 2**20
 def load_pretrained(model: PreTrainedModel, folder: Path) -> None:
     """Fill every parameter of a transformers model, plain or sharded over ranks, from a folder's safetensors files.
 
-    LoRA's are not in it, and stay. The values take the type of the parameters. Raises ModelError naming the first
-    tensors that do not fit.
+    LoRA's parameters are not in the files, and stay. The values get the type of the parameters. Raises ModelError with
+    the first tensors that do not fit.
     """
     _read_weights(model, folder, with_values=True)
 
 
 def check_pretrained(model: PreTrainedModel, folder: Path) -> None:
-    """Raise what load_pretrained would raise for names and shapes, for a model on any device. No values are read."""
+    """Raise the errors of load_pretrained for names and shapes, for a model on any device. No values are read."""
     _read_weights(model, folder, with_values=False)
 
 
@@ -68,10 +68,10 @@ def _read_weights(model: PreTrainedModel, folder: Path, *, with_values: bool) ->
 
 
 def weights_digest(folder: Path) -> str:
-    """Of a folder's weights: hash of the names, sizes and both ends (1 MiB each) of its safetensors files.
+    """Hash of the names, sizes and both ends (1 MiB each) of a folder's safetensors files.
 
-    Other weights of the same model differ in them: there are names, shapes and millions of numbers. ModelError without
-    weights.
+    Other weights of the same model give another hash: the ends hold names, shapes and millions of numbers. ModelError
+    for a folder without weights.
     """
     digest = xxhash.xxh3_64()
     for path in sorted(set(tensor_files(folder).values())):
@@ -88,13 +88,13 @@ def weights_digest(folder: Path) -> str:
 
 
 def fill_rows(parameter: torch.Tensor, view: Any) -> None:
-    """Fill what this rank owns of a parameter from safetensors' view of the whole."""
+    """Fill this rank's rows of a parameter from safetensors' view of the whole tensor."""
     with torch.no_grad():
         local_of(parameter).copy_(view[local_rows(parameter)])
 
 
 def differing(model: PreTrainedModel, folder: Path) -> list[str]:
-    """The parameters of a plain model whose values are not those of a folder, or are not there."""
+    """The parameters of a plain model whose values differ from those of a folder, or are missing there."""
     targets, sources = dict(model.named_parameters()), source_names(model, tensor_files(folder))
     faults = sorted(targets.keys() ^ sources.keys())
     for name in sorted(targets.keys() & sources.keys()):
@@ -106,7 +106,7 @@ def differing(model: PreTrainedModel, folder: Path) -> list[str]:
 
 
 def local_rows(parameter: torch.Tensor) -> slice:
-    """The rows (dimension 0) that this rank owns. FSDP2 cuts them into ceil(rows / ranks), the last ones shorter."""
+    """The rows (dimension 0) that this rank owns. FSDP2 gives a rank ceil(rows / ranks) rows, the last ranks fewer."""
     if not isinstance(parameter, DTensor):
         return slice(0, parameter.shape[0])
     mesh = parameter.device_mesh
@@ -134,7 +134,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def source_names(model: PreTrainedModel, files: Mapping[str, Path]) -> dict[str, list[tuple[str, Path]]]:
-    """Parameter name -> (stored name, file); more than one where tied weights are stored under each of their names."""
+    """Parameter name -> (stored name, file); several where tied weights are stored under each of their names."""
     transforms = get_model_conversion_mapping(model)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
@@ -153,20 +153,20 @@ def source_names(model: PreTrainedModel, files: Mapping[str, Path]) -> dict[str,
 def _read_file(
     file: Path, entries: Sequence[tuple[str, nn.Parameter]], filled: set[nn.Parameter], with_values: bool
 ) -> list[str]:
-    """Fill the parameters whose tensors stand in one file, and compare those filled before. Returns faults."""
+    """Fill the parameters whose tensors are in this file; compare those that were filled before. Returns faults."""
     faults = []
     try:
         with safe_open(file, framework="pt") as tensors, torch.no_grad():
             for stored, parameter in entries:
-                view, own = tensors.get_slice(stored), local_of(parameter)
+                view, rows = tensors.get_slice(stored), local_of(parameter)
                 if view.get_shape() != list(parameter.shape):
                     faults.append(f"{stored} has shape {view.get_shape()}, expected {list(parameter.shape)}")
                 elif not with_values:
                     continue
                 elif parameter not in filled:
-                    own.copy_(view[local_rows(parameter)])
+                    rows.copy_(view[local_rows(parameter)])
                     filled.add(parameter)
-                elif not torch.equal(own, view[local_rows(parameter)].to(own)):
+                elif not torch.equal(rows, view[local_rows(parameter)].to(rows)):
                     faults.append(f"{stored} differs from the weight that config.json ties it to")
     except FileNotFoundError:
         raise ModelError(f"{file} is missing, but {INDEX_NAME} names it; copy the folder again") from None

@@ -4,7 +4,7 @@
                             trainer.json          TrainerState
                             complete.json         written last: every other file with its size and hash
 
-saver.py writes them, as step-00000010.part, and renames. Any number of ranks reads what any number wrote.
+Saver writes a checkpoint as step-00000010.part, and renames it. Any number of ranks reads what any number wrote.
 """
 
 import json
@@ -43,16 +43,16 @@ _UNREADABLE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError),
     *(AttributeError, ImportError, LookupError),
 )
-"""What a pickle of other bytes, or of another torch, raises."""
+"""Errors of a pickle that is damaged, or that another version of torch wrote."""
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder of a step, in the output folder of its run."""
+    """The name of a step's folder in the output folder of its run."""
     return f"step-{step:08d}"
 
 
 def step_folders(output: Path) -> dict[int, Path]:
-    """Step -> its folder in an output folder, by step, complete or not; without those set aside or unfinished."""
+    """Step -> its folder in an output folder, sorted, complete or not; without folders set aside or unfinished."""
     named = ((_NAME.fullmatch(path.name), path) for path in output.glob("step-*") if path.is_dir())
     return dict(sorted((int(name[1]), path) for name, path in named if name))
 
@@ -66,13 +66,13 @@ def list_checkpoints(output: Path) -> tuple[list[Path], list[Path]]:
 
 
 def tensors_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None, held: Collection[str] | None = None
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, checkpointed: Collection[str] | None = None
 ) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds, by name, sharing memory with the model; tied weights once. Loading fills it in place.
+    """The tensors of a checkpoint, by name, which share memory with the model; tied weights once. Loading fills them.
 
-    held: names of the parameters that it holds; all of them without this.
+    checkpointed: names of the parameters that the checkpoint holds; None: all.
     """
-    parameters = [name for name, _ in model.named_parameters() if held is None or name in held]
+    parameters = [name for name, _ in model.named_parameters() if checkpointed is None or name in checkpointed]
     names = {*parameters, *(name for name, _ in model.named_buffers())}
     tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name in names}
     if optimizer is not None:
@@ -83,7 +83,7 @@ def tensors_of(
 
 
 def read_state(checkpoint: Path) -> TrainerState:
-    """What a complete checkpoint says of its run."""
+    """The state of the run in a complete checkpoint."""
     refuse_damaged(checkpoint, damaged_files(checkpoint, [STATE_NAME]))
     try:
         return state_from_dict(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
@@ -103,18 +103,18 @@ def model_shapes(checkpoint: Path) -> dict[str, list[int]]:
 
 
 def files_of(checkpoint: Path) -> list[str]:
-    """The files that make up a checkpoint, but complete.json: those that the tensors' metadata names, seen or not."""
+    """The files of a checkpoint besides complete.json: metadata names the files of tensors, visible here or not."""
     tensors = _read_metadata(checkpoint).storage_data or {}
     return sorted({METADATA_NAME, STATE_NAME, *(place.relative_path for place in tensors.values())})
 
 
 def damaged_of_all(checkpoint: Path) -> list[str]:
-    """Those files of a complete checkpoint whose hash is not that of complete.json. The ranks share the reading."""
+    """The files of a complete checkpoint whose hash is not that of complete.json. The ranks share the reading."""
 
-    def own() -> list[str]:
+    def damaged_of_share() -> list[str]:
         return damaged_files(checkpoint, sorted(read_complete(checkpoint))[dist.get_rank() :: dist.get_world_size()])
 
-    return sorted(name for share in of_all_ranks(own) for name in share)
+    return sorted(name for share in of_all_ranks(damaged_of_share) for name in share)
 
 
 def load_checkpoint(
@@ -122,21 +122,21 @@ def load_checkpoint(
 ) -> None:
     """Fill these tensors from a checkpoint; all ranks together, or one process `alone`.
 
-    TrainError names a file whose hash is not that of complete.json (unless that was `verified` before), or the first
-    tensors that the checkpoint does not have, has in another shape, or has beyond those of the same kind (`model.*`).
+    TrainError names a file whose hash is not that of complete.json (unless the hashes were `verified` before), or the
+    first tensors that the checkpoint does not have, has in another shape, or has in excess in a kind (`model.*`).
     """
     if not verified:
         damaged = damaged_files(checkpoint, sorted(read_complete(checkpoint))) if alone else damaged_of_all(checkpoint)
         refuse_damaged(checkpoint, damaged)
     _refuse_misfits(checkpoint, tensors)
     with warnings.catch_warnings():
-        # That it is alone is what the caller said.
+        # The caller knows that this process is alone.
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         try:
             load(dict(tensors), checkpoint_id=checkpoint, no_dist=alone)
         except CheckpointException as error:
             causes = [cause for cause, _ in error.failures.values()]
-            # Ctrl-C is not a failure: torch wraps whatever was raised, on any rank.
+            # Ctrl-C is not a failure: torch wraps every exception of every rank.
             if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
                 raise KeyboardInterrupt from error
             names = ", ".join(sorted({type(cause).__name__ for cause in causes}))
@@ -151,8 +151,8 @@ def _refuse_misfits(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> No
     for name, tensor in tensors.items():
         size = getattr(stored.get(name), "size", None)
         if size != tensor.shape:
-            found = "is missing" if size is None else f"has shape {list(size)}"
-            faults.append(f"{name} {found}, expected {list(tensor.shape)}")
+            fault = "is missing" if size is None else f"has shape {list(size)}"
+            faults.append(f"{name} {fault}, expected {list(tensor.shape)}")
     if faults:
         raise TrainError(
             f"{checkpoint} does not fit this run: {'; '.join(faults[:3])} ({len(faults)} tensors in all);"

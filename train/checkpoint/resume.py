@@ -1,4 +1,4 @@
-"""Who may go on with an output folder, from which checkpoint, and what a person should know of it."""
+"""Which run may go on with an output folder, from which checkpoint, and which changes a person should know."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ from lmms.train.watch.metrics import METRICS_NAME
 T = TypeVar("T")
 
 BROKEN_SUFFIX = ".broken"
-"""Of a checkpoint that was set aside."""
+"""Suffix of a checkpoint that was set aside."""
 
 
 _LEFTOVERS = (f"step-*{PART_SUFFIX}", f"profile/*{PART_SUFFIX}")
@@ -38,10 +38,10 @@ _LEFTOVERS = (f"step-*{PART_SUFFIX}", f"profile/*{PART_SUFFIX}")
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """The output folder, made if it is not there, for this process alone. TrainError while another run has it.
+    """A context with the output folder, made if needed, for this process alone. TrainError while another run has it.
 
-    The lock goes with the process: a kill leaves none behind. A run that fails before it writes anything leaves no
-    folder behind that was made for it.
+    The lock ends with the process: a kill leaves no lock behind. A run that fails before it writes anything leaves no
+    new folder behind.
     """
     made = [path for path in (output, *output.parents) if not path.exists()]
     try:
@@ -56,7 +56,7 @@ def locked(output: Path) -> Iterator[None]:
             raise TrainError(f"another run is writing {output}; wait for it or choose another output") from None
         yield
     except BaseException:
-        # What is not empty stays: rmdir refuses it.
+        # A folder that is not empty stays: rmdir refuses it.
         with suppress(OSError):
             for path in made:
                 path.rmdir()
@@ -66,9 +66,9 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def clear_leftovers(output: Path, say: Callable[[str], None]) -> None:
-    """Delete what an earlier run left half-written in its output folder, before this one writes anything.
+    """Delete the folders that an earlier run left half-written in its output folder, before this run writes anything.
 
-    A killed run, or one on a full disk, leaves it; it may fill the disk. Only for the run that has the folder locked.
+    A killed run, or a run on a full disk, leaves them; they may fill the disk. Only for the run that has the lock.
     """
     for folder in sorted(path for pattern in _LEFTOVERS for path in output.glob(pattern) if path.is_dir()):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -80,19 +80,20 @@ def clear_leftovers(output: Path, say: Callable[[str], None]) -> None:
 
 
 def resume_from(setting: str, output: Path, world: World, say: Callable[[str], None]) -> Path | None:
-    """The checkpoint that the setting `resume` means. The ranks have read all of it together, and checked its hashes.
+    """The checkpoint that the setting `resume` means. The ranks read it together, and check the hashes of its files.
 
-    auto sets a newest one that is broken aside (step-00000010.broken), says so, and takes the one before it. TrainError
-    where that leaves none, for a named one that is broken, and where going on would overwrite what is there.
+    With auto, a broken newest checkpoint is set aside (step-00000010.broken), `say` tells so, and the checkpoint before
+    it is taken. TrainError where none is left, for a named checkpoint that is broken, and where going on would
+    overwrite later checkpoints.
     """
-    found = world.once(lambda: _candidate(setting, output, say))
-    damaged = damaged_of_all(found) if found else []
-    if not found or not damaged:
-        return found
+    checkpoint = world.once(lambda: _candidate(setting, output, say))
+    damaged = damaged_of_all(checkpoint) if checkpoint else []
+    if not checkpoint or not damaged:
+        return checkpoint
     if setting != "auto":
-        refuse_damaged(found, damaged)
+        refuse_damaged(checkpoint, damaged)
     fault = f"the hash of {damaged[0]} is not that of {COMPLETE_NAME}"
-    world.once(lambda: _set_aside(found, fault, say))
+    world.once(lambda: _set_aside(checkpoint, fault, say))
     return resume_from(setting, output, world, say)
 
 
@@ -177,12 +178,12 @@ def resumed_state(
 ) -> TrainerState:
     """This run's state at a checkpoint, with the phases that are stored there.
 
-    TrainError unless what comes next is what would have come: the same packs in the same order in steps of the same
-    size, for the same parameters. `allowed` (resume_changes) may name what may be another: global_packs, mixture.
+    TrainError unless the run goes on as it would have: the same packs in the same order in steps of the same size, for
+    the same parameters. `allowed` (resume_changes) names what may differ: global_packs, mixture.
     """
-    for name, found, expected, advice in _differences(fresh, stored, allowed):
+    for name, stored_value, expected, advice in _differences(fresh, stored, allowed):
         raise TrainError(
-            f"{checkpoint} was trained with {name} {setting_text(found)}, this run has {setting_text(expected)}:"
+            f"{checkpoint} was trained with {name} {setting_text(stored_value)}, this run has {setting_text(expected)}:"
             f" {advice}, or start in another output folder"
         )
     return replace(
@@ -215,11 +216,11 @@ def _differences(
     if "global_packs" not in allowed:
         advice = "its steps had another size; go on with the same, or set resume_changes: [global_packs]"
         rows += [("data.global_packs", stored.global_packs, fresh.global_packs, advice)]
-    # What other sets are packed as is another as a matter of course.
+    # Other sets may be packed in another way.
     of_sets = {"packing", "vision"} if stored.shards != fresh.shards else set[str]()
     for name in sorted((stored.fingerprints.keys() | fresh.fingerprints.keys()) - of_sets):
-        found, expected = stored.fingerprints.get(name), fresh.fingerprints.get(name)
-        rows += [(name, found, expected, f"the shards are of another {name}; go on with the same shards and model")]
+        before, now = stored.fingerprints.get(name), fresh.fingerprints.get(name)
+        rows += [(name, before, now, f"the shards are of another {name}; go on with the same shards and model")]
     averages = "the optimizer's averages are those of other parameters; go on with the same train"
     of_name = (
         "its averages are another optimizer's, its weights alone can be taken with model.init_from; go on with the same"
@@ -231,22 +232,22 @@ def _differences(
         ("costs", stored.costs, fresh.costs, dealt),
         ("optim.name", *((state.config.get("optim") or {}).get("name", "adamw") for state in (stored, fresh)), of_name),
     ]
-    before, now = (_settings({"lora": state.config.get("lora") or {}}) for state in (stored, fresh))
+    lora_before, lora_now = (_settings({"lora": state.config.get("lora") or {}}) for state in (stored, fresh))
     rows += [
-        (key, before.get(key), now[key], "its LoRA is another; go on with the same lora section")
-        for key in now
+        (key, lora_before.get(key), lora_now[key], "its LoRA is another; go on with the same lora section")
+        for key in lora_now
         if "lora" in fresh.config["train"].values()
     ]
     return (row for row in rows if row[1] != row[2])
 
 
 def _turns(state: TrainerState) -> list[int]:
-    """How often each set has its turn, in the phase that the run is in."""
+    """The number of turns of each set, in the current phase of the run."""
     return [share.turns for share in state.phases[-1].sets]
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each setting of a checkpoint's run that is another in this run."""
+    """A line for each setting that differs between a checkpoint's run and this run."""
     old, new = _settings(before), _settings(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
@@ -255,5 +256,5 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value, with tuples as the lists that JSON makes of them."""
+    """Dotted key -> value, with tuples as lists, as JSON has them."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in flat(config, ".").items()}

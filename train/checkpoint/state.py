@@ -1,4 +1,4 @@
-"""trainer.json: all of a run that is not a tensor, as typed values and as JSON."""
+"""trainer.json: the state of a run without its tensors, as typed values and as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,25 +12,25 @@ from lmms.train.data.phases import RunPhase, phase_from_json
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Base:
-    """Where the parameters are that no checkpoint of a run holds."""
+    """The source of the parameters that no checkpoint of a run holds."""
 
     path: str = ""
-    """A model folder; empty for random numbers, and where every checkpoint holds all."""
+    """A model folder; empty for random numbers, and where every checkpoint holds all parameters."""
     digest: str = ""
-    """pretrained.weights_digest, or the seed in words."""
+    """Value of weights_digest, or the seed in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """What the best checkpoint is the best by: values of two measures cannot be compared."""
+    """The measure of the best checkpoint: values of two measures cannot be compared."""
 
     metric: str
     greater: bool
     """Whether a greater value is better."""
     shards: str
-    """What eval_loss is taken on: the hash of an index.json; empty for the training loss."""
+    """Hash of the index.json of the shards for eval_loss; empty for the training loss."""
     loss_weight: str
-    """What the training loss is weighted by; empty for eval_loss."""
+    """The setting loss_weight for the training loss; empty for eval_loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,20 +44,20 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerState:
-    """All of a run that is not a tensor."""
+    """The state of a run without its tensors."""
 
     step: int
     """Optimizer steps taken."""
     position: int
-    """Packs trained; with the order's identity (seed ... costs) and the phases it says which come next."""
+    """Packs trained; with the order's identity (seed ... costs) and the phases it tells which packs come next."""
     seed: int
     order: str
-    """order.ORDER_VERSION."""
+    """Value of ORDER_VERSION."""
     shards: tuple[str, ...]
-    """For each set the xxh3 of its index.json, which names the hash of every shard."""
+    """xxh3 of the index.json of each set, which names the hash of every shard."""
     group_packs: int
     costs: str
-    """Digest of what makes up the cost of a pack, see sets.costs_digest."""
+    """Digest of the cost model, see costs_digest."""
     fingerprints: Mapping[str, str]
     """tokenizer, template, vision and packing of the shards."""
     phases: tuple[RunPhase, ...]
@@ -68,12 +68,12 @@ class TrainerState:
     base: Base
     """The weights that checkpoints do not hold."""
     zero_steps: Mapping[Part, int]
-    """Steps in a row without gradient, of each trained part."""
+    """Trained part -> its steps in a row without gradient."""
     skipped: int
-    """Steps in a row, up to this one, whose update was left out since something was not finite."""
+    """Steps in a row, up to this step, whose update was left out because a value was not finite."""
     best: Best | None
     config: Mapping[str, Any]
-    """The settings as the version of lmms that ran had them: to compare and to say, see lora_of and train_of."""
+    """The settings in the version of lmms that ran: to compare and to show, see lora_of and train_of."""
 
 
 def train_of(state: TrainerState) -> dict[str, How]:
@@ -95,12 +95,12 @@ def best_to_dict(best: Best) -> dict[str, Any]:
 
 
 def state_to_dict(state: TrainerState) -> dict[str, Any]:
-    """What trainer.json holds."""
+    """The content of trainer.json."""
     return {**asdict(state), "best": best_to_dict(state.best) if state.best else None}
 
 
 def state_from_dict(body: Mapping[str, Any]) -> TrainerState:
-    """Inverse of state_to_dict, also after JSON. TypeError, LookupError or AttributeError for another mapping."""
+    """Inverse of state_to_dict, after JSON too. TypeError, LookupError or AttributeError for another mapping."""
     best = body["best"]
     if best is not None:
         measure = {name: value for name, value in best.items() if name not in ("step", "value")}

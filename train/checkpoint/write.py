@@ -1,9 +1,9 @@
-"""Writing checkpoints beside the training.
+"""Writing checkpoints while training goes on.
 
 A save copies the tensors into main memory and returns; a thread writes the copy, hashes it, marks it complete, renames
-it and deletes what is too old. The thread has a process group of its own: collectives of two threads on one group would
-mix. It is a daemon, since a peer that died must not keep this process from ending, and touches no GPU.
-torch's async_save does the first half of this; the thread is ours for what follows the tensors.
+it and deletes old checkpoints. The thread has a separate process group: collectives of two threads on one group would
+mix. The thread is a daemon, since a peer that died must not keep this process from ending, and touches no GPU.
+torch's async_save does the first half of this; this thread also does the work that follows the tensors.
 """
 
 import json
@@ -33,24 +33,24 @@ from lmms.train.parallel.world import World, of_all_ranks
 
 
 class Saver:
-    """The checkpoint that is being written, at most one. All ranks call save together, and `saving` makes it."""
+    """Writes checkpoints, one at a time. All ranks call save together; `saving` makes a Saver."""
 
     def __init__(
         self, output: Path, world: World, keep: Keep, step: int, asynchronous: bool, report: Callable[[str], None]
     ) -> None:
-        """step: where the run starts; a checkpoint of that step is there already, or would hold nothing."""
+        """step: the run starts after it; a checkpoint of that step is there already, or would hold nothing."""
         self._place = _Place(output, world, dist.new_group(backend="gloo"))
         self._keep, self._asynchronous, self._report = keep, asynchronous, report
         self._saved_step = step
-        # On a GPU into pinned buffers that stay from one save to the next: torch 2.11's DefaultStager works only once.
+        # On a GPU, pinned buffers stay from one save to the next: torch 2.11's DefaultStager works only once.
         self._stager = BlockingAsyncStager(cache_staged_state_dict=world.device.type == "cuda")
         self._writing: _Writing | None = None
 
     def save(self, state: TrainerState, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Save what these tensors hold now; they may change as soon as this returns. Waits for the save before it.
+        """Save the values of these tensors, which may change as soon as this returns. Waits for the save before.
 
-        Nothing is done for the step of the last save. TrainError: what went wrong in the save before it, or in this one
-        where saves are not asynchronous.
+        Nothing is done for the step of the last save. TrainError: a failure of the save before, or of this save where
+        saves are not asynchronous.
         """
         self.wait()
         if state.step == self._saved_step:
@@ -63,12 +63,12 @@ class Saver:
             self.wait()
 
     def check(self) -> None:
-        """Report the save if it has ended, without waiting for it. TrainError if it failed."""
+        """Report the save if it has ended, without waiting. TrainError if it failed."""
         if self._writing is not None and self._writing.ended.is_set():
             self.wait()
 
     def wait(self) -> None:
-        """Report the save once it has ended. TrainError if it failed."""
+        """Wait for the end of the save, and report it. TrainError if it failed."""
         if self._writing is None:
             return
         self._writing.ended.wait()
@@ -81,7 +81,7 @@ class Saver:
             raise outcome
 
     def close(self, grace_s: float) -> None:
-        """Give a save that is still being written this long to end, whatever comes of it."""
+        """Wait at most so many seconds for a save that is still being written, whether it succeeds or not."""
         if self._writing is not None:
             if not self._writing.ended.is_set():
                 self._report(f"waiting up to {grace_s:g} s for the checkpoint that is being written")
@@ -115,14 +115,14 @@ def saving(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a rank writes, and with whom."""
+    """The output folder of a rank, and the ranks that write with it."""
 
     output: Path
     world: World
     group: dist.ProcessGroup
 
     def on_main(self, act: Callable[[], None]) -> None:
-        """Do this on rank 0, while the others wait for it; what fails there raises everywhere."""
+        """Call act on rank 0 while the others wait; an error there is raised on every rank."""
         of_all_ranks(act if self.world.is_main else lambda: None, self.group)
 
 
@@ -133,9 +133,9 @@ class _Writing(threading.Thread):
         super().__init__(name="checkpoint", daemon=True)
         self._write = write
         self.outcome: Path | TrainError | None = None
-        """The folder of the checkpoint, or what went wrong; None until then."""
+        """The folder of the checkpoint, or the error; None until the end."""
         self.ended = threading.Event()
-        """Waited for instead of the thread: Python takes a thread for dead whose join Ctrl-C interrupted."""
+        """Waited for instead of the thread: Python takes a thread for dead when Ctrl-C interrupted its join."""
 
     def run(self) -> None:
         try:
@@ -147,21 +147,21 @@ class _Writing(threading.Thread):
 
 
 def _write(place: _Place, keep: Keep, state: TrainerState, staged: dict[str, torch.Tensor]) -> Path:
-    """Write a checkpoint from what was staged, on all ranks together; returns its folder."""
+    """Write a checkpoint of the staged tensors, on all ranks together; returns its folder."""
     final = place.output / checkpoint_name(state.step)
     part = final.with_name(final.name + PART_SUFFIX)
     rank, size = place.world.rank, place.world.size
     try:
         place.on_main(lambda: _begin(part, final, state))
         save(staged, storage_writer=Writer(part), process_group=place.group)
-        # One list for all: what a rank sees of a shared folder may be older than the files of the others.
+        # One list for all ranks: a rank's view of a shared folder may be older than the files of other ranks.
         names = of_all_ranks(lambda: files_of(part) if place.world.is_main else [], place.group)[0]
         shares = of_all_ranks(lambda: describe_files(part, names[rank::size]), place.group)
         files = {name: entry for share in shares for name, entry in share.items()}
         place.on_main(lambda: _finish(part, final, files, keep, state.best))
     except (CheckpointException, RuntimeError, TrainError) as error:
         if place.world.is_main:
-            # What is left of it would fill the disk for the log, and for the run that goes on.
+            # The rest of it would fill the disk, which the log and the run that goes on need.
             shutil.rmtree(part, ignore_errors=True)
         causes = _causes(error)
         if room := no_room(causes, place.output, sum(tensor.nbytes for tensor in staged.values())):
@@ -197,6 +197,6 @@ def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: Be
 
 
 def _causes(error: BaseException) -> str:
-    """What failed, on whichever rank, without the stacks that a CheckpointException prints."""
+    """The errors of all ranks, without the stacks that a CheckpointException prints."""
     causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
     return "; ".join(str(cause).partition("\n")[0] for cause in causes)

@@ -2,11 +2,11 @@
 
 Registered with transformers under a name that holds "flash": only then do the Qwen vision towers hand over cumulative
 lengths instead of looping over images in Python, with a synchronisation for each. The name has no mask
-function, so transformers builds no mask. It must be set on the config of a finished model: at construction transformers
-takes an unknown name with "flash" for a kernel of the hub and raises.
+function, so transformers builds no mask. The name must be set on the config of a finished model: at construction
+transformers takes an unknown name with "flash" for a kernel of the hub and raises.
 
 CUDA in bf16 or fp16: torch's variable-length flash attention. Everywhere else: one SDPA call a document, the reference.
-kernels.py chooses another for a run, by name.
+choose_kernels chooses the kernel of a run, by name.
 """
 
 import inspect
@@ -31,7 +31,7 @@ ATTENTION_NAME = "lmms_flash_varlen"
 ATTENTION_NAMES: Mapping[Attention, str] = {
     "varlen": ATTENTION_NAME,
     "flash-attn-2": "lmms_flash_attn_2",
-    # torch's own function, once it was told to pass on to these packages
+    # torch's function, after it was told to pass on to these packages
     "flash-attn-3": ATTENTION_NAME,
     "flash-attn-4": ATTENTION_NAME,
     "sdpa": "lmms_flash_sdpa",
@@ -39,7 +39,7 @@ ATTENTION_NAMES: Mapping[Attention, str] = {
 """Kernel -> the name that it has in transformers."""
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int, float, bool], Tensor]
-"""As varlen_attention."""
+"""A function with the arguments of varlen_attention."""
 
 _PARAMETERS = inspect.signature(varlen_attn).parameters
 _CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _PARAMETERS else {"is_causal": True}
@@ -52,9 +52,9 @@ def varlen_attention(
 ) -> Tensor:
     """[T, heads, D] from query [T, heads, D], key and value [T, key_heads, D]; cu_seqlens int32 [documents + 1].
 
-    heads is a multiple of key_heads. max_length is the longest document in tokens, or any bound of it.
+    heads is a multiple of key_heads. max_length is the longest document in tokens, or any upper bound of that length.
     """
-    # A tensor without values stands for one on a GPU: see memory_trace.py.
+    # A tensor without values stands for a tensor on a GPU: see trace_pass.
     if query.is_meta or (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
         options = {**(_CAUSAL if causal else {}), **(_GROUPED if query.shape[1] != key.shape[1] else {})}
         output = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scale, **options)
@@ -66,7 +66,7 @@ def varlen_attention(
 def reference_attention(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
 ) -> Tensor:
-    """varlen_attention, one document at a time; it waits for the device to learn the lengths."""
+    """varlen_attention, one document at a time; the CPU waits for the device to learn the lengths."""
     if torch.compiler.is_compiling():
         output: Tensor = documents_attention(query, key, value, cu_seqlens, scale, causal)
         return output
@@ -92,7 +92,7 @@ def with_windows(
     scale: float,
     causal: bool,
 ) -> Tensor:
-    """attend, where before the documents of cu_seqlens stand `windows` others, each max_length long: a dense batch."""
+    """attend, with `windows` more documents before those of cu_seqlens, each max_length long: a dense batch."""
     rows = windows * max_length
     if rows == 0:
         return attend(query, key, value, cu_seqlens, max_length, scale, causal)
@@ -180,7 +180,7 @@ for _kernel, _attend in ATTENDS.items():
 def documents_attention(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
 ) -> Tensor:
-    """See attention.reference_attention."""
+    """reference_attention as an operator that the compiler does not look into."""
     lengths, heads = cu_seqlens.diff().tolist(), query.shape[1]
     documents = zip(*(_documents(part, lengths, heads) for part in (query, key, value)), strict=True)
     return _joined(_weights(q, k, scale, causal) @ v for q, k, v in documents)
@@ -229,7 +229,7 @@ documents_attention.register_autograd(_differentiate, setup_context=_save)
 
 
 def _documents(part: Tensor, lengths: list[int], heads: int) -> tuple[Tensor, ...]:
-    """[T, some heads, D] -> of each document [heads, its length, D]."""
+    """[T, some heads, D] -> [heads, length, D] for each document."""
     whole = part.repeat_interleave(heads // part.shape[1], dim=1).transpose(0, 1)
     return whole.split_with_sizes(lengths, dim=1)
 
@@ -239,7 +239,7 @@ def _joined(documents: Iterable[Tensor]) -> Tensor:
 
 
 def _summed(grad: Tensor, part: Tensor) -> Tensor:
-    """[T, heads, D] -> [T, the heads of part, D]: each of those served several."""
+    """[T, heads, D] -> [T, heads of part, D]: each head of part served several heads."""
     return grad.reshape(*part.shape[:2], -1, part.shape[2]).sum(2)
 
 

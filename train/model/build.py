@@ -1,8 +1,8 @@
 """A transformers model that takes a Batch and returns its summed loss, whole and by group.
 
-The model is transformers' own, built on the meta device: it gets memory when its parameters are sharded. Only what
-would wait for the device is put aside: its forward (masks, positions and places of images come with the batch), its
-head (see loss.py) and the convolution over patches, which is a matrix product.
+The model is that of transformers, built on the meta device: it gets memory when its parameters are sharded. Only what
+would wait for the device is replaced: its forward (masks, positions and places of images come with the batch), its
+head (see linear_cross_entropy) and the convolution over patches, which is a matrix product.
 """
 
 import copy
@@ -28,8 +28,8 @@ def build_model(
 ) -> TrainModel:
     """A model of this config on the meta device. Next: shard it, then `materialize`.
 
-    recompute: what backward computes again of each block, see MemoryConfig; recompute_vision: of the vision tower's, if
-    that is not the same.
+    recompute: what backward computes again of each block, see MemoryConfig; recompute_vision: the same for blocks of
+    the vision tower, where they differ.
     Raises ModelError for a config with attention windows in the language model or with dropout.
     """
     _check_config(hf_config)
@@ -51,7 +51,7 @@ def build_model(
 def keep_in(model: TrainModel, dtype: torch.dtype, masters: Collection[str]) -> None:
     """Keep all parameters but `masters`, names in TrainModel, in the type that is computed with; before sharding.
 
-    They are frozen: nothing is added to them that would need more digits.
+    These parameters are frozen: nothing is added to them that would need more digits.
     """
     for name, parameter in model.named_parameters():
         if name not in masters:
@@ -69,7 +69,7 @@ def materialize(model: TrainModel, device: torch.device, offload: bool = False) 
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
     if model.tied:
-        # to_empty gives each of the two names a tensor of its own.
+        # to_empty gives the two names two tensors.
         model.hf.lm_head.weight = model.hf.get_input_embeddings().weight
     reset_buffers(model)
 
@@ -86,9 +86,9 @@ def reset_buffers(model: nn.Module) -> None:
 
 @torch.no_grad()
 def init_random(model: TrainModel, seed: int) -> None:
-    """Draw every parameter by transformers' own rule: the same numbers for a seed, however the model is sharded.
+    """Draw every parameter by transformers' rule: the same numbers for a seed, however the model is sharded.
 
-    Each rank draws each module whole and keeps its part: on a CPU mesh, ranks that drew only their shards would all
+    Each rank draws each module whole and keeps its shard: on a CPU mesh, ranks that drew only their shards would all
     draw the same numbers.
     """
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
@@ -100,9 +100,9 @@ def init_random(model: TrainModel, seed: int) -> None:
 
 @torch.no_grad()
 def draw(module: nn.Module, rule: Callable[[nn.Module], object]) -> None:
-    """Initialise a module's own parameters: whole ones take their places, then each keeps its part of what came out."""
+    """Initialise a module's parameters, not its children's: whole tensors are drawn, then each rank keeps its shard."""
     kept = dict(module.named_parameters(recurse=False))
-    # In fp32, whatever is kept: numbers that are drawn in bf16 would be others.
+    # In fp32, whatever type is kept: numbers that are drawn in bf16 would differ.
     whole = {name: nn.Parameter(torch.empty(p.shape, dtype=torch.float32, device=p.device)) for name, p in kept.items()}
     module._parameters.update(whole)
     rule(module)
@@ -115,7 +115,7 @@ def draw(module: nn.Module, rule: Callable[[nn.Module], object]) -> None:
 
 
 def blocks(model: TrainModel) -> list[nn.Module]:
-    """The repeated blocks in forward order: of the vision tower, if any, then of the language model."""
+    """The repeated blocks in forward order: those of the vision tower, if any, then those of the language model."""
     return [block for _, block in family_of(model.hf.config.model_type).blocks(model.hf)]
 
 

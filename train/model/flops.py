@@ -1,10 +1,10 @@
-"""What a training step costs, in floating-point operations of the model itself: strict, so that MFU cannot flatter.
+"""What a training step costs, in floating-point operations of the model alone: strict, so that MFU is never too high.
 
-A multiply-add is two. Counted: the products of linear layers, forward and backward; the LM head on rows that are
-targets alone; attention within each conversation, image or window by its real length, causal attention at half.
+A multiply-add is two operations. Counted: the products of linear layers, forward and backward; the LM head on rows that
+are targets alone; attention within each conversation, image or window by its real length, causal attention at half.
 Not counted: lookups, norms, rotations, recomputation, the dummy image of a rank without images. A frozen part costs its
-forward and what gradients must pass through it: before the first thing that is trained, none do. A layer with LoRA
-costs that and its two products forward and twice backward.
+forward and the gradients that must pass through it: none do before the first trained layer. A layer with LoRA costs
+the same and LoRA's two products, forward and twice backward.
 
 Source: PaLM (arXiv 2204.02311) appendix B.
 """
@@ -25,13 +25,13 @@ from lmms.train.model.lora import lora_layers, trained_names
 from lmms.train.model.names import is_lora, own_parameters, parameter_name
 
 _Layer = nn.Linear | nn.Conv3d
-"""The convolution embeds patches, and is a product: its kernel covers one."""
+"""A layer with a product: the convolution embeds patches, and its kernel covers one patch."""
 
 _HEAD = "lm_head"
 
 
 def model_cost(model: TrainModel, train: Mapping[str, How] = EVERYTHING, lora: LoraConfig = DEFAULT_LORA) -> ModelCost:
-    """The cost of a model of which this is trained, from its layers; on any device, before it is sharded.
+    """The cost of a model that is trained so, computed from its layers; on any device, before the model is sharded.
 
     LoRA may stand around layers already, or not yet.
     """
@@ -39,14 +39,14 @@ def model_cost(model: TrainModel, train: Mapping[str, How] = EVERYTHING, lora: L
     modules = {parameter_name(name): m for name, m in model.named_modules() if not is_lora(name)}
     layers = {name: m for name, m in modules.items() if isinstance(m, _Layer)}
     trained, with_lora = trained_names(model, train, lora), set(lora_layers(model, train, lora))
-    own = own_parameters(model)
+    first_names = own_parameters(model)
     first = _first_trained(family, trained | {f"{name}.weight" for name in with_lora})
     linear: Counter[str] = Counter()
     for name, layer in layers.items():
         part = family.part_of(name)
         passes_back, weights = first[part.name] < part.place(name), layer.weight.numel()
         group = "head" if name == _HEAD else part.name
-        linear[group] += _linear(own[f"{name}.weight"] in trained, passes_back) * weights
+        linear[group] += _linear(first_names[f"{name}.weight"] in trained, passes_back) * weights
         if name in with_lora:
             outputs, inputs = layer.weight.shape
             linear[group] += lora.rank * (_linear(True, passes_back) * inputs + _linear(True, True) * outputs)
@@ -66,7 +66,7 @@ def model_cost(model: TrainModel, train: Mapping[str, How] = EVERYTHING, lora: L
 
 
 def _first_trained(family: Family, names: Collection[str]) -> dict[Part, Place]:
-    """For each part the place from which on gradients pass through what comes later."""
+    """Part -> its first place after which gradients pass through every layer."""
     trained: dict[Part, list[Place]] = {part.name: [] for part in family.parts}
     for name in names:
         part = family.part_of(name)
@@ -81,7 +81,7 @@ def _first_trained(family: Family, names: Collection[str]) -> dict[Part, Place]:
 def _attentions(part: ModelPart, layers: Mapping[str, _Layer], first: Place) -> dict[int, int]:
     """Block -> operations of its attention for a pair of positions.
 
-    What leaves an attention enters its output layer: as wide are its two products, which have no weights.
+    The two products of an attention have no weights; they are as wide as the input of its output layer.
     """
     costs = {}
     for name, layer in layers.items():

@@ -15,7 +15,7 @@ _BAD_VALUES = (
     *(StrictDataclassError, OSError, ValueError, TypeError, AttributeError),
     *(LookupError, ArithmeticError, RuntimeError, AssertionError),
 )
-"""What wrong values in a config.json raise: transformers checks types, the rest fails where a module is made."""
+"""Errors from wrong values in a config.json: transformers checks types, the rest fails where a module is made."""
 
 
 def model_of(folder: Path, recompute: Recompute, recompute_vision: Recompute | None = None) -> TrainModel:
@@ -23,7 +23,7 @@ def model_of(folder: Path, recompute: Recompute, recompute_vision: Recompute | N
     file = folder / "config.json"
     try:
         body, _ = PretrainedConfig.get_config_dict(folder)
-        # transformers would fill in a whole language model of its own. Older files have its keys at the top.
+        # transformers would fill in a default language model. Older files have the language model's keys at the top.
         if family_of(body.get("model_type", "")).images and not {"text_config", "hidden_size"} & body.keys():
             raise ModelError(f"{file} has no text_config, expected the language model's sizes; copy the folder again")
         return build_model(AutoConfig.from_pretrained(folder), recompute, recompute_vision)

@@ -1,7 +1,7 @@
 """The forward pass: a Batch in, its summed loss out, whole and by group.
 
-The model is transformers' own. Only what would wait for the device is put aside: its forward (masks, positions and
-places of images come with the batch) and its head (see loss.py).
+The model is that of transformers. Only what would wait for the device is replaced: its forward (masks, positions and
+places of images come with the batch) and its head (see linear_cross_entropy).
 """
 
 from torch import Tensor, nn
@@ -19,10 +19,10 @@ from lmms.train.parallel.sequence import exchange_features
 
 
 class TrainModel(nn.Module):
-    """The unit that is sharded and stepped. `hf` is the transformers model, whose parameters are all there are."""
+    """The unit that is sharded and stepped. `hf` is the transformers model, which has all of the parameters."""
 
     loss: HeadLoss
-    """Takes the place of linear_cross_entropy where another one is set."""
+    """linear_cross_entropy, or the loss that took its place."""
 
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
@@ -34,10 +34,10 @@ class TrainModel(nn.Module):
         self, batch: Batch, step_has_images: bool, sequence_group: ProcessGroup | None = None
     ) -> tuple[Tensor, Tensor]:
         """Sum over target rows of weight * cross entropy, a scalar in fp32, not divided; and by the batch's groups,
-        float64 [num_groups, 2] without gradient, see loss.linear_cross_entropy.
+        float64 [num_groups, 2] without gradient, see linear_cross_entropy.
 
-        step_has_images: whether any rank has images in this forward pass. Then every rank runs the vision tower, those
-        without images on a dummy of one patch that adds 0, so that all take part in the same collectives.
+        step_has_images: whether any rank has images in this forward pass. Then every rank runs the vision tower, and a
+        rank without images runs it on a dummy of one patch that adds 0: all take part in the same collectives.
         sequence_group: the ranks that hold the other shares of this batch; the sums are over this share alone.
         """
         hidden = last_hidden_state(self.hf, batch, step_has_images, sequence_group)
@@ -48,7 +48,7 @@ class TrainModel(nn.Module):
 def last_hidden_state(
     hf: PreTrainedModel, batch: Batch, step_has_images: bool, sequence_group: ProcessGroup | None = None
 ) -> Tensor:
-    """[1, T, hidden]: what the language model's head would read, of this share's T tokens."""
+    """[1, T, hidden]: the input of the language model's head for this share's T tokens."""
     ranks = 1 if sequence_group is None else sequence_group.size()
     if ranks != batch.share.ranks:
         raise TrainError(f"the batch is cut for {batch.share.ranks} ranks, but the sequence group has {ranks}")
@@ -77,7 +77,7 @@ def last_hidden_state(
 def _with_images(
     hf: PreTrainedModel, embeddings: Tensor, pictures: Pictures, sequence_group: ProcessGroup | None
 ) -> tuple[Tensor, dict[str, object]]:
-    """The embeddings with image features in their rows, and what deeper layers take of them."""
+    """The embeddings with image features in their rows, and the features that deeper layers take."""
     pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size)
     images, ((_, tower),) = images_of(hf.config.model_type), towers(hf)
     features, *deep = images.features(tower(pixels, grid_thw=pictures.grid_thw, **pictures.tower))
@@ -85,7 +85,7 @@ def _with_images(
         features, *deep = (exchange_features(part, pictures.exchange, sequence_group) for part in (features, *deep))
     elif len(pictures.rows) == 0:
         return embeddings + 0.0 * sum(f.sum() for f in (features, *deep)), {}
-    # What follows are features of padding.
+    # The features after these rows are of padding.
     features, *deep = (part[: len(pictures.rows)] for part in (features, *deep))
     embeddings = embeddings.index_copy(1, pictures.rows, features.to(embeddings.dtype).unsqueeze(0))
     return embeddings, images.deep_inputs(pictures.rows, deep) if images.deep_inputs else {}

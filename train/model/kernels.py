@@ -1,4 +1,4 @@
-"""The kernels of a run: chosen once at start from the settings and from what this machine has, said, and stored."""
+"""The kernels of a run: chosen at the start from the settings and from what this machine has, told, and stored."""
 
 import json
 import logging
@@ -30,34 +30,34 @@ _PACKAGES: Mapping[Attention, str] = {
     "flash-attn-3": "flash_attn_interface",
     "flash-attn-4": "flash_attn.cute",
 }
-"""The module that says that a package is installed: those of flash-attn 2 and 4 share the name flash_attn."""
+"""The module that tells whether a package is installed: flash-attn 2 and 4 share the name flash_attn."""
 
 _CAPABILITIES: Mapping[Attention, tuple[int, ...]] = {"flash-attn-3": (9,), "flash-attn-4": (9, 10)}
 """Major compute capabilities that torch lets these run on; the others run from 8 on."""
 
 _IMPLEMENTATIONS: Mapping[Attention, str] = {"flash-attn-3": "FA3", "flash-attn-4": "FA4"}
-"""Names under which torch's own variable-length attention passes on to a package."""
+"""Names under which torch's variable-length attention passes on to a package."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What the choice depends on, beside the settings."""
+    """What the choice depends on besides the settings."""
 
     device: str
     """cuda or cpu"""
     capability: tuple[int, int] | None
     """Compute capability of the GPU."""
     dtype: torch.dtype
-    """Of activations."""
+    """Type of activations."""
     modules: frozenset[str]
-    """Of those that kernels need, what can be imported: see this_machine."""
+    """The modules that kernels need and that can be imported: see this_machine."""
     compiler: bool
     """Whether a C++ compiler is found, which torch.compile calls on every device."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernels:
-    """What a run uses."""
+    """The kernels that a run uses."""
 
     attention: Attention
     liger: bool
@@ -86,7 +86,7 @@ def choose_kernels(setting: KernelsConfig, machine: Machine) -> Kernels:
 
 
 def this_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """What is here, without importing what may not be used."""
+    """The machine of this process; nothing is imported that the run may not use."""
     compilers = (os.environ.get("CXX", ""), "g++", "c++", "clang++")
     return Machine(
         device=device.type,
@@ -98,7 +98,7 @@ def this_machine(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def use_kernels(model: nn.Module, kernels: Kernels, *, keeps_products: bool = False) -> None:
-    """Let a model that was just built run on these kernels. Compiling comes later, see compiled.py.
+    """Let a model that was just built run on these kernels. Compiling comes later, see compile_blocks.
 
     keeps_products: see use_liger.
     """
@@ -111,16 +111,14 @@ def use_kernels(model: nn.Module, kernels: Kernels, *, keeps_products: bool = Fa
 
 
 def use_attention(attention: Attention) -> Attend:
-    """The function that calls a kernel, from now on: flash-attn-3 and -4 take the place of torch's own for the rest of
-    the process.
-    """
+    """The function that calls a kernel. flash-attn-3 and -4 replace torch's kernel for the rest of the process."""
     if attention in _IMPLEMENTATIONS:
         activate_flash_attention_impl(_IMPLEMENTATIONS[attention])
     return ATTENDS[attention]
 
 
 def write_kernels(folder: Path, kernels: Kernels, machine: Machine) -> None:
-    """Keep with a run what it ran on last."""
+    """Write kernels.json into a run's output folder: the kernels and the machine that the run used last."""
     text = {**asdict(kernels), **asdict(machine), "dtype": str(machine.dtype), "modules": sorted(machine.modules)}
     write_whole(folder / KERNELS_NAME, json.dumps({**text, "torch": torch.__version__}, indent=2) + "\n")
 
@@ -136,7 +134,7 @@ def _attention_obstacle(attention: Attention, machine: Machine) -> str:
     major, minor = machine.capability
     majors = _CAPABILITIES.get(attention)
     if major < 8 or (majors and major not in majors):
-        expected = " or ".join(f"{one}.x" for one in majors) if majors else "8.0 or higher"
+        expected = " or ".join(f"{number}.x" for number in majors) if majors else "8.0 or higher"
         return f"it needs compute capability {expected}, and this GPU has {major}.{minor}"
     return _missing(_PACKAGES.get(attention), machine)
 
@@ -162,21 +160,21 @@ def _is_installed(module: str) -> bool:
     spec = find_spec(package)
     if not inner:
         return spec is not None
-    # Asked for by its whole name, Python would import the package around it.
+    # find_spec with the whole name would import the package around the module.
     return any((Path(place) / inner).is_dir() for place in (spec and spec.submodule_search_locations) or ())
 
 
 _MOST_SHAPES = 64
-"""Of one kind of block; torch gives up after 8."""
+"""The most shapes of one kind of block that are compiled; torch gives up after 8."""
 
 
 def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> None:
-    """Compile the forward of each block, in place, before it is sharded. A part that cannot be compiled raises."""
+    """Compile the forward of each block, in place, before sharding. A part that cannot be compiled raises."""
     torch._dynamo.config.recompile_limit = _MOST_SHAPES
-    # It warns of operations in place within what is recomputed; the blocks have none.
+    # torch warns of operations in place within what is recomputed; the blocks have none.
     logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
-    found: list[Any] = list(blocks)
-    for block in found:
+    modules: list[Any] = list(blocks)
+    for block in modules:
         block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend)
 
 

@@ -1,7 +1,7 @@
 """Liger's fused norms, gated MLPs and rotations in the modules of one model: for blocks that are not compiled.
 
 Liger patches transformers' classes, and with them every other model of the process. Here each module of one model gets
-its own forward, of Liger's public functions. Its loss is not used: see loss.py.
+a new forward, made of Liger's public functions. Liger's loss is not used: see linear_cross_entropy.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from lmms.configs.errors import ModelError
 
 _ROTATIONS = {"apply_rotary_pos_emb": "rope", "apply_rotary_pos_emb_vision": "rope_vision"}
-"""What transformers' attention calls -> the field of LigerFunctions that takes its place."""
+"""A function that transformers' attention calls -> the field of LigerFunctions that takes its place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class LigerFunctions:
 
 
 def liger_functions() -> LigerFunctions:
-    """Those of the installed package."""
+    """The functions of the installed package."""
     from liger_kernel.transformers.functional import liger_rms_norm, liger_swiglu
     from liger_kernel.transformers.rope import liger_rotary_pos_emb, liger_rotary_pos_emb_vision
 
@@ -44,10 +44,10 @@ def liger_functions() -> LigerFunctions:
 
 
 def use_liger(model: nn.Module, functions: LigerFunctions, *, keeps_products: bool = False) -> None:
-    """Let a model's norms, gated MLPs and attention call these. ModelError where there is none of a kind.
+    """Let a model's norms, gated MLPs and attention call these. ModelError where the model has none of a kind.
 
     keeps_products: backward reads the results of linear layers again (memory.recompute: elementwise). Liger rotates in
-    place, which without norms in between are those of the query's and key's own layers.
+    place, and without norms in between that would overwrite the results of the query's and key's layers.
     """
     if keeps_products:
         functions = replace(functions, rope=partial(_rotated_copies, functions.rope))
@@ -71,7 +71,7 @@ def use_liger(model: nn.Module, functions: LigerFunctions, *, keeps_products: bo
 
 
 def _rms_norm(functions: LigerFunctions, module: Any, hidden: Tensor) -> Tensor:
-    # Not in place: that would overwrite a gradient which is another module's too.
+    # Not in place: that would overwrite a gradient that another module shares.
     return functions.rms_norm(hidden, module.weight, module.variance_epsilon, 0.0, "llama", False)
 
 
@@ -87,7 +87,7 @@ def _rotated_copies(
 
 
 def _with_globals(module: nn.Module, names: dict[str, Any]) -> MethodType:
-    """A module's forward that finds other functions under these names; transformers looks them up in its own file."""
+    """A module's forward that finds other functions under these names, which it looks up in transformers' file."""
     plain: Any = type(module).forward
     changed = FunctionType(
         plain.__code__, {**plain.__globals__, **names}, plain.__name__, plain.__defaults__, plain.__closure__

@@ -1,7 +1,7 @@
-"""LoRA through PEFT: which layers get it, and their start. What is trained besides is in trained_names.
+"""LoRA through PEFT: which layers get LoRA, and its first values. trained_names has what else is trained.
 
-PEFT makes the layers (W x + alpha / rank * B A x, with A and B beside the frozen W) and names them; all that is chosen
-is chosen here, by names and before anything is built, so that an error can name what was meant.
+PEFT makes the layers (W x + alpha / rank * B A x, with A and B next to the frozen W) and names them. Every choice is
+made here, by names and before anything is built, so that an error can name what was meant.
 """
 
 import math
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import peft
 
 ADAPTER = "default"
-"""PEFT's name of an adapter that is alone."""
+"""PEFT's name of the only adapter of a model."""
 
 _HEAD = "lm_head"
 
@@ -33,7 +33,7 @@ _HEAD = "lm_head"
 def lora_layers(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) -> list[str]:
     """The linear layers that get LoRA, in the model's order, by their names in the transformers model.
 
-    Those whose weight `train` sets to lora and that lora.targets or lora.target_regex name, without what
+    Chosen are layers whose weight `train` sets to lora and that lora.targets or lora.target_regex name, without what
     modules_to_save trains in full. ConfigError for a name or pattern that gives no layer.
     """
     if "lora" not in train.values():
@@ -59,10 +59,11 @@ def lora_layers(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) ->
 
 
 def trained_names(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) -> set[str]:
-    """The model's own parameters that are trained, by their names in the transformers model; LoRA's are beside them.
+    """The trained parameters without those of LoRA, by their names in the transformers model.
 
-    Those that `train` sets to full; of those that it sets to lora, the ones in modules_to_save and the biases that
-    lora.bias asks for. ConfigError for a pattern or module that matches nothing, or that is both frozen and to save.
+    Trained are parameters that `train` sets to full. Where `train` sets lora, those in modules_to_save and the biases
+    that lora.bias asks for are trained too. ConfigError for a pattern or module that matches nothing, or that is both
+    frozen and to save.
     """
     parameters = own_parameters(model)
     check_matches("train", train, {name: part_of(model, name) for name in set(parameters.values())})
@@ -80,11 +81,12 @@ def trained_names(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) 
             for name in how
             if name.endswith(".bias") and (lora.bias == "all" or name.removesuffix(".bias") in layers)
         }
-    return {name for name, one in how.items() if one == "full" or (one == "lora" and name in in_saved | biases)}
+    with_lora = in_saved | biases
+    return {name for name, way in how.items() if way == "full" or (way == "lora" and name in with_lora)}
 
 
 def add_lora(model: TrainModel, train: Mapping[str, How], lora: LoraConfig) -> None:
-    """Put LoRA around the layers that are to have it; on the meta device, before sharding. Next: `init_lora`.
+    """Put LoRA around the layers of lora_layers; on the meta device, before sharding. Next: `init_lora`.
 
     ConfigError where PEFT is not installed.
     """
@@ -117,7 +119,7 @@ def init_lora(model: nn.Module, seed: int) -> None:
     """Start LoRA as PEFT does, A uniform and B 0: the same numbers for a seed, however the model is sharded."""
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
-        # Apart from the random weights of the same seed.
+        # Other numbers than the random weights of the same seed.
         torch.manual_seed(key64("lora", seed))
         for name, module in model.named_modules():
             if name.endswith(f".lora_A.{ADAPTER}"):
@@ -127,7 +129,7 @@ def init_lora(model: nn.Module, seed: int) -> None:
 
 
 def merge_lora(model: TrainModel) -> None:
-    """Add what LoRA learnt to the weights beside it, and take its layers away: a model as it was before add_lora."""
+    """Add what LoRA learnt to the frozen weights, and take its layers away: the model is as it was before add_lora."""
     for name, layer in list(model.named_modules()):
         if hasattr(layer, "base_layer"):
             layer.merge(safe_merge=True)
@@ -136,7 +138,7 @@ def merge_lora(model: TrainModel) -> None:
 
 
 def _uniform(module: nn.Module) -> torch.Tensor:
-    """The bounds are those of nn.Linear, 1 / sqrt(inputs)."""
+    """Draw uniformly within the bounds of nn.Linear, 1 / sqrt(inputs)."""
     return nn.init.kaiming_uniform_(module.get_parameter("weight"), a=math.sqrt(5))
 
 
@@ -153,17 +155,17 @@ def _modules(model: nn.Module) -> tuple[list[str], list[str]]:
 def _saved_modules(model: nn.Module, lora: LoraConfig) -> set[str]:
     """The modules that modules_to_save names, and all below them."""
     names = [name for group in _modules(model) for name in group]
-    found: set[str] = set()
+    saved: set[str] = set()
     for wanted in lora.modules_to_save:
         tops = [name for name in names if _ends(name, wanted)]
         if not tops:
             raise ConfigError(f"lora.modules_to_save: no module is named {wanted!r}{nearest(wanted, _words(names))}")
-        found |= {name for name in names for top in tops if f"{name}.".startswith(f"{top}.")}
-    return found
+        saved |= {name for name in names for top in tops if f"{name}.".startswith(f"{top}.")}
+    return saved
 
 
 def _target_test(linear: list[str], others: list[str], asked: list[str], lora: LoraConfig) -> Callable[[str], bool]:
-    """Whether a layer of this name is a target. ConfigError for a target that is no layer that LoRA is asked for."""
+    """A test whether a layer's name is a target. ConfigError for a target that is no layer that LoRA is asked for."""
     if lora.target_regex is not None:
         pattern = re.compile(lora.target_regex)
         if not any(map(pattern.search, asked)):
@@ -184,7 +186,7 @@ def _target_test(linear: list[str], others: list[str], asked: list[str], lora: L
 
 
 def _decides(model: nn.Module, train: Mapping[str, How], key: str) -> bool:
-    """Whether a key of `train` says of any parameter how it is trained."""
+    """Whether a key of `train` decides how any parameter is trained."""
     keys = {name: name for name in train}
     return any(setting_of(keys, part_of(model, name), name) == key for name in own_parameters(model).values())
 

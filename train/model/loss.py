@@ -1,9 +1,9 @@
 """Cross entropy of the LM head over the rows that are targets, without ever holding all their logits.
 
 A 16k pack and a vocabulary of 152k are 10 GB of fp32 logits, and as much again for their gradient. Here the rows go
-through the head in chunks, and each chunk's gradient is taken at once, while its logits are there: the loss is the end
-of the graph, so all that backward adds is a factor. Same idea: Liger Kernel's fused linear cross entropy, which
-computes ignored rows too and synchronises.
+through the head in chunks, and each chunk's gradient is computed at once, while its logits are there: the loss is the
+end of the graph, so backward adds a factor only. Same idea: Liger Kernel's fused linear cross entropy, which computes
+ignored rows too and synchronises.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS_PER_CHUNK = 2**28
-"""1 GiB in fp32: large enough that reading and writing the weight's gradient once a chunk costs little."""
+"""1 GiB in fp32: so large that reading and writing the weight's gradient for each chunk costs little."""
 
 HeadLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""A loss that is called as linear_cross_entropy, without the size of its chunks."""
+"""A loss with the arguments of linear_cross_entropy, without the size of its chunks."""
 
 
 def linear_cross_entropy(
@@ -38,7 +38,7 @@ def linear_cross_entropy(
     computed.
     """
     if not torch.is_grad_enabled():
-        # In forward of a Function gradients are always off, so it asks its inputs.
+        # In forward of a Function gradients are always off, so the Function asks its inputs.
         hidden, weight = hidden.detach(), weight.detach()
     rows = max(1, logits_per_chunk // weight.shape[0])
     loss, by_group = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]

@@ -8,18 +8,20 @@ from lmms.train.families import family_of
 
 
 def parameter_name(name: str) -> str:
-    """A name in TrainModel as it is in the transformers model, and so in a folder's safetensors: without LoRA's layer
-    around the one that it adds to. Names of modules too."""
+    """The name in the transformers model, and so in a folder's safetensors, of a parameter or module of TrainModel.
+
+    LoRA's layer around another layer is not in the name.
+    """
     return name.removeprefix("hf.").replace(".base_layer", "")
 
 
 def is_lora(name: str) -> bool:
-    """Whether a parameter or module is LoRA's and not the model's own, by its name."""
+    """Whether a parameter or module belongs to LoRA, by its name."""
     return ".lora_" in name
 
 
 def own_parameters(model: nn.Module) -> dict[str, str]:
-    """Each name of a parameter that is not LoRA's -> its first name: tied weights have two."""
+    """Each name of a parameter that is not LoRA's -> the first name of that parameter: tied weights have two."""
     first = {parameter: name for name, parameter in model.named_parameters()}
     return {
         parameter_name(name): parameter_name(first[parameter])
@@ -29,9 +31,9 @@ def own_parameters(model: nn.Module) -> dict[str, str]:
 
 
 def part_of(model: nn.Module, name: str) -> Part:
-    """The part that a parameter or module of a TrainModel belongs to, by its name there or in the transformers model.
+    """The part that a parameter or module belongs to, by its name in the TrainModel or in the transformers model.
 
-    Modules without a transformers model in `hf`, as single layers, are all llm.
+    A model without a transformers model in `hf`, such as a single layer, is all llm.
     """
     hf = getattr(model, "hf", None)
     return family_of(hf.config.model_type).part_of(name.removeprefix("hf.")).name if hf is not None else "llm"
@@ -43,5 +45,5 @@ def language_model(hf: PreTrainedModel) -> PreTrainedModel:
 
 
 def towers(hf: PreTrainedModel) -> list[tuple[Part, nn.Module]]:
-    """What turns media into embeddings, by its part of the model."""
+    """The modules that turn media into embeddings, each with its part of the model."""
     return family_of(hf.config.model_type).towers(hf)

@@ -1,9 +1,9 @@
 """Activations in main memory between forward and backward: `memory.offload_activations_gb`.
 
-What the blocks save for backward goes out while later ones compute, and comes back while the block after it is in
-backward, on a stream of its own, without ever waiting on the CPU. Those that are saved first go first: they would lie
+What a block saves for backward goes out while later blocks compute, and comes back while the block after it is in
+backward, on a separate stream, without ever waiting on the CPU. What is saved first goes first, since it would lie
 longest on the device. When the room is full, the rest stays; so does what the last block saves, since backward starts
-with it. Whole storages are moved, once each: memory is freed by storages, and several tensors share one.
+with that block. Whole storages are moved, each a single time: memory is freed by storages, and tensors share storages.
 
 torchtune (OffloadActivations) and Megatron-LM (fine-grained activation offloading) do it by tensor and by module.
 """
@@ -23,21 +23,21 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.settings.memory import check_activations
 
 LEAST_BYTES = 2**20
-"""Smaller storages stay: a copy takes longer to start than they take to copy."""
+"""Smaller storages stay: to start their copy takes longer than the copy."""
 
 _ALIGNED = 512
-"""Bytes in main memory begin at a multiple of it, as they do on the device."""
+"""The bytes of a storage begin at a multiple of this in main memory, as on the device."""
 
 Copy = Callable[[Tensor, Tensor], Callable[[], None]]
-"""Starts to copy (target, source), flat uint8; returns what lets the computation go on only after it."""
+"""Starts a copy of (target, source), flat uint8; returns a call that makes the computation wait for that copy."""
 
 
 def pinned_room(size: int, device: torch.device) -> Tensor:
-    """uint8 [size] of main memory that a GPU copies to and from by itself. ConfigError without a GPU or that memory."""
+    """Main memory that a GPU copies to and from by itself, uint8 [size]. ConfigError without a GPU or that memory."""
     check_activations(size, device.type)
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     try:
-        # torch's own pinned memory comes in powers of two.
+        # torch's pinned memory comes in powers of two.
         room = torch.empty(size, dtype=torch.uint8)
         code = int(runtime.cudaHostRegister(room.data_ptr(), size, 0))
         fault = f"CUDA error {code}" if code else ""
@@ -53,7 +53,7 @@ def pinned_room(size: int, device: torch.device) -> Tensor:
 
 
 def copy_on_stream(device: torch.device) -> Copy:
-    """Copies of a GPU on a stream of their own, each after what was computed before it was asked for."""
+    """Copies of a GPU on a separate stream; a copy starts after all that was computed before the call."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(target: Tensor, source: Tensor) -> Callable[[], None]:
@@ -67,7 +67,7 @@ def copy_on_stream(device: torch.device) -> Copy:
 
 
 def copy_at_once(target: Tensor, source: Tensor) -> Callable[[], None]:
-    """Copies where nothing runs beside the computation: tensors without values, and tests."""
+    """A copy for places where nothing runs next to the computation: tensors without values, and tests."""
     target.copy_(source)
     return _nothing
 
@@ -77,15 +77,15 @@ def offload_blocks(
 ) -> Callable[[], int]:
     """Have these blocks, in the order in which they run, save into `room` what backward needs, in place.
 
-    After they recompute and are compiled, before they are sharded. room: uint8 [bytes]; least: bytes of a storage that
-    is worth it. A pass begins with the forward of `model`; of each pass backward ends before the next one begins.
-    Returns what tells how many bytes of the room the pass has taken so far.
+    To be called after recompute_blocks and compile_blocks, before sharding. room: uint8 [bytes]; least: bytes of the
+    smallest storage that goes out. A pass begins with the forward of `model`; its backward ends before the next pass
+    begins. Returns a call that tells how many bytes of the room the pass has taken so far.
     """
     offload = _Offload(room, copy, least)
     model.register_forward_pre_hook(lambda *_: offload.begin())
-    found: list[Any] = list(blocks)
-    for block in found:
-        block.forward = partial(offload.run, block, block.forward, goes=block is not found[-1])
+    modules: list[Any] = list(blocks)
+    for block in modules:
+        block.forward = partial(offload.run, block, block.forward, goes=block is not modules[-1])
     return lambda: offload.used
 
 
@@ -95,11 +95,11 @@ class _Stored:
 
     host: Tensor
     device: Tensor | None
-    """The same bytes where they are computed with, while they are there."""
+    """The same bytes on the device, while they are there."""
     arrive: Callable[[], None]
-    """Waits for the copy that is under way, in either direction."""
+    """Makes the computation wait for the copy that is under way, in either direction."""
     readers: int = 0
-    """Tensors that backward has yet to ask for."""
+    """Tensors that backward has not asked for yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -108,9 +108,9 @@ class _Call:
 
     before: "_Call | None"
     stored: dict[int, _Stored] = field(default_factory=dict)
-    """By the address of the storage, which none takes over while its bytes are on their way out."""
+    """Address of a storage -> its copy; no other storage gets the address while the bytes are on their way out."""
     reached: bool = False
-    """Whether backward has come to it."""
+    """Whether backward has come to this block."""
 
 
 class _Offload:
@@ -123,7 +123,7 @@ class _Offload:
         self.begin()
 
     def begin(self) -> None:
-        """A new pass."""
+        """Begin a new pass."""
         self.used = 0
         self.newest: _Call | None = None
 
@@ -132,7 +132,7 @@ class _Offload:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         self.newest = call = _Call(self.newest)
-        # Weights are held anyway, and keyword arguments are for all blocks: rotations, boundaries.
+        # Weights stay in memory anyway, and keyword arguments are for all blocks: rotations, boundaries.
         others = (*block.parameters(), *block.buffers(), *tree_leaves(kwargs))
         stays = {tensor.untyped_storage()._cdata for tensor in others if isinstance(tensor, Tensor)} if goes else None
         with saved_tensors_hooks(partial(self._pack, call, stays), _bring):
@@ -178,12 +178,12 @@ class _Offload:
         return torch.empty(0, dtype=dtype, device=device).set_(storage, *layout)
 
     def _reach(self, call: _Call, device: torch.device) -> None:
-        """Backward comes to a block: what it saved is needed, and soon what the one before it saved."""
+        """Fetch what a block saved, since backward has come to it, and what the block before it saved."""
         if call.reached:
             return
         call.reached = True
-        for one in (call, call.before):
-            for stored in one.stored.values() if one else ():
+        for needed in (call, call.before):
+            for stored in needed.stored.values() if needed else ():
                 self._fetch(stored, device)
 
     def _fetch(self, stored: _Stored, device: torch.device) -> None:

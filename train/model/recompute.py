@@ -11,7 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from lmms.configs.settings.memory import Recompute
 
 PRODUCTS = frozenset({"aten::mm", "aten::addmm"})
-"""Operators of linear layers: their last two arguments are multiplied."""
+"""Operators of linear layers, which multiply their last two arguments."""
 
 ATTENTIONS = frozenset(
     {
@@ -25,20 +25,20 @@ ATTENTIONS = frozenset(
         "lmms::documents_attention",
     }
 )
-"""Operators of the kernels in attention.py. Attention that torch puts together of products is computed again."""
+"""Operators of the kernels in ATTENDS. Attention that torch puts together from products is computed again."""
 
 _NARROW = 8
-"""A product whose inner length is so many times shorter than its rows, such as LoRA's second, is computed again: that
-takes less than to read the result."""
+"""A product whose inner length is so many times shorter than its rows, such as LoRA's second product, is computed
+again: that takes less time than reading the result."""
 
 Place = tuple[int, int]
-"""Storage and offset of a weight, which its transposed view shares; several weights may lie in one storage."""
+"""Storage and offset of a weight: the same for its transposed view, while weights may share a storage."""
 
 
 def recompute_blocks(blocks: Sequence[nn.Module], recompute: Recompute) -> None:
     """Have these blocks recompute in backward, in place: before they are compiled, offloaded and sharded.
 
-    Each block gets a new forward: transformers' way ends where a block's forward is no longer that of its class.
+    Each block gets a new forward: transformers' way does not work for a block whose forward was replaced.
     """
     if recompute == "none":
         return
@@ -50,21 +50,21 @@ def recompute_blocks(blocks: Sequence[nn.Module], recompute: Recompute) -> None:
 def _recomputed(block: nn.Module, recompute: Recompute, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """forward(*args, **kwargs) of a block, which runs again in backward. Where no backward comes, nothing is kept.
 
-    torch's checkpoint keeps the inputs also of a frozen block with nothing trained before it, such as a frozen tower's.
+    torch's checkpoint would keep the inputs of a frozen block with nothing trained before it too, as in a frozen tower.
     """
     inputs = (arg for arg in args if isinstance(arg, Tensor))
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in (*inputs, *block.parameters())):
         return forward(*args, **kwargs)
     if recompute == "full":
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    # The compiler finds by itself what nothing reads.
+    # The compiler finds unread results by itself.
     unread = None if torch.compiler.is_compiling() else _last_weight(block)
     contexts = partial(create_selective_checkpoint_contexts, partial(_policy, unread))
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
 def _policy(unread: Place | None, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """What `elementwise` does with the result of an operator. unread: the weight whose product nothing reads."""
+    """Whether `elementwise` keeps the result of an operator. unread: the weight whose product nothing reads."""
     return CheckpointPolicy.MUST_SAVE if _keeps(operator, args, unread) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
@@ -81,7 +81,7 @@ def _keeps(operator: Any, args: tuple[Any, ...], unread: Place | None) -> bool:
 def _last_weight(block: Any) -> Place | None:
     """The place of the weight of a block's last product, which is only added to the block's input.
 
-    None with LoRA around that layer: its own products come after it, so that backward would do it again to reach them.
+    None with LoRA around that layer: LoRA's products come after it, so backward would compute it again to reach them.
     """
     last = [child for child in block.mlp.children() if hasattr(child, "weight")][-1]
     return _place(last.weight) if type(last) is nn.Linear else None

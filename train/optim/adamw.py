@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) on this rank's shards, with averages in fp32, bf16 or 8 bits.
 
-In fp32 it is torch's fused one. Else averages are read into fp32, the update is that of fp32, and they are written
-back, some rows at a time. Nothing of it depends on how a weight is cut into shards.
+With averages in fp32 this is torch's fused AdamW. Else averages are read into fp32, the update is that of fp32, and the
+averages are written back, some rows at a time. Nothing here depends on how a weight is cut into shards.
 """
 
 import math
@@ -18,16 +18,16 @@ from lmms.train.optim.eight_bit import blocks_of_row, dequantize, quantize, roun
 from lmms.train.parallel.sharding import local_of
 
 _AT_ONCE = 2**24
-"""Elements in fp32 at a time: of temporary tensors there are about eight."""
+"""Elements in fp32 at a time: there are about eight temporary tensors."""
 
 
 def new_averages(rule: OptimName, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """The state of a parameter before its first step, sharded as it is; `step` counts the steps that had a gradient."""
+    """The state of a parameter before its first step, sharded like it; `step` counts the steps that had a gradient."""
     values = parameter.detach()
     if rule == "adamw":
         step = torch.zeros((), dtype=torch.float32, device=parameter.device)
         return {"step": step, "exp_avg": torch.zeros_like(values), "exp_avg_sq": torch.zeros_like(values)}
-    # In main memory, where it can be read without waiting.
+    # `step` is in main memory, where it can be read without waiting.
     state = {"step": torch.zeros((), dtype=torch.float32)}
     for name in ("exp_avg", "exp_avg_sq"):
         if rule == "adamw-bf16":
@@ -61,13 +61,13 @@ def update_adamw(parameters: Sequence[nn.Parameter], states: Sequence[dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Some rows of a parameter's shard, with those of its gradient and of its state."""
+    """Some rows of a parameter's shard, with the same rows of its gradient and of its state."""
 
     weight: Tensor
     gradient: Tensor
     state: Mapping[str, Tensor]
     step: int
-    """Of the parameter, this one included."""
+    """Steps of the parameter, this step included."""
 
 
 def update_small(
@@ -94,15 +94,15 @@ def update_small(
 
 def _batches(parameters: Sequence[nn.Parameter], states: Sequence[dict[str, Tensor]]) -> Iterator[list[_Rows]]:
     """All that this rank has of these parameters, about _AT_ONCE elements at a time."""
-    batch, held = list[_Rows](), 0
+    batch, batch_elements = list[_Rows](), 0
     for parameter, state in zip(parameters, states, strict=True):
         state["step"] += 1
         for rows in _cut(parameter, state):
-            if batch and held + rows.weight.numel() > _AT_ONCE:
+            if batch and batch_elements + rows.weight.numel() > _AT_ONCE:
                 yield batch
-                batch, held = [], 0
+                batch, batch_elements = [], 0
             batch.append(rows)
-            held += rows.weight.numel()
+            batch_elements += rows.weight.numel()
     if batch:
         yield batch
 
@@ -118,7 +118,7 @@ def _cut(parameter: nn.Parameter, state: Mapping[str, Tensor]) -> Iterator[_Rows
 
 
 def _read(rule: OptimName, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Both averages in fp32: of the gradients, and of their squares."""
+    """Both averages in fp32: that of the gradients, and that of their squares."""
     if rule == "adamw-bf16":
         return state["exp_avg"].float(), state["exp_avg_sq"].float()
     first = dequantize(state["exp_avg_codes"], state["exp_avg_scales"], signed=True)
@@ -127,10 +127,10 @@ def _read(rule: OptimName, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]
 
 
 def _write(rule: OptimName, rows: _Rows, first: Tensor, second: Tensor) -> None:
-    """Of the squares' average the 8-bit codes are those of its root, so that they reach as far down as the gradients'.
+    """Write both averages back. The 8-bit codes of the squares' average are those of its root.
 
-    Codes of the average itself end at 3e-7 of a block's largest: a gradient below 6e-4 of the largest would be divided
-    by eps alone.
+    So these codes reach as far down as those of the gradients. Codes of the average itself end at 3e-7 of a block's
+    largest value: a gradient below 6e-4 of the largest gradient would be divided by eps alone.
     """
     if rule == "adamw-bf16":
         rows.state["exp_avg"].copy_(rounded(first, rows.step))

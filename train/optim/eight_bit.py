@@ -1,11 +1,11 @@
 """Averages in fewer bits than fp32, bf16 and blocks of 8-bit codes: rounding that loses nothing over steps.
 
-To nearest, an average would keep what changes it by less than half of what its values are apart: with a constant of
-0.999 it would never fall. So values go up or down by a threshold that is another at each step, and over steps their
-mean is kept. A random one (stochastic rounding) would have to be equal for any number of ranks.
+With rounding to nearest, an average would ignore a change of less than half the distance between two values: with a
+constant of 0.999 it would never fall. So values go up or down by a threshold that differs at each step, and over steps
+their mean is kept. A random threshold (stochastic rounding) would have to be equal for any number of ranks.
 
 A block lies within a row of its tensor. Sharding cuts between rows, so codes and scales are the same for any number of
-ranks, and are saved and cut as any sharded tensor.
+ranks, and are saved and cut like any sharded tensor.
 """
 
 from functools import cache, lru_cache
@@ -19,29 +19,29 @@ from torch import Tensor
 T = TypeVar("T", int, Tensor)
 
 BLOCK = 256
-"""Values of a row that share a scale; of a narrower row all of them."""
+"""Values of a row that share a scale; all values of a row that is narrower."""
 
 _GOLDEN = 40503
-"""Of 65536 the share that is the golden ratio's: its multiples fall evenly into every interval."""
+"""65536 divided by the golden ratio: its multiples fall evenly into every interval."""
 _APART = 25033
-"""Of 65536 by how much the thresholds of two neighbours in a block differ; that of the golden ratio's square."""
+"""Difference of the thresholds of two neighbours in a block: 65536 divided by the square of the golden ratio."""
 _DECADES = 7
 _LEAST = 2.0**-149
-"""Of fp32's numbers above 0."""
+"""The least fp32 number above 0."""
 
 
 def rounded(values: Tensor, step: int) -> Tensor:
-    """fp32 -> bf16, to one of its two neighbours. Infinite only from 3.38e38 on."""
+    """fp32 -> bf16, each value to one of its two neighbours. Infinite only from 3.38e38 on."""
     bits = values.view(torch.int32) + threshold(step, 0)
     return bits.bitwise_and_(-65536).view(torch.float32).bfloat16()
 
 
 def threshold(step: int, offset: T) -> T:
-    """0 to 65535: how many 65536ths of the way to the next magnitude are added before what remains is cut off.
+    """How many 65536ths of the way to the next magnitude are added before the rest is cut off, 0 to 65535.
 
-    It walks by the golden ratio, and each odd step has the mirror image of the one before: what changes little in a
+    The threshold walks by the golden ratio, and each odd step mirrors the step before: a value that changes little in a
     step moves at extreme thresholds only, and so goes down as often as up in a short time. Bits in reversed order would
-    spread as evenly, but all of every second step into one half, which is wrong where every second gradient is large.
+    spread as evenly, but put every second step into the same half, which is wrong where every second gradient is large.
     """
     walked = (step // 2 * _GOLDEN + offset) % 65536
     return 65535 - walked if step % 2 else walked
@@ -52,8 +52,8 @@ def code_book(signed: bool, device: torch.device) -> Tensor:
     """The values of the codes, fp32 [256], rising: 0, 1 and in each of seven decades below 1 half as many as above.
 
     The dynamic data type of 8-bit Optimizers via Block-wise Quantization (Dettmers et al. 2021, arXiv 2110.02861). With
-    a sign there are 255, one less in the first decade, so that -1 is one too: theirs would lose 0.7 % at each step of a
-    block's largest where that is negative.
+    a sign there are 255 values, one less in the first decade, so that -1 has a code too: without it, a block's largest
+    value would lose 0.7 % at each step where it is negative.
     """
     values = [1.0]
     for decade in range(_DECADES):
@@ -65,10 +65,10 @@ def code_book(signed: bool, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _bounds(signed: bool, step: int, device: torch.device) -> Tensor:
-    """From where on each value of a block gets the upper one of two codes, fp32 [BLOCK, codes - 1].
+    """The bounds from which on each value of a block gets the upper one of two codes, fp32 [BLOCK, codes - 1].
 
-    Were thresholds the same for all, an average of codes 10 % apart would be off by a third for 1,000 steps, in all of
-    the model alike. Cached, as all parameters of a step have the same.
+    If all values had the same threshold, an average of codes 10 % apart would be off by a third for 1,000 steps, in the
+    whole model alike. Cached, since all parameters of a step have the same bounds.
     """
     book = code_book(signed, device)
     at = 1 - (threshold(step, torch.arange(BLOCK, device=device) * _APART).unsqueeze(1) + 0.5) / 65536
@@ -79,7 +79,7 @@ def _bounds(signed: bool, step: int, device: torch.device) -> Tensor:
 
 
 def blocks_of_row(shape: torch.Size) -> int:
-    """Into how many blocks each row (an index of dimension 0) of a tensor is cut."""
+    """Blocks into which each row (an index of dimension 0) of a tensor is cut."""
     width = prod(shape[1:])
     return -(-width // min(BLOCK, width))
 
@@ -87,12 +87,12 @@ def blocks_of_row(shape: torch.Size) -> int:
 def quantize(values: Tensor, signed: bool, step: int) -> tuple[Tensor, Tensor]:
     """fp32 [rows, ...] -> codes uint8 of the same shape, and the largest magnitude of each block, fp32 [rows, blocks].
 
-    Each value becomes one of its two neighbours among its block's. Values of no sign that are above 0 stay above 0,
-    also where that makes them larger: a root of squares that were 0 would leave a step without a bound.
+    Each value becomes one of its two neighbours among the values of its block. Without a sign, a value above 0 stays
+    above 0, even where that makes it larger: a root of squares that became 0 would leave a step without a bound.
     """
     cut = _in_blocks(values)
     scales = cut.abs().amax(-1) if cut.numel() else cut.new_zeros(cut.shape[:2])
-    # What is smaller has no inverse.
+    # A smaller number has no inverse.
     scales = torch.where(scales < torch.finfo(torch.float32).tiny, 0.0, scales)
     units = cut / torch.where(scales == 0, torch.inf, scales).unsqueeze(-1)
     bounds = _bounds(signed, step, values.device)[: cut.shape[2]]
@@ -102,7 +102,7 @@ def quantize(values: Tensor, signed: bool, step: int) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
-    """What quantize has made codes and scales of, fp32 in the shape of the codes."""
+    """The values of which quantize made these codes and scales, fp32 in the shape of the codes."""
     units = code_book(signed, codes.device)[_in_blocks(codes).int()]
     width = prod(codes.shape[1:])
     return units.mul_(scales.unsqueeze(-1)).flatten(1)[:, :width].reshape(codes.shape)

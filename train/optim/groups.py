@@ -30,7 +30,7 @@ def set_trained(model: nn.Module, train: Mapping[str, How], lora: LoraConfig = D
 
 
 def trained_parts(model: nn.Module) -> dict[Part, list[nn.Parameter]]:
-    """The trained parameters of each part; a part that is frozen or absent is not in it."""
+    """The trained parameters of each part, without parts that are frozen or absent."""
     parts: dict[Part, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -53,11 +53,11 @@ def check_optim(model: nn.Module, config: OptimConfig) -> None:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer over the trained parameters, with weight decay on those of two or more dimensions.
+    """The optimizer over the trained parameters, with weight decay on parameters of two or more dimensions.
 
-    A group has one peak learning rate, which stands in it as `peak`, one decay, and one rule, see rules.py. States
-    exist from the start and not from a parameter's first gradient: so every checkpoint holds the same tensors, also
-    when no step so far has reached the vision tower. ConfigError: see check_optim.
+    A group has a peak learning rate, which is its entry `peak`, a decay, and a rule, see rules_of. States exist from
+    the start and not from a parameter's first gradient: so every checkpoint holds the same tensors, even when no step
+    has reached the vision tower yet. ConfigError: see check_optim.
     """
     check_optim(model, config)
     names = {parameter_name(name): parameter for name, parameter in model.named_parameters()}

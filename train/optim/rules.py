@@ -1,9 +1,9 @@
 """Which parameter is updated by which rule under optim.name, and what the rule's state needs.
 
 Muon is for matrices that map one hidden state to another: weights of linear layers in the blocks of the language model
-and the vision tower. Embeddings, head, patch embedding, mergers (a few layers where two models meet), norms, biases and
-LoRA's factors (whose product is what changes the weight) are AdamW's. Averages in few bits are for matrices of some
-size: they save nothing of the others.
+and the vision tower. AdamW updates embeddings, head, patch embedding, mergers (a few layers where two models meet),
+norms, biases and LoRA's factors (whose product changes the weight). Averages in few bits are for large matrices: in
+small parameters they save nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ SMALL = 4096
 
 
 class Updates(torch.optim.Optimizer):
-    """Updates each group by the rule that stands in it as `rule`. States exist from the start, see make_optimizer."""
+    """Updates each group by the rule in its entry `rule`. States exist from the start, see make_optimizer."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {})
@@ -37,7 +37,7 @@ class Updates(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update what has a gradient."""
+        """Update the parameters that have a gradient."""
         for group in self.param_groups:
             reached = [parameter for parameter in group["params"] if parameter.grad is not None]
             states = [self.state[parameter] for parameter in reached]
@@ -52,7 +52,7 @@ class Updates(torch.optim.Optimizer):
 
 
 def new_state(rule: OptimName, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """What a rule keeps of a parameter, before its first step."""
+    """The state that a rule keeps for a parameter, before the first step."""
     return new_momentum(parameter) if rule == "muon" else new_averages(rule, parameter)
 
 
@@ -69,7 +69,7 @@ def rules_of(name: OptimName, model: nn.Module) -> dict[Tensor, OptimName]:
 
 
 def stacked_matrices(model: nn.Module) -> dict[Tensor, int]:
-    """The weights that Muon is for -> how many matrices of equal size each is."""
+    """The weights that Muon is for -> the number of matrices of equal size in each weight."""
     if not isinstance(model, TrainModel):
         return {}
     stacked = family_of(model.hf.config.model_type).stacked
@@ -82,7 +82,7 @@ def stacked_matrices(model: nn.Module) -> dict[Tensor, int]:
 
 
 def bytes_by_rule(name: OptimName, model: nn.Module) -> Callable[[Tensor, int], int]:
-    """Of this optim.name: bytes of the state of `local` elements (whole rows) of a parameter."""
+    """A function: (parameter, number of its local elements, in whole rows) -> bytes of their state under optim.name."""
     rules = rules_of(name, model)
 
     def size(parameter: Tensor, local: int) -> int:
@@ -101,11 +101,11 @@ def bytes_by_rule(name: OptimName, model: nn.Module) -> Callable[[Tensor, int], 
 
 
 _STEP_BYTES = 4
-"""The number of a parameter's steps, fp32."""
+"""Bytes of the count of a parameter's steps, fp32."""
 
 
 def muon_line(model: nn.Module) -> str:
-    """Of which layers Muon takes the weights, for a person: names without the numbers of layers, trained ones."""
+    """A line for a person about the layers whose trained weights Muon updates; names are without layer numbers."""
     matrices = stacked_matrices(model)
     layers = dict.fromkeys(
         f"{part_of(model, name)} {name.removesuffix('.weight').rpartition('.')[2]}"

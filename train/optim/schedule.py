@@ -6,7 +6,7 @@ from lmms.configs.settings.optim import OptimConfig
 
 
 def _share_of(ratio: float, steps: int) -> int:
-    """Rounded up: 0.07 of 100 steps is 7, which float64 has as 7.000000000000001."""
+    """Steps of such a share, rounded up: 0.07 of 100 steps is 7, but 7.000000000000001 in float64."""
     return math.ceil(round(ratio * steps, 6))
 
 
@@ -16,11 +16,10 @@ def warmup_of(config: OptimConfig, steps: int) -> int:
 
 
 def lr_share(step: int, config: OptimConfig, steps: int) -> float:
-    """What each peak learning rate is multiplied with at step 1, 2, ..., steps.
+    """The factor of each peak learning rate at step 1, 2, ..., steps.
 
-    Warm-up rises linearly from 0 at step 0 to 1 at its last step. The decay starts at 1 with the next step (of wsd:
-    when decay_ratio of the steps is left) and would reach the floor one step after the last, so that no step is
-    spent at 0.
+    Warm-up rises linearly from 0 at step 0 to 1 at its last step. The decay starts at 1 with the next step (wsd: when
+    decay_ratio of the steps is left) and would reach the floor one step after the last, so that no step is spent at 0.
     """
     warmup = warmup_of(config, steps)
     if step <= warmup:

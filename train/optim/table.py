@@ -1,4 +1,4 @@
-"""What a run trains, as a table: said before the first step, and kept as trained.json in its output."""
+"""What a run trains, as a table: shown before the first step, and kept as trained.json in its output."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,25 +26,25 @@ class Row:
 
     part: Part
     how: How
-    """lora: layers with LoRA, with their own weights, which are frozen."""
+    """lora: layers with LoRA and their frozen weights."""
     modules: int
-    """With parameters of their own; a layer with LoRA is one."""
+    """Modules that hold parameters directly; a layer with LoRA counts as a single module."""
     parameters: int
     trained: int
-    """Of the parameters, those that the optimizer moves."""
+    """Parameters that the optimizer updates."""
     rank: int | None
-    """Of LoRA."""
+    """Rank of LoRA."""
     lr: tuple[float, ...]
     """Peak learning rates, the lowest first."""
     weight_decay: tuple[float, ...]
     rule: dict[str, int]
-    """By which they are moved, see rules.py -> how many."""
+    """Update rule, see rules_of -> the number of parameters that it updates."""
     dtype: tuple[str, ...]
     """Types in which the weights are kept, by name."""
 
 
 def trained_table(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Row]:
-    """A row for each part of the model and way of training that is in it. optimizer: see make_optimizer."""
+    """A row for each part of the model and each way of training in that part. optimizer: see make_optimizer."""
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     layers = {parameter_name(name) for name, module in model.named_modules() if hasattr(module, "base_layer")}
 
@@ -59,13 +59,13 @@ def trained_table(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Ro
         return PARTS.index(part_of(model, name)), _HOWS.index(how(name, parameter))
 
     return [
-        _row(PARTS[part], _HOWS[one], list(members), groups)
-        for (part, one), members in groupby(sorted(model.named_parameters(), key=kind), kind)
+        _row(PARTS[part], _HOWS[way], list(members), groups)
+        for (part, way), members in groupby(sorted(model.named_parameters(), key=kind), kind)
     ]
 
 
 def table_lines(rows: Sequence[Row]) -> list[str]:
-    """The table as lines of equal width, the first with the names of its columns."""
+    """The table as lines of equal width; the first line names the columns."""
     head = ("part", "how", "modules", "parameters", "trained", "lr", "decay", "rule", "dtype", "rank")
     body = [
         (

@@ -1,4 +1,4 @@
-"""What would need less memory: for a dry run whose cards are too small, and a run that has had too little."""
+"""Changes that would need less memory: for a dry run whose cards are too small, and a run that ran out of memory."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,26 +27,26 @@ from lmms.train.plan.open import Opened
 from lmms.train.plan.trace import offloaded_bytes
 
 _WORTH_IT = 0.01
-"""Share of what a rank needs, but for the fixed allowance, that a change has to save."""
+"""The least share of a rank's bytes, without the fixed allowance, that a change has to save."""
 
 _MORE_RANKS = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """One change of the settings, and what a rank would need then."""
+    """One change of the settings, and the memory that a rank would need then."""
 
     change: str
     total: int
     """Bytes."""
     anew: bool = False
-    """A checkpoint cannot go on with it: the run would have to start anew, in another output."""
+    """Whether no checkpoint can go on with the change: the run would have to start again, in another output."""
 
 
 def single_changes(config: TrainConfig, trained: Collection[str], offload_gb: int) -> list[tuple[str, TrainConfig]]:
-    """(setting, the settings with it): each that may need less memory, by itself, cheapest in time first.
+    """(change, settings with this change alone) for each change that may need less memory, cheapest in time first.
 
-    trained: the parts of which something is trained. offload_gb: GB of main memory that take all that blocks keep now.
+    trained: the parts that are trained, at least partly. offload_gb: GB of main memory for all that blocks keep now.
     """
     memory = config.memory
     changes: list[tuple[str, dict[str, Any]]] = [
@@ -65,18 +65,18 @@ def single_changes(config: TrainConfig, trained: Collection[str], offload_gb: in
     if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= set(trained):
         changes.append(("train", {"vision": "frozen"}))
     changes.append(("optim", {"name": "adamw-8bit", "momentum": MOMENTUM}))
-    found = []
+    useful = []
     for section, values in changes:
         name, value = next(iter(values.items()))
         changed = _with(config, section, values)
         if changed not in (None, config):
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            found.append((f"{section}.{name}: {text.lower()}", changed))
-    return found
+            useful.append((f"{section}.{name}: {text.lower()}", changed))
+    return useful
 
 
 def _with(config: TrainConfig, section: str, values: Mapping[str, Any]) -> TrainConfig | None:
-    """The settings with these of one section; None where others of them do not go with it."""
+    """The settings with these values in one section; None where other settings contradict the values."""
     before = getattr(config, section)
     try:
         after = {**before, **values} if isinstance(before, Mapping) else replace(before, **values)
@@ -91,23 +91,23 @@ def proposals_of(
     opened: Opened,
     ranks: int,
     batches: Sequence[Batch],
-    brought: Collection[str],
+    overlaid: Collection[str],
     enough: int,
     *,
     goes_on: bool,
 ) -> list[Proposal]:
-    """Each single change that saves memory: settings, more ranks until `enough` bytes are, what trains otherwise.
+    """Each single change that saves memory: settings, more ranks until `enough` bytes are reached, another training.
 
-    goes_on: there is a checkpoint to go on from.
+    overlaid: see traced_model. goes_on: there is a checkpoint to go on from.
     """
     config, trained = traced.config, parameters_by_part(traced.model, trained=True)
     total = largest(memory_of(traced, ranks))
     least = total - _WORTH_IT * (total - ALLOWANCE_BYTES)
-    kept = max(offloaded_bytes(traced_model(config, opened, brought), batch, cuda_dtype(config)) for batch in batches)
+    kept = max(offloaded_bytes(traced_model(config, opened, overlaid), batch, cuda_dtype(config)) for batch in batches)
     mild: list[Proposal] = []
     other_runs: list[Proposal] = []
     for change, changed in single_changes(config, trained, -(-kept // 10**9)):
-        needed = largest(memory_of(_traced_with(changed, traced, opened, batches, brought), ranks))
+        needed = largest(memory_of(_traced_with(changed, traced, opened, batches, overlaid), ranks))
         trains_otherwise = change.startswith(("train.", "optim."))
         proposal = Proposal(change=change, total=needed, anew=goes_on and trains_otherwise)
         (other_runs if trains_otherwise else mild).append(proposal)
@@ -119,23 +119,23 @@ def proposals_of(
 
 
 def _traced_with(
-    changed: TrainConfig, traced: Traced, opened: Opened, batches: Sequence[Batch], brought: Collection[str]
+    changed: TrainConfig, traced: Traced, opened: Opened, batches: Sequence[Batch], overlaid: Collection[str]
 ) -> Traced:
-    """The passes with changed settings: traced again only where they may differ."""
+    """The passes with changed settings: they are traced again only where they may differ."""
     config = traced.config
     if changed.data != config.data:
         batches = heaviest(changed, opened)
     elif (changed.memory, changed.train) == (config.memory, config.train):
         return replace(traced, config=changed)
-    return trace(changed, opened, batches, brought)
+    return trace(changed, opened, batches, overlaid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
-    """What passes of a run need, and what would need less; bytes of the rank that needs most."""
+    """The memory that passes of a run need, and changes that would need less; bytes of the rank that needs most."""
 
     here: int | None
-    """Of the pass that was asked about, if any."""
+    """Bytes of the pass that was asked about, if any."""
     heaviest: int
     proposals: list[Proposal]
     remarks: list[str]
@@ -145,33 +145,37 @@ def advise(
     config: TrainConfig,
     opened: Opened,
     ranks: int,
-    held: Collection[str],
+    checkpointed: Collection[str],
     memory: int,
     places: Sequence[Place],
     *,
     goes_on: bool,
 ) -> Advice:
-    """The dry run's arithmetic for a run that goes on so many ranks and has had too little of `memory` bytes a rank.
+    """The dry run's arithmetic for a run on so many ranks that ran out of `memory` bytes a rank.
 
-    held: the parameters that it keeps in fp32. places: of the packs of one of its passes; none to ask about none.
-    goes_on: it has a checkpoint. Reads those packs and the heaviest ones.
+    checkpointed: the parameters that the run keeps in fp32. places: the packs of a pass of the run; empty to ask about
+    no pass. goes_on: the run has a checkpoint. Reads these packs and the heaviest packs.
     """
     opened = replace(opened, recipe=replace(opened.recipe, share=WHOLE))
-    brought = set(held) - {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
+    overlaid = set(checkpointed) - {
+        name for name, parameter in opened.model.named_parameters() if parameter.requires_grad
+    }
     here = None
     if places:
         batch = batch_of(config, opened, places)
-        here = largest(memory_of(trace(config, opened, [batch], brought), ranks))
+        here = largest(memory_of(trace(config, opened, [batch], overlaid), ranks))
     batches = heaviest(config, opened)
-    traced = trace(config, opened, batches, brought)
-    # A pass may need a little more than those that have most tokens, patches or targets.
+    traced = trace(config, opened, batches, overlaid)
+    # A pass may need a little more than the passes with most tokens, patches or targets.
     most = max(largest(memory_of(traced, ranks)), here or 0)
-    proposals = proposals_of(traced, opened, ranks, batches, brought, min(memory, most - 1), goes_on=goes_on)
-    return Advice(here=here, heaviest=most, proposals=proposals, remarks=beside(config, states_of(traced, ranks)))
+    proposals = proposals_of(traced, opened, ranks, batches, overlaid, min(memory, most - 1), goes_on=goes_on)
+    return Advice(
+        here=here, heaviest=most, proposals=proposals, remarks=figure_remarks(config, states_of(traced, ranks))
+    )
 
 
-def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
-    """What there is to say beside the figures."""
+def figure_remarks(config: TrainConfig, states: Sequence[States]) -> list[str]:
+    """Remarks for a person, besides the figures."""
     sequence = config.parallel.sequence
     lines = []
     if sequence > 1:
@@ -179,10 +183,10 @@ def beside(config: TrainConfig, states: Sequence[States]) -> list[str]:
             f"the activations are those of whole packs; with parallel.sequence {sequence} a rank keeps a part of them"
         )
     if config.parallel.offload:
-        most = max(one.weights + one.optimizer + one.gradients for one in states)
+        most = max(state.weights + state.optimizer + state.gradients for state in states)
         lines.append(
             f"with parallel.offload, weights, gradients and averages are in main memory: {most / 1e9:.2f} GB a rank,"
-            " which are not shown above, beside what a checkpoint takes"
+            " which are not shown above, besides what a checkpoint takes"
         )
     if config.memory.offload_bytes:
         lines.append(

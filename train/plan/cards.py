@@ -1,4 +1,4 @@
-"""How much memory a card has."""
+"""The memory and the speed of cards."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ MEMORY: Mapping[str, int] = {
     "B200 180GB": int(178.0 * GIB),
 }
 """Name -> bytes that torch finds on such a card, rounded down: less than its label says. Taken from reports of users;
-none was measured here, and those of A100 80GB and B200 have no report yet. On a machine with a GPU its own is asked."""
+no value was measured here, and A100 80GB and B200 have no report yet. On a machine with a GPU, the GPU is asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +32,11 @@ class Card:
     memory: int
     """Bytes."""
     peak_flops: float | None
-    """Dense bf16 operations a second by its data sheet; None where flops.PEAK_FLOPS has none."""
+    """Dense bf16 operations a second by its data sheet; None for a card that is not in PEAK_FLOPS."""
 
 
 def find_card(name: str) -> Card:
-    """The card of this name in MEMORY, in any case. ConfigError for another, with the names there are."""
+    """The card of this name in MEMORY, upper or lower case. ConfigError for an unknown name, with the known names."""
     for known, memory in MEMORY.items():
         if known.lower() == name.strip().lower():
             return Card(name=known, memory=memory, peak_flops=peak_flops(known))
@@ -44,7 +44,7 @@ def find_card(name: str) -> Card:
 
 
 def cards_to_show(name: str | None) -> list[Card]:
-    """The card named; else that of this machine; else every one in MEMORY."""
+    """The card with this name; without a name the card of this machine, or else every card in MEMORY."""
     if name is not None:
         return [find_card(name)]
     if torch.cuda.is_available():
@@ -68,11 +68,11 @@ PEAK_FLOPS: Mapping[str, float] = {
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 operations a second of a device by its data sheet; None for one that is not in the table."""
+    """Dense bf16 operations a second of a device by its data sheet; None for a device that is not in the table."""
     return next((peak for pattern, peak in PEAK_FLOPS.items() if re.search(pattern, device_name)), None)
 
 
 def ranks_peak(device: torch.device, ranks: int) -> float | None:
-    """peak_flops of so many devices like this one; None for a CPU."""
+    """peak_flops of so many devices of this kind; None for a CPU."""
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return None if peak is None else ranks * peak

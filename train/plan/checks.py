@@ -1,6 +1,6 @@
-"""What a run would refuse, as far as that is known without torch and transformers: an error within a second.
+"""Checks of a run that need no torch and no transformers: an error comes within a second.
 
-The run itself checks all of it again, with its ranks; here it is said before anything heavy is loaded.
+The run checks everything again, on its ranks; here the errors come before large packages are loaded.
 """
 
 import os
@@ -17,11 +17,11 @@ from lmms.train.checkpoint.files import fault_of
 from lmms.train.data.fit import fitting_model
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-"""A model folder has one of them: all weights, or the list of the files that hold them."""
+"""A model folder has one of these files: all weights, or the list of the files that hold them."""
 
 
 def check_run(config: TrainConfig) -> None:
-    """Raise the classes of configs/errors.py for paths, shards, model folder and boards that a run cannot use.
+    """Raise a subclass of LmmsError for paths, shards, model folder and boards that a run cannot use.
 
     Places behind a URL and hub ids are left to the run.
     """
@@ -35,7 +35,7 @@ def check_run(config: TrainConfig) -> None:
 
 
 def check_output(output: Path) -> None:
-    """TrainError where a run could not make this folder, or write into it."""
+    """TrainError where a run could not make this folder, or could not write into this folder."""
     nearest = next(path for path in (output, *output.parents) if path.exists())
     fault = "not a folder" if not nearest.is_dir() else "" if os.access(nearest, os.W_OK | os.X_OK) else "read-only"
     if fault:

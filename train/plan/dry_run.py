@@ -1,4 +1,4 @@
-"""What a run would need and how long it would be, before it is started: `lmms train --dry-run`. No GPU is needed."""
+"""The memory and the length of a run before it starts: `lmms train --dry-run`. No GPU is needed."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from lmms.train.checkpoint.state import Base
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import Order
 from lmms.train.data.phases import RunPhase, order_of
-from lmms.train.plan.advice import Proposal, beside, proposals_of
+from lmms.train.plan.advice import Proposal, figure_remarks, proposals_of
 from lmms.train.plan.cards import Card
 from lmms.train.plan.checks import check_output
 from lmms.train.plan.estimate import (
@@ -43,15 +43,15 @@ from lmms.train.watch.metrics import METRICS_NAME
 from lmms.train.watch.profile import check_profile
 
 MFU_SUPPOSED = (0.3, 0.5)
-"""Share of a card's data-sheet peak that training may reach. Supposed: a run says what it is."""
+"""Share of a card's data-sheet peak that training may reach. It is supposed: a run tells its real share."""
 
 _RATE_LINES = 100
-"""Lines of metrics.jsonl whose median is a run's rate."""
+"""The number of newest lines of metrics.jsonl whose median is a run's rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heaviest:
-    """The passes that were looked at: those of the packs with most tokens, patches and targets."""
+    """The largest numbers in the passes that were traced: those of the packs with most tokens, patches and targets."""
 
     tokens: int
     patches: int
@@ -61,10 +61,10 @@ class Heaviest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Length:
-    """How long the run is. Operations are strict, see flops.py."""
+    """How long the run is. Operations are strict, see model_cost."""
 
     steps: int
-    """Still to be taken."""
+    """Steps that are still to be taken."""
     tokens_a_step: float
     steps_an_epoch: float
     """An epoch is one pass over the shards, or over the mixture."""
@@ -72,12 +72,12 @@ class Length:
     flops_a_step: float
     flops_an_epoch: float
     tokens_per_s: float | None
-    """Of all ranks, measured by the run in `output`; None where it has not run."""
+    """Tokens of all ranks, measured by the run in `output`; None where no run was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DryRun:
-    """All that `lmms train --dry-run` says."""
+    """All that `lmms train --dry-run` shows."""
 
     model: str
     parameters: dict[str, int]
@@ -91,22 +91,22 @@ class DryRun:
     global_packs: int
     micro_packs: int
     passes: int
-    """Of a step: forward and backward passes of each rank."""
+    """Forward and backward passes of each rank in a step."""
     shards: int
     packs: int
     resumes: str | None
     """The checkpoint that the run would go on from."""
     heaviest: Heaviest
     memory: list[dict[str, int]]
-    """Bytes of each rank by component, see memory.COMPONENTS."""
+    """Bytes of each rank by component, see COMPONENTS."""
     staged: int
     """Bytes of main memory that a checkpoint takes on a rank until it is written."""
     cards: list[Card]
     proposals: list[Proposal]
-    """What would need less; empty where every card has enough."""
+    """Changes that would need less memory; empty where every card has enough."""
     length: Length
     waiting: float
-    """Time that ranks lose by waiting for one another, as a share of the time without."""
+    """Time that ranks lose by waiting for one another, as a share of the time without waiting."""
     remarks: list[str]
 
     @property
@@ -117,11 +117,11 @@ class DryRun:
     @property
     def largest(self) -> str:
         """The component that needs most, on that rank."""
-        components = max(self.memory, key=lambda found: sum(found.values()))
-        return max(components, key=lambda name: components[name])
+        fullest = max(self.memory, key=lambda components: sum(components.values()))
+        return max(fullest, key=lambda name: fullest[name])
 
     def hours(self, card: Card) -> tuple[float, float] | None:
-        """Of the whole run at the higher and the lower of MFU_SUPPOSED; None for a card of unknown speed."""
+        """Hours of the whole run at the higher and the lower of MFU_SUPPOSED; None for a card of unknown speed."""
         if card.peak_flops is None:
             return None
         slowest, fastest = (
@@ -132,10 +132,10 @@ class DryRun:
 
 
 def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
-    """What a run on so many ranks would need, on GPUs, against these cards. Reads the heaviest packs; writes nothing.
+    """The memory and the length of a run on so many GPUs, for these cards. Reads the heaviest packs; writes nothing.
 
-    Raises what the run itself would raise before its first step, for settings, shards, model, weights and checkpoints.
-    Shapes are enough: where the model folder has no weights yet, that is a remark, and a hub's are not fetched.
+    Raises the errors of the run before its first step: for settings, shards, model, weights and checkpoints. Shapes are
+    enough: a model folder without weights gives a remark, and no weights are fetched from a hub.
     """
     sequence = config.parallel.sequence
     check_ranks(sequence, config.parallel.replicate, ranks)
@@ -145,22 +145,22 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
     opened = open_run(replace(config, model=replace(config.model, path=str(folder))), lambda coming: None)
     output = Path(config.output).expanduser()
     check_output(output)
-    found = would_resume(config.resume, output)
-    stand = stand_of(config, opened.fresh, opened.phase, found)
+    checkpoint = would_resume(config.resume, output)
+    stand = stand_of(config, opened.fresh, opened.phase, checkpoint)
     state, phases, steps = stand.state, stand.phases, stand.steps
     weightless = (
         config.model.init == "pretrained" and not config.model.init_from and not any(folder.glob("*.safetensors"))
     )
     base_of = _no_base if weightless else _same
-    initial = plan_initial(config, folder, opened.model, base_of, found, lambda line: None)
+    initial = plan_initial(config, folder, opened.model, base_of, checkpoint, lambda line: None)
     if initial.reads_base and initial.base.path:
         check_pretrained(opened.model.hf, Path(initial.base.path))
     check_profile(config.profile, device, ranks, state.step, steps)
     order = order_of(opened.sets, phases[-1])
     trained = {name for name, parameter in opened.model.named_parameters() if parameter.requires_grad}
-    brought = set(initial.brought.names.values()) if initial.brought else initial.held - trained
+    overlaid = set(initial.overlay.names.values()) if initial.overlay else initial.checkpointed - trained
     batches = heaviest(config, opened)
-    traced = trace(config, opened, batches, brought)
+    traced = trace(config, opened, batches, overlaid)
     memory = memory_of(traced, ranks)
     states = states_of(traced, ranks)
     short = [card.memory for card in cards if largest(memory) > card.memory]
@@ -177,7 +177,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         passes=passes_of(config, ranks),
         shards=sum(len(dataset.shards) for dataset in opened.sets.datasets),
         packs=len(order.costs),
-        resumes=str(found) if found else None,
+        resumes=str(checkpoint) if checkpoint else None,
         heaviest=Heaviest(
             tokens=max(batch.input_ids.shape[1] for batch in batches),
             patches=max(len(batch.vision.patches) if batch.images and batch.vision else 0 for batch in batches),
@@ -185,9 +185,9 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
             target_tokens=max(len(batch.labels) for batch in batches),
         ),
         memory=memory,
-        staged=staged_bytes(traced, ranks, initial.held),
+        staged=staged_bytes(traced, ranks, initial.checkpointed),
         cards=list(cards),
-        proposals=proposals_of(traced, opened, ranks, batches, brought, min(short), goes_on=bool(found))
+        proposals=proposals_of(traced, opened, ranks, batches, overlaid, min(short), goes_on=bool(checkpoint))
         if short
         else [],
         length=_length(phases[-1], order, max(steps - state.step, 0), output),
@@ -199,7 +199,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
                 else []
             ),
             *_before_gradients(memory, states, passes_of(config, ranks)),
-            *beside(config, states),
+            *figure_remarks(config, states),
             *unlikely(config.optim, opened.model, steps),
             *remarks(config, order, phases[-1], ranks // sequence, steps, state),
         ],
@@ -211,15 +211,15 @@ def _same(find: Callable[[], Base]) -> Base:
 
 
 def _no_base(find: Callable[[], Base]) -> Base:
-    """In place of a base whose weights are not there."""
+    """An empty base, for a model folder without weights."""
     return Base(path="", digest="")
 
 
 def _before_gradients(memory: Sequence[Mapping[str, int]], states: Sequence[States], passes: int) -> Iterator[str]:
-    """Where a rank needs most before it has all of its gradients: how many bytes these take when they are there."""
+    """A remark on the bytes of all gradients, where the peak of a rank comes before its last gradient."""
     rank = max(range(len(memory)), key=lambda number: sum(memory[number].values()))
     there, every = memory[rank]["gradients"], states[rank].gradients
-    # With offload they are in main memory.
+    # With offload, gradients are in main memory.
     if passes == 1 and there < 0.99 * every and memory[rank]["optimizer"]:
         yield (
             f"gradients are {there / 1e9:.2f} GB at the peak, which comes before the pass is through backward; at the"
@@ -235,7 +235,7 @@ def _recompute(memory: MemoryConfig) -> str:
 
 def _length(phase: RunPhase, order: Order, steps: int, output: Path) -> Length:
     of_sets = [order.costs[start:end].mean(dtype=np.float64) for start, end in pairwise(order.first_packs)]
-    # Of a mixture's packs, each set has its share of the turns.
+    # Each set of a mixture has as large a share of the packs as of the turns.
     of_pack = sum(float(cost) * share.turns / PERIOD for cost, share in zip(of_sets, phase.sets, strict=True))
     return Length(
         steps=steps,
@@ -249,12 +249,12 @@ def _length(phase: RunPhase, order: Order, steps: int, output: Path) -> Length:
 
 
 def _measured_rate(output: Path) -> float | None:
-    """Tokens a second of the newest steps of the run in this folder, if it has run; not of profiled ones."""
+    """Tokens a second of the newest steps of the run in this folder, if there are any, without profiled steps."""
     path = output / METRICS_NAME
     if not path.exists():
         return None
     try:
-        # A last line without its end is still being written.
+        # A last line without a newline is still being written.
         lines = path.read_text("utf-8").rpartition("\n")[0].splitlines()[-_RATE_LINES:]
         steps = [step for line in lines if not (step := json.loads(line)).get("profiled")]
         rates = [rate for step in steps if (rate := step.get("tokens_per_s")) is not None]

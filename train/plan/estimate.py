@@ -1,8 +1,5 @@
-"""What each rank of a run needs: its heaviest packs run through the model without values, the rest by arithmetic.
-
-See memory_trace.py for the one and memory.py for the other. Settings and ranks may be those of the run, or others that
-are tried.
-"""
+"""The memory that each rank of a run needs: the heaviest packs run through the model without values (trace_pass), and
+the rest is arithmetic (rank_memory). Settings and ranks may be those of the run, or others that are tried."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ from lmms.train.plan.trace import Moment, tensors_in, trace_pass, units
 
 
 def batch_of(config: TrainConfig, opened: Opened, places: Sequence[Place]) -> Batch:
-    """The batch of a pass over these packs, read now."""
+    """The batch of a pass over these packs, which are read now."""
     recipe = (padded(config, opened) if config.kernels.compile else opened).recipe
     reader = PackReader(opened.sets.datasets)
     batch = pad_batch(make_batch([reader.read(place) for place in places], recipe, places), recipe)
@@ -35,45 +32,45 @@ def batch_of(config: TrainConfig, opened: Opened, places: Sequence[Place]) -> Ba
 
 
 def heaviest(config: TrainConfig, opened: Opened) -> list[Batch]:
-    """Real batches that bound those of the run: the packs with most tokens, with most patches, with most targets."""
+    """Real batches at the upper bound of a run: the packs with most tokens, with most patches, with most targets."""
     sets, micro_packs = opened.sets, config.data.micro_packs
     patches = np.concatenate([sidecar.patches for sidecar in sets.sidecars])
     columns = (sets.tokens, patches, sets.target_tokens)
     chosen: dict[tuple[int, ...], None] = {}
     for first in range(len(columns)):
-        # Of packs that are equal in this column, those that are heavier in the next ones.
+        # Packs that are equal in this column are sorted by the next columns.
         keys = [columns[(first + i) % len(columns)] for i in reversed(range(len(columns)))]
         top = np.lexsort(keys)[::-1][:micro_packs].tolist()
-        # A pass over fewer packs than there are could hold one of them twice.
+        # With fewer packs than a pass takes, the pass holds some packs twice.
         chosen[tuple((top * micro_packs)[:micro_packs])] = None
     return [batch_of(config, opened, [sets.place(number) for number in numbers]) for numbers in chosen]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Traced:
-    """Settings that change what a pass needs, and what that is. The number of ranks is not one of them."""
+    """Settings, and the memory of their heaviest passes. The number of ranks does not change it."""
 
     config: TrainConfig
     model: TrainModel
     passes: Callable[[bool], list[tuple[list[Moment], int]]]
-    """Of each of the heaviest batches: its moments, and its own bytes; on one rank alone, or on several."""
+    """A call with alone (one rank, or several): for each of the heaviest batches, its moments and its bytes."""
 
 
-def trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], brought: Collection[str]) -> Traced:
-    """What passes over these batches need with these settings. brought: see traced_model."""
+def trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], overlaid: Collection[str]) -> Traced:
+    """The memory of passes over these batches with these settings. overlaid: see traced_model."""
     dtype, offload = cuda_dtype(config), config.memory.offload_bytes
 
     @cache
     def passes(alone: bool) -> list[tuple[list[Moment], int]]:
         return [
             (
-                trace_pass(traced_model(config, opened, brought), batch, dtype, offload, alone=alone),
+                trace_pass(traced_model(config, opened, overlaid), batch, dtype, offload, alone=alone),
                 sum(tensor.nbytes for tensor in tensors_in(batch)),
             )
             for batch in batches
         ]
 
-    return Traced(config=config, model=traced_model(config, opened, brought), passes=passes)
+    return Traced(config=config, model=traced_model(config, opened, overlaid), passes=passes)
 
 
 def memory_of(traced: Traced, ranks: int) -> list[dict[str, int]]:
@@ -88,43 +85,45 @@ def memory_of(traced: Traced, ranks: int) -> list[dict[str, int]]:
         return gathered_bytes(moment, of_units, dtype.itemsize, sharers, parallel.reshard)
 
     accumulates = passes_of(traced.config, ranks) > 1
-    found = []
+    ranks_memory = []
     for states in states_of(traced, ranks):
         if parallel.offload:
             states = States(weights=0, optimizer=0, gradients=0)
-        of_passes = [rank_memory(states, gathered, *one, accumulates=accumulates) for one in traced.passes(alone)]
-        found.append(max(of_passes, key=lambda components: sum(components.values())))
-    return found
+        of_passes = [
+            rank_memory(states, gathered, *one_pass, accumulates=accumulates) for one_pass in traced.passes(alone)
+        ]
+        ranks_memory.append(max(of_passes, key=lambda components: sum(components.values())))
+    return ranks_memory
 
 
 def states_of(traced: Traced, ranks: int) -> list[States]:
-    """Of each rank, wherever they are kept."""
+    """The states of each rank, in GPU memory or main memory."""
     sharers = ranks // traced.config.parallel.replicate
     parameters = list(traced.model.parameters())
     of_optimizer = bytes_by_rule(traced.config.optim.name, traced.model)
     return [state_bytes(parameters, rank % sharers, sharers, of_optimizer) for rank in range(ranks)]
 
 
-def staged_bytes(traced: Traced, ranks: int, held: Collection[str]) -> int:
+def staged_bytes(traced: Traced, ranks: int, checkpointed: Collection[str]) -> int:
     """Bytes of main memory that a checkpoint takes until it is written, on the rank that needs most.
 
-    held: the parameters that it holds.
+    checkpointed: the parameters that the checkpoint holds.
     """
     sharers = ranks // traced.config.parallel.replicate
-    parameters = [parameter for name, parameter in traced.model.named_parameters() if name in held]
+    parameters = [parameter for name, parameter in traced.model.named_parameters() if name in checkpointed]
     of_optimizer = bytes_by_rule(traced.config.optim.name, traced.model)
     of_ranks = (state_bytes(parameters, rank, sharers, of_optimizer) for rank in range(sharers))
-    return max(one.weights + one.optimizer for one in of_ranks)
+    return max(states.weights + states.optimizer for states in of_ranks)
 
 
-def traced_model(config: TrainConfig, opened: Opened, brought: Collection[str]) -> TrainModel:
-    """A model on the meta device as the settings want it: to trace a pass spoils one.
+def traced_model(config: TrainConfig, opened: Opened, overlaid: Collection[str]) -> TrainModel:
+    """A new model on the meta device with these settings: a model can be traced a single time.
 
-    brought: parameters that are kept in fp32 though they may be frozen, see initial.py.
+    overlaid: parameters that are kept in fp32 though they may be frozen, see Overlay.
     """
     model = make_model(config, opened.folder.path)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    keep_in(model, cuda_dtype(config), {*trained, *brought})
+    keep_in(model, cuda_dtype(config), {*trained, *overlaid})
     return model
 
 
@@ -144,7 +143,7 @@ def passes_of(config: TrainConfig, ranks: int) -> int:
 
 
 def parameters_by_part(model: TrainModel, *, trained: bool) -> dict[str, int]:
-    """Part -> its parameters, or those that are trained."""
+    """Part -> the number of its parameters, or of its trained parameters."""
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad or not trained:

@@ -1,4 +1,4 @@
-"""How many bytes a rank needs for training, by what they are for: arithmetic on shapes and on a traced pass."""
+"""The bytes that a rank needs for training, by component: arithmetic on shapes and on a traced pass."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lmms.train.plan.trace import Moment
 
 ALLOWANCE_BYTES, ALLOWANCE_SHARE = int(1.5 * 2**30), 0.05
-"""Assumed, not computed: for the CUDA context, libraries and communication; and for what the allocator cannot use."""
+"""Assumed, not computed: bytes for the CUDA context, libraries and communication; a share that the allocator loses."""
 
 COMPONENTS: Mapping[str, str] = {
     "weights": "master weights",
@@ -23,7 +23,7 @@ COMPONENTS: Mapping[str, str] = {
     "batch": "batches",
     "allowance": "allowance (assumed)",
 }
-"""Name in JSON -> what it is."""
+"""Name in JSON -> name for a person."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +33,11 @@ class States:
     weights: int
     optimizer: int
     gradients: int
-    """When all of a step's are there."""
+    """Bytes when all gradients of a step are there."""
 
 
 def local_elements(parameter: Tensor, rank: int, ranks: int) -> int:
-    """Elements that a rank owns. FSDP2 cuts rows (dimension 0) into ceil(rows / ranks), the last ones shorter."""
+    """Elements that a rank owns. FSDP2 gives a rank ceil(rows / ranks) rows (dimension 0), the last ranks fewer."""
     rows = parameter.shape[0]
     each = -(-rows // ranks)
     return max(min(rows - rank * each, each), 0) * (parameter.numel() // rows)
@@ -49,9 +49,9 @@ def state_bytes(
     ranks: int,
     optimizer_bytes: Callable[[Tensor, int], int],
 ) -> States:
-    """States of these parameters on one rank. Frozen ones have weights alone.
+    """States of these parameters on one rank. Frozen parameters have weights alone.
 
-    optimizer_bytes: of a trained parameter and the number of its elements on the rank, see rules.bytes_by_rule.
+    optimizer_bytes: (trained parameter, number of its elements on the rank) -> bytes, see bytes_by_rule.
     """
     weights = optimizer = gradients = 0
     for parameter in parameters:
@@ -66,11 +66,11 @@ def state_bytes(
 def gathered_bytes(
     moment: Moment, units: Sequence[Sequence[nn.Parameter]], element_size: int, ranks: int, reshard: bool = True
 ) -> int:
-    """Weights in the compute type, gathered from all ranks: those of no block (the last unit), and the largest block;
-    without reshard those of all blocks whose backward is not done.
+    """Bytes of weights in the compute type, gathered from all ranks: the last unit (outside blocks) and the largest
+    block; without reshard all blocks whose backward is not done.
 
-    ranks: that a copy of the weights is sharded over. Where there are several, the largest block is there once more:
-    the ranks write into another one than is in use; without reshard that ends with forward.
+    ranks: the number of ranks that a copy of the weights is sharded over. With several ranks the largest block counts
+    twice, since the next block arrives while a block is in use; without reshard that ends with forward.
     """
     *of_blocks, root = (sum(parameter.numel() for parameter in unit) for unit in units)
     arriving = max(of_blocks) if ranks > 1 else 0
@@ -80,7 +80,7 @@ def gathered_bytes(
 
 
 def copied_bytes(units: Sequence[Sequence[nn.Parameter]], dtype: torch.dtype, reshard: bool = True) -> int:
-    """On one rank alone, see alone.py: copies in the compute type of weights that are kept in another one."""
+    """Bytes of copies in the compute type, on one rank alone, of weights that are kept in another type."""
     *of_blocks, root = (
         dtype.itemsize * sum(parameter.numel() for parameter in unit if parameter.dtype != dtype) for unit in units
     )
@@ -92,8 +92,8 @@ def rank_memory(
 ) -> dict[str, int]:
     """Bytes by component, see COMPONENTS, at the moment that needs most.
 
-    gathered: see gathered_bytes and copied_bytes. batch: bytes of a batch; the next one arrives while one is used.
-    accumulates: a step has several passes, so that all gradients are there from the second on.
+    gathered: see gathered_bytes and copied_bytes. batch: bytes of a batch; the next batch arrives while one is in use.
+    accumulates: a step has several passes, so all gradients are there from the second pass on.
     """
     all_reduced = moments[-1].reduced
 
@@ -104,9 +104,9 @@ def rank_memory(
             "optimizer": states.optimizer,
             "gradients": int(states.gradients * done) + moment.reducing,
             "gathered": gathered(moment),
-            **{kind: moment.held.get(kind, 0) for kind in ("vision", "llm", "loss", "backward")},
+            **{kind: moment.used.get(kind, 0) for kind in ("vision", "llm", "loss", "backward")},
             "batch": 2 * batch,
         }
 
-    peak = max(map(components, moments), key=lambda found: sum(found.values()))
+    peak = max(map(components, moments), key=lambda sizes: sum(sizes.values()))
     return {**peak, "allowance": ALLOWANCE_BYTES + int(ALLOWANCE_SHARE * sum(peak.values()))}

@@ -1,4 +1,4 @@
-"""What is known of a run before its weights are read: shards, model, order. It writes nothing and needs no ranks."""
+"""A run before its weights are read: shards, model, order. Opening a run writes nothing and needs no ranks."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ from lmms.train.optim.groups import check_optim, set_trained
 from lmms.train.parallel.share import WHOLE, Share
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
-"""The steps whose balance is looked at, and the share of time lost by waiting from which a person should know."""
+"""The number of steps whose balance is computed, and the share of time lost by waiting that is worth a remark."""
 MOST_SOURCES = 64
-"""Up to so many sources the log has the loss of each; with one for each of thousands of files its lines grow long."""
+"""The most sources for which the log has the loss of each: with thousands of sources its lines would grow long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,16 +40,16 @@ class Opened:
 
     sets: Sets
     evaluated: Sets | None
-    """The shards of `eval`; with them goes eval_recipe."""
+    """The shards of `eval`; their recipe is eval_recipe."""
     folder: ModelFolder
     model: TrainModel
-    """On the meta device, its parts trained as the settings say."""
+    """A model on the meta device, with the trained and frozen parts of the settings."""
     recipe: Recipe
     eval_recipe: Recipe | None
     phase: RunPhase
-    """Of a run that starts."""
+    """The phase of a run that starts."""
     fresh: TrainerState
-    """Before step 1."""
+    """The state before step 1."""
 
 
 def open_run(
@@ -58,18 +58,18 @@ def open_run(
     share: Share = WHOLE,
     once: Callable[[Callable[[], list[list[Dataset]]]], list[list[Dataset]]] = lambda act: act(),
 ) -> Opened:
-    """Find the shards complete, the model one that can be built, and both fitting. beat is told what comes next.
+    """Check that the shards are complete, that the model can be built, and that both fit. beat is told what comes next.
 
-    once: calls what it is given on one rank, and has its result for all. Raises the classes of configs/errors.py.
+    once: calls a function on one rank, and returns its result on all ranks. Raises subclasses of LmmsError.
     """
     beat("opening the shards")
     data = config.data
     cache = Cache(Path(data.cache).expanduser(), int(data.cache_gb * 1e9)) if data.cache else None
-    places = [[one.shards for one in data.shares], *([[config.eval.shards]] if config.eval else [])]
-    # Rank 0 asks for all files and their sizes: of thousands of ranks each, that would be a burden to a file server.
-    found = once(lambda: [find_sets(own, cache, data.retry_s) for own in places])
-    sets = read_sets(found[0], config.loss_weight)
-    evaluated = read_sets(found[1]) if config.eval else None
+    places = [[set_share.shards for set_share in data.shares], *([[config.eval.shards]] if config.eval else [])]
+    # Rank 0 alone asks for all files and their sizes: thousands of ranks would be a burden to a file server.
+    train_sets, *eval_sets = once(lambda: [find_sets(group, cache, data.retry_s) for group in places])
+    sets = read_sets(train_sets, config.loss_weight)
+    evaluated = read_sets(eval_sets[0]) if eval_sets else None
     datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
     (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
     beat("building the model")
@@ -98,12 +98,12 @@ def open_run(
 
 
 def _by(manifests: Sequence[Manifest]) -> Literal["set", "source"]:
-    """What the loss on these shards is told apart by."""
+    """Whether the log has the loss on these shards by source, or by set."""
     return "source" if sum(len(manifest.sources) for manifest in manifests) <= MOST_SOURCES else "set"
 
 
 def make_model(config: TrainConfig, folder: Path) -> TrainModel:
-    """The model of a folder on the meta device, with LoRA where it is asked for, its parts trained as settings say."""
+    """The model of a folder on the meta device, with LoRA and the trained and frozen parts of the settings."""
     model = model_of(folder, config.memory.recompute, config.memory.vision)
     add_lora(model, config.train, config.lora)
     set_trained(model, config.train, config.lora)
@@ -111,7 +111,7 @@ def make_model(config: TrainConfig, folder: Path) -> TrainModel:
 
 
 def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: int) -> float:
-    """Time that ranks lose by waiting for one another in the steps to come, see balance.straggler_loss."""
+    """Time that ranks lose by waiting for one another in the steps to come, see straggler_loss."""
     steps = take_steps(order, position, _STEPS_LOOKED_AT)
     return straggler_loss(order.costs[None], steps, ranks, config.data.micro_packs)
 
@@ -119,9 +119,9 @@ def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: in
 def remarks(
     config: TrainConfig, order: Order, phase: RunPhase, ranks: int, steps: int, state: TrainerState
 ) -> list[str]:
-    """What is no fault, but may surprise, in a run of so many steps that stands at this state.
+    """A line for each thing that is no fault but may surprise, in a run of so many steps at this state.
 
-    ranks: those that read packs of their own.
+    ranks: the number of ranks, or of groups of ranks, that read different packs.
     """
     packs, shared = order.global_packs, config.parallel.sequence
     sharers = counted(ranks, "rank") if shared == 1 else f"{counted(ranks, 'group')} of {shared} ranks"
@@ -195,7 +195,7 @@ def fresh_state(
 
 
 def padded(config: TrainConfig, opened: Opened) -> Opened:
-    """The same with recipes whose batches come in few shapes, for training and evaluation."""
+    """The same run with recipes whose batches have few shapes, for training and evaluation."""
     every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
     sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
     seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)

@@ -1,4 +1,4 @@
-"""When a GPU's memory runs out: what was in it, a snapshot of it, and which setting would need less.
+"""When a GPU's memory runs out: its contents, its snapshot, and the settings that would need less.
 
 output/oom/step-00000012-rank-3.pickle    for pytorch.org/memory_viz; profile.oom_stacks adds who allocated what
 output/oom/start-rank-3.pickle            before the first step
@@ -29,41 +29,41 @@ from lmms.train.watch.watch import Watch
 OOM_NAME = "oom"
 
 _MUCH = 0.05
-"""Share of a card's memory from which it is worth a word."""
+"""The least share of a card's memory that is worth a word."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardUse:
-    """A card and what is in its memory, in bytes."""
+    """A card and the use of its memory, in bytes."""
 
     name: str
     memory: int
     free: int
     allocated: int
-    """By tensors of this process."""
+    """Bytes of this process's tensors."""
     reserved: int
-    """By torch in this process, tensors included."""
+    """Bytes that torch has in this process, tensors included."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """When memory ran out."""
+    """The moment when memory ran out."""
 
     phrase: str
     name: str
-    """In the name of the snapshot."""
+    """Part of the snapshot's file name."""
     places: tuple[Place, ...] = ()
-    """The packs of the pass, if it was in one."""
+    """The packs of the pass; empty outside passes."""
 
 
 START = Moment(phrase="before the first step, making the model and its averages", name="start")
 
 
 def in_step(plan: StepPlan, marks: Marks) -> Moment:
-    """Where a step is now."""
+    """The current moment of a step."""
     first, _, inner = marks.path.partition("/")
     number = re.match(r"pass (\d+)", first)
-    # Of a mark in words.
+    # Marks outside passes, in words.
     words = {"evaluation": "the evaluation after it", "after": "after it", "": "before its passes"}
     phase = f"{first} of {len(plan.passes)}, {inner.replace('/', ', ')}" if number else words.get(first, first)
     places = plan.passes[int(number[1]) - 1].places if number else ()
@@ -71,7 +71,7 @@ def in_step(plan: StepPlan, marks: Marks) -> Moment:
 
 
 def card_use(device: torch.device) -> CardUse:
-    """That of a GPU now."""
+    """The current use of a GPU."""
     free, memory = torch.cuda.mem_get_info(device)
     return CardUse(
         name=torch.cuda.get_device_name(device),
@@ -84,21 +84,21 @@ def card_use(device: torch.device) -> CardUse:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MemoryContext:
-    """What advice on the memory of a run is made from."""
+    """The parts of a run from which advice on its memory is made."""
 
     config: TrainConfig
     output: Path
     world: World
     opened: Opened
     checkpointed: Collection[str]
-    """The parameters that checkpoints hold, and that are kept in fp32: see advise."""
+    """The parameters that checkpoints hold and that are kept in fp32: see advise."""
 
 
 @contextmanager
 def explaining_out_of_memory(context: MemoryContext, moment: Callable[[], Moment], watch: Watch) -> Iterator[None]:
-    """Make of an out-of-memory error of torch a TrainError that says what a person can do about it.
+    """A context that turns torch's out-of-memory error into a TrainError which says what a person can do.
 
-    moment: is asked where it happened.
+    moment: a call that tells when the error happened.
     """
     try:
         yield
@@ -122,12 +122,12 @@ def _advice(context: MemoryContext, when: Moment, memory: int) -> str:
         advice = advise(config, context.opened, ranks, context.checkpointed, memory, when.places, goes_on=goes_on)
         return advice_text(advice, memory)
     except (LmmsError, OSError, RuntimeError) as failed:
-        # Whatever fails here, of files or of torch, must not hide what happened.
+        # A failure here, of files or of torch, must not hide the first error.
         return f"what would help could not be reckoned ({failed}); `lmms train --dry-run` may"
 
 
 def card_text(use: CardUse, said: str) -> str:
-    """What the card holds. said: torch's own message, for what was asked for."""
+    """A sentence on the use of the card. said: torch's message, which has the bytes that were asked for."""
     asked = re.search(r"Tried to allocate ([\d.]+ \w+)", said)
     parts = [
         f"{use.name} has {_gib(use.memory)}: {_gib(use.allocated)} in tensors, {_gib(use.reserved)} reserved with them,"
@@ -145,7 +145,7 @@ def card_text(use: CardUse, said: str) -> str:
 
 
 def advice_text(advice: Advice, memory: int) -> str:
-    """What the dry run reckons for a card of so many bytes."""
+    """The result of the dry run's arithmetic for a card of so many bytes, in words."""
     here = f"this pass {_gib(advice.here)}, " if advice.here else ""
     fits = " (fits: what is above took the rest)" if advice.heaviest <= memory else ""
     need = f"by the arithmetic of --dry-run a rank needs: {here}the heaviest pass {_gib(advice.heaviest)}{fits}"
@@ -169,7 +169,7 @@ def _packs(sets: Sets, places: tuple[Place, ...]) -> str:
 
 
 def _write_snapshot(output: Path, name: str) -> str:
-    """Write what the allocator knows; a phrase that says where it is, or why it is not."""
+    """Write the allocator's snapshot; returns a phrase that says where the file is, or why there is none."""
     path = output / OOM_NAME / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

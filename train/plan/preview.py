@@ -1,4 +1,4 @@
-"""A run's order before it is trained: what each step takes, how well it is balanced, what a rank reads."""
+"""A run's order before it is trained: the packs of each step, their balance, and what a rank reads."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from lmms.train.data.sources import Sources, join_sources, source_tokens
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankReads:
-    """What one rank reads in one step; a pack that only keeps it in step with the others is read too."""
+    """The data that one rank reads in one step; a pack that only keeps it in step with other ranks counts too."""
 
     packs: int
     shards: int
@@ -30,9 +30,9 @@ class RankReads:
 
 
 def rank_reads(sets: Sets, packs: npt.NDArray[np.int64], rank: int, world: int, micro_packs: int) -> RankReads:
-    """What a rank reads of a step whose packs come by_cost."""
+    """The data that a rank reads in a step whose packs are sorted by cost."""
     passes = deal(packs, rank, world, micro_packs)
-    places = [sets.place(pack) for own, _ in passes for pack in own]
+    places = [sets.place(pack) for pass_packs, _ in passes for pack in pass_packs]
     return RankReads(
         packs=len(places),
         shards=len({(place.set, place.shard) for place in places}),
@@ -51,13 +51,13 @@ class Preview:
     sources: Sources
     order: Order
     costs: Int64s
-    """[2, packs]: in the language model, and in the vision tower."""
+    """[2, packs]: costs in the language model, and in the vision tower."""
     step: int
-    """Steps taken before the first one here."""
+    """Steps taken before the first step of `steps`."""
     position: int
-    """Packs trained before it."""
+    """Packs trained before that step."""
     steps: Int64s
-    """[steps, global_packs]: the packs of each, the dearest first."""
+    """[steps, global_packs]: the packs of each step, the most expensive first."""
     shuffled: Int64s
     """The same packs in random order."""
     world: int
@@ -70,31 +70,31 @@ class StepPreview:
 
     step: int
     position: int
-    """Packs trained before it."""
+    """Packs trained before this step."""
     digest: str
-    """As metrics.jsonl will have it."""
+    """The digest that metrics.jsonl will have."""
     tokens: int
     balance: float
-    """Cost of the mean rank over that of the dearest, summed over the passes: 1 is no waiting."""
+    """Cost of the mean rank over that of the most expensive rank, summed over the passes: 1 is no waiting."""
     balance_random: float
-    """Of a step of packs in random order."""
+    """The balance of a step of packs in random order."""
     sources: dict[str, float]
-    """Shares of the tokens."""
+    """Source -> its share of the tokens."""
     rank_reads: RankReads
-    """Of rank 0."""
+    """The data that rank 0 reads."""
 
 
 def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path | None = None) -> Preview:
-    """The steps to come of a run with these settings, on some ranks, for some passes over its shards or to its end.
+    """The next steps of a run with these settings, on `world` ranks, for some passes over its shards or to its end.
 
-    run: the output folder to go on from; the steps are then those after its newest complete checkpoint, or the one that
-    config.resume names. Raises the classes of configs/errors.py: what `lmms train` refuses to go on from, too.
+    run: the output folder to go on from; the steps are then those after its newest complete checkpoint, or after the
+    checkpoint that config.resume names. Raises subclasses of LmmsError, as `lmms train` does for the same settings.
     """
     sets = open_sets([share.shards for share in config.data.shares], None, config.data.retry_s)
     folder = resolve_model(config.model.path, PREP_FILES)
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
-    # What can be refused is, before torch and transformers are loaded, which takes seconds.
+    # Imported after the checks: loading torch and transformers takes seconds.
     from lmms.train.checkpoint.read import read_state
     from lmms.train.checkpoint.resume import resumed_state
     from lmms.train.model.flops import model_cost
@@ -139,32 +139,32 @@ def _checkpoint(config: TrainConfig, run: Path) -> Path | None:
     return next(reversed(list_checkpoints(run)[0]), None)
 
 
-def step_previews(seen: Preview) -> Iterator[StepPreview]:
-    """Each step, from the first on."""
-    once = seen.order.costs[None]
+def step_previews(view: Preview) -> Iterator[StepPreview]:
+    """The previews of all steps, from the first on."""
+    once = view.order.costs[None]
     ordered, shuffled = (
-        mean / dearest
-        for dearest, mean in (
-            step_costs(once, steps, seen.world, seen.micro_packs) for steps in (seen.steps, seen.shuffled)
+        mean / highest
+        for highest, mean in (
+            step_costs(once, steps, view.world, view.micro_packs) for steps in (view.steps, view.shuffled)
         )
     )
-    shares = source_shares(seen)
-    xxh3 = hashes(seen.sets)
-    for i, packs in enumerate(seen.steps):
+    shares = source_shares(view)
+    xxh3 = hashes(view.sets)
+    for i, packs in enumerate(view.steps):
         yield StepPreview(
-            step=seen.step + i + 1,
-            position=seen.position + i * len(packs),
+            step=view.step + i + 1,
+            position=view.position + i * len(packs),
             digest=f"{packs_digest(xxh3[packs]):016x}",
-            tokens=int(seen.sets.tokens[packs].sum()),
+            tokens=int(view.sets.tokens[packs].sum()),
             balance=float(ordered[i]),
             balance_random=float(shuffled[i]),
-            sources=dict(zip(seen.sources.names, shares[i].tolist(), strict=True)),
-            rank_reads=rank_reads(seen.sets, packs, 0, seen.world, seen.micro_packs),
+            sources=dict(zip(view.sources.names, shares[i].tolist(), strict=True)),
+            rank_reads=rank_reads(view.sets, packs, 0, view.world, view.micro_packs),
         )
 
 
-def source_shares(seen: Preview) -> npt.NDArray[np.float64]:
+def source_shares(view: Preview) -> npt.NDArray[np.float64]:
     """float64 [steps, sources]: shares of each step's tokens."""
-    tokens = source_tokens(seen.sources, seen.steps)
+    tokens = source_tokens(view.sources, view.steps)
     shares: npt.NDArray[np.float64] = tokens / tokens.sum(axis=1, keepdims=True)
     return shares

@@ -1,4 +1,4 @@
-"""Where a run stands: at its start, or at the checkpoint that it goes on from."""
+"""The place of a run before its next step: its start, or the checkpoint that it goes on from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,29 +13,28 @@ from lmms.train.data.phases import RunPhase, go_on, run_steps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stand:
-    """Where a run stands before its next step."""
+    """The place of a run before its next step."""
 
     checkpoint: Path | None
     stored: TrainerState | None
-    """What the checkpoint says."""
+    """The state in the checkpoint."""
     state: TrainerState
-    """The state that the run goes on from, with the settings of now."""
+    """The state that the run goes on from, with the current settings."""
     phases: Sequence[RunPhase]
-    """What the run's order was made of, to the end."""
+    """The phases of the run's order, the oldest first."""
     steps: int
     """Steps of the whole run."""
 
     @property
     def phase(self) -> RunPhase:
-        """What the order of the next step is made of."""
+        """The phase of the next step."""
         return self.phases[-1]
 
 
 def stand_of(config: TrainConfig, fresh: TrainerState, now: RunPhase, checkpoint: Path | None) -> Stand:
-    """Where a run with these settings stands that goes on from a checkpoint, or starts.
+    """The place of a run with these settings that goes on from a checkpoint, or starts.
 
-    fresh, now: state and phase of the run before its first step. TrainError for a checkpoint that the run cannot go on
-    from.
+    fresh, now: state and phase of the run before its first step. TrainError for a checkpoint that the run cannot use.
     """
     stored = read_state(checkpoint) if checkpoint else None
     state = fresh

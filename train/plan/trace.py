@@ -1,9 +1,9 @@
-"""What a forward and backward pass holds in memory, found by running it on the meta device: tensors without values.
+"""The memory of a forward and backward pass, measured by running the pass on the meta device: tensors without values.
 
-It is the trainer's own pass over a real batch, so whatever the model's code keeps for backward is counted, in its type,
-and what a block computes again is not. Allocations are seen by a dispatch mode, and seen to end by their storages' end.
-On meta everything takes the way that it takes on a GPU, to main memory and back too. Not seen: what kernels allocate
-for themselves, and what torch.compile saves otherwise than the uncompiled block.
+The pass is that of the trainer over a real batch. So everything that the model's code keeps for backward is counted, in
+its type, and what a block computes again is not. A dispatch mode sees allocations, and the end of a storage frees them.
+On meta all code runs as on a GPU, offloading to main memory too. Not counted: memory that kernels allocate inside, and
+tensors that torch.compile saves and the uncompiled block does not.
 
 torch.distributed._tools.MemTracker does this for whole trainings, sharding included, but needs a GPU for it.
 """
@@ -27,7 +27,7 @@ from lmms.train.model.names import language_model, towers
 from lmms.train.model.offload import LEAST_BYTES, copy_at_once, offload_blocks
 
 Kind = str
-"""When something was allocated: the part of a tower while that runs, llm, loss after both, or backward."""
+"""When memory was allocated: the part of a tower while the tower runs, llm, loss after both, or backward."""
 
 _FP32 = 4
 _ENDLESS = 2**50
@@ -35,27 +35,27 @@ _ENDLESS = 2**50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """The moment with most memory in use, of those with the same gradients done. Bytes of a whole, unsharded model."""
+    """The moment with most memory in use while the same gradients are done. Bytes of a whole, unsharded model."""
 
-    held: Mapping[Kind, int]
+    used: Mapping[Kind, int]
     """Activations, gradients of activations, and gradients in the compute type of the unit that is being computed."""
     reducing: int
     """fp32 gradients of one unit, on their way to the ranks."""
     reduced: int
-    """fp32 gradients of the units that are done: each rank keeps its part."""
+    """fp32 gradients of the units that are done: each rank keeps its shard."""
     done: int = 0
-    """Parameters of the units whose backward is done, frozen ones too."""
+    """Parameters of the units whose backward is done, frozen parameters too."""
     forward: bool = False
 
 
 def trace_pass(
     model: TrainModel, batch: Batch, dtype: torch.dtype, offload: int = 0, *, alone: bool = False
 ) -> list[Moment]:
-    """The moments of one pass over a batch in this compute type, in order; the first is that of forward.
+    """The moments of one pass over a batch in this compute type, in order; the first moment is that of forward.
 
-    model: from build_model, its frozen parts frozen; not to be used for anything else afterwards. Units are those that
-    shard_model makes: a block each, and the rest. offload: bytes of main memory for what blocks keep. alone: on one
-    rank alone, which keeps each gradient by itself.
+    model: from build_model, with its frozen parts frozen; it cannot be used for anything else afterwards. Units are
+    those of shard_model: each block, and the rest. offload: bytes of main memory for what blocks keep. alone: the run
+    has one rank, which keeps each gradient separately.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -77,7 +77,7 @@ def trace_pass(
 
 
 def offloaded_bytes(model: TrainModel, batch: Batch, dtype: torch.dtype) -> int:
-    """Main memory that takes all that the blocks keep of a batch in this compute type. model: as in trace_pass."""
+    """Bytes of main memory for all that the blocks keep of a batch in this compute type. model: see trace_pass."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     room = torch.empty(_ENDLESS, dtype=torch.uint8, device="meta")
@@ -87,7 +87,7 @@ def offloaded_bytes(model: TrainModel, batch: Batch, dtype: torch.dtype) -> int:
 
 
 def units(model: TrainModel) -> list[list[nn.Parameter]]:
-    """The parameters that are gathered and reduced together: those of each block, and last those of no block."""
+    """The parameters that are gathered and reduced together: those of each block, and last those outside blocks."""
     of_blocks = [list(block.parameters()) for block in blocks(model)]
     taken = {parameter for unit in of_blocks for parameter in unit}
     return [*of_blocks, [parameter for parameter in model.parameters() if parameter not in taken]]
@@ -95,14 +95,14 @@ def units(model: TrainModel) -> list[list[nn.Parameter]]:
 
 def tensors_in(batch: Batch) -> list[Tensor]:
     """All tensors of a batch."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(batch, keep)
-    return found
+    return tensors
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -116,9 +116,9 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.reduced = 0
         self.reducing = 0
         self.done = 0
-        self._held: Counter[Kind] = Counter()
-        self._peak = self._held.copy()
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+        self._used: Counter[Kind] = Counter()
+        self._peak = self._used.copy()
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -128,18 +128,18 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def moment(self) -> Moment:
-        """The peak since the last moment; the next one starts from what is held now."""
-        moment = Moment(held=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
-        self._peak = self._held.copy()
+        """The peak since the last moment; the next moment starts from the bytes in use now."""
+        moment = Moment(used=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
+        self._peak = self._used.copy()
         return moment
 
     def reduce(self, parameters: Sequence[nn.Parameter], elements: int) -> None:
-        """A unit's gradients are there, and its weights done with: they are copied to fp32 and reduced, then freed."""
+        """Copy a unit's gradients to fp32, reduce and free them, as its backward is done and its weights are free."""
         self.moments.append(self.moment())
         self.done += elements
         size = _FP32 * sum(parameter.numel() for parameter in parameters)
         if self.alone:
-            # What is in fp32 is kept as it is, without a copy.
+            # A gradient in fp32 is kept without a copy.
             copied = parameters[0].dtype != torch.float32
             self.reduced += size if copied else 0
             self.moments.append(self.moment())
@@ -147,25 +147,25 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             self.reducing = size
             self.moments.append(self.moment())
-            # The copy is freed when the next unit needs one.
+            # The copy is freed when the next unit needs a copy.
             self.reduced += size
         for parameter in parameters:
             parameter.grad = None
-        self._peak = self._held.copy()
+        self._peak = self._used.copy()
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._seen:
+        if storage._cdata in self._known:
             return
-        self._seen.add(storage._cdata)
+        self._known.add(storage._cdata)
         size = storage.nbytes()
-        self._held[self.kind] += size
-        if self._held.total() > self._peak.total():
-            self._peak = self._held.copy()
+        self._used[self.kind] += size
+        if self._used.total() > self._peak.total():
+            self._peak = self._used.copy()
         weakref.finalize(storage, self._drop, storage._cdata, self.kind, size)
 
     def _drop(self, key: int, kind: Kind, size: int) -> None:
-        self._seen.discard(key)
-        self._held[kind] -= size
+        self._known.discard(key)
+        self._used[kind] -= size
 
 
 def _tell_parts(model: TrainModel, live: _Live) -> None:
@@ -181,7 +181,7 @@ def _tell_parts(model: TrainModel, live: _Live) -> None:
 
 
 def _take_gradients(unit: Sequence[nn.Parameter], live: _Live) -> None:
-    """Have the gradients of a unit reduced as soon as the last of them is there."""
+    """Call live.reduce for the gradients of a unit as soon as the last gradient is there."""
     parameters = [parameter for parameter in unit if parameter.requires_grad]
     waiting: set[Tensor] = set(parameters)
     elements = sum(parameter.numel() for parameter in unit)

@@ -1,4 +1,4 @@
-"""Settings that contradict nothing but can hardly be meant: a line for each, before a run starts and in a dry run."""
+"""Settings that contradict nothing but are probably a mistake: a line for each, before a run and in a dry run."""
 
 from collections.abc import Iterator
 
@@ -14,9 +14,9 @@ _LOW_FOR_LORA = 5e-5
 
 
 def unlikely(optim: OptimConfig, model: nn.Module, steps: int) -> Iterator[str]:
-    """What can hardly be meant of the learning rates of a model in a run of so many steps.
+    """A line for each probable mistake in the learning rates of a model in a run of so many steps.
 
-    model: with its trained parameters set, on any device.
+    model: its trained and frozen parameters are set; on any device.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     reached = {part_of(model, name) for name in trained}

@@ -151,16 +151,16 @@ def test_without_values_autograd_saves_what_it_saves_with_them(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activations_that_are_held_are_those_that_are_saved(family: str) -> None:
     batch = some_batch(family)
-    held = trace_pass(meta_model(family, "none"), batch, torch.float32)[0].held
+    used = trace_pass(meta_model(family, "none"), batch, torch.float32)[0].used
     saved = kept_bytes(meta_model(family, "none"), batch.to(torch.device("meta")))
     # At that moment there may be the logits too, or a part of what was saved is done with.
-    assert held["llm"] + held.get("vision", 0) + held["loss"] == pytest.approx(saved, rel=0.06)
+    assert used["llm"] + used.get("vision", 0) + used["loss"] == pytest.approx(saved, rel=0.06)
 
 
 def test_full_recompute_keeps_far_less() -> None:
     batch = some_batch("qwen3_vl")
     none, full = (
-        trace_pass(meta_model("qwen3_vl", recompute), batch, torch.float32)[0].held for recompute in ("none", "full")
+        trace_pass(meta_model("qwen3_vl", recompute), batch, torch.float32)[0].used for recompute in ("none", "full")
     )
     assert 3 * (full["llm"] + full["vision"]) < none["llm"] + none["vision"]
 
@@ -168,7 +168,7 @@ def test_full_recompute_keeps_far_less() -> None:
 def test_a_frozen_tower_keeps_nothing_of_its_blocks() -> None:
     batch = some_batch("qwen3_vl")
     trained, fixed = (
-        trace_pass(meta_model("qwen3_vl", "none", parts), batch, torch.float32)[0].held
+        trace_pass(meta_model("qwen3_vl", "none", parts), batch, torch.float32)[0].used
         for parts in ((), ("vision", "aligner"))
     )
     assert 10 * fixed["vision"] < trained["vision"]
@@ -182,8 +182,8 @@ def test_rows_are_cut_as_fsdp_cuts_them() -> None:
 def test_gradients_count_from_when_they_are_there_and_always_where_passes_accumulate() -> None:
     states = States(weights=0, optimizer=0, gradients=100)
     moments = [
-        Moment(held={"llm": 1000}, reducing=0, reduced=0),
-        Moment(held={"backward": 10}, reducing=400, reduced=800),
+        Moment(used={"llm": 1000}, reducing=0, reduced=0),
+        Moment(used={"backward": 10}, reducing=400, reduced=800),
     ]
     once = rank_memory(states, lambda moment: 0, moments, 0, accumulates=False)
     often = rank_memory(states, lambda moment: 0, moments, 0, accumulates=True)
