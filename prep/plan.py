@@ -5,8 +5,8 @@ falling larger share of the two budgets (then tokens, then patches, then input o
 least token space left among those that hold it, then with the least patch space left; an empty bin when none does.
 
 Bins equal in both spaces are one class and equal samples one type, so the work is per type and class touched, not per
-sample: a bin that takes a sample becomes the tightest of all and takes that type until it has no room for it, and then
-so does the next bin of its class. (BFD with a tree over the spaces: Ding et al., arXiv 2404.10830.)
+sample: a bin that takes a sample becomes the tightest of all, so the bin takes more samples of that type until the bin
+is full; then the next bin of the class does the same. (BFD with a tree over the spaces: Ding et al., arXiv 2404.10830.)
 
 BFD leaves the packs sorted by length, so they are permuted (seeded) before they get their numbers.
 """

@@ -1,4 +1,4 @@
-"""What a user may set for `lmms prep build-shards`: frozen, checked once."""
+"""Settings of `lmms prep build-shards`: frozen, checked once."""
 
 import os
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Positive = Annotated[int, Range(1)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepConfig:
-    """One build. The doc string under a field is its help text, on the command line too."""
+    """One build. The docstring under a field is its help text, on the command line too."""
 
     sources: tuple[str, ...] = ()
     """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders."""

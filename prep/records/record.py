@@ -1,8 +1,9 @@
 """One raw record -> one typed Record, or a Reject that names what is wrong and where.
 
 A raw record goes in, an immutable record comes out: no code after this module looks at a dict again. The rules, with
-an example of each, are in docs/records.md. The parsers are the standard library's json (which tells a duplicate key, NaN and
-a deep nesting apart; faster parsers do not) and a walk over the values, since every fault needs a name and a place.
+an example of each, are in docs/records.md. The parsers are the standard library's json (which tells a duplicate key,
+NaN and a deep nesting apart; faster parsers do not) and a walk over the values, since every fault needs a name and a
+place.
 """
 
 from collections.abc import Mapping, Sequence
