@@ -72,7 +72,7 @@ class TrainConfig:
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     eval: EvalConfig | None = None
-    """Evaluation during training, always with the loss by token; order and random numbers of the training do not change."""
+    """Evaluation during training, with the loss by token; order and random numbers of the training stay the same."""
     seed: int = 0
     """Decides the order of packs and random weights."""
     save_steps: Steps = 500
