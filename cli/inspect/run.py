@@ -32,7 +32,7 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with the sums, nothing else.")] = False,
 ) -> None:
-    """Plot runs and compare them: curves, sums, and the step from which others differ from the first. They may still train.
+    """Plot runs and compare them: curves, sums, and where others begin to differ from the first. A run may still train.
 
     Example: lmms inspect run runs/first runs/second --html runs.html
     """

@@ -38,11 +38,11 @@ class DataConfig:
     mixture: tuple[ShareConfig, ...] = ()
     """Several sets of shards instead of one: a list of {shards, weight | tokens | epochs}."""
     global_packs: Packs = 8
-    """Packs of an optimizer step, over all ranks and micro-steps; any number of ranks will do."""
+    """Packs of an optimizer step, over all ranks and micro-steps; need not be a multiple of the ranks."""
     group_packs: Packs = 1
     """Neighbours in the order with about equal cost: the number of ranks, if packs differ much; see `inspect order`."""
     micro_packs: Packs = 1
-    """Packs of one forward pass on one rank; more packs of the rank are accumulated."""
+    """Packs of one forward pass on one rank; the passes of a step are accumulated."""
     workers: Annotated[int, Range(0, 1024)] = 2
     """Loader processes a rank; 0 loads in the training process. The order does not depend on it."""
     on_bad_media: Literal["stop", "mask"] = "stop"

@@ -66,13 +66,14 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss_weight: LossWeight = "token"
     """Unit that counts equally in the loss: token: every target token; conversation: every conversation, short or long;
-    sqrt: between them, a conversation counts by the square root of its length. Weights of messages and records
-    multiply."""
+    sqrt: between them, a conversation counts by the square root of its length. The weights of messages and
+    records come on top."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     eval: EvalConfig | None = None
-    """Evaluation during training, with the loss by token; order and random numbers of the training stay the same."""
+    """Evaluation during training, with the loss by token whatever loss_weight is; the training's order and random numbers
+    stay the same."""
     seed: int = 0
     """Decides the order of packs and random weights."""
     save_steps: Steps = 500
