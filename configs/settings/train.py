@@ -72,7 +72,7 @@ class TrainConfig:
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     eval: EvalConfig | None = None
-    """Evaluation during training, with the loss by token whatever loss_weight is; the training's order and random numbers
+    """Evaluation during training, always with the loss by token; the order and the random numbers of the training
     stay the same."""
     seed: int = 0
     """Decides the order of packs and random weights."""

@@ -1,7 +1,7 @@
 """Databricks' files as a file system of fsspec: volumes (dbfs:/Volumes/...) and the older DBFS (dbfs:/...).
 
-fsspec's own file system for Databricks reads no volumes and logs in by a token only. Databricks' library knows every way
-to log in.
+fsspec's own file system for Databricks reads no volumes and logs in by a token only. Databricks' library knows every
+way to log in.
 """
 
 import logging
