@@ -22,8 +22,8 @@ class Product:
     inputs: int
     outputs: int
     again: bool
-    """Whether recomputing a whole block runs this product again. The last product of a block does not: torch's checkpoint
-    stops before it, and the compiler drops it as unused."""
+    """Whether recomputing a whole block runs this product again. Not for the last product of a block: torch's
+    checkpoint stops before it, and the compiler drops it as unused."""
 
     @property
     def flops(self) -> float:
