@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """Write a checkpoint as a Hugging Face folder that from_pretrained loads; for a run with LoRA, as a PEFT adapter.
 
-    For a run, its best checkpoint is written if load_best_model_at_end is set there, else its newest complete one.
+    Given a run, takes its best checkpoint if load_best_model_at_end is set there, else its newest complete checkpoint.
 
     Example: lmms export runs/one/step-00000100 model/
     """

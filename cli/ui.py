@@ -67,7 +67,7 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
 
 @contextmanager
 def _plain_progress(out: Console) -> Iterator[ShowProgress]:
-    """A line every few seconds, and the last one of each stage."""
+    """A line every few seconds, and the last line of each stage."""
     printed: dict[str, float] = {}
     last: dict[str, str] = {}
 

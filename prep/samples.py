@@ -22,7 +22,7 @@ from lmms.prep.sources import Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What turns a record into a sample, the same for every record of a build."""
+    """Settings that turn a record into a sample, the same for every record of a build."""
 
     limits: PackLimits
     vision: Vision | None

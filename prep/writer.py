@@ -53,19 +53,19 @@ class PackFacts:
     sources: Sequence[str] = ("packs",)
     """Names of the sources of the conversations; the first column of Pack.samples counts them from 0."""
     model_name: str = ""
-    """How the manifest names the model, where lmms looks for its tokenizer later; by default its folder."""
+    """Name of the model in the manifest, where lmms later looks for the tokenizer; by default the folder of the model."""
     packing: str = "given"
     """Name of the rule by which conversations share a pack."""
     renderer: str = "given"
-    """What made the token ids, with its version."""
+    """Name and version of the renderer that made the token ids."""
     records: str = ""
     """Fingerprint of what was packed; by default the hash of the packs."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the user asked for: JSON values."""
+    """Settings of the user: JSON values."""
 
     @property
     def limits(self) -> PackLimits:
-        """What every pack keeps to."""
+        """Limits of every pack."""
         return pack_limits(self.seq_len, self.max_patches, self.model.vision, self.model.image_token_id)
 
 
@@ -84,11 +84,11 @@ class Account:
 def write_packs(
     out: str | Path, packs: Iterable[Pack], facts: PackFacts, *, shard_bytes: int = SHARD_BYTES
 ) -> Manifest:
-    """Write a shard folder of these packs, in this order. The folder is complete, or it is not there.
+    """Write a shard folder of these packs, in this order. The folder is complete, or does not exist.
 
     out: the folder, which must not exist.
     packs: read once; about shard_bytes of them are held in memory.
-    shard_bytes: size of a shard file at which the next one starts, up to 2 GiB.
+    shard_bytes: size of a shard file at which the next file starts, up to 2 GiB.
 
     Raises BuildError for no packs at all, for a pack that breaks the contract (see check_pack) or has a source that
     facts does not name, and where `out` exists.

@@ -63,7 +63,7 @@ _SUM = "all"
 _MORE_DIGITS = 12
 """Digits on top; float64 has no more."""
 _TOGETHER = 12
-"""Curves in one frame that eyes can tell apart."""
+"""Most curves in one frame that eyes can tell apart."""
 
 
 def charts_of(runs: Sequence[History]) -> list[Chart]:

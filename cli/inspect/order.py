@@ -1,4 +1,4 @@
-"""lmms inspect order: the steps of a run before it is trained."""
+"""lmms inspect order: the steps of a run, before the training."""
 
 import json
 from dataclasses import asdict

@@ -49,7 +49,7 @@ class Manifest:
     sources: tuple[dict[str, Any], ...]
     """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
     settings: dict[str, Any]
-    """What the user asked for (PrepConfig without what does not change the result)."""
+    """The user's PrepConfig, without settings that do not change the result."""
     files: dict[str, dict[str, Any]]
     """name -> {bytes, xxh3} of index.json and the tables."""
 
@@ -60,7 +60,7 @@ class Manifest:
 
     @property
     def limits(self) -> PackLimits:
-        """What every pack of this folder keeps to."""
+        """Limits of every pack of this folder."""
         return pack_limits(self.seq_len, self.max_patches, self.vision, self.image_token_id)
 
 
@@ -103,7 +103,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def read_manifest(store: Store) -> Manifest:
-    """The manifest of a shard folder; DatasetError when it is missing, damaged or of another contract."""
+    """The manifest of a shard folder; DatasetError for a manifest that is missing, damaged or of another contract."""
     path = f"{store.where}/{MANIFEST_NAME}"
     data = store.read(MANIFEST_NAME)
     try:

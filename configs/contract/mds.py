@@ -45,7 +45,7 @@ class ShardFile:
 
 
 def column_size(encoding: str) -> int | None:
-    """Bytes of a fixed-size column, None for one of variable size."""
+    """Bytes of a fixed-size column, None for a column of variable size."""
     kind, *args = encoding.split(":")
     if kind == "int":
         return 8

@@ -44,11 +44,11 @@ class DataConfig:
     micro_packs: Packs = 1
     """Packs of one forward pass on one rank; the passes of a step are accumulated."""
     workers: Annotated[int, Range(0, 1024)] = 2
-    """Loader processes a rank; 0 loads in the training process. The order does not depend on it."""
+    """Loader processes a rank; 0 loads in the training process. Any number gives the same order."""
     on_bad_media: Literal["stop", "mask"] = "stop"
     """An image that fails at training: stop with its record's name, or train its conversation with weight 0."""
     cache: str | None = None
-    """Folder on this node for shards read from a URL; runs may share it. Default: packs are read where they are."""
+    """Folder on this node for shards read from a URL; runs may share it. Default: packs are read from the URL."""
     cache_gb: Annotated[float, Range(0)] = 200.0
     """Size of the cache, in 1e9 bytes; shards whose next use is furthest go first."""
     retry_s: Annotated[float, Range(0, MOST_SECONDS)] = 120.0

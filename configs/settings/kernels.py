@@ -16,7 +16,7 @@ class KernelsConfig:
     attention: Literal["auto", Attention] = "auto"
     """varlen (in torch), flash-attn-2, -3, -4 (packages), or sdpa, which is slow; auto: varlen, on a CPU sdpa."""
     liger: Literal["auto", "on", "off"] = "auto"
-    """Liger's norms, MLPs and rotations; auto: on a GPU where it is installed and blocks are not compiled."""
+    """Liger's norms, MLPs and rotations; auto: on a GPU with Liger installed, unless blocks are compiled."""
     compile: bool = False
     """Compile each block. Batches are then padded to a few shapes, so that only the first steps compile."""
 

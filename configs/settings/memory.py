@@ -13,7 +13,7 @@ Recompute = Literal["none", "elementwise", "full"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """Values of a forward pass kept for backward, and the place for them. The results of a run do not depend on it."""
+    """Values of a forward pass kept for backward, and the place for them. These settings do not change its results."""
 
     recompute: Recompute = "full"
     """What backward computes again of each block: nothing (none), all but matrix products and attention (elementwise),

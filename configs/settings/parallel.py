@@ -11,7 +11,7 @@ from lmms.configs.words import counted
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
-    """How ranks share the work. The results of a run do not depend on it."""
+    """How ranks share the work. These settings do not change the results of a run."""
 
     sequence: Annotated[int, Range(1)] = 1
     """Ranks, best of one node, that share the tokens of the same packs: for packs of 64k tokens and more."""

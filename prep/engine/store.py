@@ -28,7 +28,7 @@ SPOOLED = np.dtype(
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """What became of the rows of one chunk: read == len(samples) + len(rejects) + skipped."""
+    """Result of the rows of one chunk: read == len(samples) + len(rejects) + skipped."""
 
     source: int
     read: int
