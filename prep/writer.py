@@ -53,7 +53,7 @@ class PackFacts:
     sources: Sequence[str] = ("packs",)
     """Names of the sources of the conversations; the first column of Pack.samples counts them from 0."""
     model_name: str = ""
-    """Name of the model in the manifest, where lmms later looks for the tokenizer; by default the folder of the model."""
+    """Name of the model in the manifest, where lmms later looks for the tokenizer; by default its folder."""
     packing: str = "given"
     """Name of the rule by which conversations share a pack."""
     renderer: str = "given"

@@ -24,7 +24,7 @@ class ProfileConfig:
     stacks: bool = False
     """Also record the Python stack of every operation, as lines for a flame graph; makes the window slower."""
     oom_stacks: bool = False
-    """Record which code allocates GPU memory, from the first step on; a snapshot of memory that ran out then names it."""
+    """Record which code allocates GPU memory, from the first step on, for the snapshot of a memory that runs out."""
 
     def __post_init__(self) -> None:
         check_fields(self, "profile")
