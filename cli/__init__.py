@@ -1,7 +1,7 @@
-"""Words on a terminal: one file a command. Nothing imports this package."""
+"""Words on a terminal: one module for each command. No other package imports this package."""
 
 import signal
 
-# Before numpy's threads are there, which would take it: its default ends a process that does not listen yet. Ranks
-# inherit this from the launcher, and listen in train/watch/signals.py.
+# Before numpy starts threads, which would take the signal: its default ends a process without a handler. Ranks inherit
+# the blocked signal from the launcher, and listen for the signal in signals().
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})

@@ -1,4 +1,4 @@
-"""lmms train --dry-run: what a run would need and how long it would be, on one screen."""
+"""lmms train --dry-run: memory, length and speed of a run, on one screen."""
 
 import json
 from dataclasses import asdict
@@ -20,65 +20,73 @@ if TYPE_CHECKING:
 
 _BAR_WIDTH = 24
 _UNEQUAL = 0.01
-"""Ranks whose needs differ by less than this share are shown as one."""
+"""Ranks whose needs differ by less than this share are shown as one rank."""
 
-_ANEW = " in another output, from the start"
+_FROM_THE_START = " in another output, from the start"
 
 
 def show(settings: TrainConfig, ranks: int, card: str | None, *, as_json: bool) -> bool:
-    """Print the dry run of these settings on so many ranks, against a card or all known ones: does it fit on any?"""
+    """Print the dry run of these settings, for one card or all known cards. Returns whether the run fits on any."""
     from lmms.train.plan.cards import cards_to_show
     from lmms.train.plan.dry_run import dry_run
 
     cards = cards_to_show(card)
     out = ui.console()
-    found = dry_run(settings, ranks, cards)
+    result = dry_run(settings, ranks, cards)
     if as_json:
-        typer.echo(json.dumps(to_json(found), indent=1))
+        typer.echo(json.dumps(to_json(result), indent=1))
     else:
-        print_view(out, found)
-    return any(found.total <= card.memory for card in cards)
+        print_view(out, result)
+    return any(result.total <= card.memory for card in cards)
 
 
-def to_json(found: "DryRun") -> dict[str, object]:
-    """What the view says, and every rank's memory; bytes, tokens, seconds and operations as plain numbers."""
-    cards = [{**asdict(card), "fits": found.total <= card.memory, "hours": found.hours(card)} for card in found.cards]
-    return {**asdict(found), "cards": cards, "total": found.total, "largest": found.largest}
+def to_json(result: "DryRun") -> dict[str, object]:
+    """The numbers of the view, and the memory of every rank; bytes, tokens, seconds and operations as plain numbers."""
+    cards = [
+        {**asdict(card), "fits": result.total <= card.memory, "hours": result.hours(card)} for card in result.cards
+    ]
+    return {**asdict(result), "cards": cards, "total": result.total, "largest": result.largest}
 
 
-def print_view(out: Console, found: "DryRun") -> None:
+def print_view(out: Console, result: "DryRun") -> None:
     """The view for people."""
     sections = [
-        ui.facts("the run", _run_facts(found)),
-        _memory(found),
-        _cards(found),
-        ui.facts("its length", _length_facts(found)),
-        *([_proposals(found)] if found.proposals else []),
+        ui.facts("the run", _run_facts(result)),
+        _memory(result),
+        _cards(result),
+        ui.facts("its length", _length_facts(result)),
+        *([_proposals(result)] if result.proposals else []),
     ]
     for section in sections:
         out.print(section)
         out.print()
-    for line in found.remarks:
+    for line in result.remarks:
         out.print(Text(f"note: {line}", style="yellow"))
-    out.print(_verdict(found))
+    out.print(_verdict(result))
 
 
-def _run_facts(found: "DryRun") -> list[tuple[str, str]]:
-    heaviest = found.heaviest
+def _run_facts(result: "DryRun") -> list[tuple[str, str]]:
+    heaviest = result.heaviest
     parts = ", ".join(
-        f"{part} {_millions(number)}" + ("" if part in found.trained else " (frozen)")
-        for part, number in found.parameters.items()
+        f"{part} {_millions(number)}" + ("" if part in result.trained else " (frozen)")
+        for part, number in result.parameters.items()
     )
-    trained = sum(found.trained.values()) / sum(found.parameters.values())
+    trained = sum(result.trained.values()) / sum(result.parameters.values())
     pictures = f", {counted(heaviest.images, 'image')} of {counted(heaviest.patches, 'patch', 'patches')}"
     tokens = f"{counted(heaviest.tokens, 'token')}, {counted(heaviest.target_tokens, 'target')}"
     return [
-        ("model", f"{Path(found.model).name}, {_millions(sum(found.parameters.values()))} parameters: {parts}"),
-        ("trained", f"{trained:.0%} of them, in {found.precision} by {found.optimizer}, recompute {found.recompute}"),
-        ("shards", f"{found.shards:,} with {counted(found.packs, 'pack')}"),
-        ("step", f"{counted(found.global_packs, 'pack')}: {found.passes:,} x {found.micro_packs:,} on {_ranks(found)}"),
+        ("model", f"{Path(result.model).name}, {_millions(sum(result.parameters.values()))} parameters: {parts}"),
+        (
+            "trained",
+            f"{trained:.0%} of them, in {result.precision} by {result.optimizer}, recompute {result.recompute}",
+        ),
+        ("shards", f"{result.shards:,} with {counted(result.packs, 'pack')}"),
+        (
+            "step",
+            f"{counted(result.global_packs, 'pack')}: {result.passes:,} x {result.micro_packs:,} on {_ranks(result)}",
+        ),
         ("heaviest", f"{tokens}{pictures if heaviest.images else ''} in a pass"),
-        *([("goes on", f"from {found.resumes}")] if found.resumes else []),
+        *([("goes on", f"from {result.resumes}")] if result.resumes else []),
     ]
 
 
@@ -86,15 +94,15 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:,.0f} M" if number >= 1e6 else f"{number:,}"
 
 
-def _ranks(found: "DryRun") -> str:
-    return f"each of {found.ranks:,} ranks" if found.ranks > 1 else "1 rank"
+def _ranks(result: "DryRun") -> str:
+    return f"each of {result.ranks:,} ranks" if result.ranks > 1 else "1 rank"
 
 
-def _memory(found: "DryRun") -> Table:
-    """Components with their bytes: of all ranks, or of those that need most and least."""
+def _memory(result: "DryRun") -> Table:
+    """Bytes of each component: of all ranks, or of the two ranks that need most and least."""
     from lmms.train.plan.memory import COMPONENTS
 
-    totals = [sum(components.values()) for components in found.memory]
+    totals = [sum(components.values()) for components in result.memory]
     most, least = totals.index(max(totals)), totals.index(min(totals))
     shown = [most] if totals[least] > (1 - _UNEQUAL) * totals[most] else [most, least]
     title = "memory of each rank" if len(shown) == 1 else "memory by rank"
@@ -104,46 +112,46 @@ def _memory(found: "DryRun") -> Table:
         table.add_column("GB (1e9)" if len(shown) == 1 else f"rank {rank}, GB", justify="right", header_style="dim")
     table.add_column("")
     for name, meaning in COMPONENTS.items():
-        size = found.memory[most][name]
+        size = result.memory[most][name]
         if size or name not in ("vision", "loss"):
-            row = [f"{found.memory[rank][name] / 1e9:.2f}" for rank in shown]
-            style = "yellow" if name == found.largest else "cyan"
+            row = [f"{result.memory[rank][name] / 1e9:.2f}" for rank in shown]
+            style = "yellow" if name == result.largest else "cyan"
             table.add_row(
-                meaning, *row, Text("█" * round(_BAR_WIDTH * size / found.memory[most][found.largest]), style=style)
+                meaning, *row, Text("█" * round(_BAR_WIDTH * size / result.memory[most][result.largest]), style=style)
             )
     table.add_row("[bold]total[/]", *(f"[bold]{totals[rank] / 1e9:.2f}[/]" for rank in shown))
     return table
 
 
-def _cards(found: "DryRun") -> Table:
+def _cards(result: "DryRun") -> Table:
     from lmms.train.plan.dry_run import MFU_SUPPOSED
 
     low, high = MFU_SUPPOSED
     whole_run = f"time of the whole run, if MFU is {high:.0%} to {low:.0%}"
     table = ui.columns("cards", "card", "has, GB", "", "left, GB", whole_run)
-    for card in found.cards:
-        left = card.memory - found.total
+    for card in result.cards:
+        left = card.memory - result.total
         verdict = Text("fits", "green") if left >= 0 else Text("too small", "red")
-        table.add_row(card.name, f"{card.memory / 1e9:.1f}", verdict, f"{left / 1e9:.1f}", _hours(found, card))
+        table.add_row(card.name, f"{card.memory / 1e9:.1f}", verdict, f"{left / 1e9:.1f}", _hours(result, card))
     return table
 
 
-def _hours(found: "DryRun", card: "Card") -> str:
-    hours = found.hours(card)
-    if found.total > card.memory:
+def _hours(result: "DryRun", card: "Card") -> str:
+    hours = result.hours(card)
+    if result.total > card.memory:
         return ""
     return " to ".join(ui.duration(3600 * each) for each in hours) if hours else "its speed is not known"
 
 
-def _length_facts(found: "DryRun") -> list[tuple[str, str]]:
-    length = found.length
+def _length_facts(result: "DryRun") -> list[tuple[str, str]]:
+    length = result.length
     epochs = length.steps / length.steps_an_epoch
     rows = [
         ("steps", f"{length.steps:,} to go, {epochs:.2f} epochs of {length.steps_an_epoch:,.1f} steps"),
         ("tokens", f"{ui.count(length.tokens_a_step)} a step, {ui.count(length.tokens_an_epoch)} an epoch"),
         ("operations", f"{length.flops_a_step:.3g} a step, {length.flops_an_epoch:.3g} an epoch (strict)"),
-        ("checkpoint", f"{found.staged / 1e9:.2f} GB of each rank, in main memory until it is written"),
-        ("waiting", f"{found.waiting:.1%} of the time is lost by ranks that wait for the slowest"),
+        ("checkpoint", f"{result.staged / 1e9:.2f} GB of each rank, in main memory until it is written"),
+        ("waiting", f"{result.waiting:.1%} of the time is lost by ranks that wait for the slowest"),
     ]
     if length.tokens_per_s:
         seconds = length.steps * length.tokens_a_step / length.tokens_per_s
@@ -151,33 +159,35 @@ def _length_facts(found: "DryRun") -> list[tuple[str, str]]:
     return rows
 
 
-def _proposals(found: "DryRun") -> Table:
+def _proposals(result: "DryRun") -> Table:
     table = ui.columns("what would change it", "total, GB", "saved, GB", "change")
-    for proposal in found.proposals:
-        fitting = sorted((card for card in found.cards if proposal.total <= card.memory), key=lambda card: card.memory)
+    for proposal in result.proposals:
+        fitting = sorted((card for card in result.cards if proposal.total <= card.memory), key=lambda card: card.memory)
         where, style = "too large", "red"
         if fitting:
             where, style = f"fits {fitting[0].name}" + (" and larger" if len(fitting) > 1 else ""), "green"
-        saved = found.total - proposal.total
-        text = Text.assemble(proposal.change, (_ANEW if proposal.anew else "", "yellow"), "  ", (where, style))
+        saved = result.total - proposal.total
+        text = Text.assemble(
+            proposal.change, (_FROM_THE_START if proposal.anew else "", "yellow"), "  ", (where, style)
+        )
         table.add_row(f"{proposal.total / 1e9:.2f}", f"{saved / 1e9:.2f}", text)
     return table
 
 
-def _verdict(found: "DryRun") -> Text:
-    """One line: whether it fits, what is largest, and the mildest change that would make it fit."""
+def _verdict(result: "DryRun") -> Text:
+    """One line: whether the run fits, its largest component, and the smallest change that would make it fit."""
     from lmms.train.plan.memory import COMPONENTS
 
-    needs = f"{found.total / 1e9:.1f} GB a rank, most of it for {COMPONENTS[found.largest]}"
-    short = [card for card in found.cards if found.total > card.memory]
+    needs = f"{result.total / 1e9:.1f} GB a rank, most of it for {COMPONENTS[result.largest]}"
+    short = [card for card in result.cards if result.total > card.memory]
     if not short:
         return Text(f"FITS: {needs}", "bold green")
-    if len(short) < len(found.cards):
-        fitting = ", ".join(card.name for card in found.cards if card not in short)
+    if len(short) < len(result.cards):
+        fitting = ", ".join(card.name for card in result.cards if card not in short)
         return Text(f"FITS on {fitting}: {needs}", "bold green")
     memory = max(card.memory for card in short)
-    enough = [proposal for proposal in found.proposals if proposal.total <= memory]
+    enough = [proposal for proposal in result.proposals if proposal.total <= memory]
     advice = "no change here is enough by itself; take several, or build shorter packs"
-    for proposal in sorted(enough, key=lambda one: one.anew)[:1]:
-        advice = f"it would with {proposal.change}" + (_ANEW if proposal.anew else "")
+    for proposal in sorted(enough, key=lambda proposal: proposal.anew)[:1]:
+        advice = f"it would with {proposal.change}" + (_FROM_THE_START if proposal.anew else "")
     return Text(f"DOES NOT FIT: {needs}; {advice}", "bold red")

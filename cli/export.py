@@ -17,21 +17,21 @@ def export(
         Literal["fp32", "bf16"], typer.Option(help="fp32: the master weights; bf16: half the space.")
     ] = "fp32",
     merged: Annotated[
-        bool, typer.Option("--merged", help="Of a run with LoRA: a whole model, with what LoRA learnt added to it.")
+        bool, typer.Option("--merged", help="For a run with LoRA: write a whole model with LoRA added to the weights.")
     ] = False,
     model: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the run's model is now, if it has moved; or its hub id.")
+        str | None, typer.Option(metavar="DIR", help="The run's model, if its folder has moved: a folder or hub id.")
     ] = None,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder that from_pretrained loads; of a run with LoRA, as a PEFT adapter.
+    """Write a checkpoint as a Hugging Face folder that from_pretrained loads; for a run with LoRA, as a PEFT adapter.
 
-    Of a run it takes the best checkpoint if load_best_model_at_end is set there, else the newest complete one.
+    Given a run, takes its best checkpoint if load_best_model_at_end is set there, else its newest complete checkpoint.
 
     Example: lmms export runs/one/step-00000100 model/
     """
     from lmms.train.checkpoint.files import check_export
 
-    # Before what takes seconds to load.
+    # Before the imports that take seconds.
     check_export(checkpoint, out)
     with ui.doing("loading torch and transformers"):
         from lmms.train.checkpoint.export import export

@@ -1,4 +1,4 @@
-"""What `lmms train` shows while it runs: a live view on a terminal, a line a step elsewhere."""
+"""The view of `lmms train` during a run: a live view on a terminal, a line for each step elsewhere."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from lmms.train.watch.watch import Say
 
 _NARROW, _WIDE = 16, 64
-"""Cells of a sparkline: at least, at most."""
+"""Fewest and most cells of a sparkline."""
 _SOURCES_SHOWN = 6
-_BESIDE = 34
-"""Cells that a sparkline leaves to names and values."""
+_NAME_AND_VALUE = 34
+"""Cells next to a sparkline, for names and values."""
 
 
 @dataclass(slots=True)
@@ -38,11 +38,11 @@ class Trend:
     """The course of a number over any number of steps, in at most 2 * _WIDE means of equally many values."""
 
     means: list[tuple[float, int]] = field(default_factory=list)
-    """Sum and number of the values of each."""
+    """Sum and number of values of each mean."""
     size: int = 1
 
     def add(self, value: float | None) -> None:
-        """One more value; None and what is not finite leave no trace."""
+        """Add a value; None and values that are not finite change nothing."""
         if value is None or not isfinite(value):
             return
         if self.means and self.means[-1][1] < self.size:
@@ -56,7 +56,7 @@ class Trend:
             self.size *= 2
 
     def drawn(self, width: int) -> str:
-        """The whole course in at most so many bars."""
+        """The whole course in at most `width` bars."""
         cells = min(width, len(self.means))
         cuts = [round(i * len(self.means) / cells) for i in range(cells + 1)] if cells else []
         parts = [self.means[a:b] for a, b in pairwise(cuts)]
@@ -64,29 +64,29 @@ class Trend:
 
 
 @dataclass(slots=True)
-class Seen:
-    """What the view keeps of a run."""
+class Course:
+    """The course of a run, as far as the view needs it."""
 
     first: "StepLog | None" = None
-    """The first step of this process, and the newest."""
+    """The first step of this process; `last` is the newest."""
     last: "StepLog | None" = None
     loss: Trend = field(default_factory=Trend)
     speed: Trend = field(default_factory=Trend)
     evaluation: Trend = field(default_factory=Trend)
     eval_loss: float | None = None
     sources: dict[str, float] = field(default_factory=dict)
-    """The newest loss of each source that a step of this process had targets of."""
+    """The newest loss of each source with targets in a step of this process."""
     doing: str = ""
-    """What goes on now and may take long, if it was said."""
+    """The announced work that goes on now and may take long, or ""."""
 
     def add(self, log: "StepLog") -> None:
-        """The next step."""
+        """Add the next step."""
         self.first, self.last = self.first or log, log
         self._add(log.loss, log.tokens_per_s, log.eval_loss)
         self.sources |= {name: loss for name, loss in log.loss_by_source.items() if isfinite(loss)}
 
     def go_on(self, output: Path, step: int) -> None:
-        """Take in what metrics.jsonl has of the steps before this one: the curves of a resumed run are whole."""
+        """Add the steps of metrics.jsonl before `step`: the curves of a resumed run are whole."""
         from lmms.train.watch.history import read_history
 
         try:
@@ -110,7 +110,7 @@ class Seen:
             self.eval_loss = eval_loss
 
     def left(self) -> str:
-        """The time that the steps to come will take, if they take what those of this process took."""
+        """The time for the steps to come, at the mean speed of the steps of this process."""
         if self.first is None or self.last is None or self.first is self.last:
             return ""
         each = (self.last.time - self.first.time) / (self.last.step - self.first.step)
@@ -121,17 +121,17 @@ class Seen:
 def view(output: Path) -> Iterator["Say"]:
     """A live view of the run in this folder on a terminal, plain lines elsewhere; and train.log in the folder.
 
-    The error or the Ctrl-C that ends the run is in the log as well.
+    The log also has the error or the Ctrl-C that ends the run.
     """
-    out, seen = ui.console(), Seen()
-    with _live(out, seen) if out.is_terminal else _plain(seen) as show:
+    out, course = ui.console(), Course()
+    with _live(out, course) if out.is_terminal else _plain(course) as show:
         log = run_log(output, show)
 
         def say(event: "StepLog | str") -> None:
-            if not isinstance(event, str) and seen.first is None and event.resumed_from and out.is_terminal:
-                seen.go_on(output, event.step)
+            if not isinstance(event, str) and course.first is None and event.resumed_from and out.is_terminal:
+                course.go_on(output, event.step)
             show(event)
-            log(event if isinstance(event, str) else line(event, seen.left()))
+            log(event if isinstance(event, str) else line(event, course.left()))
 
         try:
             yield say
@@ -139,37 +139,37 @@ def view(output: Path) -> Iterator["Say"]:
             log(f"error: {error}")
             raise
         except KeyboardInterrupt:
-            say(interrupted(output, seen.last.step if seen.last else None))
+            say(interrupted(output, course.last.step if course.last else None))
             raise
 
 
 @contextmanager
-def _plain(seen: Seen) -> Iterator["Say"]:
+def _plain(course: Course) -> Iterator["Say"]:
     def show(event: "StepLog | str") -> None:
         if not isinstance(event, str):
-            seen.add(event)
-        print(event if isinstance(event, str) else line(event, seen.left()), flush=True)
+            course.add(event)
+        print(event if isinstance(event, str) else line(event, course.left()), flush=True)
 
     yield show
 
 
 @contextmanager
-def _live(out: Console, seen: Seen) -> Iterator["Say"]:
-    with Live(Panel(seen), console=out, refresh_per_second=8) as live:
+def _live(out: Console, course: Course) -> Iterator["Say"]:
+    with Live(Panel(course), console=out, refresh_per_second=8) as live:
 
         def show(event: "StepLog | str") -> None:
-            seen.doing = event if isinstance(event, str) and event.endswith(" ...") else ""
+            course.doing = event if isinstance(event, str) and event.endswith(" ...") else ""
             if not isinstance(event, str):
-                seen.add(event)
-            elif not seen.doing:
+                course.add(event)
+            elif not course.doing:
                 live.console.print(escape(event), style="bold red" if event.startswith("ALARM") else "dim")
-            live.update(Panel(seen), refresh=bool(seen.doing))
+            live.update(Panel(course), refresh=bool(course.doing))
 
         yield show
 
 
 def interrupted(output: Path, step: int | None) -> str:
-    """What Ctrl-C left of a run. step: the last one that was logged."""
+    """The message after Ctrl-C: which checkpoint is saved. step: the last step that was logged."""
     from lmms.train.checkpoint.read import list_checkpoints
 
     saved = next(reversed(list_checkpoints(output)[0]), None) if output.is_dir() else None
@@ -192,53 +192,53 @@ def line(log: "StepLog", left: str) -> str:
 class Panel:
     """The live view: progress with the time left, curves of the whole run, the facts of the newest step."""
 
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
-        self._spinner = Spinner("dots", Text(seen.doing, style="dim"))
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._spinner = Spinner("dots", Text(course.doing, style="dim"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self._seen.last is not None:
-            yield _panel(self._seen, self._seen.last, options.max_width)
-        if self._seen.doing:
+        if self._course.last is not None:
+            yield _panel(self._course, self._course.last, options.max_width)
+        if self._course.doing:
             yield self._spinner
 
 
-def _panel(seen: Seen, log: "StepLog", width: int) -> RenderableType:
-    bars = min(max(width - _BESIDE, _NARROW), _WIDE)
+def _panel(course: Course, log: "StepLog", width: int) -> RenderableType:
+    bars = min(max(width - _NAME_AND_VALUE, _NARROW), _WIDE)
     head = Table.grid(padding=(0, 2))
     head.add_row(
         f"[bold]step {log.step:,}[/] of {log.steps:,}",
         ProgressBar(log.steps, log.step, width=min(max(width - 50, 12), _WIDE)),
         f"{log.step / log.steps:.0%}",
-        f"[dim]{seen.left()}[/]",
+        f"[dim]{course.left()}[/]",
     )
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("loss", f"[bold]{log.loss:.4f}[/]", f"[cyan]{seen.loss.drawn(bars)}[/]")
+    table.add_row("loss", f"[bold]{log.loss:.4f}[/]", f"[cyan]{course.loss.drawn(bars)}[/]")
     for name, value, more in facts(log):
         if name == "tokens/s":
-            table.add_row(name, value, f"[green]{seen.speed.drawn(bars)}[/]")
+            table.add_row(name, value, f"[green]{course.speed.drawn(bars)}[/]")
             table.add_row("", "", Text(more))
         elif name != "evaluation":
             table.add_row(name, value, Text(more))
-    if seen.eval_loss is not None:
-        table.add_row("evaluation", f"{seen.eval_loss:.4f}", f"[magenta]{seen.evaluation.drawn(bars)}[/]")
-    if seen.sources:
-        table.add_row("sources", str(len(seen.sources)), Text(_first_sources(seen.sources)))
+    if course.eval_loss is not None:
+        table.add_row("evaluation", f"{course.eval_loss:.4f}", f"[magenta]{course.evaluation.drawn(bars)}[/]")
+    if course.sources:
+        table.add_row("sources", str(len(course.sources)), Text(_first_sources(course.sources)))
     return Group(head, table)
 
 
 def _first_sources(sources: Mapping[str, float]) -> str:
-    """Name and loss of the first ones."""
+    """Name and loss of the first sources."""
     shown = [f"{name} {loss:.4f}" for name, loss in islice(sources.items(), _SOURCES_SHOWN)]
     more = len(sources) - len(shown)
     return ", ".join(shown) + (f", and {more} more in metrics.jsonl" if more else "")
 
 
 def facts(log: "StepLog") -> list[tuple[str, str, str]]:
-    """Name, value and particulars of all that is worth showing besides the loss, in reading order."""
+    """Name, value and details of each number besides the loss, in reading order."""
     norms = {"llm": log.grad_norm_llm, "vision": log.grad_norm_vision, "aligner": log.grad_norm_aligner}
     kinds = {
         "target": log.target_tokens_per_s,
@@ -246,7 +246,7 @@ def facts(log: "StepLog") -> list[tuple[str, str, str]]:
         "visual": log.visual_tokens_per_s,
         "padding": log.padding_tokens_per_s,
     }
-    sets = ", ".join(f"{name} {'-' if one.loss is None else f'{one.loss:.4f}'}" for name, one in log.sets.items())
+    sets = ", ".join(f"{name} {'-' if share.loss is None else f'{share.loss:.4f}'}" for name, share in log.sets.items())
     rows = [
         ("tokens/s", ui.count(log.tokens_per_s), ", ".join(f"{kind} {ui.count(rate)}" for kind, rate in kinds.items())),
         ("evaluation", f"{log.eval_loss:.4f}" if log.eval_loss is not None else "", ""),

@@ -73,7 +73,7 @@ def main() -> None:
             traceback.print_exc()
         _fail(str(error))
     except BrokenPipeError:
-        # Whoever read the output has gone (`| head`): nothing is left to say, and Python must not try at exit.
+        # The reader of the output has ended (`| head`): nothing is left to say, and Python must not flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""train.log: what the terminal said of a run, in its output folder."""
+"""train.log: the lines that the terminal showed of a run, in the output folder."""
 
 import time
 from collections.abc import Callable
@@ -10,8 +10,8 @@ LOG_NAME = "train.log"
 def run_log(output: Path, failed: Callable[[str], None]) -> Callable[[str], None]:
     """A function that adds lines to the log of a run, each with the time.
 
-    Lines wait until the output folder is there: a run that is refused makes none. failed: is called once with a
-    sentence where the log cannot be written; the run goes on, its record is metrics.jsonl.
+    Lines wait until the output folder exists: a run that is refused makes no folder. failed: called once with a
+    sentence if the log cannot be written; the run goes on, and metrics.jsonl is its record.
     """
     waiting: list[str] = []
     broken: list[str] = []

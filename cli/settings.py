@@ -15,15 +15,15 @@ from lmms.configs.help import field_help
 from lmms.configs.typed import without_none
 
 ANY_OPTION: dict[str, Any] = {"ignore_unknown_options": True}
-"""Of a command that reads settings: an option that it does not know arrives among its words."""
+"""Typer settings of a command that reads settings: an unknown option arrives among the words."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def read_settings(words: Sequence[str], kind: type, options: Collection[str]) -> tuple[list[str], list[str]]:
-    """(the words that are no settings, the settings as KEY=VALUE), both in the order given.
+    """(words that are no settings, settings as KEY=VALUE), both in the order given.
 
-    kind: the config that the settings belong to. options: those that the command itself knows, with their dashes. A
+    kind: the config class of the settings. options: the options that the command itself knows, with their dashes. A
     word with "=" is a setting, unless a file of that name exists or its key is no name, as in ./a=b. An option without
     a value is true. ConfigError for an option that is close to one of `options` and no setting.
     """
@@ -52,7 +52,7 @@ def read_settings(words: Sequence[str], kind: type, options: Collection[str]) ->
 def with_options(kind: type, but: Collection[str]) -> Callable[[Command], Command]:
     """A command with an option for every field of a config, except those in `but`; they arrive as **options.
 
-    Each is None, or the text that was given: load_config reads that as it reads KEY=VALUE.
+    Each option is None, or the text that was given: load_config reads the text as it reads KEY=VALUE.
     """
     texts, hints = field_help(kind), get_type_hints(kind)
 
@@ -80,7 +80,7 @@ def _section(key: str) -> str:
 
 
 def _word(hint: Any) -> str:
-    """What stands for the value of an option in its help."""
+    """Placeholder for the value of an option in the help."""
     inner = without_none(hint)
     if get_origin(inner) is Literal:
         return "|".join(get_args(inner))

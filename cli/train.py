@@ -21,10 +21,10 @@ from lmms.configs.settings.train import TrainConfig
 
 _OPTIONS = ("--config", "--resume", "--nproc", "--print-config", "--dry-run", "--card", "--ranks", "--json")
 _STOPPED = 128 + signal.SIGTERM
-"""What a shell reports of a process that SIGTERM ended. The run is saved and goes on with the same command."""
+"""Exit code in a shell of a process ended by SIGTERM. The run is saved and goes on with the same command."""
 
 _END_S = 10
-"""For a rank to end once its last checkpoint is written, or the time for that is over."""
+"""Seconds for a rank to end, after its last checkpoint or the time for that checkpoint."""
 
 
 def train(
@@ -45,12 +45,15 @@ def train(
         bool, typer.Option("--dry-run", help="Print memory by component, length and waiting, and stop. Needs no GPU.")
     ] = False,
     card: Annotated[
-        str | None, typer.Option(metavar="NAME", help='Of --dry-run: "H100 80GB", ...; default: the card here, or all.')
+        str | None,
+        typer.Option(
+            metavar="NAME", help='For --dry-run: "H100 80GB", ...; default: the card of this machine, or all.'
+        ),
     ] = None,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="Of --dry-run: ranks supposed; default: WORLD_SIZE, or --nproc.")
+        int | None, typer.Option(min=1, help="For --dry-run: number of ranks; default: WORLD_SIZE, or --nproc.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Of --dry-run: print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For --dry-run: print JSON.")] = False,
 ) -> None:
     """Train on shards, resuming from the newest complete checkpoint.
 
@@ -110,14 +113,14 @@ def _check(settings: TrainConfig) -> None:
 
 
 def _rank(settings: TrainConfig) -> None:
-    """What each launched process runs; why it failed goes to the launcher, which stops the others."""
+    """The work of each launched process; an error goes to the launcher, which stops the other ranks."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     record(_train_here)(settings)
 
 
 def _pass_on() -> None:
-    """SIGUSR1 of a scheduler reaches the launcher; it is meant for the ranks. Never returns."""
+    """Pass SIGUSR1, which a scheduler sends to the launcher, on to the ranks. Never returns."""
     while True:
         signal.sigwait({signal.SIGUSR1})
         for rank in multiprocessing.active_children():
@@ -138,7 +141,7 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
 
     # Each rank would take every core for itself.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or nproc) // nproc, 1)))
-    # They repeat at length what is raised below.
+    # These loggers repeat at length the error that is raised below.
     for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # The launcher would kill ranks that are still writing their last checkpoint.
@@ -156,26 +159,26 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
     try:
         elastic_launch(launch, _rank)(settings)
     except SignalException as stopped:
-        # The launcher has passed it on, and waited for the ranks to save.
+        # The launcher has passed the signal on, and waited for the ranks to save.
         saved = stopped.sigval != signal.SIGTERM or is_saved(Path(settings.output).expanduser())
         raise typer.Exit(128 + (stopped.sigval if saved else signal.SIGKILL)) from None
     except ChildFailedError as error:
-        rank, found = _first_failure(error.failures)
-        kind, _, text = found.partition(": ")
+        rank, message = _first_failure(error.failures)
+        kind, _, text = message.partition(": ")
         if hasattr(errors, kind):
             raise getattr(errors, kind)(f"rank {rank}: {text}") from error
-        raise TrainError(f"rank {rank} failed: {found}; --debug shows where") from error
+        raise TrainError(f"rank {rank} failed: {message}; --debug shows where") from error
 
 
 def _first_failure(failures: Mapping[int, Any]) -> tuple[int, str]:
-    """The rank that failed first, and what it said.
+    """The rank that failed first, and its message.
 
-    torch tells the time of it in whole seconds: of those of one second, a rank with an error of ours comes first, since
-    its end breaks the connections of the others.
+    torch gives times in whole seconds: among failures of one second, a rank with an error of lmms comes first, since
+    the end of that rank breaks the connections of the others.
     """
     said = {}
     for rank, failure in failures.items():
-        # What `record` stored; plain text if the rank was killed.
+        # The message that `record` stored; plain text if the rank was killed.
         stored = failure.message
         said[rank] = stored["message"] if isinstance(stored, dict) else stored
     first = min(

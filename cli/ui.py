@@ -1,4 +1,4 @@
-"""The only file that knows how the terminal looks: colours, progress, numbers for people."""
+"""The look of the terminal, in one place: colours, progress, numbers for people."""
 
 import time
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 _BAR_WIDTH = 40
 _PLAIN_SECONDS = 10.0
-"""Without a terminal a line of progress is printed this often."""
+"""Seconds between two lines of progress, where there is no terminal."""
 
 
 class ShowProgress(Protocol):
-    """What a long command calls: where it is, and a short text on it."""
+    """Function that a long command calls with its progress and a short text."""
 
     def __call__(self, stage: str, done: int, total: int, text: str) -> None: ...
 
@@ -78,7 +78,7 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
 
 @contextmanager
 def _plain_progress(out: Console) -> Iterator[ShowProgress]:
-    """A line every few seconds, and the last one of each stage."""
+    """A line every few seconds, and the last line of each stage."""
     printed: dict[str, float] = {}
     last: dict[str, str] = {}
 
@@ -114,7 +114,7 @@ def facts(title: str, rows: list[tuple[str, str]]) -> Table:
 
 
 def columns(title: str, *names: str) -> Table:
-    """A table under these names: numbers, but the last column may be any text and is folded where it does not fit."""
+    """A table under these names: numbers, but the last column may be any text, which is folded if it is too long."""
     table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2), pad_edge=False)
     for name in names[:-1]:
         table.add_column(name, justify="right", header_style="dim", no_wrap=True)
@@ -133,7 +133,7 @@ def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
     table.add_column(justify="right", style="dim")
     table.add_column(style="cyan", min_width=_BAR_WIDTH)
     table.add_column(justify="right")
-    # Whole numbers of few values get a bar each, the rest equal ranges.
+    # A few whole numbers get one bar each; other values get equal ranges.
     whole = low == high or (np.issubdtype(values.dtype, np.integer) and high - low < bins)
     edges = np.arange(low, high + 2) if whole else np.linspace(low, high if high > low else low + 1, bins + 1)
     counts, _ = np.histogram(values, edges)
@@ -144,7 +144,7 @@ def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
 
 
 def count(number: float, digits: int = 1) -> str:
-    """12345678 -> 12.3 M. digits: after the point, where there is a unit."""
+    """12345678 -> 12.3 M. digits: after the point, if there is a unit."""
     for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
         if number >= size:
             return f"{number / (size if unit != ' k' else 1e3):.{digits}f}{unit}"

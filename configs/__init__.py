@@ -1,4 +1,4 @@
-"""What prep and train must agree on, and what a user may set. The ground floor: it imports nothing of ours above it."""
+"""What prep and train must agree on, and what a user may set. The lowest package: no import of prep, train or cli."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,8 @@
 """Settings that may differ from part to part of a model: {default, llm, vision, aligner, <pattern>}.
 
 A pattern is a regular expression that is searched for in the names of parameters as transformers has them in the
-model, such as model.language_model.layers.0.self_attn.q_proj.weight; one without any sign is a whole word between dots.
-It wins over the part, the part over the default, a later pattern over an earlier one.
+model, such as model.language_model.layers.0.self_attn.q_proj.weight; a pattern without any sign is a whole word
+between dots. A pattern wins over the part, the part over the default, a later pattern over an earlier pattern.
 """
 
 import re
@@ -15,7 +15,7 @@ from lmms.configs.errors import ConfigError, nearest
 T = TypeVar("T")
 
 Part = str
-"""A part of a model: llm, vision, aligner, or what else its family has."""
+"""A part of a model: llm, vision, aligner, or another part of its family."""
 
 PARTS: tuple[Part, ...] = tuple(dict.fromkeys(part for facts in FAMILIES.values() for part in facts.parts))
 """The parts of all families, in the order of tables."""
@@ -33,7 +33,7 @@ def setting_of(settings: Mapping[str, T], part: Part, name: str) -> T:
 
 
 def check_patterns(key: str, settings: Mapping[str, object]) -> None:
-    """ConfigError for a pattern that is no regular expression. key: of the settings, for the message."""
+    """ConfigError for a pattern that is no regular expression. key: name of the settings, for the message."""
     for pattern in patterns(settings):
         try:
             re.compile(pattern)
@@ -45,14 +45,14 @@ def check_patterns(key: str, settings: Mapping[str, object]) -> None:
 
 
 def check_matches(key: str, settings: Mapping[str, object], parameters: Mapping[str, Part]) -> None:
-    """ConfigError for a part that a model does not have, or a pattern that is in none of its parameters' names.
+    """ConfigError for a part that the model does not have, or a pattern that matches no name of a parameter.
 
     parameters: name -> part.
     """
     for name in settings:
         if name in PARTS and name not in parameters.values():
-            found = ", ".join(part for part in PARTS if part in parameters.values())
-            raise ConfigError(f"{key} names {name!r}, which this model does not have; it has {found}")
+            parts = ", ".join(part for part in PARTS if part in parameters.values())
+            raise ConfigError(f"{key} names {name!r}, which this model does not have; it has {parts}")
     for pattern in patterns(settings):
         if not any(_matches(pattern, name) for name in parameters):
             raise ConfigError(
@@ -61,10 +61,10 @@ def check_matches(key: str, settings: Mapping[str, object], parameters: Mapping[
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """A mistyped part such as lm is in many names, as in lm_head: so a word is a whole one."""
+    """Whether a pattern is in a name; a plain word must be a whole part of the name: lm must not match lm_head."""
     return pattern in name.split(".") if re.fullmatch(r"\w+", pattern) else bool(re.search(pattern, name))
 
 
 def _words(names: Iterable[str]) -> set[str]:
-    """What somebody may have meant: the parts, and the names of modules without the numbers of layers."""
+    """Words that a user may have meant: the parts, and the names of modules without the numbers of layers."""
     return {"default", *PARTS, *(word for name in names for word in name.split(".") if not word.isdigit())}

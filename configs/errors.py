@@ -46,7 +46,7 @@ class TrainError(LmmsError):
 
 
 def file_limit(error: OSError) -> str:
-    """What a user is told where the system gives no more open files; "" for any other error."""
+    """Message to the user if the system gives no more open files; "" for any other error."""
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (
@@ -59,7 +59,7 @@ def file_limit(error: OSError) -> str:
 
 
 def refuse_file_limit(error: OSError) -> None:
-    """LmmsError where the system gives no more open files: the file that was asked for has no fault then."""
+    """LmmsError if the system gives no more open files: then the fault is not in the file that was opened."""
     if text := file_limit(error):
         raise LmmsError(text) from error
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their name, synced, renamed."""
+"""Files and folders that are whole or not there: written next to their place, synced, renamed."""
 
 import fcntl
 import os
@@ -10,23 +10,23 @@ from pathlib import Path
 from lmms.configs.errors import LmmsError
 
 PART_SUFFIX = ".part"
-"""Ending of what is still being written, inside a folder that lmms alone writes to."""
+"""Ending of files and folders still being written, in a folder that only lmms writes to."""
 PART_ENDING = ".lmms-part"
-"""The same beside a name that a user gave: nobody else would give this one, and what is in it may be deleted."""
+"""The same next to a path that a user gave: no user would choose this ending, so the content may be deleted."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that holds all of the content on the disk when this returns, or what it held before. OSError."""
+    """Write a file: on return the whole content is on the disk; after an error the old content is. Raises OSError."""
     with beside(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Yields PATH.part to write a file or a folder to; it becomes `path` at the end of the block.
+    """Yields PATH.part, the place for a file or a folder that becomes `path` at the end of the block.
 
-    What a killed process left there is deleted first, and what the block wrote where it raises. A file that is at
-    `path` is replaced; a folder must not be there by then.
+    PATH.part is deleted first, if a killed process left it, and also if the block raises. A file at `path` is replaced;
+    a folder must not be there.
     """
     part = path.with_name(path.name + PART_SUFFIX)
     remove(part)
@@ -42,16 +42,16 @@ def beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
-    """Yields OUT.lmms-part, a folder that becomes `out` at the end of the block and goes away where it raises.
+    """Yields OUT.lmms-part, a folder that becomes `out` at the end of the block; if the block raises, it is deleted.
 
-    What a killed process left there is deleted. `error` is raised where `out` exists, and while another process
-    writes it.
+    Files that a killed process left there are deleted. `error` is raised if `out` exists, and while another process
+    writes `out`.
     """
     if out.exists():
         raise error(f"{out} exists; remove it or name another folder")
     part = out.with_name(out.name + PART_ENDING)
     part.mkdir(parents=True, exist_ok=True)
-    # The lock goes with the process, so a kill leaves none behind. It is held on the folder, not on its name.
+    # The lock ends with the process, also after a kill. The lock is on the folder, not on the folder's name.
     descriptor = os.open(part, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +73,7 @@ def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, as far as it is there and can be deleted."""
+    """Delete a file or a folder, if it exists and can be deleted."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -82,7 +82,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """A file, or a folder with all below it, is on the disk when this returns."""
+    """Wait until a file, or a folder with all its content, is on the disk."""
     if path.is_dir():
         for entry in path.iterdir():
             sync(entry)
@@ -90,7 +90,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names made, changed or deleted in a folder are on the disk when this returns."""
+    """Wait until new, changed and deleted names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,9 +100,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def mode_by_umask(path: Path) -> Iterator[None]:
-    """Give the file that the block writes the mode that `open` would give it, whatever made it.
+    """Give the file that the block writes the mode of a file made by `open`.
 
-    safetensors 0.8 writes through a temporary file that only its owner may read.
+    safetensors 0.8 writes through a temporary file that only the owner may read.
     """
     path.touch()
     mode = path.stat().st_mode

@@ -1,4 +1,4 @@
-"""The help text of a setting is the doc string under its field: one text for the code, the terminal and the docs."""
+"""Help texts of settings: the docstring under each field is the text for the code, the terminal and the docs."""
 
 import ast
 import inspect

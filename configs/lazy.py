@@ -8,7 +8,7 @@ from importlib import import_module
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """The `__getattr__` and `__dir__` of a package whose public names live in other modules.
 
-    homes: name -> the module that it comes from, such as "lmms.train.run".
+    homes: name -> the module that defines the name, such as "lmms.train.run".
     """
 
     def get(name: str) -> object:

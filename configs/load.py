@@ -2,9 +2,9 @@
 
     default of the dataclass  <  files of `extends`, in order  <  the file  <  overrides  <  values
 
-An override's value is YAML; but where a string is expected it is taken as it stands, unless it is quoted or null.
-`extends: PATH | [PATHS]` is relative to the file that says it; a file reached by several ways counts once, before all
-that extend it. Any other path in a file stays as it is written: relative to the working directory.
+An override's value is YAML; but the value of a string setting is taken literally, unless it is quoted or null.
+`extends: PATH | [PATHS]` is relative to the file with that key; a file that is extended in several ways counts once,
+before all files that extend it. Any other path in a file stays as written: relative to the working directory.
 Every source is checked on its own, so an error names the file or the override that is wrong.
 """
 
@@ -28,10 +28,10 @@ def load_config(
     overrides: Sequence[str] = (),
     values: Mapping[str, object] = MappingProxyType({}),
 ) -> T:
-    """A config from a run file, `key.sub=value` overrides and `values` (dotted key -> value, only what was set).
+    """A config from a run file, `key.sub=value` overrides and `values` (dotted key -> value, only keys that are set).
 
-    Raises ConfigError for a file that cannot be read, an unknown key (with the nearest known one), a value of the wrong
-    type, required keys that are missing (all of them at once), and for what the dataclass itself refuses.
+    Raises ConfigError for a file that cannot be read, an unknown key (with the nearest known key), a value of the wrong
+    type, missing required keys (all of them at once), and for settings that the dataclass itself refuses.
     """
     settings: dict[str, Any] = {}
     for origin, layer in _layers(kind, file, overrides, values):
@@ -55,7 +55,7 @@ def to_yaml(config: object) -> str:
 def _layers(
     kind: type, file: str | Path | None, overrides: Sequence[str], values: Mapping[str, object]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it stands, nested keys) of every source, the weakest first."""
+    """(origin, nested keys) of every source, the weakest first."""
     if file is not None:
         yield from _file_layers(Path(file), ()).values()
     for override in overrides:
@@ -72,12 +72,12 @@ def _layers(
 
 def _value(kind: type, key: str, text: str, origin: str) -> Any:
     """The value of an override. A path may hold what YAML would take for a number, a comment or a mapping."""
-    as_it_stands = is_text(kind, key) and text.strip() not in ("null", "~") and not text.lstrip().startswith(("'", '"'))
-    return text.strip() if as_it_stands else parse_yaml(text, origin)
+    literal = is_text(kind, key) and text.strip() not in ("null", "~") and not text.lstrip().startswith(("'", '"'))
+    return text.strip() if literal else parse_yaml(text, origin)
 
 
 def _file_layers(file: Path, extended_by: tuple[Path, ...]) -> dict[Path, tuple[str, dict[str, Any]]]:
-    """resolved path -> (path as written, keys) of a file and of all that it extends, the weakest first."""
+    """resolved path -> (path as written, keys) of a file and of all files that it extends, the weakest first."""
     chain = (*extended_by, file)
     if file.resolve() in [path.resolve() for path in extended_by]:
         raise ConfigError(f"extends runs in a circle: {' -> '.join(map(str, chain))}")

@@ -1,7 +1,7 @@
-"""What other frameworks call our settings: for the error that an unknown key gets.
+"""Names of settings in other frameworks, for the error about an unknown key.
 
-A name is looked up by its last part, wherever it stands: optim.learning_rate and learning_rate are the same here. The
-answer is one of our keys, or a sentence where no key does the same. Names of earlier versions of lmms are here too.
+Only the last part of a name counts: optim.learning_rate and learning_rate are the same here. The answer is one of our
+keys, or a sentence if no key does the same. Names of earlier versions of lmms are here too.
 """
 
 from collections.abc import Mapping

@@ -17,14 +17,14 @@ class Range:
     above: float = -math.inf
     below: float = math.inf
     advice: str = ""
-    """What to do instead of setting a number outside of the range; ends the message of the error."""
+    """Advice to a user who set a number outside of the range, at the end of the error message."""
 
     def holds(self, value: float) -> bool:
         """Whether a number is in the range."""
         return self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
-        """The range in words, as they follow the word "expected"."""
+        """The range in words, to follow the word "expected"."""
         if self.most < math.inf:
             return f"{self.least:,.10g} to {self.most:,.10g}"
         low = f"above {self.above:,.10g}" if self.above > -math.inf else f"at least {self.least:,.10g}"
@@ -32,5 +32,5 @@ class Range:
 
 
 def bounds_of(metadata: Iterable[object]) -> Range:
-    """The range among what stands in an Annotated type beside the type itself."""
+    """The range in the metadata of an Annotated type."""
     return next(item for item in metadata if isinstance(item, Range))

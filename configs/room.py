@@ -1,4 +1,4 @@
-"""What to say where a file could not be written for want of room."""
+"""The message for a file that could not be written because there is no room."""
 
 import errno
 import re
@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 _NUMBER = re.compile(r"\[Errno (\d+)\]|os error (\d+)")
-"""How an OSError, and safetensors, name the number of an error in their text."""
+"""The number of an error in the text of an OSError, or of an error of safetensors."""
 
 
 def no_room(text: str, folder: Path, needed: int) -> str:
-    """What is full and what to do, from the text of an error that came up while files were written into `folder`.
+    """What is full and what to do, from the text of an error while files were written into `folder`.
 
-    needed: bytes of all of the files together. Empty where the error is of another kind.
+    needed: bytes of all files together. Empty for an error of another kind.
     """
     numbers = {int(number) for match in _NUMBER.findall(text) for number in match if number}
     wants = f"{size_text(needed)} are needed"

@@ -1,10 +1,10 @@
-"""Plain values (dict, list, str, int, float, bool, None) against the types of a dataclass, and into it.
+"""Plain values (dict, list, str, int, float, bool, None) checked against the types of a dataclass, and made into it.
 
-Three steps, so that several sources can be laid over each other in between: check each, then missing_keys, then build.
+Three steps, with time to merge several sources between them: check each source, then missing_keys, then build.
 A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
-`| None`. An int is taken for a float, never the other way round; a bool is no int; no infinities or NaN; no string is
-empty, or a list. For a dict[str, T] a T alone stands for {default: T}; keys that are not set, or null, keep those of
-the field's default. A number may have a range: Annotated[int, Range(1)].
+`| None`. An int may stand for a float, never a float for an int; a bool is no int; infinities and NaN are refused;
+a string is never empty, nor a list. For a dict[str, T] a T alone means {default: T}; keys that are unset or null keep
+the values of the field's default. A number may have a range: Annotated[int, Range(1)].
 """
 
 import sys
@@ -20,10 +20,10 @@ NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str, str] = NO_NAMES) -> Any:
-    """`value` as `hint` holds it, except that a dataclass is still a dict, of those keys that are set.
+    """`value` in the form of the type `hint`, except that a dataclass is still a dict of the keys that are set.
 
     Raises ConfigError that names `origin` (a file, an override; "" for none) and the dotted key below `key`.
-    other_names: what somebody may have meant by an unknown key, see other_names.py.
+    other_names: unknown key -> what the user may have meant, see OTHER_NAMES.
     """
     where = f"{origin}: " if origin else ""
     inner = without_none(hint)
@@ -43,8 +43,8 @@ def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str
         return _check_keys(inner, value, key, origin, other_names)
     if get_origin(inner) is dict:
         items = value if isinstance(value, dict) else {"default": value}
-        of_items = get_args(inner)[1] | None
-        return {name: check(of_items, item, f"{key}.{name}", origin, other_names) for name, item in items.items()}
+        item_hint = get_args(inner)[1] | None
+        return {name: check(item_hint, item, f"{key}.{name}", origin, other_names) for name, item in items.items()}
     if get_origin(inner) is tuple and isinstance(value, list | tuple):
         hints = _item_hints(inner, len(value))
         if len(hints) == len(value):
@@ -55,13 +55,13 @@ def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str
         return value
     if get_origin(inner) is Literal and (type(value), value) in [(type(choice), choice) for choice in get_args(inner)]:
         return value
-    raise ConfigError(f"{where}{key} is {_found(value)}, expected {expected(hint)}")
+    raise ConfigError(f"{where}{key} is {_described(value)}, expected {expected(hint)}")
 
 
 def check_fields(config: Any, section: str = "") -> None:
-    """ConfigError for a value of a dataclass that its type does not hold. section: the key of the dataclass, if any.
+    """ConfigError for a field of a dataclass whose value does not fit its type. section: key of the dataclass, if any.
 
-    For `__post_init__`: settings that are made in Python are checked as those of a file are.
+    For `__post_init__`: settings from Python code are checked like settings from a file.
     """
     for name, (hint, _) in _fields(type(config)).items():
         check(hint, getattr(config, name), f"{section}.{name}" if section else name, "")
@@ -70,7 +70,7 @@ def check_fields(config: Any, section: str = "") -> None:
 def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key: str, origin: str) -> None:
     """ConfigError for a null in a dict[str, T] that takes nothing back: neither `low` nor the default has its key.
 
-    kind: a dataclass. low: the checked keys of weaker sources. value: those of one more.
+    kind: a dataclass. low: the checked keys of weaker sources. value: the checked keys of the next source.
     """
     defaults = {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
     for name, (hint, _) in _fields(kind).items():
@@ -88,14 +88,14 @@ def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key:
 
 
 def is_text(kind: Any, key: str) -> bool:
-    """Whether the dotted key of a dataclass is one whose value is a string."""
+    """Whether a dotted key of a dataclass has a string as its value."""
     name, dot, rest = key.partition(".")
     inner = without_none(_fields(kind)[name][0]) if name in _fields(kind) else None
     return is_text(inner, rest) if dot and is_dataclass(inner) else inner is str and not dot
 
 
 def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
-    """Dotted names of the required keys that a checked value does not set."""
+    """Dotted names of the required keys that are missing in a checked value."""
     inner = without_none(hint)
     if isinstance(value, tuple):
         for i, item in enumerate(value):
@@ -122,7 +122,7 @@ def build(hint: Any, value: Any) -> Any:
 
 
 def _over_defaults(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a dataclass's fields, each dict laid over the one that is the field's default."""
+    """The values of a dataclass's fields, each dict merged over the dict that is the field's default."""
     defaults = {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
     return {
         name: _laid_over(defaults[name], value) if isinstance(value, dict) else value for name, value in values.items()
@@ -130,7 +130,7 @@ def _over_defaults(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _laid_over(default: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
-    """A null takes back what a weaker source has set."""
+    """The default with the entries of `value` over it; a null takes an entry back to the default."""
     return {**default, **{name: item for name, item in value.items() if item is not None}}
 
 
@@ -166,7 +166,7 @@ def _item_hints(hint: Any, length: int) -> tuple[Any, ...]:
 
 
 def _meant(name: str, known: dict[str, tuple[Any, bool]], other_names: Mapping[str, str]) -> str:
-    """What others call so, the same key in a section, or the nearest here."""
+    """A hint for an unknown key: our name for another framework's key, the same key of a section, or the nearest."""
     if name in other_names:
         ours = other_names[name]
         return f"; {ours}" if " " in ours else f"; it is {ours!r} here"
@@ -179,7 +179,7 @@ def _too_large(value: Any) -> bool:
     return type(value) is int and not -(2**63) <= value < 2**63
 
 
-def _found(value: Any) -> str:
+def _described(value: Any) -> str:
     names = {
         dict: "a mapping",
         list: "a list",
@@ -199,7 +199,7 @@ def _found(value: Any) -> str:
 
 
 def expected(hint: Any) -> str:
-    """What a value of this type is, in words; the range of a number is not in it."""
+    """A value of this type, in words, without the range of a number."""
     inner, args = without_none(hint), get_args(hint)
     if inner is not hint:
         return f"{expected(inner)} or null"

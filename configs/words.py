@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """1, "shard" -> 1 shard; 2000, "shard" -> 2,000 shards. plural: where the noun does not just take an s."""
+    """1, "shard" -> 1 shard; 2000, "shard" -> 2,000 shards. plural: for a noun whose plural is not noun + s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def short_places(places: Sequence[str]) -> tuple[str, ...]:
-    """The shortest names that tell paths or URLs apart: each its last parts, as few as no other place ends with.
+    """The shortest names that tell paths or URLs apart: as few last parts as no other place ends with.
 
     data/en/chats.jsonl, data/de/chats.jsonl and data/notes.jsonl are en/chats.jsonl, de/chats.jsonl and notes.jsonl.
     The same place twice has the same name twice.
@@ -19,7 +19,7 @@ def short_places(places: Sequence[str]) -> tuple[str, ...]:
     names: dict[str, str] = {}
     length = 1
     while len(names) < len(parts):
-        ends = {place: tuple(own[-length:]) for place, own in parts.items()}
+        ends = {place: tuple(names_of_place[-length:]) for place, names_of_place in parts.items()}
         times = Counter(ends.values())
         for place, end in ends.items():
             if place not in names and (times[end] == 1 or length >= len(parts[place])):

@@ -15,14 +15,14 @@ _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_MAX_DIGITS = 4000  # Python converts no longer integers; a longer one stays a text, which no number setting takes
+_MAX_DIGITS = 4000  # Python converts no longer integers; a longer number stays a text, which no number setting takes
 _PREFIX = "tag:yaml.org,2002:"
 
 
 def parse_yaml(text: str, origin: str) -> Any:
     """dict, list, str, int, float, bool or None. `origin` names the text in a ConfigError."""
     try:
-        # BaseLoader gives every plain scalar the tag of a string, so that a tag here was written by hand.
+        # BaseLoader gives every plain scalar the tag of a string, so any other tag was written by hand.
         node = yaml.compose(text, Loader=yaml.BaseLoader)
         return None if node is None else _value(node, origin)
     except RecursionError:
@@ -42,11 +42,11 @@ def format_yaml(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that also quotes the strings which only YAML 1.2 takes for numbers."""
+    """SafeDumper that also quotes the strings that are numbers in YAML 1.2 only."""
 
 
 def _represent_str(dumper: _Dumper, text: str) -> yaml.Node:
-    # Outside double quotes PyYAML writes these line breaks as they are and then reads them as blanks.
+    # Without double quotes PyYAML writes these line breaks unchanged and then reads blanks.
     style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
     return dumper.represent_scalar(_PREFIX + "str", text, style)
 

@@ -1,8 +1,8 @@
 """lmms prep build-shards: sources -> samples -> plan -> shards -> manifest, the whole story.
 
-Two passes. The first reads every record, makes its sample and spools it to a folder beside the output (as large as the
+Two passes. The first reads every record, makes its sample and spools it to a folder next to the output (as large as the
 output); the second, knowing all lengths, plans the packs and writes the shards. The manifest is written last and the
-folder renamed: a build is complete or it is not there.
+folder renamed: a build is complete or does not exist.
 """
 
 import os
@@ -55,8 +55,8 @@ Report = Callable[[Progress], None]
 def build_shards(config: PrepConfig, report: Report = lambda progress: None, records: Any = None) -> Manifest:
     """Build a shard folder at config.out. Raises LmmsError; then there is no folder at config.out.
 
-    report: called with how far the build is. records: instead of config.sources, or after them, records in memory: an
-    iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
+    report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
+    an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
     folder = read_model_folder(resolve_model(config.model, PREP_FILES), config.min_pixels, config.max_pixels)
     recipe = _recipe(config, folder)

@@ -5,8 +5,8 @@ falling larger share of the two budgets (then tokens, then patches, then input o
 least token space left among those that hold it, then with the least patch space left; an empty bin when none does.
 
 Bins equal in both spaces are one class and equal samples one type, so the work is per type and class touched, not per
-sample: a bin that takes a sample becomes the tightest of all and takes that type until it has no room for it, and then
-so does the next bin of its class. (BFD with a tree over the spaces: Ding et al., arXiv 2404.10830.)
+sample: a bin that takes a sample becomes the tightest of all, so the bin takes more samples of that type until the bin
+is full; then the next bin of the class does the same. (BFD with a tree over the spaces: Ding et al., arXiv 2404.10830.)
 
 BFD leaves the packs sorted by length, so they are permuted (seeded) before they get their numbers.
 """
@@ -22,7 +22,7 @@ from lmms.configs.contract.hashing import key64, permutation
 from lmms.configs.errors import BuildError
 
 ALGORITHM = "bfd/1"
-"""Stored in the manifest. Any change of the result is a new name."""
+"""Name that the manifest stores. Any change of the result needs a new name."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -69,7 +69,7 @@ class _Bins:
         self._size = 1 << seq_len.bit_length()
         self._tree = [-1] * (2 * self._size)
         self._patch_spaces: list[list[int]] = [[] for _ in range(seq_len + 1)]
-        """For each token space, the patch spaces of its bins, sorted, each once."""
+        """Patch spaces of the bins of each token space, sorted, each once."""
         self._ranges: dict[tuple[int, int], list[tuple[int, int]]] = {}
         """(token space, patch space) -> its bins, as (first, count)."""
         if num_bins:
@@ -118,8 +118,8 @@ class _Bins:
         tree, node = self._tree, self._size + token_space
         while node and tree[node] != largest:
             tree[node] = largest
-            beside = tree[node ^ 1]
-            largest = beside if beside > largest else largest
+            sibling = tree[node ^ 1]
+            largest = sibling if sibling > largest else largest
             node >>= 1
 
 

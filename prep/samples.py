@@ -1,6 +1,6 @@
-"""Record -> sample: a pack of one conversation, with its pictures' own bytes.
+"""Record -> sample: a pack of one conversation, with the bytes of its pictures.
 
-A sample has the form of the contract's Pack, so the spool between reading and writing needs no format of its own.
+A sample has the form of the contract's Pack, so the spool between reading and writing needs no other format.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from lmms.prep.sources import Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What turns a record into a sample, the same for every record of a build."""
+    """Settings that turn a record into a sample, the same for every record of a build."""
 
     limits: PackLimits
     vision: Vision | None
@@ -40,7 +40,7 @@ class _Picture:
 def make_sample(
     value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe
 ) -> tuple[Pack, tuple[str, ...]]:
-    """The sample of one raw value, and notes on what of it is not used. Raises Reject."""
+    """The sample of one raw value, and notes on the parts that are not used. Raises Reject."""
     record = parse_record(value)
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     rendered = render_record(renderer, record, [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures])

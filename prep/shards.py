@@ -1,4 +1,4 @@
-"""Packs -> shard files and their rows of packs.parquet. A shard is written by one process, whole."""
+"""Packs -> shard files and their rows of packs.parquet. One process writes a whole shard."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -6,7 +6,7 @@
     a folder with state.json      datasets.Dataset.save_to_disk
     other folders, globs          every file of a kind above in them, by name
 
-The libraries that read tables are imported where they are used: lines need neither.
+The libraries that read tables are imported where they are used: a build of JSON lines needs none of them.
 """
 
 import glob
@@ -39,9 +39,9 @@ KINDS: Mapping[str, Kind] = {
 _BOM = b"\xef\xbb\xbf"
 
 REJECTS_ENDING = ".rejects.parquet"
-"""Ending of the ledger that a build leaves beside its output when it stops for too many rejects."""
+"""Ending of the ledger that a build leaves next to its output when it stops for too many rejects."""
 OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)
-"""What a build leaves beside its output; a folder of sources that holds it does not mean it."""
+"""Endings of files that a build leaves next to its output; they are not sources."""
 
 BLANK = object()
 """The value of a line of white space: skipped, not rejected."""
@@ -52,7 +52,7 @@ class Source:
     """One input: a file, the files of a saved Hugging Face data set, or records in memory."""
 
     name: str
-    """As the user would name it; stands in the ledger, the manifest and inspect."""
+    """Name that the user gave; the ledger, the manifest and `lmms inspect` show it."""
     files: tuple[Path, ...]
     """Empty where the records are in memory."""
     kind: Kind
@@ -67,7 +67,7 @@ class Source:
 
 def find_sources(patterns: Sequence[str], media_root: str | None) -> list[Source]:
     """The sources behind paths, folders and globs, each once: in the order given, by name within a folder or glob."""
-    found: dict[Path, Source] = {}
+    sources_by_file: dict[Path, Source] = {}
     for pattern in patterns:
         is_glob = glob.has_magic(pattern) and not Path(pattern).exists()
         paths = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]  # noqa: PTH207
@@ -75,8 +75,8 @@ def find_sources(patterns: Sequence[str], media_root: str | None) -> list[Source
         if not sources:
             raise SourceError(f"{pattern}: no file of chat records there; expected {', '.join(KINDS)}")
         for source in sources:
-            found.setdefault(source.files[0].resolve(), source)
-    return list(found.values())
+            sources_by_file.setdefault(source.files[0].resolve(), source)
+    return list(sources_by_file.values())
 
 
 def memory_source(media_root: str | None) -> Source:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 _ROW_GROUP = 2**18
-"""Rows of a row group. Stated here, so that the bytes of a table do not follow a default of polars."""
+"""Rows of a row group. Set here, so that the bytes of a table do not depend on a default of polars."""
 
 
 def write_rows(path: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:

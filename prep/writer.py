@@ -1,9 +1,9 @@
-"""Packs -> a complete shard folder: shards, index, tables, and the manifest last. Every folder of ours is written here.
+"""Packs -> a complete shard folder: shards, index, tables, and the manifest last. All shard folders are made here.
 
     facts = PackFacts(model=read_model_folder(Path("Qwen2.5-VL-3B-Instruct")), seq_len=4096, max_patches=16384)
     write_packs("shards", my_packs, facts)
 
-is all that somebody with tokens of their own needs: `lmms train` and `lmms inspect` read the folder as any other.
+is all that a user with ready tokens needs: `lmms train` and `lmms inspect` read the folder as any other.
 """
 
 import hashlib
@@ -42,30 +42,30 @@ Samples = Mapping[str, npt.NDArray[np.int32] | npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackFacts:
-    """What holds for all packs of a folder and does not stand in them."""
+    """Facts about all packs of a folder that are not stored in the packs."""
 
     model: ModelFolder
-    """Whose token ids and image geometry the packs have: see read_model_folder."""
+    """The model with the token ids and image geometry of the packs: see read_model_folder."""
     seq_len: int
     """Most tokens of a pack."""
     max_patches: int = 0
     """Most vision patches of a pack; 0 where there are no images."""
     sources: Sequence[str] = ("packs",)
-    """Where the conversations come from: the names that the first column of Pack.samples counts from 0."""
+    """Names of the sources of the conversations; the first column of Pack.samples counts them from 0."""
     model_name: str = ""
-    """How the manifest names the model, where lmms looks for its tokenizer later; by default its folder."""
+    """Name of the model in the manifest, where lmms later looks for the tokenizer; by default its folder."""
     packing: str = "given"
-    """How it was decided which conversations share a pack."""
+    """Name of the rule by which conversations share a pack."""
     renderer: str = "given"
-    """What made the token ids, with its version."""
+    """Name and version of the renderer that made the token ids."""
     records: str = ""
     """Fingerprint of what was packed; by default the hash of the packs."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the user asked for: JSON values."""
+    """Settings of the user: JSON values."""
 
     @property
     def limits(self) -> PackLimits:
-        """What every pack keeps to."""
+        """Limits of every pack."""
         return pack_limits(self.seq_len, self.max_patches, self.model.vision, self.model.image_token_id)
 
 
@@ -84,11 +84,11 @@ class Account:
 def write_packs(
     out: str | Path, packs: Iterable[Pack], facts: PackFacts, *, shard_bytes: int = SHARD_BYTES
 ) -> Manifest:
-    """Write a shard folder of these packs, in this order. The folder is complete, or it is not there.
+    """Write a shard folder of these packs, in this order. The folder is complete, or does not exist.
 
     out: the folder, which must not exist.
     packs: read once; about shard_bytes of them are held in memory.
-    shard_bytes: size of a shard file at which the next one starts, up to 2 GiB.
+    shard_bytes: size of a shard file at which the next file starts, up to 2 GiB.
 
     Raises BuildError for no packs at all, for a pack that breaks the contract (see check_pack) or has a source that
     facts does not name, and where `out` exists.
@@ -97,7 +97,7 @@ def write_packs(
 
 
 def write_shards(out: str | Path, shards: Iterable[Sequence[Pack]], facts: PackFacts) -> Manifest:
-    """As write_packs, where the packs of each shard are given."""
+    """Write a shard folder as write_packs does, with the packs of each shard given."""
     written, tables, first = list[WrittenShard](), list[Samples](), 0
     with new_folder(Path(out), BuildError) as part:
         for number, packs in enumerate(shards):
@@ -115,7 +115,7 @@ def write_shards(out: str | Path, shards: Iterable[Sequence[Pack]], facts: PackF
 def write_folder(
     folder: Path, facts: PackFacts, written: Sequence[WrittenShard], samples: Samples, account: Account
 ) -> Manifest:
-    """Write what stands beside the shards: index.json, the tables, and manifest.json last.
+    """Write the files next to the shards: index.json, the tables, and manifest.json last.
 
     samples: a row for each packed conversation, in reading order.
     """
@@ -161,7 +161,7 @@ def _counts(rows: Sequence[Mapping[str, Any]], packed: int, account: Account) ->
 
 
 def _stored_bytes(pack: Pack) -> int:
-    """About what a pack takes in a shard file."""
+    """About how many bytes a pack takes in a shard file."""
     return sum(value.nbytes for value in pack.to_columns().values() if isinstance(value, np.ndarray)) + len(
         pack.media_bytes
     )

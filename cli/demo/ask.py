@@ -23,9 +23,9 @@ def ask(model: Path, folder: Path, pictures: Sequence[Picture]) -> list[dict[str
     tokenizer = Tokenizer.from_file(str(about.tokenizer_json))
     hf = AutoModelForImageTextToText.from_pretrained(model).eval()
     images = [folder / picture.image for picture in pictures]
-    # One batch a question: all its prompts have the same length, so nothing is padded.
-    found = {kind: _generate(hf, about, tokenizer, question, images) for kind, question in QUESTIONS.items()}
-    return [{kind: found[kind][i] for kind in QUESTIONS} for i in range(len(pictures))]
+    # One batch for each question: all prompts in it have the same length, so nothing is padded.
+    answers = {kind: _generate(hf, about, tokenizer, question, images) for kind, question in QUESTIONS.items()}
+    return [{kind: answers[kind][i] for kind in QUESTIONS} for i in range(len(pictures))]
 
 
 @torch.no_grad()

@@ -16,14 +16,14 @@ QUESTIONS = {"colour": "What colour is the shape?", "shape": "What shape is it?"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture, and what is true of it: kind of question -> answer."""
+    """One picture, with its right answers: kind of question -> answer."""
 
     image: str
     """Path, relative to the record file."""
     answers: dict[str, str]
 
     def record(self) -> dict[str, object]:
-        """The OpenAI-chat record: the picture, then every question in a turn of its own."""
+        """The OpenAI-chat record: the picture, then one turn for each question."""
         messages: list[dict[str, object]] = []
         for kind, answer in self.answers.items():
             text = {"type": "text", "text": QUESTIONS[kind]}

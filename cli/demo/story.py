@@ -1,4 +1,4 @@
-"""What `lmms demo` does and shows: draw, prepare, look, train, kill, resume, export, ask."""
+"""The steps of `lmms demo`: draw, prepare, look, train, kill, resume, export, ask."""
 
 import json
 import os
@@ -38,9 +38,9 @@ _THUMBNAIL, _SHOWN = 14, 5
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep what is made in this new folder; by default it is deleted.")
+        Path | None, typer.Option(metavar="DIR", help="Keep all files in this new folder; by default they are deleted.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the pictures, the order and the weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures, the order and the weights.")] = 0,
 ) -> None:
     """Show the whole way in a few minutes: draw, prepare, train, kill, resume, export, ask.
 
@@ -142,12 +142,12 @@ def _run_config(folder: Path, seed: int) -> TrainConfig:
 
 
 def _train(screen: Console, folder: Path, name: str, kill_after: int | None) -> None:
-    """`lmms train` in a process of its own, watched by its metrics; killed without warning after a step, if asked."""
+    """`lmms train` in a new process, watched by its metrics; killed without warning after step `kill_after`, if any."""
     metrics, log = folder / "run" / "metrics.jsonl", folder / f"{name}.log"
     command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(folder / "run.yaml")]
     before = _steps(metrics)
     with log.open("w") as file, ui.progress(screen, "steps") as show:
-        # One thread: so small a model is no faster with two, and far slower when they wait for a busy core.
+        # One thread: a model this small is no faster with two, and far slower when the threads wait for a busy core.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
@@ -182,11 +182,11 @@ def _ask(screen: Console, folder: Path, held_out: Sequence[Picture]) -> float:
     """Share of right answers."""
     from lmms.cli.demo.ask import ask
 
-    found = ask(folder / "model", folder, held_out)
-    _show_pictures(screen, folder, held_out, found)
+    answers_of_model = ask(folder / "model", folder, held_out)
+    _show_pictures(screen, folder, held_out, answers_of_model)
     right = 0
     for kind, question in QUESTIONS.items():
-        hits = sum(p.answers[kind] == answers[kind] for p, answers in zip(held_out, found, strict=True))
+        hits = sum(p.answers[kind] == answers[kind] for p, answers in zip(held_out, answers_of_model, strict=True))
         screen.print(f"  {question:<26} {hits} of {len(held_out)} right")
         right += hits
     return right / (len(QUESTIONS) * len(held_out))
@@ -195,7 +195,7 @@ def _ask(screen: Console, folder: Path, held_out: Sequence[Picture]) -> float:
 def _show_pictures(
     screen: Console, folder: Path, pictures: Sequence[Picture], answers: Sequence[dict[str, str]]
 ) -> None:
-    """The first pictures with what is said of them: green where it is true."""
+    """The first pictures with their answers: green if right."""
     cells = []
     for picture, said in list(zip(pictures, answers, strict=True))[:_SHOWN]:
         lines = [

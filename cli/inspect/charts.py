@@ -1,4 +1,4 @@
-"""Which numbers of a run are drawn, under which heading, and how they read: for the terminal and for the page."""
+"""The charts of a run: numbers, headings and formats, for the terminal and for the page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ class Chart:
     title: str
     unit: Unit
     series: tuple[tuple[str, str], ...]
-    """(key of metrics.jsonl, label) of each curve; the first one is the chart's in a terminal."""
+    """(key of metrics.jsonl, label) of each curve; a terminal draws the first curve."""
 
 
 CHARTS = (
@@ -58,26 +58,26 @@ _FAMILIES: tuple[tuple[str, Unit, str, str], ...] = (
     ("loss by source", "", "loss_by_source/", ""),
     ("evaluation loss by source", "", "eval_loss_by_source/", ""),
 )
-"""Title, unit, and what stands before and after the name in the keys of charts with a curve for each name."""
+"""Title, unit, and the start and end of the keys of charts with a curve for each name."""
 _SUM = "all"
 _MORE_DIGITS = 12
-"""Beyond these float64 has none."""
+"""Digits on top; float64 has no more."""
 _TOGETHER = 12
-"""Curves in one frame that eyes can tell apart."""
+"""Most curves in one frame that eyes can tell apart."""
 
 
 def charts_of(runs: Sequence[History]) -> list[Chart]:
-    """The charts for which any of these runs has a number, with the curves that have."""
+    """The charts and curves for which any of these runs has a number."""
     return _with_numbers(CHARTS, runs)
 
 
 def all_charts(runs: Sequence[History]) -> list[Chart]:
-    """These, and those with a curve for each set or source."""
+    """The charts of charts_of, and the charts with a curve for each set or source."""
     return _with_numbers([*CHARTS, *_families(runs)], runs)
 
 
 def norms_and_losses_by_name(runs: Sequence[History]) -> list[Chart]:
-    """Of parts, sets and sources: what the first curves of charts_of do not show."""
+    """Norms and losses by part, set and source, without the first curve of each chart of charts_of."""
     charts = [*(replace(chart, series=chart.series[1:]) for chart in CHARTS), *_families(runs)]
     return _with_numbers([chart for chart in charts if chart.unit == ""], runs)
 
@@ -99,11 +99,11 @@ def _families(runs: Sequence[History]) -> list[Chart]:
 
 
 def _with_numbers(charts: Sequence[Chart], runs: Sequence[History]) -> list[Chart]:
-    found = (
-        replace(chart, series=tuple(one for one in chart.series if any(has_curve(run, one[0]) for run in runs)))
+    with_curves = (
+        replace(chart, series=tuple(entry for entry in chart.series if any(has_curve(run, entry[0]) for run in runs)))
         for chart in charts
     )
-    return [chart for chart in found if chart.series]
+    return [chart for chart in with_curves if chart.series]
 
 
 def has_curve(run: History, key: str) -> bool:
@@ -112,7 +112,7 @@ def has_curve(run: History, key: str) -> bool:
 
 
 def shown_of_a_run(chart: Chart, runs: Sequence[History]) -> int:
-    """How many curves of each run are to be seen before anyone asks for more."""
+    """How many curves of each run the page shows at first."""
     if chart.series[0][1] == _SUM and len(runs) > 1 and len(chart.series) > 2:
         return 1
     curves = sum(has_curve(run, key) for run in runs for key, _ in chart.series)
@@ -120,7 +120,7 @@ def shown_of_a_run(chart: Chart, runs: Sequence[History]) -> int:
 
 
 def number(value: float, unit: Unit = "", more: int = 0) -> str:
-    """A value as a person reads it, in at most eight characters or so; `more` digits on top."""
+    """A value for people to read, in about eight characters at most; `more` digits on top."""
     if unit == "share":
         return f"{value:.{1 + more}%}"
     if unit == "bytes":
@@ -131,6 +131,6 @@ def number(value: float, unit: Unit = "", more: int = 0) -> str:
 
 
 def marks(values: Sequence[float], unit: Unit = "") -> list[str]:
-    """What stands at an axis: the values with as few digits as tell them apart."""
+    """Labels of an axis: the values with as few digits as tell them apart."""
     written = ([number(value, unit, more) for value in values] for more in range(_MORE_DIGITS))
     return next((texts for texts in written if len(set(texts)) == len(values)), [number(v, unit) for v in values])

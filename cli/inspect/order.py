@@ -1,4 +1,4 @@
-"""lmms inspect order: the steps of a run before it is trained."""
+"""lmms inspect order: the steps of a run, before the training."""
 
 import json
 from dataclasses import asdict
@@ -34,11 +34,12 @@ def order(
         list[str] | None,
         typer.Argument(
             metavar="DIR...",
-            help="Shard folders or URLs; several are mixed. Or a run's output folder, to go on from.",
+            help="Shard folders or URLs; several are mixed. Or a run's output folder, to go on from there.",
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Run file of `lmms train`, for its order. Default in a run's folder: its own.")
+        Path | None,
+        typer.Option(help="Run file of `lmms train`, for its order. Default for a run's folder: its config.yaml."),
     ] = None,
     global_batch: Annotated[
         int | None, typer.Option(metavar="G", min=1, help="Packs of a step, data.global_packs; required with shards.")
@@ -56,7 +57,7 @@ def order(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="The run's seed; 0 by default.")] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_ID", help="What is trained, if not what the shards were built for.")
+        str | None, typer.Option(metavar="DIR_OR_ID", help="The model to train, if the shards were built for another.")
     ] = None,
     freeze: Annotated[
         list[_Part] | None, typer.Option(help="A part that is not trained, as in the setting `train`; may be repeated.")
@@ -80,97 +81,97 @@ def order(
         "--freeze": [part.value for part in freeze or ()],
     }
     settings, run = order_settings(places or (), config, options, epochs)
-    seen = preview(settings, world=world, epochs=epochs, run=run)
+    view = preview(settings, world=world, epochs=epochs, run=run)
     if as_json:
-        for one in step_previews(seen):
-            typer.echo(json.dumps(asdict(one), ensure_ascii=False))
+        for step in step_previews(view):
+            typer.echo(json.dumps(asdict(step), ensure_ascii=False))
         return
     screen = ui.console()
-    screen.print(ui.facts(f"order of {counted(len(seen.order.costs), 'pack')}", _summary(seen, settings.data.workers)))
-    screen.print(_first_steps(seen))
-    screen.print(_losses(seen))
-    times = ", ".join(counted(number, "time") for number in repeats(seen.order))
-    screen.print("balance: cost of the mean rank over that of the dearest, summed over the passes of a step")
+    screen.print(ui.facts(f"order of {counted(len(view.order.costs), 'pack')}", _summary(view, settings.data.workers)))
+    screen.print(_first_steps(view))
+    screen.print(_losses(view))
+    times = ", ".join(counted(number, "time") for number in repeats(view.order))
+    screen.print("balance: cost of the mean rank over that of the most expensive, summed over the passes of a step")
     screen.print(f"lost: one pack a pass, sets repeated {times} to fill a window; in two waits: group = ranks")
 
 
-def _summary(seen: "Preview", workers: int) -> list[tuple[str, str]]:
+def _summary(view: "Preview", workers: int) -> list[tuple[str, str]]:
     from lmms.train.data.balance import straggler_loss
     from lmms.train.data.order import ORDER_VERSION
 
-    order, costs = seen.order, seen.order.costs
+    order, costs = view.order, view.order.costs
     low, high = (float(bound / costs.mean()) for bound in (costs.min(), costs.max()))
     (once, once_random), (twice, twice_random) = (
-        [straggler_loss(rows, steps, seen.world, seen.micro_packs) for steps in (seen.steps, seen.shuffled)]
-        for rows in (costs[None], seen.costs)
+        [straggler_loss(rows, steps, view.world, view.micro_packs) for steps in (view.steps, view.shuffled)]
+        for rows in (costs[None], view.costs)
     )
-    vision = seen.costs[1].sum() / costs.sum()
+    vision = view.costs[1].sum() / costs.sum()
     steps_an_epoch = len(costs) / order.global_packs
     return [
         *(
             ("shards", f"{dataset.where}: {counted(len(sidecar), 'pack')} in {counted(len(dataset.shards), 'shard')}")
-            for dataset, sidecar in zip(seen.sets.datasets, seen.sets.sidecars, strict=True)
+            for dataset, sidecar in zip(view.sets.datasets, view.sets.sidecars, strict=True)
         ),
-        *([("goes on", f"after step {seen.step:,}, {counted(seen.position, 'pack')}")] if seen.step else []),
+        *([("goes on", f"after step {view.step:,}, {counted(view.position, 'pack')}")] if view.step else []),
         ("order", f"{ORDER_VERSION}, seed {order.sets[0].seed}, groups of {order.phase.group}"),
-        ("steps", f"{len(seen.steps):,} of {counted(order.global_packs, 'pack')}; an epoch has {steps_an_epoch:,.2f}"),
+        ("steps", f"{len(view.steps):,} of {counted(order.global_packs, 'pack')}; an epoch has {steps_an_epoch:,.2f}"),
         ("cost of a pack", f"{low:.2f} to {high:.2f} of the mean; {vision:.1%} of all is the vision tower"),
-        ("lost by waiting", f"{once:.2%} on {counted(seen.world, 'rank')}, {once_random:.2%} in random order"),
+        ("lost by waiting", f"{once:.2%} on {counted(view.world, 'rank')}, {once_random:.2%} in random order"),
         ("  in two waits", f"{twice:.2%}, {twice_random:.2%} in random order: after the vision tower too"),
-        ("rank 0 reads", _reads(seen, workers)),
-        ("mix of sources", _mix(seen)),
-        ("sources", _shares(seen)),
+        ("rank 0 reads", _reads(view, workers)),
+        ("mix of sources", _mix(view)),
+        ("sources", _shares(view)),
     ]
 
 
-def _reads(seen: "Preview", workers: int) -> str:
+def _reads(view: "Preview", workers: int) -> str:
     from lmms.train.plan.preview import rank_reads
 
-    reads = rank_reads(seen.sets, seen.steps[0], 0, seen.world, seen.micro_packs)
+    reads = rank_reads(view.sets, view.steps[0], 0, view.world, view.micro_packs)
     shared = f", shared by {workers} workers" if workers > 1 else ""
     packs = f"{counted(reads.packs, 'pack')} of {counted(reads.shards, 'shard')}"
     return f"{packs} in step 1, {ui.count(reads.bytes)}B{shared}"
 
 
-def _mix(seen: "Preview") -> str:
+def _mix(view: "Preview") -> str:
     from lmms.train.data.sources import design_effects
 
-    if len(seen.sources.names) == 1:
+    if len(view.sources.names) == 1:
         return "one source"
-    found = [f"{effect:.2f} over {length}" for length, effect in design_effects(seen.sources, seen.steps).items()]
-    if not found:
+    effects = [f"{effect:.2f} over {length}" for length, effect in design_effects(view.sources, view.steps).items()]
+    if not effects:
         return "takes four steps to tell; see --epochs"
-    return f"{', '.join(found)} steps, in units of the variance that random order has"
+    return f"{', '.join(effects)} steps, in units of the variance that random order has"
 
 
-def _shares(seen: "Preview") -> str:
+def _shares(view: "Preview") -> str:
     from lmms.train.plan.preview import source_shares
 
-    shares = dict(zip(seen.sources.names, source_shares(seen).mean(axis=0).tolist(), strict=True))
+    shares = dict(zip(view.sources.names, source_shares(view).mean(axis=0).tolist(), strict=True))
     shown = sorted((name for name in shares if shares[name] >= _SHARE_SHOWN), key=lambda name: -shares[name])
     rest = f", and {len(shares) - len(shown)} of less" if len(shown) < len(shares) else ""
     return ", ".join(f"{name} {shares[name]:.1%}" for name in shown) + rest
 
 
-def _first_steps(seen: "Preview") -> Table:
+def _first_steps(view: "Preview") -> Table:
     from lmms.train.plan.preview import step_previews
 
     table = ui.columns("first steps", "step", "digest", "tokens", "balance", "random", "most tokens")
-    for one in islice(step_previews(seen), _STEPS_SHOWN):
-        source = max(one.sources, key=lambda name: one.sources[name])
-        numbers = (f"{one.step}", one.digest, f"{one.tokens:,}", f"{one.balance:.1%}", f"{one.balance_random:.1%}")
-        table.add_row(*numbers, f"{one.sources[source]:.0%} {source}")
+    for step in islice(step_previews(view), _STEPS_SHOWN):
+        source = max(step.sources, key=lambda name: step.sources[name])
+        numbers = (f"{step.step}", step.digest, f"{step.tokens:,}", f"{step.balance:.1%}", f"{step.balance_random:.1%}")
+        table.add_row(*numbers, f"{step.sources[source]:.0%} {source}")
     return table
 
 
-def _losses(seen: "Preview") -> Table:
+def _losses(view: "Preview") -> Table:
     from lmms.train.data.balance import expected_loss
 
     names = ("ranks", "packs a rank", "random", "group 1", "group = ranks", "in two waits")
     table = ui.columns("lost by waiting", *names)
     for world in _RANKS:
         for packs_a_rank in _PACKS_A_RANK:
-            alone, grouped = (expected_loss(seen.order, seen.costs, world, packs_a_rank, group) for group in (1, world))
+            alone, grouped = (expected_loss(view.order, view.costs, world, packs_a_rank, group) for group in (1, world))
             losses = (alone.random, alone.ordered, grouped.ordered, grouped.ordered_twice)
             table.add_row(f"{world}", f"{packs_a_rank}", *(f"{loss:.2%}" for loss in losses))
     return table

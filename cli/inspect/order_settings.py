@@ -1,4 +1,4 @@
-"""Whose order `lmms inspect order` shows: that of a run file, of a run that goes on, or of shards and options."""
+"""The settings for `lmms inspect order`: from a run file, a run that goes on, or shards and options."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +18,10 @@ _DATA = {"--global-batch": "global_packs", "--micro": "micro_packs", "--workers"
 def order_settings(
     places: Sequence[str], config: Path | None, options: Mapping[str, Any], epochs: int
 ) -> tuple[TrainConfig, Path | None]:
-    """The settings of the run, and its output folder if it goes on from there.
+    """The settings of the run, and its output folder if the run goes on from there.
 
-    places: shards, or the output folder of a run. config: its run file, by default the one in that folder.
-    options: what else was given, None where it was not. ConfigError for what says the same thing twice.
+    places: shards, or the output folder of a run. config: its run file, by default the file in that folder.
+    options: the other options, None if not given. ConfigError for two sources of the same setting.
     """
     run = Path(places[0]).expanduser() if places else None
     if run and not (run / "phases.json").is_file():
@@ -38,7 +38,7 @@ def order_settings(
 
 
 def _of_shards(places: Sequence[str], options: Mapping[str, Any], epochs: int) -> TrainConfig:
-    """A run of as many passes over these shards, of which each takes its packs' share of the turns."""
+    """A run of `epochs` passes over these shards, with each shard folder in proportion to its packs."""
     if not places:
         raise ConfigError("nothing is named; expected shard folders, the output folder of a run, or --config FILE")
     if options["--global-batch"] is None:

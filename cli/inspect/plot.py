@@ -11,14 +11,14 @@ _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.ui
 """The bit of each dot of a cell, by row and column."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _TAIL = 0.005
-"""The share of the values at either end that may leave the frame: one spike must not flatten a curve."""
+"""Share of the values at each end that may lie outside of the frame: one spike must not flatten a curve."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Curve:
-    """Points of ascending x, in one style. A band covers what lies between neighbours, a line joins them."""
+    """Points of ascending x, in one style. A band covers the range between neighbours, a line joins them."""
 
     x: Floats
     y: Floats
@@ -33,9 +33,9 @@ def plot(curves: Sequence[Curve], x_range: tuple[float, float], width: int, heig
     owner = np.full((height, width), -1)
     for number, curve in enumerate(curves):
         dots = _dots(curve, x_range, (low, high), 2 * width, 4 * height)
-        own = (dots.reshape(height, 4, width, 2).transpose(0, 2, 1, 3) * _DOTS).sum(axis=(2, 3)).astype(np.uint8)
-        cells = np.where(own > 0, own, cells)
-        owner = np.where(own > 0, number, owner)
+        drawn = (dots.reshape(height, 4, width, 2).transpose(0, 2, 1, 3) * _DOTS).sum(axis=(2, 3)).astype(np.uint8)
+        cells = np.where(drawn > 0, drawn, cells)
+        owner = np.where(drawn > 0, number, owner)
     rows = []
     for bits, owners in zip(cells.tolist(), owner.tolist(), strict=True):
         row = Text()

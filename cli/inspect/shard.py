@@ -1,4 +1,4 @@
-"""lmms inspect: what is in a shard folder, as the model will see it."""
+"""lmms inspect: the content of a shard folder, as the model will read it."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lmms.train.data.shards import Sidecar
 
 _PREVIEW = 1200
-"""Characters of a conversation that are shown unless its pack was asked for."""
+"""Characters of a conversation that are shown, unless the user named the pack."""
 _FAULTS_SHOWN = 20
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
@@ -36,7 +36,7 @@ def shard(
     pack: Annotated[int | None, typer.Option(help="Show this pack, whole; by default the first, shortened.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a pack, nothing else.")] = False,
     model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_ID", help="Where the tokenizer is, if not where the build had it.")
+        str | None, typer.Option(metavar="DIR_OR_ID", help="Model with the tokenizer, if the build's model has moved.")
     ] = None,
 ) -> None:
     """Show totals and histograms, then packs as decoded text with the targets in colour.
@@ -165,8 +165,8 @@ def _show_pack(
 
 
 def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") -> Text:
-    """The conversation as the model reads it: targets green, the rest plain, an image as what it is; before a target
-    the weight of its message, where that is not 1."""
+    """The conversation as the model reads it: targets green, other tokens plain, an image as a short description; a
+    weight of a message that is not 1 stands before its target."""
     targets = {(start, end): weight for start, end, weight in segment["targets"]}
     images = {(m["start"], m["end"]): m for m in segment["media"]}
     text = Text()
@@ -188,5 +188,5 @@ def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") 
 
 
 def _decoded(tokenizer: "Tokenizer", pack: "Pack", start: int, end: int) -> str:
-    """The text of some tokens; control characters, which a terminal would obey, as their pictures."""
+    """The text of some tokens, with control characters, which a terminal would obey, as visible signs."""
     return tokenizer.decode(pack.input_ids[start:end].tolist(), skip_special_tokens=False).translate(_CONTROL_PICTURES)

@@ -1,4 +1,4 @@
-"""Whether a pack keeps to the contract: asked when it is written, read for training, and verified."""
+"""Whether a pack keeps to the contract: checked when a pack is written, read for training, and verified."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT, Pack
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackLimits:
-    """What check_pack holds a pack to; all of it stands in the manifest."""
+    """The limits that check_pack checks; the manifest has all of them."""
 
     seq_len: int
     max_patches: int
@@ -29,7 +29,7 @@ def pack_limits(seq_len: int, max_patches: int, vision: Vision | None, image_tok
 
 
 def check_pack(pack: Pack, limits: PackLimits) -> list[str]:
-    """Every way in which a pack breaks the contract, as sentences; empty when it holds."""
+    """Every way in which a pack breaks the contract, as sentences; empty for a pack without fault."""
     shape_faults = _shape_faults(pack) or _segment_faults(pack)
     if shape_faults:  # nothing can be said about positions that do not exist
         return shape_faults
@@ -48,11 +48,11 @@ def _shape_faults(pack: Pack) -> list[str]:
         "sample_weights": (segments,),
         "samples": (segments, 2),
     }
-    found = {name: getattr(pack, name).shape for name in expected}
+    shapes = {name: getattr(pack, name).shape for name in expected}
     return [
-        f"{name} has shape {found[name]}, expected {shape} without a 0"
+        f"{name} has shape {shapes[name]}, expected {shape} without a 0"
         for name, shape in expected.items()
-        if found[name] != shape or min(shape) < 1
+        if shapes[name] != shape or min(shape) < 1
     ]
 
 

@@ -1,6 +1,6 @@
-"""The families of models, and what settings, prep and train all need of each: its parts, and what stands for media.
+"""The families of models, and what settings, prep and train all need of each family: parts and media placeholders.
 
-What only one side needs of a family is in prep/render/families/ or train/families/, under the same name.
+Facts that only prep or only train needs are in prep/render/families/ and train/families/, under the same name.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from lmms.configs.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FamilyFacts:
-    """What is known of a family without its template or its modules."""
+    """Facts about a family that need neither its template nor its modules."""
 
     parts: tuple[str, ...]
-    """The parts of its models, by which settings may differ and gradients are watched, in the order of tables."""
+    """The parts of the models, in the order of tables; settings may differ and gradients are watched by part."""
     placeholders: Mapping[str, str]
     """Kind of media -> the special token that stands for each piece of it. Other kinds cannot be read."""
 
@@ -29,11 +29,11 @@ FAMILIES: Mapping[str, FamilyFacts] = {
     "qwen2_5_vl": _IMAGES,
     "qwen3_vl": _IMAGES,
 }
-"""By the model_type of config.json: Qwen2.5, Qwen3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
+"""model_type of config.json -> facts: Qwen2.5, Qwen3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
 
 
 def family_facts(model_type: object, place: object) -> FamilyFacts:
-    """The facts of a family. place: where the model_type was read, for the ModelError about one that is not known."""
+    """The facts of a family. place: the file with the model_type, for the ModelError about an unknown family."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ModelError(f"{place}: model_type {model_type!r} is not supported; expected one of {known}")

@@ -1,6 +1,6 @@
-"""Image size -> resized size -> grid -> tokens. The only place that knows this rule.
+"""Image size -> resized size -> grid -> tokens. No other module knows this rule.
 
-The rule is `smart_resize` of the Qwen processors (transformers, models/qwen2_vl/image_processing_qwen2_vl.py): sides
+The rule is `smart_resize` of the Qwen processors (transformers, models/qwen2_vl): sides
 are multiples of patch_size * merge_size, the area lies between min_pixels and max_pixels, the aspect ratio changes as
 little as that allows. Python's round (half to even) is part of it.
 """

@@ -1,6 +1,6 @@
 """Randomness that never changes: a 64-bit counter hash, in integers only.
 
-NumPy does not promise the streams of its generators across versions, and an order of packs has to outlive an upgrade.
+NumPy's generators may change between versions, but an order of packs must stay the same after an upgrade.
 The key is the hash of a whole tuple: with seed + epoch, (seed 0, epoch 1) would be (seed 1, epoch 0).
 The mixer is fmix64 of MurmurHash3 (Appleby, public domain); the counter's stride is the golden ratio, as in SplitMix64.
 """

@@ -7,11 +7,11 @@ FORMATS = (
     *("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "CUR"),
     *("JPEG2000", "PPM", "PSD", "DDS", "ICNS", "QOI", "PCX", "SGI", "SUN"),
 )
-"""Formats read, by Pillow's names. Left out of what Pillow opens: those without a signature (TGA and older), those
-that start a program (EPS), and those of which it reads the header only (HDF5, MPEG)."""
+"""Formats that are read, by Pillow's names. Left out: formats without a signature (TGA and older), formats that start a
+program (EPS), and formats of which Pillow reads the header only (HDF5, MPEG)."""
 
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
     *(LookupError, TypeError, RuntimeError, ArithmeticError),
 )
-"""What damaged bytes raise in Pillow, or in a walk that meets the end of the file."""
+"""The errors of damaged bytes, in Pillow or in a walk that meets the end of the file."""

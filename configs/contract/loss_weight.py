@@ -1,7 +1,7 @@
-"""What a target token counts in the loss: by its message's weight, its record's, and the rule that a run chooses.
+"""What a target token counts in the loss: by the weights of its message and record, and by the rule of the run.
 
-prep sums these weights over every pack, training gives each token its own: one page for both. All in float64, and by
-operations that IEEE 754 fixes to the last bit, so that the sidecar is the same on every machine.
+prep sums these weights over every pack, and training gives each token its weight: one module for both. All in float64,
+and by operations that IEEE 754 fixes to the last bit, so that the sidecar is the same on every machine.
 """
 
 import math
@@ -29,7 +29,7 @@ _DIVISORS: Mapping[LossWeight, Callable[[npt.NDArray[np.float64]], npt.NDArray[n
     "conversation": np.positive,
     "sqrt": np.sqrt,
 }
-"""Of M."""
+"""What the sum M is divided by."""
 
 
 def span_weights(pack: Pack, loss_weight: LossWeight) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""manifest.json: written last, so its presence means that the build is complete; read first, so nothing is guessed.
+"""manifest.json: written last, so its presence means that the build is complete; read first, before any other file.
 
 The manifest names the hash of every table and of index.json, index.json the hash of every shard, and the sidecar the
 hash of every pack. `open_dataset` compares sizes (cheap, on every start); `lmms inspect verify` compares everything.
@@ -28,7 +28,7 @@ TABLE_NAMES = (PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """All that holds for a shard folder as a whole. Same input, same bytes: no times, no host, no number of workers."""
+    """Facts about a whole shard folder. Same input, same bytes: no times, no host, no number of workers."""
 
     contract: int
     family: str
@@ -45,11 +45,11 @@ class Manifest:
     rejects: dict[str, int]
     """reason -> records."""
     notes: dict[str, int]
-    """What was read but not used, by name -> records: an unknown column, reasoning the template has no place for."""
+    """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out."""
     sources: tuple[dict[str, Any], ...]
     """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
     settings: dict[str, Any]
-    """What the user asked for (PrepConfig without what does not change the result)."""
+    """The user's PrepConfig, without settings that do not change the result."""
     files: dict[str, dict[str, Any]]
     """name -> {bytes, xxh3} of index.json and the tables."""
 
@@ -60,7 +60,7 @@ class Manifest:
 
     @property
     def limits(self) -> PackLimits:
-        """What every pack of this folder keeps to."""
+        """Limits of every pack of this folder."""
         return pack_limits(self.seq_len, self.max_patches, self.vision, self.image_token_id)
 
 
@@ -72,7 +72,7 @@ class Dataset:
     manifest: Manifest
     shards: tuple[ShardFile, ...]
     cache: Cache | None = None
-    """For its shards, where they are not on this node."""
+    """Cache for the shards of a URL; None for a folder."""
 
     @property
     def where(self) -> str:
@@ -81,7 +81,7 @@ class Dataset:
 
     @property
     def index_hash(self) -> str:
-        """What a data set is: its index names the hash of every shard."""
+        """Identity of a data set: the hash of the index, which names the hash of every shard."""
         return str(self.manifest.files[INDEX_NAME]["xxh3"])
 
 
@@ -96,14 +96,14 @@ def data_entry(data: bytes) -> dict[str, Any]:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write manifest.json so that it is there whole or not at all. The checksum covers everything but itself."""
+    """Write manifest.json, whole or not at all. The checksum covers all other fields."""
     body = asdict(manifest)
     text = json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True, ensure_ascii=False)
     write_whole(folder / MANIFEST_NAME, text + "\n")
 
 
 def read_manifest(store: Store) -> Manifest:
-    """The manifest of a shard folder; DatasetError when it is missing, damaged or of another contract."""
+    """The manifest of a shard folder; DatasetError for a manifest that is missing, damaged or of another contract."""
     path = f"{store.where}/{MANIFEST_NAME}"
     data = store.read(MANIFEST_NAME)
     try:
@@ -125,10 +125,10 @@ def read_manifest(store: Store) -> Manifest:
 def open_dataset(where: str | Path, *, cache: Cache | None = None, retry_s: float = 120.0) -> Dataset:
     """A complete shard folder: manifest, contract, columns, and the size of every file are as stated.
 
-    where: folder or URL, see configs/stores. Of a store without a list of its files only manifest and index are
+    where: folder or URL, see configs/stores. In a store without a list of files, only manifest and index are
     checked here.
-    cache: for the shards of a URL. ConfigError if it is too small for one.
-    retry_s: seconds for which a store that fails is asked again.
+    cache: for the shards of a URL. ConfigError if the cache is too small for one shard.
+    retry_s: seconds for which a failing store is asked again.
     """
     store = open_store(where, retry_s)
     manifest = read_manifest(store)
@@ -143,8 +143,8 @@ def open_dataset(where: str | Path, *, cache: Cache | None = None, retry_s: floa
     for shard in shards:
         path = f"{store.where}/{shard.name}"
         if dict(shard.columns) != dict(COLUMNS):
-            found = ", ".join(f"{name} {encoding}" for name, encoding in shard.columns)
-            raise DatasetError(f"{path}: columns {found}; expected contract {CONTRACT_VERSION}")
+            columns = ", ".join(f"{name} {encoding}" for name, encoding in shard.columns)
+            raise DatasetError(f"{path}: columns {columns}; expected contract {CONTRACT_VERSION}")
         if sizes is not None:
             _check_size(path, sizes.get(shard.name), shard.bytes)
     if isinstance(store, LocalStore):

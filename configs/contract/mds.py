@@ -5,7 +5,7 @@
     index.json   {"version": 2, "shards": [{columns, hashes, raw_data: {basename, bytes, hashes}, samples, ...}]}
 
 Source: mosaicml-streaming 0.13, streaming/base/format/mds/{writer,reader,encodings}.py. Integers are little-endian.
-tests/configs/contract/test_mds.py holds both directions against that library.
+The tests compare both directions with that library.
 """
 
 import json
@@ -25,17 +25,17 @@ from lmms.configs.errors import DatasetError
 HASH = "xxh3_64"
 INDEX_NAME = "index.json"
 MAX_SHARD_BYTES = 2**32 - 1
-"""Offsets are uint32: a larger file would wrap them without a word."""
+"""Offsets are uint32: in a larger file they would wrap without an error."""
 
 _Decode = Callable[[bytes, int, int], Any]
 """(sample, start, end of a column in it) -> value."""
 _SHAPES = tuple(struct.Struct("<" + (head >> 2) * "BHIQ"[head & 3]) for head in range(256))
-"""How the shape of an array is stored, by the byte before it."""
+"""Layout of a stored array shape, by the byte before the shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """One shard as index.json names it."""
+    """One shard, as an entry of index.json."""
 
     name: str
     bytes: int
@@ -45,7 +45,7 @@ class ShardFile:
 
 
 def column_size(encoding: str) -> int | None:
-    """Bytes of a fixed-size column, None for one of variable size."""
+    """Bytes of a fixed-size column, None for a column of variable size."""
     kind, *args = encoding.split(":")
     if kind == "int":
         return 8
@@ -129,7 +129,7 @@ def index_json(columns: Mapping[str, str], shards: Sequence[ShardFile]) -> bytes
 
 
 def read_index(data: bytes, place: str) -> list[ShardFile]:
-    """The shards of an index.json, checked for shape but not against the files. `place` names it in errors."""
+    """The shards of an index.json, checked for shape but not against the files. `place` names the file in errors."""
     try:
         index = json.loads(data)
         if index["version"] != 2:
@@ -184,7 +184,7 @@ def _encode_array(encoding: str, array: npt.NDArray[Any], args: list[str]) -> by
 
 @lru_cache
 def _layout(columns: tuple[tuple[str, str], ...]) -> tuple[list[tuple[str, _Decode, int | None]], struct.Struct]:
-    """Name, decoder and fixed size of each column in the order stored; the sizes that stand before them."""
+    """Name, decoder and fixed size of each column in the order stored; the struct of the sizes before the columns."""
     layout = [(name, _decoder(encoding), column_size(encoding)) for name, encoding in sorted(columns)]
     return layout, struct.Struct(f"<{sum(size is None for *_, size in layout)}I")
 

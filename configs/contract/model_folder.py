@@ -1,7 +1,7 @@
 """What a Hugging Face model folder says about records and pixels: family, tokenizer, template, processor settings.
 
 Plain JSON reading: neither transformers nor torch is needed to prepare shards. The fingerprints are what a manifest
-stores and `lmms train` compares, so a model folder that was saved again with the same content still fits.
+stores and `lmms train` compares, so a model folder still fits after it is saved again with the same content.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ _PIXEL_SETTINGS = {
     "resample": 3,
     "rescale_factor": 1 / 255,
 }
-"""What every Qwen processor does, and training too; 3 is bicubic."""
-_DEFAULT_MIN_PIXELS, _DEFAULT_MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of Qwen2VLImageProcessor, where the file is silent
+"""The settings of every Qwen processor, and of training; 3 is bicubic."""
+_DEFAULT_MIN_PIXELS, _DEFAULT_MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of Qwen2VLImageProcessor, if the file has none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,20 +38,20 @@ class ModelFolder:
     tokenizer_json: Path
     chat_template: str
     special_tokens: Mapping[str, str]
-    """Names that the template may use (bos_token, eos_token, pad_token, ...) -> token."""
+    """Name in the template (bos_token, eos_token, pad_token, ...) -> token."""
     vision: Vision | None
     image_token_id: int | None
     tokenizer_fingerprint: str
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """tokenizer, template and vision: what the ids, grids and pixels of a shard depend on."""
+        """Hashes of tokenizer, template and vision, on which the ids, grids and pixels of a shard depend."""
         vision = _digest(json.dumps(asdict(self.vision), sort_keys=True)) if self.vision else ""
         return {"tokenizer": self.tokenizer_fingerprint, "template": _digest(self.chat_template), "vision": vision}
 
 
 def resolve_model(model: str, patterns: Sequence[str]) -> Path:
-    """The local folder of a model: itself if it is one, else the hub snapshot of that id (only files of `patterns`)."""
+    """The folder of a model: `model` itself if it is a folder, else the hub snapshot (only files of `patterns`)."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -134,7 +134,7 @@ def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any
 
 
 def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_vision: bool) -> str:
-    """Where transformers looks: chat_template.json, which tokenizers do not read; the .jinja; tokenizer_config.json."""
+    """The template, from the file that transformers takes: chat_template.json, the .jinja or tokenizer_config.json."""
     legacy, jinja = path / "chat_template.json", path / "chat_template.jinja"
     if has_vision and legacy.is_file():
         template = _read_json(legacy).get("chat_template")
@@ -160,7 +160,7 @@ def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tokenizer_fingerprint(path: Path, tokenizer: Mapping[str, Any]) -> str:
-    """Digest of what decides the ids, the same when another version of transformers or tokenizers saves the file again.
+    """Digest of all that decides the ids; equal if another version of transformers or tokenizers saves the file again.
 
     Versions differ in how they write merges ("a b" or ["a", "b"]), in which unset options they name, and in
     trim_offsets, which moves no id.

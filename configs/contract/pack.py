@@ -6,8 +6,8 @@ A pack is one training sequence: whole conversations, end to end. Positions are 
     input_ids       ndarray:int32   [tokens]        token ids, image placeholders expanded
     cu_seqlens      ndarray:int32   [segments + 1]  0, end of segment 0, ..., tokens; a segment is one conversation
     targets         ndarray:int32   [spans, 2]      [start, end) of tokens to predict; never a segment's first token
-    target_weights  ndarray:float64 [spans]         weight of the message that the span is of: of each target token
-    sample_weights  ndarray:float64 [segments]      weight of the record that the conversation is
+    target_weights  ndarray:float64 [spans]         weight of the span's message, for each of its target tokens
+    sample_weights  ndarray:float64 [segments]      weight of the conversation's record
     samples         ndarray:int64   [segments, 2]   (index into manifest.sources, row in that source)
     media           json            list            {kind, start, end, size [w, h], grid_thw [t, h, w], bytes}, in order
     media_bytes     bytes                           the media's own encoded bytes, one after the other
@@ -15,7 +15,7 @@ A pack is one training sequence: whole conversations, end to end. Positions are 
 Plain MDS encodings only, so that any MDS reader decodes every column. MDS refuses empty arrays: a pack always has
 tokens, a segment and a target, and what may be empty is json or bytes.
 
-What a target counts in the loss follows from both weights: see loss_weight.py.
+What a target counts in the loss follows from both weights: see LossWeight.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from lmms.configs.contract.geometry import grid_patches
 CONTRACT_VERSION = 3
 
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12
-"""Of a weight that is not 0: a product of two is summed in float32 without overflow."""
+"""Bounds of a weight above 0: sums of products of two weights do not overflow in float32."""
 
 COLUMNS: Mapping[str, str] = {
     "input_ids": "ndarray:int32",
@@ -50,13 +50,13 @@ PACK_TABLE: Mapping[str, str] = {
     "xxh3": "uint64",  # of those bytes
     "tokens": "int32",
     "target_tokens": "int32",
-    "target_weight": "float64",  # sum over target tokens: the pack's part of the loss denominator, and so are these:
-    "conversation_weight": "float64",  # where every conversation counts alike
-    "sqrt_weight": "float64",  # where it counts by the square root of its length; see loss_weight.py
+    "target_weight": "float64",  # sum over target tokens: the pack's part of the loss denominator; the next two too:
+    "conversation_weight": "float64",  # if every conversation counts alike
+    "sqrt_weight": "float64",  # if a conversation counts by the square root of its length; see LossWeight
     "segments": "int32",
     "sum_squared_lengths": "int64",  # over segments: the cost of attention
     "patches": "int32",
-    "sum_squared_patches": "int64",  # over images (frames, where they move): the cost of attention in the vision tower
+    "sum_squared_patches": "int64",  # over images (frames of videos): the cost of attention in the vision tower
     "media": "int32",
     "source_ids": "list<int32>",
     "source_tokens": "list<int32>",  # tokens of each of source_ids
@@ -161,7 +161,7 @@ class Pack:
 
     @property
     def sum_squared_patches(self) -> int:
-        """Over images: the vision tower's attention stays within one (within a frame, where it moves)."""
+        """Sum over images (frames of videos) of squared patches: the tower's attention stays within one image."""
         return sum(t * (h * w) ** 2 for t, h, w in (m.grid_thw for m in self.media))
 
 

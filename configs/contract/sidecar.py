@@ -1,4 +1,4 @@
-"""A pack -> what packs.parquet says of it: made when a pack is written, made again when a folder is verified."""
+"""A pack -> its row of packs.parquet: made when a pack is written, made again when a folder is verified."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lmms.configs.contract.loss_weight import total_weights
 from lmms.configs.contract.pack import Pack
 
 PLACE_COLUMNS = ("shard", "offset", "bytes", "xxh3")
-"""The columns of PACK_TABLE that say where a pack is stored. The others follow from the pack: see pack_row."""
+"""The columns of PACK_TABLE that say where a pack is stored. The other columns follow from the pack: see pack_row."""
 
 
 def pack_row(pack: Pack) -> dict[str, Any]:

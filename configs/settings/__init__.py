@@ -1,1 +1,1 @@
-"""What a user may set: one file a section of the YAML."""
+"""Settings of a user: one module for each section of the YAML."""

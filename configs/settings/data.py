@@ -14,7 +14,7 @@ Amount = Annotated[float, Range(above=0)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShareConfig:
-    """One set of shards of a mixture, and how much of it there is: by weight, tokens or epochs, the same for all."""
+    """One set of shards of a mixture, and its amount: weight, tokens or epochs, the same kind for all sets."""
 
     shards: str
     """Folder or URL of one shard folder."""
@@ -38,21 +38,21 @@ class DataConfig:
     mixture: tuple[ShareConfig, ...] = ()
     """Several sets of shards instead of one: a list of {shards, weight | tokens | epochs}."""
     global_packs: Packs = 8
-    """Packs of an optimizer step, over all ranks and micro-steps; no ranks have to divide it."""
+    """Packs of an optimizer step, over all ranks and micro-steps; need not be a multiple of the ranks."""
     group_packs: Packs = 1
-    """Neighbours in the order that cost alike: the number of ranks, if packs differ much; see `lmms inspect order`."""
+    """Neighbours in the order with about equal cost: the number of ranks, if packs differ much; see `inspect order`."""
     micro_packs: Packs = 1
-    """Packs of a forward pass on one rank; the rest of a rank's share is accumulated."""
+    """Packs of one forward pass on one rank; the passes of a step are accumulated."""
     workers: Annotated[int, Range(0, 1024)] = 2
-    """Loader processes a rank; 0 loads in the training process. The order does not depend on it."""
+    """Loader processes a rank; 0 loads in the training process. Any number gives the same order."""
     on_bad_media: Literal["stop", "mask"] = "stop"
     """An image that fails at training: stop with its record's name, or train its conversation with weight 0."""
     cache: str | None = None
-    """Folder on this node for shards read from a URL; runs may share it. Default: packs are read where they are."""
+    """Folder on this node for shards read from a URL; runs may share it. Default: packs are read from the URL."""
     cache_gb: Annotated[float, Range(0)] = 200.0
     """Size of the cache, in 1e9 bytes; shards whose next use is furthest go first."""
     retry_s: Annotated[float, Range(0, MOST_SECONDS)] = 120.0
-    """Seconds for which a store that fails is asked again before the run stops."""
+    """Seconds for which a failing store is asked again before the run stops."""
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -60,7 +60,7 @@ class DataConfig:
 
     @property
     def shares(self) -> tuple[ShareConfig, ...]:
-        """The sets of a run: those of its mixture, or its only one."""
+        """The sets of a run: the sets of its mixture, or its only set."""
         return self.mixture if self.shards is None else (ShareConfig(shards=self.shards, weight=1.0),)
 
 

@@ -11,14 +11,14 @@ Attention = Literal["varlen", "flash-attn-2", "flash-attn-3", "flash-attn-4", "s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelsConfig:
-    """Which kernels the model runs on. What is chosen is said at start; what is asked for and cannot be used stops."""
+    """Which kernels the model runs on. A run names its kernels at start; a kernel that cannot be used is an error."""
 
     attention: Literal["auto", Attention] = "auto"
     """varlen (in torch), flash-attn-2, -3, -4 (packages), or sdpa, which is slow; auto: varlen, on a CPU sdpa."""
     liger: Literal["auto", "on", "off"] = "auto"
-    """Liger's norms, MLPs and rotations; auto: on a GPU where it is installed and blocks are not compiled."""
+    """Liger's norms, MLPs and rotations; auto: on a GPU with Liger installed, unless blocks are compiled."""
     compile: bool = False
-    """Compile each block. Batches are then padded to a few shapes, so that it happens in the first steps alone."""
+    """Compile each block. Batches are then padded to a few shapes, so that only the first steps compile."""
 
     def __post_init__(self) -> None:
         check_fields(self, "kernels")

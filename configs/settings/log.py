@@ -1,4 +1,4 @@
-"""Where a run can be watched besides metrics.jsonl, which is always written."""
+"""Boards for watching a run, besides metrics.jsonl, which is always written."""
 
 import os
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class LogConfig:
     wandb: str | None = None
     """Also log to this wandb project; needs the extra lmms[wandb]."""
     wandb_name: str | None = None
-    """Name of the run there. Default: that of the output folder."""
+    """Name of the run in wandb. Default: the name of the output folder."""
     wandb_mode: Literal["online", "offline"] | None = None
-    """offline: into output/wandb, without network; `wandb sync` sends it later. Default: what the environment's
-    WANDB_MODE says, else online."""
+    """offline: into output/wandb, without network; `wandb sync` sends the run later. Default: the WANDB_MODE of the
+    environment, else online."""
 
     def __post_init__(self) -> None:
         check_fields(self, "log")

@@ -1,4 +1,4 @@
-"""LoRA: what is added to the linear layers of the parts that `train` sets to lora."""
+"""LoRA: additions to the linear layers of the parts that `train` sets to lora."""
 
 import re
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ class LoraConfig:
     rank: Annotated[int, Range(1)] = 16
     """Width of each pair of matrices."""
     alpha: Annotated[int, Range(1)] = 32
-    """What the pairs add is multiplied with alpha / rank."""
+    """The addition of each pair is multiplied by alpha / rank."""
     dropout: Annotated[float, Range(0, below=1)] = 0.0
     """Share of a pair's inputs that training sets to 0."""
     bias: Literal["none", "all", "lora_only"] = "none"
-    """Biases that are trained too: of all that `train` sets to lora, or of the layers with LoRA."""
+    """Biases that are trained too: all biases in what `train` sets to lora, or those of the layers with LoRA."""
     targets: tuple[str, ...] = (ALL_LINEAR,)
     """Layers that get LoRA, by the last parts of their names ([q_proj, mlp.up_proj]); all-linear: all but the head."""
     target_regex: str | None = None
-    """Instead of targets: a pattern that is searched for in the names of linear layers."""
+    """Instead of targets: a pattern to search for in the names of linear layers."""
     modules_to_save: tuple[str, ...] = ()
-    """Modules of the same parts that are trained in full instead, by the last parts of their names; of a container,
-    all that it holds."""
+    """Modules of the same parts that are trained in full instead, by the last parts of their names; for a container,
+    all modules in it."""
 
     def __post_init__(self) -> None:
         check_fields(self, "lora")

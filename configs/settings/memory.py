@@ -1,4 +1,4 @@
-"""What is kept for backward, and where: the section `memory` of a run file."""
+"""Values kept for backward, and the place for them: the section `memory` of a run file."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,28 +8,28 @@ from lmms.configs.ranges import Range
 from lmms.configs.typed import check_fields
 
 Recompute = Literal["none", "elementwise", "full"]
-"""What backward computes again of a block instead of finding it kept."""
+"""Values of a block that backward computes again instead of keeping them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """What of a forward pass is kept for backward, and where. Whatever is set, a run computes the same."""
+    """Values of a forward pass kept for backward, and the place for them. These settings do not change its results."""
 
     recompute: Recompute = "full"
     """What backward computes again of each block: nothing (none), all but matrix products and attention (elementwise),
     or everything, from the block's inputs (full)."""
     recompute_vision: Recompute | None = None
-    """The same of the vision tower's blocks. Default: as recompute."""
+    """The same for the vision tower's blocks. Default: as recompute."""
     offload_activations_gb: Annotated[float, Range(0)] = 0.0
-    """GB (1e9) of pinned main memory, a rank, for what blocks keep, first those that wait longest. 0: none. With
-    recompute: elementwise only where blocks are compiled (kernels.compile)."""
+    """GB (1e9) of pinned main memory a rank for the values that blocks keep, first those that wait longest. 0: none.
+    With recompute: elementwise only if blocks are compiled (kernels.compile)."""
 
     def __post_init__(self) -> None:
         check_fields(self, "memory")
 
     @property
     def vision(self) -> Recompute:
-        """What is computed again of the vision tower's blocks."""
+        """Values of the vision tower's blocks that backward computes again."""
         return self.recompute_vision or self.recompute
 
     @property
@@ -39,7 +39,7 @@ class MemoryConfig:
 
 
 def check_activations(offload_bytes: int, device: str) -> None:
-    """ConfigError for activations that are to leave a device which has no memory of its own."""
+    """ConfigError for activations that are to leave a device without separate memory."""
     if offload_bytes and device != "cuda":
         raise ConfigError(
             f"memory.offload_activations_gb is {offload_bytes / 1e9:g}, but this run is on {device}, whose memory is"
@@ -48,7 +48,7 @@ def check_activations(offload_bytes: int, device: str) -> None:
 
 
 def check_recompute(memory: MemoryConfig, compiled: bool) -> None:
-    """ConfigError for results of an uncompiled block that torch would keep where they cannot leave the device."""
+    """ConfigError for offloading with elementwise and uncompiled blocks, whose kept values cannot leave the device."""
     settings = {"memory.recompute": memory.recompute, "memory.recompute_vision": memory.vision}
     name = next((name for name, value in settings.items() if value == "elementwise"), None)
     if memory.offload_bytes and name and not compiled:

@@ -9,7 +9,7 @@ from lmms.configs.ranges import Range
 from lmms.configs.typed import check_fields
 
 OptimName = Literal["adamw", "adamw-bf16", "adamw-8bit", "muon"]
-"""How weights are updated, see train/optim/rules.py."""
+"""Names of the optimizers."""
 MOMENTUM = 0.95
 Averaging = Annotated[float, Range(0, below=1)]
 Share = Annotated[float, Range(0, 1)]
@@ -37,11 +37,11 @@ class OptimConfig:
     max_grad_norm: Annotated[float, Range(above=0)] = 1.0
     """Gradients are clipped to this global norm."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """Shape of the decay after the warm-up; wsd: none (stable) but for a linear one at the end."""
+    """Shape of the decay after the warm-up; wsd: constant (stable), with a linear decay at the end."""
     warmup_steps: Annotated[int, Range(0)] | None = None
     """Steps of linear warm-up from 0. Default: warmup_ratio says how many."""
     warmup_ratio: Share = 0.0
-    """The same as a share of the run's steps, rounded up."""
+    """Warm-up as a share of the run's steps, rounded up."""
     decay_ratio: Share = 0.1
     """Share of the run's steps in which wsd decays."""
     min_lr_ratio: Share = 0.0

@@ -11,19 +11,19 @@ from lmms.configs.words import counted
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
-    """How ranks share the work. Whatever is set, a run computes the same."""
+    """How ranks share the work. These settings do not change the results of a run."""
 
     sequence: Annotated[int, Range(1)] = 1
-    """Ranks, best of one node, that train on the same packs, each on a run of the tokens: for packs of 64k and more."""
+    """Ranks, best of one node, that share the tokens of the same packs: for packs of 64k tokens and more."""
     replicate: Annotated[int, Range(1)] = 1
-    """Copies of the weights, each sharded over ranks / replicate of them, best those of one node: less traffic between
-    nodes, more memory."""
+    """Copies of the weights, each sharded over ranks / replicate ranks, best of one node: less traffic between nodes,
+    more memory."""
     reshard: bool = True
-    """Give a block's gathered weights back after its forward and gather them again in backward; false: less traffic,
-    and all weights are gathered at once."""
+    """Free a block's gathered weights after its forward and gather them again in backward; false: less traffic, but all
+    gathered weights stay in memory at once."""
     offload: bool = False
-    """On GPUs: keep weights, gradients and averages in main memory and update them there; a block's weights are
-    brought when it runs."""
+    """On GPUs: keep weights, gradients and averages in main memory and update them there; a block's weights come to the
+    GPU when the block runs."""
 
     def __post_init__(self) -> None:
         check_fields(self, "parallel")
@@ -41,7 +41,7 @@ def check_ranks(sequence: int, replicate: int, ranks: int) -> None:
 
 
 def check_offload(offload: bool, device: str) -> None:
-    """ConfigError for offload on a device that has no memory of its own."""
+    """ConfigError for offload on a device without separate memory."""
     if offload and device == "cpu":
         raise ConfigError(
             "parallel.offload is true, but the device is the CPU, whose weights are in main memory anyway; it is for"
@@ -50,7 +50,7 @@ def check_offload(offload: bool, device: str) -> None:
 
 
 def check_sequence_heads(sequence: int, heads: int) -> None:
-    """ConfigError unless a model's attention heads can be dealt out to `sequence` ranks, as many to each."""
+    """ConfigError unless each of `sequence` ranks can get the same number of a model's attention heads."""
     if heads % sequence:
         raise ConfigError(
             f"parallel.sequence is {sequence}, but the model has {heads} attention heads, not a multiple of it; set"
@@ -59,5 +59,5 @@ def check_sequence_heads(sequence: int, heads: int) -> None:
 
 
 def divisors(number: int) -> list[int]:
-    """In ascending order, 1 and the number itself included."""
+    """Divisors of a number in ascending order, with 1 and the number itself."""
     return [i for i in range(1, number + 1) if number % i == 0]

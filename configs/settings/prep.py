@@ -1,4 +1,4 @@
-"""What a user may set for `lmms prep build-shards`: frozen, checked once."""
+"""Settings of `lmms prep build-shards`: frozen, checked once."""
 
 import os
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Positive = Annotated[int, Range(1)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepConfig:
-    """One build. The doc string under a field is its help text, on the command line too."""
+    """One build. The docstring under a field is its help text, on the command line too."""
 
     sources: tuple[str, ...] = ()
     """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders."""
@@ -25,7 +25,7 @@ class PrepConfig:
     out: str
     """Folder to write; must not exist."""
     media_root: str | None = None
-    """Folder that image paths are relative to and may not leave; by default the record file's own folder."""
+    """Folder that image paths are relative to and may not leave; by default the folder of the record file."""
     min_pixels: Positive | None = None
     """Smallest image area after the resize, in pixels; by default the processor's."""
     max_pixels: Positive | None = None
@@ -41,13 +41,13 @@ class PrepConfig:
     seed: int = 0
     """Decides the order of packs in the shards."""
     shard_bytes: Annotated[int, Range(2**20, 2**31)] = 128 * 2**20
-    """Size of a shard file at which the next one starts."""
+    """Size of a shard file at which the next file starts."""
     workers: Positive = field(
         default_factory=lambda: (
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
     )
-    """Processes that render and write; the result does not depend on it. Default: one a core."""
+    """Processes that render and write; any number gives the same result. Default: one for each core."""
 
     def __post_init__(self) -> None:
         check_fields(self)

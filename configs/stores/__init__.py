@@ -1,1 +1,1 @@
-"""Where shards are: a folder, or a URL that is read by ranges."""
+"""Stores of shards: a folder, or a URL that is read by ranges."""

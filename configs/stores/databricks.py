@@ -1,6 +1,7 @@
 """Databricks' files as a file system of fsspec: volumes (dbfs:/Volumes/...) and the older DBFS (dbfs:/...).
 
-The file system that fsspec has reads no volumes, and logs in by a token alone; Databricks' library knows every way.
+fsspec's own file system for Databricks reads no volumes and logs in by a token only. Databricks' library knows every
+way to log in.
 """
 
 import logging
@@ -12,14 +13,14 @@ import requests
 from databricks.sdk.core import Config
 from fsspec import AbstractFileSystem
 
-logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # it warns of each address that it tries in vain
+logging.getLogger("databricks.sdk").setLevel(logging.ERROR)  # the library warns of each address that does not answer
 
 _DBFS_BYTES = 2**20
 """Most bytes of one answer of the older DBFS."""
 
 
 class Databricks(AbstractFileSystem):  # type: ignore[misc]
-    """Logged in as Databricks' library is: DATABRICKS_HOST and _TOKEN, ~/.databrickscfg, or as the cluster is."""
+    """The login is that of Databricks' library: DATABRICKS_HOST and _TOKEN, ~/.databrickscfg, or the cluster's."""
 
     def __init__(self, request_s: float, **options: Any) -> None:
         super().__init__(**options)
@@ -56,7 +57,7 @@ class Databricks(AbstractFileSystem):  # type: ignore[misc]
         return b64decode(answer.get("data", ""))
 
     def _ask(self, what: str, query: dict[str, Any], headers: dict[str, str] | None = None) -> requests.Response:
-        """FileNotFoundError for what is not there, requests' errors for all else that fails."""
+        """The answer to one request. FileNotFoundError for a missing file, requests' errors for all other failures."""
         answer = self._session.get(
             f"{self._config.host}/api/2.0/{what}",
             params=query,

@@ -7,18 +7,18 @@ from urllib.parse import unquote, urlsplit
 from fsspec import AbstractFileSystem
 
 _REQUEST_S = 30.0
-"""A request that takes longer has failed: obstore's own limit, given to these libraries too."""
+"""A request that takes longer has failed: obstore's limit, given to these libraries too."""
 
 
 class Files:
-    """A Connection (see remote.py) to a folder of an fsspec file system."""
+    """A Connection to a folder of an fsspec file system."""
 
     def __init__(self, url: str) -> None:
         scheme = url.partition(":")[0]
         self._system, self._folder = _OPENERS[scheme](url)
 
     def sizes(self) -> Mapping[str, int] | None:
-        """None where the folder may be read but not listed."""
+        """Bytes of every file; None if the folder may be read but not listed."""
         try:
             entries = self._system.ls(self._folder, detail=True)
         except PermissionError:
@@ -26,12 +26,12 @@ class Files:
         return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
 
     def get(self, name: str, start: int, end: int) -> bytes:
-        # With its size given, a file is not looked up first; without a cache, no more is read than was asked for.
+        # With `size`, fsspec does not look the file up first; without a cache, fsspec reads no more bytes than these.
         data: bytes = self._system.cat_file(f"{self._folder}/{name}", start, end, cache_type="none", size=end)
         return data
 
 
-# Each opener makes a file system of its own (skip_instance_cache): after a failure it is connected again.
+# Each opener makes a new file system (skip_instance_cache), so that a failure leads to a new connection.
 
 
 def _open_hf(url: str) -> tuple[AbstractFileSystem, str]:
@@ -41,7 +41,7 @@ def _open_hf(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def _open_oci(url: str) -> tuple[AbstractFileSystem, str]:
-    """By ~/.oci/config, unless OCIFS_IAM_TYPE and its companions say otherwise."""
+    """The login is that of ~/.oci/config, unless OCIFS_IAM_TYPE and related variables name another."""
     from oci.retry import NoneRetryStrategy
     from ocifs import OCIFileSystem
 

@@ -1,10 +1,10 @@
 """Files behind a URL, read by ranges.
 
-    s3://, gs://, az://, http(s)://  through obstore, see objects.py
-    sftp://, hf://, oci://, dbfs:    through fsspec, see filesystems.py
+    s3://, gs://, az://, http(s)://  through obstore, see Objects
+    sftp://, hf://, oci://, dbfs:    through fsspec, see Files
 
-Credentials are taken from where those libraries look for them; no message holds any. The libraries are loaded when the
-first file is read: nothing on this floor may be heavy.
+Those libraries find the credentials; no message holds any. The libraries are loaded when the first file is read, since
+`lmms.configs` has to load fast.
 """
 
 import random
@@ -23,9 +23,9 @@ T = TypeVar("T")
 OBJECT_SCHEMES = ("s3", "gs", "az", "http", "https")
 """Kinds of URL that obstore reads; fsspec reads the others."""
 _BLOCK = 8 * 2**20
-"""Bytes of one request, so that a slow line gets them in time."""
+"""Bytes of one request: few enough for a slow line to get in time."""
 _PAUSES_S = (0.1, 15.0)
-"""From the first failure to the next attempt, and after many."""
+"""Pause after the first failure, and the longest pause after many."""
 
 _FINAL_ERRORS = {
     *("FileNotFoundError", "PermissionError", "PermissionDeniedError", "UnauthenticatedError", "NotSupportedError"),
@@ -34,32 +34,32 @@ _FINAL_ERRORS = {
 }
 """Errors that do not pass with time: names of their classes or bases, whose modules are not loaded here."""
 _FINAL_ANSWERS = re.compile(r"redirect|known_hosts")
-"""The same by what they say: an sftp host that is not known, a bucket of another region."""
+"""Errors that do not pass with time, by their text: an sftp host that is not known, a bucket of another region."""
 _PAST_THE_END = 416
 
 
 class Connection(Protocol):
-    """A folder far away, for one thread of one process. Each library raises its own errors."""
+    """A remote folder, for one thread of one process. Each library raises errors of other classes."""
 
     def sizes(self) -> Mapping[str, int] | None:
-        """Bytes of every file, where one list tells them; None where there is no list, or it may not be asked for."""
+        """Bytes of every file, from one list; None if there is no list, or if the list may not be read."""
 
     def get(self, name: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of a file by one request; fewer where the file ends before, none or a status 416 where it
+        """Bytes [start, end) of a file by one request; fewer if the file ends earlier, none or a status 416 if the file
         ends before `start`."""
 
 
 @dataclass(frozen=True)
 class RemoteStore:
-    """A folder behind a URL. Each process that it is sent to connects for itself, and so does each thread."""
+    """A folder behind a URL. Each process and each thread has a connection of its own."""
 
     where: str
     url: str = field(repr=False)
     retry_s: float
 
     def sizes(self) -> Mapping[str, int] | None:
-        """By one list, in which 10,000 shards are 10 requests. A shard that is missing or short where there is no list
-        is found when its packs are read."""
+        """Bytes of every file, by one list, in which 10,000 shards are 10 requests. Without a list, a shard that is
+        missing or short is found when its packs are read."""
         return self._ask(lambda connection: connection.sizes(), self.where)
 
     def read(self, name: str) -> bytes:
@@ -84,7 +84,7 @@ class RemoteStore:
         return self._ask(get, f"{self.where}/{name}")
 
     def _ask(self, act: Callable[[Connection], T], place: str) -> T:
-        """What `act` does with this thread's connection, which is replaced after a failure."""
+        """The result of `act` with this thread's connection, which is replaced after a failure."""
 
         def ask() -> T:
             connection = vars(self._threads).pop("connection", None) or _connect(self.url)
@@ -118,9 +118,9 @@ def missing(place: str) -> DatasetError:
 
 
 def patiently(ask: Callable[[], T], place: str, seconds: float) -> T:
-    """What `ask` returns, tried again with growing pauses, for as long, where it fails in a way that may pass.
+    """The result of `ask`; after a failure that may pass, `ask` is tried again for `seconds`, with growing pauses.
 
-    DatasetError that names the place and what was seen, nothing of it secret.
+    DatasetError that names the place and the failure, without secrets.
     """
     until = time.monotonic() + seconds
     pause, longest = _PAUSES_S
@@ -128,25 +128,25 @@ def patiently(ask: Callable[[], T], place: str, seconds: float) -> T:
     while True:
         try:
             return ask()
-        except Exception as error:  # noqa: BLE001  (each library has its own, and none of them may be shown as it is)
+        except Exception as error:  # noqa: BLE001  (each library has other errors, and no text of theirs may be shown unchanged)
             left = until - time.monotonic()
             if _is_missing(error):
                 raise missing(place) from None
             if _is_final(error):
                 raise DatasetError(
-                    f"{place} cannot be read: {seen(error)}; check the URL and the credentials"
+                    f"{place} cannot be read: {safe_text(error)}; check the URL and the credentials"
                 ) from None
             if left <= 0:
                 raise DatasetError(
-                    f"{place} cannot be read: {seen(error)}; tried for {seconds:g} s (data.retry_s);"
+                    f"{place} cannot be read: {safe_text(error)}; tried for {seconds:g} s (data.retry_s);"
                     " a run can be resumed when it is back"
                 ) from None
         time.sleep(min(pause * jitter.uniform(0.5, 1), left))
         pause = min(2 * pause, longest)
 
 
-def seen(error: Exception) -> str:
-    """What an error says, in one line, without addresses and what servers send back: they may hold credentials."""
+def safe_text(error: Exception) -> str:
+    """The text of an error in one line, without addresses and answers of servers, which may hold credentials."""
     text, _, details = str(error).partition("\n\nDebug source")
     said = re.split(r"[\n<{]", text)[0].rpartition(" - ")[2].strip(" :")
     reasons = re.findall(r"<Code>(\w+)</Code>", text) + re.findall(r'(?:message|error): "([^"\\]*)"', details)
@@ -168,8 +168,8 @@ def _is_final(error: Exception) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error: where requests and httpx keep it, where Oracle's library does, or as obstore
-    says it."""
+    """The HTTP status behind an error: from the attributes of requests, httpx and Oracle's library, or from obstore's
+    text."""
     for place in (getattr(error, "response", None), error, error.__cause__):
         for name in ("status_code", "status"):
             if isinstance(status := getattr(place, name, None), int):

@@ -1,7 +1,7 @@
-"""An sftp server as fsspec's file system, but for two things.
+"""An sftp server as fsspec's file system, with two differences.
 
-fsspec takes any key from a host that it does not know; here a host must be known, as for ssh itself. And fsspec asks
-for 32 kB after 32 kB, a round trip each; here all parts of a range are asked for at once.
+fsspec takes any key from an unknown host; here a host must be known, as for ssh itself. And fsspec asks for 32 kB
+after 32 kB, a round trip each; here all parts of a range are asked for at once.
 """
 
 import logging
@@ -11,7 +11,9 @@ from typing import Any
 import paramiko
 from fsspec.implementations.sftp import SFTPFileSystem
 
-logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # it logs each failure with its stack, and raises it
+logging.getLogger("paramiko").setLevel(
+    logging.CRITICAL
+)  # paramiko logs each failure with its stack, and raises the failure too
 
 
 class Sftp(SFTPFileSystem):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Where the files of a data set are: a folder of this node, which is read in place, or a URL (see remote.py)."""
+"""The files of a data set: in a folder of this node, which is read in place, or behind a URL (see RemoteStore)."""
 
 import json
 import os
@@ -20,30 +20,30 @@ _MODULES = {
     "oci": ("ocifs", "lmms[oci]"),
     "dbfs": ("databricks", "lmms[dbfs]"),
 }
-"""URL scheme -> (the module that reads it, what to install for that)."""
+"""URL scheme -> (the module that reads such URLs, the package to install)."""
 _BLOCK = 8 * 2**20
 
 
 class Store(Protocol):
-    """The files of one data set, by name. DatasetError where one is missing or cannot be read."""
+    """The files of one data set, by name. DatasetError for a file that is missing or cannot be read."""
 
     @property
     def where(self) -> str:
         """The folder or URL, for messages: without credentials."""
 
     def sizes(self) -> Mapping[str, int] | None:
-        """Bytes of every file, where one question answers that."""
+        """Bytes of every file, if one request tells them; else None."""
 
     def read(self, name: str) -> bytes:
         """A whole file."""
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
-        """Some bytes of a file; fewer where it ends before them."""
+        """Some bytes of a file; fewer if the file ends earlier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where this node keeps shards that were read from a URL, and how many bytes of them."""
+    """The folder in which this node keeps shards from a URL, and the most bytes of them."""
 
     folder: Path
     limit_bytes: int
@@ -80,9 +80,9 @@ class LocalStore:
 
 
 def open_store(where: str | Path, retry_s: float) -> Store:
-    """The store of a folder or URL. Nothing is asked of it yet, but that there is such a folder, or a way to read it.
+    """The store of a folder or URL. Checked at once: that the folder exists, or that the URL's module is installed.
 
-    retry_s: seconds for which a store that fails is asked again.
+    retry_s: seconds for which a failing store is asked again.
     """
     url = re.match(r"(\w[\w+.-]+)://|(dbfs):/", str(where))
     if url is None:
@@ -102,16 +102,16 @@ def open_store(where: str | Path, retry_s: float) -> Store:
 
 
 def shown(url: str) -> str:
-    """A URL for people to read: without the user, password and query, which may be credentials. A path stays."""
+    """A URL for people to read: without user, password and query, which may be credentials. A path stays as it is."""
     if "://" not in url:
         return url
     scheme, host, path, *_ = urlsplit(url)
-    # oci has its namespace there: oci://bucket@namespace/path
+    # in oci the part after @ is the namespace: oci://bucket@namespace/path
     return urlunsplit((scheme, host if scheme == "oci" else host.rpartition("@")[2], path.rstrip("/"), "", ""))
 
 
 def shown_setting(value: Any) -> Any:
-    """A setting for people to read, with all that is in it: see shown."""
+    """A setting and all nested values, for people to read: see shown."""
     if isinstance(value, Mapping):
         return {name: shown_setting(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -120,12 +120,12 @@ def shown_setting(value: Any) -> Any:
 
 
 def setting_text(value: Any) -> str:
-    """A setting in a sentence, as it may stand in a run file; with all that is in it, see shown."""
+    """A setting as a text for a sentence, in the form of a run file; URLs are those of shown."""
     text = shown_setting(value)
     return text if isinstance(text, str) and text else json.dumps(text, ensure_ascii=False).replace('"', "")
 
 
 def read_blocks(store: Store, name: str, size: int) -> Iterator[bytes]:
-    """The bytes of a file, a few MB at a time; fewer than `size` where it ends before."""
+    """The bytes of a file, a few MB at a time; fewer than `size` if the file ends earlier."""
     for start in range(0, size, _BLOCK):
         yield store.read_range(name, start, min(_BLOCK, size - start))

@@ -1,1 +1,1 @@
-"""How the work of a build is spread and kept: processes, the store of samples, the ledger of rejects."""
+"""How the work of a build is divided and stored: processes, the store of samples, the ledger of rejects."""

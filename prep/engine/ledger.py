@@ -1,4 +1,4 @@
-"""What became of every record: counted, and for a rejected one kept with its reason. Nothing is lost on the floor."""
+"""What became of every record: its count, and for a rejected record the reason. No record is lost."""
 
 import hashlib
 from collections import Counter
@@ -31,7 +31,7 @@ class Ledger:
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, spooled: Spooled) -> None:
-        """Take in one chunk; chunks come in reading order."""
+        """Add one chunk; chunks come in reading order."""
         self.samples.append(spooled.samples)
         self.rejects += [(spooled.source, row, reject) for row, reject in spooled.rejects]
         self.notes += spooled.notes
@@ -84,12 +84,12 @@ def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dic
     """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
     rejected = Counter(source for source, _, _ in ledger.rejects)
     for i, source in enumerate(ledger.sources):
-        own = samples["source"] == i
+        of_source = samples["source"] == i
         yield {
             "name": source.name,
             "read": ledger.read[i],
-            "packed": int(own.sum()),
+            "packed": int(of_source.sum()),
             "rejected": rejected[i],
             "skipped": ledger.skipped[i],
-            "tokens": int(samples["tokens"][own].sum()),
+            "tokens": int(samples["tokens"][of_source].sum()),
         }

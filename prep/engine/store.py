@@ -1,4 +1,4 @@
-"""Chunk -> spool file of its samples, in a worker process; and back, by offset, when packs are written."""
+"""Chunk -> spool file of its samples, in a worker process; and samples read back, by offset, when packs are written."""
 
 import os
 from collections import Counter
@@ -23,12 +23,12 @@ SPOOLED = np.dtype(
         "formats": ["i4", "i8", "i4", "i4", "i4", "i4", "i4", "i8", "i8"],
     }
 )
-"""One entry a sample: all that the plan needs to know of it, and where its bytes are."""
+"""One entry a sample: all that the plan needs, and where the bytes of the sample are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """What became of the rows of one chunk: read == len(samples) + len(rejects) + skipped."""
+    """Result of the rows of one chunk: read == len(samples) + len(rejects) + skipped."""
 
     source: int
     read: int
@@ -49,7 +49,7 @@ class _Tally:
 
 
 def spool_path(folder: Path, chunk: int) -> Path:
-    """Where the samples of the chunk-th chunk are."""
+    """The file with the samples of this chunk."""
     return folder / f"{chunk:06d}.samples"
 
 

@@ -1,1 +1,1 @@
-"""Pictures before training: where their bytes come from, how large they are, whether they are whole."""
+"""Pictures before training: the source of their bytes, their size, and whether they are complete."""

@@ -1,7 +1,7 @@
 """Image bytes -> (width, height) as shown, checked as far as asked: the header, the file's structure, or every pixel.
 
-The bytes decide the format, never a name. Pillow reads the header, as it will decode the pixels at training. Only the
-first frame or page counts.
+The bytes decide the format, never a name. Pillow reads the header, as Pillow will decode the pixels at training. Only
+the first frame or page counts.
 """
 
 import warnings
@@ -22,7 +22,7 @@ UNREADABLE = (
     (0, b"%PDF-", "PDF"),
     (0, b"%!PS", "PostScript"),
 )
-"""(offset, bytes, name) of formats that users have and no decoder here reads; HEIC and SVG take more than a prefix."""
+"""(offset, bytes, name) of formats that users have and no decoder here reads; HEIC and SVG need more than a prefix."""
 
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
@@ -61,10 +61,10 @@ def _format(data: bytes) -> str:
     unreadable = _unreadable(data)
     for name in () if unreadable else FORMATS:
         accept = Image.OPEN[name][1]
-        found = accept is not None and accept(head)
-        if isinstance(found, str):
+        accepted = accept is not None and accept(head)
+        if isinstance(accepted, str):
             unreadable = name
-        elif found:
+        elif accepted:
             return name
     if unreadable:
         raise Reject("unsupported_format", f"{unreadable} cannot be decoded here; convert it to JPEG, PNG or WebP")
@@ -89,7 +89,7 @@ def _strict_pillow(max_pixels: int) -> Iterator[None]:
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
     try:
         with warnings.catch_warnings():
-            # Its other warnings are of damaged metadata, on which no pixel depends.
+            # Pillow's other warnings are about damaged metadata, on which no pixel depends.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
@@ -100,13 +100,13 @@ def _strict_pillow(max_pixels: int) -> Iterator[None]:
 def _shown_size(image: Image.Image) -> tuple[int, int]:
     # Not image.getexif(): for PNG that decodes every pixel, in search of an eXIf chunk behind them.
     orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    # The size of a TIFF is turned when it is opened, by its own tag.
+    # Pillow turns the size of a TIFF when it opens the file, by the TIFF's orientation tag.
     turned = isinstance(image, TiffImagePlugin.TiffImageFile) and ExifTags.Base.Orientation in image.tag_v2
     width, height = image.size
     return (height, width) if orientation in _SIDEWAYS and not turned else (width, height)
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its own text names a Python object
+    if isinstance(error, UnidentifiedImageError):  # the text of this error names a Python object
         return "its header is damaged, or of a kind that Pillow does not read"
     return f"{type(error).__name__}: {error}"

@@ -1,6 +1,6 @@
-"""Where the bytes of an image come from: a path under the media root, a data: URI, a binary column. Never the network.
+"""The bytes of an image: from a path under the media root, a data: URI or a binary column. Never from the network.
 
-Nothing outside the root is read, whatever `..`, links or absolute paths say, and nothing but regular files.
+Only regular files are read, and only those under the root, in spite of `..`, links and absolute paths.
 """
 
 import binascii
@@ -36,7 +36,7 @@ class ImageRef:
 
 
 def read_image(reference: ImageRef, root: Path, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    """The image file's own bytes, never empty. Paths are relative to `root`. Raises Reject."""
+    """The bytes of the image file, never empty. Paths are relative to `root`. Raises Reject."""
     value = reference.value
     if isinstance(value, bytes):
         data = value
@@ -116,8 +116,8 @@ def _inside(name: str, value: str, root: Path) -> Path:
 def _read_regular(path: Path, value: str, max_bytes: int) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        found = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-        raise Reject("not_a_file", f"{_shown(value)} is {found}; expected an image file")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
+        raise Reject("not_a_file", f"{_shown(value)} is {kind}; expected an image file")
     if status.st_size == 0:
         raise Reject("empty_file", f"{_shown(value)} has 0 bytes")
     _check_size(status.st_size, max_bytes, _shown(value))

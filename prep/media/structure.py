@@ -1,10 +1,10 @@
-"""Walks the parts of an image file to the end of its first frame, so that a cut-off file is found without decoding it.
+"""Walks the parts of an image file to the end of its first frame: this finds a cut-off file without decoding.
 
     JPEG   markers, through every scan, to EOI          PNG         chunks and their checksums, to IEND
     WebP   nothing: Pillow has walked all chunks        all others  the first frame is decoded, which is stricter
 
-JPEG and PNG are nearly all training pictures; to decode one takes 16 and 60 times as long as its walk. Trailing bytes
-are not asked for. Sources: ITU T.81 annex B; PNG (third edition) 5.
+Nearly all training pictures are JPEG or PNG; decoding takes 16 and 60 times as long as the walk. Bytes after the end
+are not checked. Sources: ITU T.81 annex B; PNG (third edition) 5.
 """
 
 import re
@@ -16,8 +16,8 @@ from PIL import Image
 
 from lmms.prep.reject import Reject
 
-# Not a stuffed byte, a restart or a fill byte. What stands between a segment and the next marker is passed over, as
-# decoders do: that is the entropy-coded data of a scan.
+# Not a stuffed byte, a restart or a fill byte. Bytes between a segment and the next marker are skipped, as decoders
+# do: they are the entropy-coded data of a scan.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
 _JPEG_TEM = 0x01  # has no length
@@ -25,7 +25,7 @@ _JPEG_REFUSED = (0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF, 0xD8)
 """What libjpeg-turbo refuses: hierarchical frames, lossless frames with arithmetic coding, a second start of image."""
 
 _CHECKED_ON_OPENING = ("WEBP", "ICO")
-"""libwebp's demuxer walks all chunks when Pillow opens a file; an icon is decoded then."""
+"""When Pillow opens a file, libwebp's demuxer walks all chunks, and an icon is decoded."""
 
 _PNG_EMPTY_IDAT = struct.pack(">I4sI", 0, b"IDAT", crc32(b"IDAT"))
 
@@ -33,8 +33,8 @@ _PNG_EMPTY_IDAT = struct.pack(">I4sI", 0, b"IDAT", crc32(b"IDAT"))
 def check_structure(name: str, data: bytes, image: Image.Image) -> None:
     """Raises Reject or IndexError if the file is cut off or its parts do not fit.
 
-    `name` is Pillow's name of the format, `image` is what Pillow opened of `data`. Where there is no walk the first
-    frame is decoded, with whatever Pillow raises.
+    `name` is Pillow's name of the format, `image` is the image that Pillow opened from `data`. Formats without a walk
+    have their first frame decoded, with any error that Pillow raises.
     """
     if name == "JPEG":
         _check_jpeg(data)

@@ -36,7 +36,7 @@ Part = Text | Image
 
 
 class Bare:
-    """The entries of a column such as `images`, in order: a part without a value of its own takes the next entry."""
+    """The entries of a column such as `images`, in order: a part without a value takes the next entry."""
 
     def __init__(self, column: str, entries: Iterable[ImageRef]) -> None:
         self.column = column
@@ -87,8 +87,8 @@ def parse_part(part: Any, place: str, images: Bare) -> Part:
     if kind in _LATER_PARTS:
         raise Reject(_LATER_PARTS[kind], f"a part of type {kind!r}; this version cannot use it yet", place)
     if kind not in _PART_KEYS:
-        found = f"type {kind!r}" if kind is not None else f"no `type`; found the keys {', '.join(map(str, part))}"
-        raise Reject("unknown_part_type", f"{found}{nearest(str(kind), _PART_KEYS)}", place)
+        given = f"type {kind!r}" if kind is not None else f"no `type`; found the keys {', '.join(map(str, part))}"
+        raise Reject("unknown_part_type", f"{given}{nearest(str(kind), _PART_KEYS)}", place)
     # A row of a table has every key of its struct, null where another part uses it.
     unknown = [key for key, value in part.items() if value is not None and key not in ("type", *_PART_KEYS[kind])]
     if unknown:

@@ -1,8 +1,9 @@
 """One raw record -> one typed Record, or a Reject that names what is wrong and where.
 
-Raw in, immutable out, once: after this page nothing looks at a dict again. The rules, with an example of each, are in
-docs/records.md. The parsers are the standard library's json (it tells a duplicate key, NaN and a deep nesting apart,
-which faster ones do not) and our own walk over the values, since every fault needs a name and a place.
+A raw record goes in, an immutable record comes out: no code after this module looks at a dict again. The rules, with
+an example of each, are in docs/records.md. The parsers are the standard library's json (which tells a duplicate key,
+NaN and a deep nesting apart; faster parsers do not) and a walk over the values, since every fault needs a name and a
+place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +24,12 @@ _USED_MESSAGE_KEYS = ("role", "content", "weight", "reasoning_content")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` is a string where the record had a string, else its parts."""
+    """One turn. `content` is a string if the record had a string, else the parts."""
 
     role: Role
     content: str | tuple[Part, ...]
     weight: float
-    """Of each token of an assistant turn in the loss; 0: context only. The other turns' is without effect."""
+    """Weight in the loss of each token of an assistant turn; 0: context only. Weights of other turns have no effect."""
     reasoning: str | None
 
     @property
@@ -52,7 +53,7 @@ class Record:
 
     messages: tuple[Message, ...]
     weight: float
-    """Of the whole conversation in the loss, above 0."""
+    """Weight of the whole conversation in the loss, above 0."""
     unused: tuple[str, ...]
     """Columns and message keys that hold something and are not used: reported once, by name."""
 
@@ -143,15 +144,15 @@ def _content(message: Mapping[str, Any], place: str, images: Bare) -> str | tupl
 
 
 def _weight(holder: Mapping[str, Any], place: str) -> float:
-    """The `weight` of a record or message; 1 where it has none."""
+    """The `weight` of a record or message; 1 by default."""
     weight = holder.get("weight")
     if weight is None:
         return 1.0
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not is_number or not (weight == 0 or LEAST_WEIGHT <= weight <= MOST_WEIGHT):
-        found = repr(weight)[:40] if is_number else kind_of(weight)
+        given = repr(weight)[:40] if is_number else kind_of(weight)
         expected = f"expected a number, 0 or from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
-        raise Reject("bad_weight", f"weight is {found}; {expected}", place)
+        raise Reject("bad_weight", f"weight is {given}; {expected}", place)
     return float(weight)
 
 

@@ -1,6 +1,6 @@
-"""A line of JSON -> its value, strictly: no duplicate keys, no NaN, and a name for every way in which it is broken.
+"""A line of JSON -> its value, strictly: no duplicate keys, no NaN, and a name for every fault.
 
-The parser is the standard library's: it tells a duplicate key, NaN and a deep nesting apart, which faster ones do not.
+The parser is the standard library's, which tells a duplicate key, NaN and a deep nesting apart; faster parsers do not.
 """
 
 import json

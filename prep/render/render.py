@@ -2,7 +2,7 @@
 
 The conversation is rendered once, whole. The text is then cut at the special tokens, which is where the tokenizer
 itself cuts first, so the pieces give the ids of the whole. Special-token text that a user typed must stay text: a mark
-is put inside it before the template runs and taken out of the pieces afterwards, so it never becomes a control token.
+is put into that text before the template runs and taken out afterwards, so the text never becomes a control token.
 
 Turns are found in the rendering by the family's tokens for start and end and compared with the record's: what a
 template drops or moves is a Reject here, never a shifted placeholder. RENDERER_VERSION is part of a build's
@@ -57,11 +57,11 @@ class Rendered:
     targets: list[tuple[int, int]]
     """[start, end) of the tokens of each weighted assistant turn, its end token included."""
     weights: list[float]
-    """The turn's weight, of each of `targets`."""
+    """Weight of the turn of each entry of `targets`."""
     image_starts: list[int]
     """Position of the first token of each image."""
     dropped_text: bool
-    """The template left out text of the record (earlier reasoning, say)."""
+    """Whether the template left out text of the record, such as earlier reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _unclosed(turn_end: str) -> Reject:
 
 
 def _turns(pieces: Sequence[str], renderer: Renderer) -> tuple[list[_Turn], dict[int, int]]:
-    """The turns of a rendering, and for each piece that opens one the length of its header in characters."""
+    """The turns of a rendering, and for each piece that opens a turn the length of its header in characters."""
     turns: list[_Turn] = []
     headers = {}
     for i, piece in enumerate(pieces):
@@ -191,11 +191,11 @@ def _check_turns(turns: Sequence[_Turn], record: Record) -> None:
     i = next(
         (i for i, (a, b) in enumerate(zip(turns, expected, strict=False)) if a != b), min(len(turns), len(expected))
     )
-    found = f"a {turns[i].role} turn with {turns[i].images} images" if i < len(turns) else "nothing"
+    turn = f"a {turns[i].role} turn with {turns[i].images} images" if i < len(turns) else "nothing"
     wanted = f"a {expected[i].role} turn with {expected[i].images} images" if i < len(expected) else "nothing"
     raise Reject(
         "template_changes_record",
-        f"the chat template renders {found} where the record has {wanted}: it drops, adds or moves a turn or an image",
+        f"the chat template renders {turn} where the record has {wanted}: it drops, adds or moves a turn or an image",
         f"messages[{i}]",
     )
 
@@ -219,19 +219,19 @@ def _free_mark(renderer: Renderer, messages: Sequence[dict[str, Any]]) -> str:
 
 
 def _strings(messages: Sequence[dict[str, Any]]) -> Sequence[str]:
-    found = []
+    texts: list[str] = []
     for message in messages:
         content = message["content"]
-        found += [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
-        found += [message["reasoning_content"]] if "reasoning_content" in message else []
-    return found
+        texts += [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+        texts += [message["reasoning_content"]] if "reasoning_content" in message else []
+    return texts
 
 
 def _marked(messages: Sequence[dict[str, Any]], renderer: Renderer, mark: str) -> list[dict[str, Any]]:
     """The messages with the mark inside every special-token text of their content."""
 
     def conceal(text: str) -> str:
-        return renderer.control.sub(lambda found: found[0][0] + mark + found[0][1:], text)
+        return renderer.control.sub(lambda token: token[0][0] + mark + token[0][1:], text)
 
     def concealed(content: Any) -> Any:
         if isinstance(content, str):

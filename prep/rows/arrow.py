@@ -1,9 +1,9 @@
-"""Arrow files as sources, and what else only pyarrow can do. No other file of lmms imports pyarrow.
+"""Arrow files as sources, and other work that only pyarrow can do. No other module of lmms imports pyarrow.
 
 read_arrow       Arrow IPC files and streams, such as those of a saved Hugging Face data set
 read_compressed  a file of lines in gzip or zstd: Python has no zstd before 3.14
-row_groups       which rows a row group of a Parquet file has: polars does not tell
-read_row_group   rows of a Parquet file that polars refuses (see prep/rows/parquet.py)
+row_groups       which rows a row group of a Parquet file has: polars does not say
+read_row_group   rows of a Parquet file that polars refuses (see read_parquet)
 """
 
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def read_row_group(file: Path, group: int, start: int, rows: int) -> Iterator[pa
 
 
 def batch_values(batch: pa.RecordBatch) -> Iterator[Any]:
-    """A dict of columns for each row, or a Reject. Of a column that is not used, only whether it holds something."""
+    """A dict of columns for each row, or a Reject. An unused column has True where it holds a value."""
     used = batch.select([name for name in batch.schema.names if name in USED_COLUMNS])
     unused = {
         name: batch.column(name).is_valid().to_pylist() for name in batch.schema.names if name not in USED_COLUMNS
@@ -84,7 +84,7 @@ def batch_values(batch: pa.RecordBatch) -> Iterator[Any]:
 
 @contextmanager
 def _oserror() -> Iterator[None]:
-    """pyarrow's own errors as OSError, so that who reads a source need not import pyarrow."""
+    """pyarrow's errors as OSError, so that code that reads a source need not import pyarrow."""
     try:
         yield
     except pa.ArrowException as error:
@@ -92,7 +92,7 @@ def _oserror() -> Iterator[None]:
 
 
 def _check_buffers(batch: pa.RecordBatch) -> None:
-    """Damage in an Arrow file is memory read out of bounds later on. Text that is not UTF-8 is left to its row."""
+    """Damage in an Arrow file would read memory out of bounds later. Text that is not UTF-8 is the fault of one row."""
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid as error:

@@ -1,6 +1,6 @@
 """What a chunk is: some consecutive rows of one source, the work of one task.
 
-A chunk is cut by rows and bytes of the input alone, so the same input gives the same chunks for any number of workers.
+Only the input decides where a chunk ends, so the same input gives the same chunks for any number of workers.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 
 USED_COLUMNS = ("messages", "images", "weight", "tools", "videos", "audios", "text")
-"""Columns of a table that are converted; of the others only the names matter."""
+"""Columns of a table that are converted; other columns count by name only."""
 
 
 Rows: TypeAlias = "list[bytes] | list[dict[str, Any]] | pa.RecordBatch"
@@ -31,5 +31,5 @@ class Chunk:
 
 
 def rows_of_chunk(rows: int, size: int) -> int:
-    """How many of so many rows, of `size` bytes together, a chunk takes."""
+    """Rows of a chunk, where `rows` rows have `size` bytes together."""
     return max(1, min(CHUNK_ROWS, CHUNK_BYTES * rows // max(size, 1)))

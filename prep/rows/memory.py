@@ -1,4 +1,4 @@
-"""Records that a program holds in memory -> rows of chunks: dicts, a polars frame, a datasets.Dataset."""
+"""Records in the memory of a program -> rows of chunks: dicts, a polars frame, a datasets.Dataset."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Rows, rows_of_chunk
 def memory_rows(records: Any) -> Iterator[Rows]:
     """The rows of each chunk. records: an iterable of dicts, a polars frame, or a data set of the package datasets.
 
-    Neither package is imported: a data set is told by its `with_format`, a frame by its `iter_slices`. SourceError for
-    something else, and for an entry that is no dict.
+    Neither package is imported: a data set is known by its `with_format`, a frame by its `iter_slices`. SourceError for
+    any other type, and for an entry that is no dict.
     """
     if hasattr(records, "with_format"):
         from lmms.prep.rows.arrow import split_batch

@@ -1,9 +1,9 @@
 """A Parquet file -> the rows of its chunks, as dicts. polars reads, a piece of a row group at a time.
 
-What polars cannot give as a build needs it is left to pyarrow, which reads the same rows one by one:
+In two cases polars does not give the values that a build needs; then pyarrow reads the same rows one by one:
 
-- A text that is not UTF-8 costs a build one row. polars gives none of the rows that share a page or dictionary with it.
-- A column of another kind than those below is read otherwise: nanoseconds are cut off, a map becomes a dict.
+- A text that is not UTF-8 costs a build one row. polars gives no row that shares a page or a dictionary with that text.
+- Columns of some kinds (see _is_plain) get other values: nanoseconds are cut off, a map becomes a dict.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
 
 _PIECE_BYTES, _MOST_PIECES = 2**27, 16
-"""A larger row group is read in pieces, for the memory; each piece costs a reading of the row group."""
+"""A larger row group is read in pieces, to save memory; each piece reads the row group once."""
 
 _REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-"""What polars raises for a file that it cannot read; whether the file is damaged is for pyarrow to say."""
+"""The errors of polars for a file that polars cannot read; pyarrow decides whether the file is damaged."""
 
 
 def read_parquet(file: Path) -> Iterator[tuple[Rows, int]]:
@@ -52,7 +52,7 @@ def _pieces(rows: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _read(file: Path, first: int, rows: int) -> pl.DataFrame | None:
-    """Some rows of a file, or None where they are to be read by pyarrow."""
+    """Some rows of a file, or None if pyarrow has to read them."""
     try:
         scan = pl.scan_parquet(file, glob=False, hive_partitioning=False)
         used = [kind for name, kind in scan.collect_schema().items() if name in USED_COLUMNS]
@@ -94,7 +94,7 @@ def _size(column: pl.Series) -> int:
 
 
 def _dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """A dict of columns for each row. Of a column that is not used, only whether it holds something."""
+    """A dict of columns for each row. An unused column has True where it holds a value."""
     used = [name for name in frame.columns if name in USED_COLUMNS]
     others = [pl.when(pl.col(name).is_not_null()).then(True).alias(name) for name in frame.columns if name not in used]
     return frame.select(*used, *others).to_dicts()

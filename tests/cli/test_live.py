@@ -8,24 +8,24 @@ import pytest
 from rich.console import Console
 
 from lmms.cli import live
-from lmms.cli.live import Panel, Seen, Trend, line
+from lmms.cli.live import Course, Panel, Trend, line
 from lmms.train.watch.metrics import SetLog
 from tests.kit.logs import step_log, write_metrics
 
 
-def shown(seen: Seen, width: int) -> list[str]:
+def shown(course: Course, width: int) -> list[str]:
     """The lines of the panel on a terminal of this width."""
     out = Console(width=width, record=True, force_terminal=False)
     with out.capture() as captured:
-        out.print(Panel(seen))
+        out.print(Panel(course))
     return [text.rstrip() for text in captured.get().splitlines()]
 
 
-def seen_of(steps: range) -> Seen:
-    seen = Seen()
+def course_of(steps: range) -> Course:
+    course = Course()
     for step in steps:
-        seen.add(step_log(step, loss=3.0 / step, eval_loss=4.0 / step if step % 2 == 0 else None))
-    return seen
+        course.add(step_log(step, loss=3.0 / step, eval_loss=4.0 / step if step % 2 == 0 else None))
+    return course
 
 
 def test_a_plain_line_says_all_that_counts() -> None:
@@ -71,9 +71,9 @@ def test_sets_and_evaluations_are_in_the_line_where_there_are_any() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_view_fits_its_terminal_and_shows_curves_and_facts(width: int) -> None:
-    seen = seen_of(range(1, 6))
-    seen.add(step_log(6, loss=0.5, mfu=0.412, busy_mfu=0.42))
-    lines = shown(seen, width)
+    course = course_of(range(1, 6))
+    course.add(step_log(6, loss=0.5, mfu=0.412, busy_mfu=0.42))
+    lines = shown(course, width)
     assert all(len(text) <= width for text in lines)
     assert lines[0].startswith("step 6 of 10")
     assert lines[0].endswith("60%  4 min 0 s left")
@@ -88,30 +88,30 @@ def test_the_view_fits_its_terminal_and_shows_curves_and_facts(width: int) -> No
 
 
 def test_the_newest_loss_of_each_source_stays_where_it_is() -> None:
-    seen = Seen()
-    seen.add(step_log(1, loss_by_source={"b.jsonl": 2.0, "a.jsonl": 1.0}))
-    seen.add(step_log(2, loss_by_source={"a.jsonl": 0.5, "c.jsonl": float("nan")}))
-    row = next(text for text in shown(seen, 80) if text.startswith("sources"))
+    course = Course()
+    course.add(step_log(1, loss_by_source={"b.jsonl": 2.0, "a.jsonl": 1.0}))
+    course.add(step_log(2, loss_by_source={"a.jsonl": 0.5, "c.jsonl": float("nan")}))
+    row = next(text for text in shown(course, 80) if text.startswith("sources"))
     assert row.split() == ["sources", "2", "b.jsonl", "2.0000,", "a.jsonl", "0.5000"]
-    seen.add(step_log(3, loss_by_source={f"{k:02}": 1.0 for k in range(40)}))
-    text = " ".join(" ".join(shown(seen, 60)).split())
+    course.add(step_log(3, loss_by_source={f"{k:02}": 1.0 for k in range(40)}))
+    text = " ".join(" ".join(shown(course, 60)).split())
     assert " sources 42 b.jsonl 2.0000, a.jsonl 0.5000, 00 1.0000, " in text
     assert text.endswith(" 03 1.0000, and 36 more in metrics.jsonl")
 
 
 def test_without_sources_there_is_no_row_of_them() -> None:
-    assert not any(text.startswith("sources") for text in shown(seen_of(range(1, 3)), 80))
+    assert not any(text.startswith("sources") for text in shown(course_of(range(1, 3)), 80))
 
 
 def test_a_resumed_run_shows_its_whole_course_and_counts_its_own_time(tmp_path: Path) -> None:
     logs = [step_log(step, loss=float(9 - step), eval_loss=2.0 if step == 3 else None) for step in range(1, 8)]
     write_metrics(tmp_path, logs)
-    seen = Seen()
-    seen.go_on(tmp_path, 5)
+    course = Course()
+    course.go_on(tmp_path, 5)
     for step in (5, 6, 7):
         # The break before the resumption is no part of the time that a step takes.
-        seen.add(step_log(step, loss=float(9 - step), time=90_000.0 + 10 * step, resumed_from=4))
-    lines = shown(seen, 80)
+        course.add(step_log(step, loss=float(9 - step), time=90_000.0 + 10 * step, resumed_from=4))
+    lines = shown(course, 80)
     assert lines[0].endswith("70%  30 s left")
     assert next(text for text in lines if text.startswith("loss")).endswith("█▇▆▅▃▂▁")
     assert next(text for text in lines if text.startswith("evaluation")).split()[1] == "2.0000"
@@ -168,8 +168,8 @@ def test_few_steps_have_a_bar_each_and_none_have_none() -> None:
 
 def test_a_log_that_cannot_be_read_leaves_the_view_without_the_course_before(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    seen = Seen()
-    seen.go_on(tmp_path, 5)
-    seen.add(step_log(5))
-    assert seen.last is not None
-    assert next(text for text in shown(seen, 80) if text.startswith("loss")).split()[1] == "2.5000"
+    course = Course()
+    course.go_on(tmp_path, 5)
+    course.add(step_log(5))
+    assert course.last is not None
+    assert next(text for text in shown(course, 80) if text.startswith("loss")).split()[1] == "2.5000"

@@ -67,11 +67,11 @@ def test_ctrl_c_says_what_is_saved(
 def test_what_takes_long_is_shown_until_something_else_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Console(width=90, force_terminal=True, file=io.StringIO(), color_system=None)
     monkeypatch.setattr(live.ui, "console", lambda: out)
-    seen = live.Seen()
-    with live._live(out, seen) as show:
+    course = live.Course()
+    with live._live(out, course) as show:
         show("reading the weights ...")
-        assert seen.doing == "reading the weights ..."
+        assert course.doing == "reading the weights ..."
         show("started at step 0")
-        assert seen.doing == ""
+        assert course.doing == ""
     assert isinstance(out.file, io.StringIO)
     assert "reading the weights ..." in out.file.getvalue()

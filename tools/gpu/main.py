@@ -1,4 +1,4 @@
-"""tools/gpu/run: the pieces in order of their worth, and what came of them as JSON and as tables."""
+"""tools/gpu/run: the pieces in order of their value, with the results as JSON and as tables."""
 
 import argparse
 import re
@@ -28,7 +28,7 @@ _WIDTH = 200
 
 
 def main(began: float) -> int:
-    """The command, which began at this time of time.monotonic. 0 when all of ours went through without a fault."""
+    """The command. began: its time of time.monotonic. Returns 0 if all pieces of lmms ended without a fault."""
     parser = argparse.ArgumentParser(
         prog="tools/gpu/run", description="What this GPU can do, and what lmms makes of it."
     )
@@ -56,35 +56,35 @@ def main(began: float) -> int:
 
 @dataclass(slots=True)
 class Bench:
-    """A run of the command: what is known so far, which is on disk, whole, after each piece."""
+    """A run of the command, with the results so far; after each piece they are on disk, whole."""
 
     scratch: Path
     out: Path | None
     began: float
-    """On the clock of time.monotonic, as the next."""
+    """Time of time.monotonic; so is `deadline`."""
     deadline: float
-    """For all pieces together."""
+    """End of the time for all pieces together."""
     screen: Console
     sizes: Sizes | None = None
     method: Method = "fork"
     outcomes: list[Outcome] = field(default_factory=list)
     waiting: list[Piece] = field(default_factory=list)
-    """What it has not come to, or is at."""
+    """Pieces that run or have not begun."""
     facts: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
-    """Why it is to end before its time."""
+    """Why the bench has to end early; "" while it runs."""
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds until the deadline."""
         return max(self.deadline - time.monotonic(), 0.0)
 
     def begin(self, pieces: Sequence[Piece]) -> list[Running]:
-        """Begin these, unless the bench is to end."""
+        """Begin these pieces, unless the bench has to end."""
         return [begin(piece, self.scratch, self.method) for piece in pieces if not self.stopped]
 
     def end(self, running: Running) -> Outcome:
-        """What comes of a piece that was begun. It is no fault of a piece that the bench's own time was over."""
+        """The outcome of a piece that was begun. If the time of the bench was over, the piece is not at fault."""
         limit, left = running.began + running.piece.seconds - time.time(), self.left
         outcome = end(running, min(limit, left), lambda: self.stopped)
         if outcome.word == "too slow" and left < limit:
@@ -92,13 +92,13 @@ class Bench:
         return outcome
 
     def run(self, piece: Piece) -> Outcome:
-        """Begin a piece if there is time, and wait for its end."""
+        """Begin a piece, if there is time, and wait for its end."""
         if self.stopped or not allowed(piece, self.left):
             return Outcome(piece, "not run", self.stopped or f"{self.left:.0f} s were left")
         return self.end(begin(piece, self.scratch, self.method))
 
     def keep(self, outcome: Outcome) -> None:
-        """Say what came of a piece, and write all that is known so far."""
+        """Print the outcome of a piece, and write all results so far."""
         name = outcome.piece.name
         self.outcomes.append(outcome)
         self.waiting = [piece for piece in self.waiting if piece.name != name]
@@ -107,7 +107,7 @@ class Bench:
         self.write()
 
     def write(self) -> dict[str, Any]:
-        """The report as it is now, which is also on disk: every piece, with what came of it or why nothing did."""
+        """The report of now, also written to disk: every piece with its result, or with the reason for none."""
         ahead = [Outcome(piece, "not run", self.stopped or "the bench has not come to it") for piece in self.waiting]
         head = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -125,7 +125,7 @@ class Bench:
 
 @contextmanager
 def stopping(bench: Bench) -> Iterator[None]:
-    """Within it a signal to end lets the piece that runs be killed, and the report be written and shown."""
+    """A block in which a signal to end kills the running piece; the report is still written and shown."""
 
     def stop(number: int, _: object) -> None:
         bench.stopped = f"stopped by {signal.Signals(number).name}"
@@ -138,7 +138,7 @@ def stopping(bench: Bench) -> Iterator[None]:
 
 
 def measure(bench: Bench, only: str, *, mini: bool) -> dict[str, Any]:
-    """Every piece that there is time for. Without a GPU all is done in miniature."""
+    """Measure every piece for which there is time. Without a GPU all pieces are miniatures."""
     _read_facts(bench)
     cuda = bench.facts.get("cuda") is not None
     sizes = bench.sizes = MINI if not cuda else MINI_ON_GPU if mini else FULL
@@ -165,7 +165,7 @@ def measure(bench: Bench, only: str, *, mini: bool) -> dict[str, Any]:
 
 
 def _read_facts(bench: Bench) -> None:
-    """What machine this is; and whether forked processes can use its GPU."""
+    """Read the facts of this machine, and find out whether forked processes can use its GPU."""
     piece = Piece(name="facts", measure=read_facts, settings={}, seconds=FACTS_SECONDS)
     outcome = bench.run(piece)
     if outcome.word != "done" and not bench.stopped:
@@ -177,14 +177,14 @@ def _read_facts(bench: Bench) -> None:
 
 
 def _shortened(piece: Piece, left: float) -> Piece:
-    """A training plans with what is left, where that is less."""
+    """The piece, with fewer seconds for a training if less time is left."""
     if "seconds" not in piece.settings:
         return piece
     return replace(piece, settings={**piece.settings, "seconds": min(piece.settings["seconds"], 0.5 * left)})
 
 
 def _too_large(piece: Piece, predictions: Sequence[Running], memory: int | None) -> str:
-    """Why a training cannot fit into this memory, as far as that is known by now; empty where it may."""
+    """Why a training cannot fit into this memory, by the predictions so far; empty if it may fit."""
     for running in predictions if piece.kind == "training" and memory is not None else ():
         components = (so_far(running) or {}).get(piece.settings["rung"], {})
         needed = sum(size for name, size in components.items() if name != "allowance")

@@ -1,7 +1,7 @@
-"""Pieces of a bench in processes of their own: a kernel that fails leaves CUDA unusable for the rest of its process.
+"""Pieces of a bench, each in its own process: a kernel that fails leaves CUDA unusable for the rest of the process.
 
-They are forked from one that has imported everything and has no CUDA: importing takes longer than most pieces. Where
-CUDA does not start in a forked process, they are started anew ("spawn").
+The processes are forked from a process that has imported everything and has not started CUDA: importing takes longer
+than most pieces. If CUDA does not start in a forked process, new processes are started ("spawn").
 """
 
 import json
@@ -26,15 +26,15 @@ Method = Literal["fork", "spawn"]
 _NOT_AVAILABLE, _NO_MEMORY = 3, 4
 _EXITS = {_NOT_AVAILABLE: "not available", _NO_MEMORY: "no memory"}
 _ERROR_TAIL = 1500
-"""Characters of what a failed piece wrote last."""
+"""Characters of the end of a failed piece's output."""
 _LOOK_S = 0.2
 """Seconds between two looks at whether the bench is to stop."""
 _FULL = re.compile("out of memory|ALLOC_FAILED", re.IGNORECASE)
-"""What libraries call it that do not raise torch's own error."""
+"""Full memory, in the errors of libraries that do not raise torch's error."""
 
 
 class NotHereError(Exception):
-    """This machine lacks what would be measured, which is no fault; the message says what."""
+    """This machine lacks something that a piece needs, which is no fault; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,33 +43,33 @@ class Piece:
 
     name: str
     measure: Callable[..., Iterator[Any]]
-    """Called with the settings; gives results, each whole: the last one counts."""
+    """Function that is called with the settings and yields whole results: the last result counts."""
     settings: dict[str, Any]
     seconds: float
-    """At most."""
+    """Most seconds of the piece."""
     least: float = 10.0
-    """It is not begun with fewer seconds left."""
+    """Least seconds with which the piece is begun."""
     ours: bool = True
-    """Whether it measures lmms or the machine, so that its failure is the bench's: other libraries' are only told."""
+    """Whether the piece measures lmms or the machine: its failure fails the bench; other failures are only shown."""
 
     @property
     def kind(self) -> str:
-        """packs, ceilings, training, ..."""
+        """Kind of the piece: packs, ceilings, training, ..."""
         return self.name.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a piece."""
+    """The outcome of a piece."""
 
     piece: Piece
     word: str
     """done, not available, no memory, failed, too slow, not run or stopped."""
     error: str = ""
-    """Why it is not done, in the error's own last words."""
+    """Why the piece is not done: the end of its output."""
     seconds: float = 0.0
     result: Any = None
-    """The last that it gave, also where it failed later; None where it gave nothing."""
+    """The last result, also if the piece failed later; None without a result."""
 
     def to_json(self) -> dict[str, Any]:
         """The piece as it stands in the report."""
@@ -92,9 +92,9 @@ class Running:
 
     piece: Piece
     result: Path
-    """Its last result, whole, as JSON; not there before the first."""
+    """File of its last result, whole, as JSON; missing before the first result."""
     errors: Path
-    """What it wrote on its streams."""
+    """File of its output and errors."""
     began: float
     """Seconds since 1970."""
     process: BaseProcess
@@ -112,21 +112,21 @@ def begin(piece: Piece, scratch: Path, method: Method) -> Running:
 
 
 def so_far(running: Running) -> Any:
-    """What it has given; None for nothing."""
+    """The last result so far; None without a result."""
     return json.loads(running.result.read_text(encoding="utf-8")) if running.result.exists() else None
 
 
 def end(running: Running, seconds: float, stop: Callable[[], str] = str) -> Outcome:
-    """What came of it, waiting for at most so long. Then it is killed with all that it started.
+    """Wait for a piece, at most so many seconds, then kill it with all its processes. Returns the outcome.
 
-    stop: asked while waiting; a reason ends it at once.
+    stop: called while waiting; a reason ends the piece at once.
     """
     process, until = running.process, time.monotonic() + seconds
     while process.is_alive() and not stop() and time.monotonic() < until:
         process.join(min(_LOOK_S, max(until - time.monotonic(), 0.0)))
     late = process.is_alive()
     assert process.pid is not None
-    with suppress(ProcessLookupError):  # nothing is left of it
+    with suppress(ProcessLookupError):  # the group has already ended
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
@@ -139,28 +139,28 @@ def end(running: Running, seconds: float, stop: Callable[[], str] = str) -> Outc
     elif process.exitcode:
         word = _EXITS.get(process.exitcode, "failed")
         said += f"\nended by signal {-process.exitcode}" if process.exitcode < 0 else ""
-    elif running.result.exists():  # it may have ended long ago
+    elif running.result.exists():  # the piece may have ended long ago
         ended = running.result.stat().st_mtime
     error = "" if word == "done" else said.strip()[-_ERROR_TAIL:]
     return Outcome(running.piece, word, error, ended - running.began, so_far(running))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that is there whole or not at all. Dataclasses become objects."""
+    """Write a JSON file, whole or not at all. Dataclasses become objects."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1, default=asdict) + "\n", encoding="utf-8")
     part.rename(path)
 
 
 def _work(piece: Piece, result: Path, errors: Path) -> None:
-    # A group and not a session of its own: whoever ends the bench's session ends this too.
+    # A process group, but no new session: the end of the bench's session ends this process too.
     os.setpgrp()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     with errors.open("wb", buffering=0) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
-    # Whoever forked may have put others in their places.
+    # The parent may have replaced these streams.
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
     try:
         for value in piece.measure(**piece.settings):
@@ -174,7 +174,7 @@ def _work(piece: Piece, result: Path, errors: Path) -> None:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether memory ran out, of the GPU or of the machine, be it while something was compiled or computed again."""
+    """Whether memory of the GPU or of the machine ran out, also while compiling or recomputing."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True

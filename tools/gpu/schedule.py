@@ -1,4 +1,4 @@
-"""What is measured, in the order of its worth: what the time does not suffice for is at the end."""
+"""The pieces in the order of their value: if the time is too short, the last pieces are left out."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from tools.gpu.processes import Piece
 from tools.gpu.rivals.comparator import COMPARATORS, PADDED, RECIPE, STAND_IN, measure_comparator
 
 PLAIN, COMPILED = 60.0, 150.0
-"""Seconds for a training: blocks are compiled in some."""
+"""Seconds for a training without and with compiled blocks."""
 FACTS_SECONDS, PACKS_SECONDS = 30.0, 60.0
 BUDGET = 460.0
-"""Seconds from the command's begin, imports included, after which nothing runs any more: a process that holds much of a
-GPU's memory is not gone at once, and the report is to be written."""
+"""Seconds from the start of the command, imports included, after which no piece runs: a process with much GPU memory
+takes time to end, and the report is still to be written."""
 
 
 def allowed(piece: Piece, left: float) -> float:
-    """Seconds that a piece gets of those that are left: 0 where it is not worth beginning."""
+    """Seconds that a piece gets of the time left; 0 if too few are left to begin."""
     return min(piece.seconds, left) if left >= piece.least else 0.0
 
 
@@ -43,7 +43,7 @@ class Schedule:
                 yield Piece(name=f"packs {model}", measure=packs_piece, settings=settings, seconds=PACKS_SECONDS)
 
     def memory(self, chosen: Iterable[Piece]) -> Iterator[Piece]:
-        """What the dry run expects of these rungs. It needs no GPU, and runs beside the others."""
+        """Pieces for the dry run's memory of these rungs. They need no GPU, and run next to the other pieces."""
         rungs = dict[tuple[str, str], list[str]]()
         for piece in chosen:
             if piece.kind == "training" and piece.ours:
@@ -54,7 +54,7 @@ class Schedule:
             yield Piece(name=name, measure=predict_memory, settings=settings, seconds=BUDGET)
 
     def pieces(self) -> Iterator[Piece]:
-        """All others."""
+        """All other pieces."""
         yield Piece(name="ceilings", measure=measure_ceilings, settings={"sizes": self.sizes}, seconds=40.0)
         yield self._products(FIRST, "vision")
         yield self._attention("varlen")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of runs: style, script and numbers are in it, and it asks no network for anything."""
+"""One self-contained HTML page of runs: style, script and numbers are in the page, which needs no network."""
 
 import json
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from lmms.train.watch.history import Column, History, elapsed, total_tokens
 from lmms.train.watch.summary import Parting, Summary
 
 _POINTS = 1500
-"""Points of a curve at most: about as many as a wide screen has columns."""
+"""Most points of a curve: about the columns of a wide screen."""
 
 
 def page(runs: Sequence[History], sums: Sequence[Summary], partings: Sequence[Parting]) -> str:
-    """The page as HTML text. sums and partings are those of summarize and parting, of the same runs."""
+    """The page as HTML text. sums, partings: the results of summarize and parting for these runs."""
     folder = files("lmms.cli.inspect.page")
     names = ", ".join(run.folder for run in runs)
-    sentences = [sentence for one in partings for sentence in parting_sentences(runs[0].folder, one)]
+    sentences = [sentence for parting in partings for sentence in parting_sentences(runs[0].folder, parting)]
     return (
         (folder / "page.html")
         .read_text(encoding="utf-8")
@@ -36,14 +36,14 @@ def page(runs: Sequence[History], sums: Sequence[Summary], partings: Sequence[Pa
             partings=f'<div class="partings">{"".join(f"<p>{escape(s)}</p>" for s in sentences)}</div>'
             if sentences
             else "",
-            # Within a script no text may look like a tag.
+            # In a script no text may look like a tag.
             data=json.dumps(_data(runs), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         )
     )
 
 
 def _data(runs: Sequence[History]) -> dict[str, Any]:
-    """What script.js draws, as its head describes it."""
+    """The data for the script of the page, which describes their form at its start."""
     grids = [_Grids(run) for run in runs]
     charts = [
         {"title": chart.title, "unit": chart.unit, "series": list(_series(chart, runs, grids))}
@@ -53,19 +53,19 @@ def _data(runs: Sequence[History]) -> dict[str, Any]:
         "runs": [
             {
                 "name": run.folder,
-                "grids": own.grids,
+                "grids": run_grids.grids,
                 "resumed": [int(step) for step in np.unique(run.column("resumed_from")) if step > 0],
                 "alarms": [list(alarm) for alarm in run.alarms],
-                "skipped": own.places(np.flatnonzero(run.skipped)),
+                "skipped": run_grids.places(np.flatnonzero(run.skipped)),
             }
-            for run, own in zip(runs, grids, strict=True)
+            for run, run_grids in zip(runs, grids, strict=True)
         ],
         "charts": charts,
     }
 
 
 class _Grids:
-    """The places of a run's points along each x axis. Curves with points at the same steps share them."""
+    """The places of a run's points along each x axis. Curves with points at the same steps share the places."""
 
     def __init__(self, run: History) -> None:
         self._axes = {"step": run.steps.astype(np.float64), "tokens": total_tokens(run), "hours": elapsed(run)}
@@ -81,15 +81,15 @@ class _Grids:
         return self._numbers[key]
 
     def places(self, lines: npt.NDArray[np.int64]) -> dict[str, list[float]]:
-        """Of these lines along each axis."""
+        """Places of these lines along each axis."""
         return {name: _rounded(values[lines], 7) for name, values in self._axes.items()}
 
 
 def _series(chart: Chart, runs: Sequence[History], grids: Sequence[_Grids]) -> list[dict[str, Any]]:
-    found = []
-    seen = shown_of_a_run(chart, runs)
+    drawn_curves = []
+    shown = shown_of_a_run(chart, runs)
     for number, run in enumerate(runs):
-        for place, (key, label) in enumerate(one for one in chart.series if has_curve(run, one[0])):
+        for place, (key, label) in enumerate(entry for entry in chart.series if has_curve(run, entry[0])):
             values = curve(run, key)
             points = bucketed(values, _POINTS)
             drawn: dict[str, Any] = {"run": number, "label": label, "grid": grids[number].number(points.last)}
@@ -98,28 +98,30 @@ def _series(chart: Chart, runs: Sequence[History], grids: Sequence[_Grids]) -> l
                 drawn |= {"low": _rounded(points.low), "high": _rounded(points.high)}
             if starts := breaks(run, key, points):
                 drawn["breaks"] = starts
-            if place >= seen:
+            if place >= shown:
                 drawn["hidden"] = True
-            found.append(drawn)
-    return found
+            drawn_curves.append(drawn)
+    return drawn_curves
 
 
 def _rounded(values: Column, digits: int = 6) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values.tolist()]
 
 
-def _tiles(one: Summary) -> str:
+def _tiles(summary: Summary) -> str:
     """The first fact of each row in large, the rest under it."""
     tiles = []
-    for name, value in summary_rows(one):
+    for name, value in summary_rows(summary):
         first, _, rest = value.partition(", ")
         tiles.append(f"<div><dt>{escape(name)}</dt><dd>{escape(first)}<small>{escape(rest)}</small></dd></div>")
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
 
 def _table(sums: Sequence[Summary]) -> str:
-    rows = [dict(summary_rows(one)) for one in sums]
-    heads = "".join(f'<th style="color:var(--c{i % 8})">{escape(one.folder)}</th>' for i, one in enumerate(sums))
+    rows = [dict(summary_rows(summary)) for summary in sums]
+    heads = "".join(
+        f'<th style="color:var(--c{i % 8})">{escape(summary.folder)}</th>' for i, summary in enumerate(sums)
+    )
     names = dict.fromkeys(name for row in rows for name in row)
     lines = "".join(_line(name, [row.get(name, "-") for row in rows]) for name in names)
     return f'<div class="table"><table><thead><tr><th></th>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'

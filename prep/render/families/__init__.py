@@ -1,4 +1,4 @@
-"""What prep does differently for each family of models: one frozen value each, in a file of its own."""
+"""What prep does differently for each family of models: one frozen value and one module for each kind of template."""
 
 from collections.abc import Mapping
 
@@ -12,4 +12,4 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": vision.FAMILY,
     "qwen3_vl": vision.FAMILY,
 }
-"""By the model_type of config.json."""
+"""model_type of config.json -> family."""

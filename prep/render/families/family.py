@@ -9,10 +9,10 @@ from lmms.prep.records.record import Record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """All that prep knows of a family beside configs.contract.families."""
+    """All that prep knows of a family, besides family_facts."""
 
     template_messages: Callable[[Record], list[dict[str, Any]]]
-    """A record as the chat template takes it as `messages`. Raises Reject for what the family cannot read."""
+    """A record -> the `messages` of the chat template. Raises Reject for a record that the family cannot read."""
     turn_start: str
     """The special token that opens a turn; the role follows, then a line break."""
     turn_end: str

@@ -16,8 +16,8 @@ from lmms.prep.render.families.text import TURN_END, TURN_START
 def template_messages(record: Record) -> list[dict[str, Any]]:
     """Parts stay parts; the template puts one placeholder where an image stands.
 
-    Texts that stand together become one, as the template makes them one: whoever looks for special-token text in a part
-    must see all of it.
+    Neighbouring texts become one part, as in the rendering: a search for special-token text in a part must see the
+    whole text.
     """
     messages = []
     for m in record.messages:

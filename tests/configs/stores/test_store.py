@@ -11,7 +11,7 @@ import pytest
 
 from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.stores import remote, store
-from lmms.configs.stores.remote import RemoteStore, patiently, seen
+from lmms.configs.stores.remote import RemoteStore, patiently, safe_text
 from lmms.configs.stores.store import LocalStore, open_store, read_blocks, setting_text, shown, shown_setting
 from lmms.configs.yaml12 import parse_yaml
 
@@ -200,10 +200,10 @@ def test_an_error_is_shown_without_addresses_and_answers_of_servers() -> None:
         " status code: 403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>secret</AWSAccessKeyId>"
         '</Error>\n\nDebug source:\nuri: https://u:secret@host, message: "Connection refused"'
     )
-    found = seen(Exception(text))
+    found = safe_text(Exception(text))
     assert found == "Server returned non-2xx status code: 403 Forbidden (SignatureDoesNotMatch) (Connection refused)"
-    assert seen(OSError("no https://u:secret@host/a?sig=secret here")) == "no ... here"
-    assert seen(EOFError()) == "EOFError"
+    assert safe_text(OSError("no https://u:secret@host/a?sig=secret here")) == "no ... here"
+    assert safe_text(EOFError()) == "EOFError"
 
 
 def test_pauses_leave_the_random_numbers_of_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:

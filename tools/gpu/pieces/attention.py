@@ -1,6 +1,6 @@
 """Attention kernels in bf16: each against fp32 first, then its speed, on the layers of the models that are trained.
 
-A kernel is a function as the trainer wants it (Attend).
+A kernel is a function of the type Attend.
 """
 
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ KERNELS: tuple[Kernel, ...] = (*get_args(Attention), "cudnn")
 TOLERANCES = {"output": 1e-2, "query": 2e-2, "key": 2e-2, "value": 2e-2}
 """Relative error of the worst document. bf16 rounds by 2e-3 (half of 2**-8), the backward pass more than once."""
 _QUIET = 1e-2
-"""A document whose values are below this share of the usual size is measured against that: some gradients are 0."""
+"""A document with values below this share of the usual size is measured against it: some gradients are 0."""
 _CHECKED = (1, 17, 640, 1390)
-"""Lengths in tokens of the documents that numbers are compared on; in the miniature a tenth."""
+"""Tokens of the documents for the comparison of numbers; in the miniature a tenth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class LayerSpeed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelReport:
-    """What one kernel came to on one model and file of packs. Only one that passed is timed."""
+    """Result of one kernel on one model and file of packs. Only a kernel that passed is timed."""
 
     backend: Kernel
     model: str
@@ -60,7 +60,7 @@ class KernelReport:
 def measure_attention(
     backend: Kernel, folder: str, packs: list[tuple[str, str]], sizes: Sizes
 ) -> Iterator[list[KernelReport]]:
-    """On every layer of each model and file of its packs, in folder/model; the list grows."""
+    """Measure a kernel on every layer of each model and file of packs, in folder/model; the list grows."""
     device = torch.device(sizes.device)
     attend = attend_by(backend, device)
     reports = list[KernelReport]()
@@ -76,12 +76,12 @@ def measure_attention(
 
 
 def attend_by(backend: Kernel, device: torch.device) -> Attend:
-    """The kernel of this name. NotHereError or ConfigError where it cannot be used on this device.
+    """The kernel of this name. NotHereError or ConfigError if this device cannot use it.
 
-    flash-attn-3 and -4 take the place of torch's own for the rest of the process.
+    flash-attn-3 and -4 replace torch's kernels for the rest of the process.
     """
     if backend == "varlen":
-        # On a CPU too, where the trainer's own function is the reference.
+        # Also on a CPU, where the trainer's function calls the reference.
         return varlen_attention
     if backend == "cudnn":
         if device.type != "cuda":
@@ -94,7 +94,7 @@ def attend_by(backend: Kernel, device: torch.device) -> Attend:
 def nested_attention(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
 ) -> Tensor:
-    """SDPA by cuDNN over torch's jagged tensors: its way to many documents, which the trainer does not take."""
+    """SDPA by cuDNN over torch's jagged tensors: cuDNN's form for many documents, which the trainer does not use."""
     groups = query.shape[1] // key.shape[1]
     q, k, v = (
         torch.nested.nested_tensor_from_jagged(part, cu_seqlens, min_seqlen=1, max_seqlen=max_length).transpose(1, 2)
@@ -107,11 +107,11 @@ def nested_attention(
 
 
 def check_layer(attend: Attend, layer: Layer, device: torch.device, shrink: int) -> Check:
-    """The numbers of a kernel on a few documents, and on dense windows where the layer has some."""
+    """Check the numbers of a kernel on a few documents, and on dense windows if the layer has some."""
     lengths = [-(-length // shrink) for length in _CHECKED]
     windows = min(layer.dense_windows, 3)
     longest = max(*lengths, layer.max_length) if not windows else layer.max_length
-    if windows:  # the rest of a layer with windows are narrower ones
+    if windows:  # the other windows of such a layer are narrower
         lengths = [min(length, longest) for length in lengths]
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     small = replace(layer, cu_seqlens=cu_seqlens.to(device), dense_windows=windows, max_length=longest)
@@ -129,7 +129,7 @@ def check_layer(attend: Attend, layer: Layer, device: torch.device, shrink: int)
 
 
 def drawn(layer: Layer, device: torch.device) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Random query, key, value [positions, heads, width] in bf16 that want gradients, and one of the output."""
+    """Random query, key, value [positions, heads, width] in bf16 that want gradients, and a gradient of the output."""
     generator = torch.Generator(device).manual_seed(0)
 
     def draw(heads: int) -> Tensor:

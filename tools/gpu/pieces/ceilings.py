@@ -1,4 +1,4 @@
-"""This machine: what it is, and what it can do at most: products of a model's own shapes, and moving bytes."""
+"""This machine: its facts, and the most that it can do: products of a model's own shapes, and moving bytes."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ from tools.gpu.pieces.shapes import Product, body_products, head_product, rows_o
 
 _OPTIONAL = ("flash_attn", "flash_attn_interface", "liger_kernel", "triton", "torchao", "peft")
 _SUSTAINED_S = 3.0
-"""A card that is hot runs slower than one that has just begun."""
+"""A hot card runs slower than a cold card."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,39 +35,39 @@ class Facts:
     memory: int | None
     """Bytes of the GPU."""
     peak_flops: float | None
-    """Dense bf16 operations a second by the data sheet; None where lmms has none."""
+    """Dense bf16 operations a second by the data sheet; None if lmms has no data sheet of the GPU."""
     cpus: int
     python: str
     torch: str
     transformers: str
     installed: list[str]
-    """The packages that are used where they are there."""
+    """Optional packages that are installed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ceilings:
-    """Bests of this machine. flops: operations a second; bandwidths: bytes a second."""
+    """Best rates of this machine. flops: operations a second; bandwidths: bytes a second."""
 
     matmul_flops: float
     """One large product of random numbers."""
     sustained_flops: float
-    """The same after seconds of nothing else: what a training step can hope for."""
+    """The same product after seconds of nothing else: the most that a training step can reach."""
     copy: float
     """Device to device; a byte that is read and written counts twice."""
     to_device: float
-    """From pinned memory."""
+    """Host to device, from pinned memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProductSpeed:
-    """One product of a model: seconds of each of the three that a training step takes of it."""
+    """One product of a model: seconds of its forward and of its two products in backward."""
 
     shape: str
     """rows x inputs x outputs"""
     layers: int
-    """Layers that have it."""
+    """Layers with this product."""
     again: bool
-    """See shapes.Product."""
+    """Product.again."""
     head: bool
     forward: float
     input_grad: float
@@ -77,7 +77,7 @@ class ProductSpeed:
 
 
 def read_facts() -> Iterator[Facts]:
-    """What this machine and its libraries are. Starts CUDA where there is one."""
+    """Facts of this machine and its libraries. Starts CUDA if there is a GPU."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     if gpu:
         torch.zeros((), device="cuda")
@@ -97,7 +97,7 @@ def read_facts() -> Iterator[Facts]:
 
 
 def measure_ceilings(sizes: Sizes) -> Iterator[Ceilings]:
-    """The card itself."""
+    """Measure the rates of the card itself."""
     device = torch.device(sizes.device)
     side = 256 if sizes.thin else 8192
     a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
@@ -124,7 +124,7 @@ def measure_ceilings(sizes: Sizes) -> Iterator[Ceilings]:
 
 
 def measure_products(model: str, packs: str, folder: str, sizes: Sizes) -> Iterator[list[ProductSpeed]]:
-    """Every product of a model on a pack of a file, in the type that it is trained in."""
+    """Measure every product of a model on a pack of a file, in the compute type of training."""
     config = model_config(model, thin=sizes.thin)
     rows = rows_of(pack_file(folder, packs)[0])
     head = head_product(config, rows)

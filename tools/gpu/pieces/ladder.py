@@ -1,6 +1,6 @@
-"""The ablation ladder, as data: each rung is the one before it and a few settings of a run file more.
+"""The ablation ladder, as data: each rung is the rung before it with a few more settings of a run file.
 
-A new setting of the trainer gets a rung by one line here.
+One line here adds a rung for a new setting of the trainer.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from typing import Any, Literal
 from tools.gpu.pieces.models import LARGE
 
 RECOMPUTE = "memory.recompute"
-"""The setting that says what is computed again in backward."""
+"""The setting for what backward computes again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rung:
-    """What a training is measured with."""
+    """Settings with which a training is measured."""
 
     name: str
     settings: Mapping[str, Any]
     """Dotted key of a run file -> value."""
     loss: Literal["chunked", "whole"] = "chunked"
-    """The trainer's loss, or all logits of the target rows at once, which no setting gives."""
+    """The trainer's loss, or all logits of the target rows at once, for which there is no setting."""
 
 
 _EAGER = {"kernels.attention": "sdpa", "kernels.liger": "off", "kernels.compile": False, RECOMPUTE: "full"}
@@ -31,7 +31,7 @@ LADDER: tuple[Rung, ...] = tuple(
     accumulate(
         (
             Rung(name="eager", settings=_EAGER, loss="whole"),
-            # Before compiling: compiled blocks have no fast way to attend with sdpa.
+            # Before compile: compiled blocks have no fast attention with sdpa.
             Rung(name="+ attention", settings={"kernels.attention": "auto"}, loss="whole"),
             Rung(name="+ compile", settings={"kernels.compile": True}, loss="whole"),
             Rung(name="+ loss", settings={}),
@@ -44,9 +44,9 @@ LADDER: tuple[Rung, ...] = tuple(
 )
 NAMES: tuple[str, ...] = tuple(rung.name for rung in LADDER)
 LEAST = "+ loss"
-"""The rung that fits one card of 80 GB by the dry run's arithmetic, and is measured before all others."""
+"""The rung that fits one card of 80 GB by the dry run's arithmetic; it is measured before all other rungs."""
 CANDIDATES = NAMES[NAMES.index(LEAST) :]
-"""The rungs from there on, of which goals are held to the fastest that passes: none below them is faster."""
+"""The rungs from LEAST on; goals are compared with the fastest that passes. No rung before LEAST is faster."""
 
 _LEAST = LADDER[NAMES.index(LEAST)].settings
 
@@ -57,10 +57,10 @@ OTHERS: tuple[Rung, ...] = (
     ),
     Rung(name="liger", settings={**_LEAST, "kernels.compile": False, "kernels.liger": "on"}),
 )
-"""Beside the ladder: another package's kernels in that rung."""
+"""Rungs next to the ladder: LEAST with the kernels of another package."""
 
 LORA: Mapping[str, Mapping[str, Any]] = {LARGE: {"train": {"default": "frozen", "llm": "lora"}}}
-"""Settings of models that do not fit one card otherwise."""
+"""Settings of models that do not fit one card without them."""
 
 
 def rung_of(name: str) -> Rung:

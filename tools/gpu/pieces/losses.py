@@ -17,35 +17,35 @@ from tools.gpu.processes import NotHereError
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(hidden [R, H], weight [V, H], labels [R], weights [R]) -> the weighted sum of cross entropies."""
 CHUNKED: Mapping[str, float] = {"chunked": 1.0, "chunked, 1/8": 1 / 8, "chunked, 1/2": 1 / 2, "chunked, x 4": 4.0}
-"""The trainer's loss -> its chunk as a multiple of the usual one."""
+"""Form of the trainer's loss -> its chunk as a multiple of the usual chunk."""
 WHOLE = ("whole", "whole, compiled")
-"""All logits at once."""
+"""Losses with all logits at once."""
 PACKAGES: Mapping[str, tuple[str, str]] = {
     "liger": ("liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy"),
     "cut": ("cut_cross_entropy", "linear_cross_entropy"),
 }
-"""Packages' losses: module and function. They know no weights."""
+"""Losses of packages: module and function. These losses have no weights."""
 LOSSES: tuple[str, ...] = (*CHUNKED, *WHOLE, "torch", *PACKAGES)
 
 TOLERANCES = {"loss": 1e-3, "hidden": 1e-2, "weight": 1e-2}
 """The sum over the vocabulary is in fp32; the gradient of the logits is rounded to bf16 (2e-3) before its products."""
 _SHARES = (0.2, 1.0)
-"""Shares of a pack's rows: targets of a pack with 60 % images, and all rows, as where ignored ones are computed too."""
+"""Shares of a pack's rows: targets of a pack with 60 % images, and all rows, as if ignored rows were computed too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossSpeed:
-    """Forward and backward over so many rows."""
+    """Time and memory of forward and backward over `rows` rows."""
 
     rows: int
     seconds: float
     memory: int | None
-    """Bytes at the peak beside what goes in; None without a GPU."""
+    """Bytes at the peak without the inputs; None without a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossReport:
-    """What a loss came to. Only one that passed is timed."""
+    """Result of a loss. Only a loss that passed is timed."""
 
     name: str
     check: Check
@@ -54,7 +54,7 @@ class LossReport:
 
 
 def measure_loss(name: str, sizes: Sizes) -> Iterator[LossReport]:
-    """The head of Qwen2.5-VL-3B and Qwen3-VL-2B (151,936 tokens, 2,048 wide), or a small one."""
+    """Measure a loss with the head of Qwen2.5-VL-3B and Qwen3-VL-2B (151,936 tokens, 2,048 wide), or a small head."""
     device = torch.device(sizes.device)
     checked, width, vocab = (48, 32, 500) if sizes.thin else (2048, 2048, 151936)
     loss = loss_by(name, device, chunk=16 * vocab if sizes.thin else LOGITS_PER_CHUNK, backend=sizes.backend)
@@ -68,7 +68,7 @@ def measure_loss(name: str, sizes: Sizes) -> Iterator[LossReport]:
 
 
 def loss_by(name: str, device: torch.device, *, chunk: int = LOGITS_PER_CHUNK, backend: str = "inductor") -> Loss:
-    """The loss of this name in LOSSES. NotHereError where it cannot be had.
+    """The loss of this name in LOSSES. NotHereError if this machine cannot run it.
 
     chunk: logits of the usual chunk. backend: torch.compile's.
     """
@@ -102,13 +102,13 @@ def loss_by(name: str, device: torch.device, *, chunk: int = LOGITS_PER_CHUNK, b
 def whole_cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, groups: Tensor, num_groups: int
 ) -> tuple[Tensor, Tensor]:
-    """As linear_cross_entropy of lmms, with all logits of the target rows at once and torch's own autograd."""
+    """The result of lmms's linear_cross_entropy, from all logits of the target rows at once and torch's autograd."""
     losses = F.cross_entropy((hidden @ weight.to(hidden.dtype).T).float(), labels, reduction="none") * weights
     return losses.sum(), group_sums(losses.detach(), weights, groups, num_groups)
 
 
 def check_loss(loss: Loss, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Check:
-    """Against torch's cross entropy in fp32."""
+    """Check a loss against torch's cross entropy in fp32."""
     summed = loss(hidden, weight, labels, weights) / len(labels)
     computed = [summed.detach(), *torch.autograd.grad(summed, (hidden, weight))]
     h, w = (part.detach().float().requires_grad_() for part in (hidden, weight))
@@ -119,7 +119,7 @@ def check_loss(loss: Loss, hidden: Tensor, weight: Tensor, labels: Tensor, weigh
 
 
 def _drawn(rows: int, width: int, vocab: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states and weight in bf16 that want gradients, labels, and weights, all 1: packages know no others."""
+    """Hidden states and weight in bf16 that want gradients, labels, and weights, all 1, as packages have none."""
     generator = torch.Generator(device).manual_seed(0)
     hidden = torch.randn(rows, width, device=device, generator=generator).bfloat16().requires_grad_()
     weight = (0.02 * torch.randn(vocab, width, device=device, generator=generator)).bfloat16().requires_grad_()

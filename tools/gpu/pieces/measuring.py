@@ -1,4 +1,4 @@
-"""How a call is timed, a result compared and a training's steps taken, whoever trains."""
+"""How a call is timed, a result compared, and the steps of any training taken."""
 
 import math
 import time
@@ -22,39 +22,39 @@ from tools.gpu.pieces.models import Sizes
 
 _WARM = 3
 _AT_THE_END = ("train/step.py", "train/parallel/world.py")
-"""A step's one sum over ranks is read there, after all passes."""
+"""Files that read a step's one sum over ranks, after all passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """How far a computation in bf16 is from the same in fp32."""
+    """Difference between a computation in bf16 and the same in fp32."""
 
     name: str
     errors: dict[str, float]
-    """Tensor -> its relative_error."""
+    """Tensor -> relative_error."""
     tolerances: dict[str, float]
     passed: bool
 
 
 @dataclass(kw_only=True, slots=True)
 class Steps:
-    """What steps came to; all of them train on the same packs."""
+    """Results of steps, all on the same packs."""
 
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
     """Norms of the same steps, before clipping."""
     seconds: list[float] = field(default_factory=list)
-    """The timed steps alone: from asking for data until the weights are updated."""
+    """Seconds of the timed steps: from asking for data until the weights are updated."""
     waited: list[float] = field(default_factory=list)
-    """Seconds of those in which there was no data."""
+    """Seconds of the timed steps without data."""
     warm_seconds: float = 0.0
-    """Seconds of the steps before them, compiling included."""
+    """Seconds of the steps before the timed steps, compiling included."""
     graphs: int = 0
-    """Compiled in those."""
+    """Graphs compiled in the steps before the timed steps."""
     recompiles: int = 0
-    """Compiled after them, which should not happen."""
+    """Graphs compiled later, which should not happen."""
     peak_memory: int = 0
-    """Bytes."""
+    """Bytes of the device at the peak."""
 
     @property
     def median(self) -> float:
@@ -63,13 +63,13 @@ class Steps:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told to do."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median of one call's seconds after a warm-up; on a GPU by its own events, so that launching costs nothing."""
+    """Median of one call's seconds after a warm-up; on a GPU by CUDA events, so that launching costs nothing."""
     for _ in range(_WARM):
         run()
     synchronize(device)
@@ -90,13 +90,13 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeats: int
 
 
 def check(name: str, errors: Mapping[str, float], tolerances: Mapping[str, float]) -> Check:
-    """Passed where every error is a number within its tolerance."""
+    """The Check of these errors: passed if every error is a number within its tolerance."""
     passed = all(errors[tensor] <= tolerance for tensor, tolerance in tolerances.items())
     return Check(name=name, errors=dict(errors), tolerances=dict(tolerances), passed=passed)
 
 
 def relative_error(computed: Tensor, expected: Tensor, floor: float = 0.0) -> float:
-    """Norm of the difference over the norm of what was expected, or over `floor` where that is larger; in fp32."""
+    """Norm of the difference over the norm of `expected`, or over `floor` if larger; in fp32."""
     size = max(float(expected.float().norm()), floor)
     return float((computed.float() - expected.float()).norm()) / size
 
@@ -137,7 +137,7 @@ def _keep(steps: Steps, result: StepResult) -> None:
 
 
 def faults_of(steps: Steps) -> list[str]:
-    """What is wrong with them, in sentences."""
+    """Faults of steps, in sentences."""
     faults = []
     if not steps.losses[-1] < steps.losses[0]:
         faults.append(f"the loss did not fall: {steps.losses[0]:.4f}, then {steps.losses[-1]:.4f}")
@@ -163,7 +163,7 @@ def waits_in(step: Callable[[], object]) -> dict[str, int]:
 
 
 def places_of(caught: list[warnings.WarningMessage]) -> dict[str, int]:
-    """The places of torch's warnings of synchronising calls: from the room on for lmms, else folder and file."""
+    """Places of torch's warnings about synchronising calls: the path from train/ on for lmms, else folder and file."""
     calls = [warning for warning in caught if "synchroniz" in str(warning.message)]
     return dict(Counter(f"{_place(Path(warning.filename).parts)}:{warning.lineno}" for warning in calls))
 
@@ -174,5 +174,5 @@ def _place(parts: tuple[str, ...]) -> str:
 
 
 def early_waits(places: Mapping[str, int]) -> dict[str, int]:
-    """Those before the end of a step, where there should be none."""
+    """Waits before the end of a step, where there should be none."""
     return {place: count for place, count in places.items() if not place.startswith(_AT_THE_END)}

@@ -1,4 +1,4 @@
-"""The models of the bench, from their published sizes, and how large everything is. Nothing is fetched."""
+"""The models of the bench, from their published sizes, and the sizes of all measurements. Nothing is fetched."""
 
 import copy
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """What the pieces depend on, beside what they measure."""
+    """Sizes and types of the measurements of a bench."""
 
     device: Literal["cuda", "cpu"]
     precision: Literal["bf16", "fp32"]
@@ -19,20 +19,20 @@ class Sizes:
     seq_len: int
     """Tokens of a pack; every pack is full."""
     packs: int
-    """Packs of a file. A step is one pass over all of them, one in a forward pass: the same work in every step."""
+    """Packs of a file. A step is one pass over all packs, one pack in a forward pass: every step is the same work."""
     conversation: tuple[int, int, int]
-    """Tokens: shortest, median, longest."""
+    """Tokens of a conversation: shortest, median, longest."""
     image: tuple[int, int]
     """Tokens of an image: fewest, most."""
     warm_steps: int
     timed_steps: int
-    """At most; fewer where the time is short."""
+    """Most steps that are timed; fewer if the time is short."""
     workers: int
     """Loader processes."""
     repeats: int
-    """Calls of what is timed alone."""
+    """Calls of each operation that is timed alone."""
     backend: Literal["inductor", "aot_eager"]
-    """What compiles blocks; aot_eager makes the graphs and writes no kernels."""
+    """Compiler of the blocks; aot_eager makes graphs and writes no kernels."""
 
 
 FULL = Sizes(

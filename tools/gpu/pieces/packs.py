@@ -1,7 +1,7 @@
-"""A file of packs for a model, made on the machine that trains on it: random text, and pictures of coloured fog.
+"""A file of packs for a model, made on the machine of the training: random text, and pictures of coloured fog.
 
-All packs of a file hold conversations of the same lengths with images of the same grids, in another order, so compiled
-blocks meet one shape and every step is the same work. A seed decides everything.
+All packs of a file hold conversations of the same lengths with images of the same grids, in a different order, so
+compiled blocks meet one shape and every step is the same work. A seed decides everything.
 """
 
 import io
@@ -25,12 +25,12 @@ from lmms.train.data.shards import PackReader, read_sidecar
 from tools.gpu.pieces.models import Sizes, model_config
 
 SHARES = {"text": 0.0, "vision": 0.6}
-"""Pack file -> share of tokens that are images'."""
+"""Pack file -> share of image tokens."""
 TARGETS = 0.5
-"""Share of a conversation's text, its end, that is predicted."""
+"""Share of a conversation's text that is predicted, at its end."""
 _SEED = 0
 _FOG = 24
-"""Pixels between the random colours of a picture: it compresses like a photograph."""
+"""Pixels between the random colours of a picture, which then compresses like a photograph."""
 _SPREAD, _MOST_IMAGES, _LEAST_TEXT = 0.7, 4, 8
 
 
@@ -40,7 +40,7 @@ class Conversation:
 
     images: tuple[tuple[int, int], ...]
     text: int
-    """Tokens."""
+    """Tokens of the text."""
 
     @property
     def vision(self) -> int:
@@ -49,12 +49,12 @@ class Conversation:
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """All tokens of the conversation."""
         return self.vision + 2 * len(self.images) + self.text
 
 
 def packs_piece(model: str, folder: str, sizes: Sizes) -> Iterator[dict[str, float]]:
-    """Make the files of a model, and say in how many seconds."""
+    """Make the files of a model, and measure the seconds."""
     began = time.monotonic()
     make_packs(model, sizes, Path(folder))
     yield {"seconds": time.monotonic() - began}
@@ -83,10 +83,10 @@ def pack_file(folder: str | Path, name: str) -> list[Pack]:
 
 
 def make_layout(sizes: Sizes, vision_share: float, seed: int) -> list[Conversation]:
-    """Conversations of exactly seq_len tokens, this share of them images' (to within an image's row).
+    """Conversations of exactly seq_len tokens, with this share of image tokens (to within a row of an image).
 
-    Without images the lengths are log-normal between the bounds of `sizes`. With images, one to four stand in a
-    conversation as far as its length allows, and the rest of the pack is dealt out to them as text.
+    Without images the lengths are log-normal between the bounds of `sizes`. With images, a conversation has one to four
+    images, as far as its length allows, and a share of the rest of the pack as text.
     """
     rng = np.random.default_rng([seed, round(1000 * vision_share)])
     if not vision_share:
@@ -177,7 +177,7 @@ def _picture(width: int, height: int, rng: np.random.Generator) -> bytes:
 
 
 def _write_model(folder: Path, config: PretrainedConfig, sizes: Sizes) -> ModelFolder:
-    """A folder as lmms wants it, with a tokenizer that knows the image token and no more."""
+    """A model folder for lmms, with a tokenizer that knows the image token only."""
     tower = config.vision_config
     factor = tower.patch_size * tower.spatial_merge_size
     vision = Vision(

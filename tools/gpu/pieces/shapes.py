@@ -22,12 +22,12 @@ class Product:
     inputs: int
     outputs: int
     again: bool
-    """Whether recomputing all of a block runs it once more: torch's checkpoint stops where backward has all it needs,
-    before the last product of the block, and the compiler drops that one as unused."""
+    """Whether recomputing a whole block runs this product again. Not for the last product of a block: torch's
+    checkpoint stops before it, and the compiler drops it as unused."""
 
     @property
     def flops(self) -> float:
-        """Operations of one of the three."""
+        """Operations of one of the three products."""
         return 2.0 * self.rows * self.inputs * self.outputs
 
     @property
@@ -38,7 +38,7 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """What goes through the layers in one forward pass."""
+    """Rows that go through the layers in one forward pass."""
 
     tokens: int
     targets: int
@@ -52,12 +52,12 @@ def rows_of(pack: Pack) -> Rows:
 
 
 def body_products(hf_config: PretrainedConfig, rows: Rows) -> Mapping[Product, int]:
-    """Product -> how many layers have it, of all but the LM head."""
+    """Product -> number of layers with it, without the LM head."""
     return _products(hf_config, rows, head=False)
 
 
 def head_product(hf_config: PretrainedConfig, rows: Rows) -> Product:
-    """The LM head's product, over target rows alone."""
+    """The LM head's product, over target rows only."""
     (product,) = _products(hf_config, rows, head=True)
     return product
 
@@ -83,7 +83,7 @@ def _products(hf_config: PretrainedConfig, rows: Rows, *, head: bool) -> Counter
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Layer:
-    """One kind of attention layer: what attends to what."""
+    """One kind of attention layer, with the bounds of its documents."""
 
     name: str
     """language, images or windows."""
@@ -92,7 +92,7 @@ class Layer:
     width: int
     causal: bool
     cu_seqlens: Tensor
-    """int32, of the documents behind the dense windows."""
+    """int32 bounds of the documents behind the dense windows."""
     dense_windows: int
     max_length: int
     count: int
@@ -105,13 +105,13 @@ class Layer:
 
     @property
     def flops(self) -> float:
-        """Operations of forward, causal at half; backward has twice as many."""
+        """Operations of forward, half of them if causal; backward has twice as many."""
         squares = self.dense_windows * self.max_length**2 + int((self.cu_seqlens.diff().long() ** 2).sum())
         return 4.0 * self.heads * self.width * squares / (2 if self.causal else 1)
 
 
 def attention_layers(hf_config: PretrainedConfig, pack: Pack) -> list[Layer]:
-    """The kinds that a model has, with the lengths of this pack."""
+    """The kinds of attention layers of a model, with the lengths of this pack."""
     text = hf_config.get_text_config()
     language = Layer(
         name="language",

@@ -1,8 +1,8 @@
 """One step under torch's profiler: seconds by class of kernel, and how often the host waited.
 
-Kernels are told apart by their names. Those of the loss and of the optimizer have names as others have, so marks stand
-around these two: tiny kernels that a step has nowhere else. Of the loss that is forward and backward, wherever
-gradients are taken; of the optimizer the norms of the gradients, clipping and the update.
+The name of a kernel gives its class. Kernels of the loss and of the optimizer have names like other kernels, so marks
+stand around these two parts: tiny kernels that a step has nowhere else. The marked part of the loss is its forward and
+backward; the marked part of the optimizer is the norms of the gradients, clipping and the update.
 """
 
 import json
@@ -29,36 +29,36 @@ KernelClass = Literal["gemm", "attention", "elementwise", "loss", "optimizer", "
 CLASSES: tuple[KernelClass, ...] = get_args(KernelClass)
 _NAMES: tuple[tuple[KernelClass, str], ...] = (
     ("communication", r"nccl"),
-    # Before products: their templates name CUTLASS too.
+    # Before gemm: the templates of attention kernels name CUTLASS too.
     ("attention", r"flash_(fwd|bwd)|fmha|flash::|attention|_sdpa_|softmax_warp"),
     ("copy", r"split_with_sizes|chunk_cat|CopyFunctor|Memcpy|Memset"),
     ("gemm", r"gemm|cutlass|nvjet|cublas|wgrad|dgrad|convolve|xmma|splitK"),
 )
-"""The first match holds; what has none is elementwise: norms, rotations, activations, sums."""
+"""The first match counts; a kernel without a match is elementwise: norms, rotations, activations, sums."""
 _MARKS: Mapping[str, Literal["loss", "optimizer"]] = {
     r"(?<![a-z])erfinv(?![a-z])": "loss",
     r"(?<![a-z])erfc(?![a-z])": "optimizer",
 }
-"""What the names of the marks' kernels hold -> what they stand around."""
+"""Pattern in the name of a mark's kernel -> the part between its marks."""
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 _TOP = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """What one step did on the GPU. Seconds."""
+    """Work of one step on the GPU, in seconds."""
 
     classes: dict[str, float]
-    """KernelClass -> the sum of its kernels."""
+    """KernelClass -> seconds of its kernels."""
     busy: float
-    """In which at least one kernel ran."""
+    """Time in which at least one kernel ran."""
     span: float
-    """From the first kernel's start to the last one's end."""
+    """Time from the start of the first kernel to the end of the last."""
     kernels: int
     marks: dict[str, int]
     """Marks around loss and optimizer: see marks_missing."""
     waits: dict[str, int]
-    """Call of the CUDA runtime that waits -> how often."""
+    """Waiting call of the CUDA runtime -> how often."""
     top: list[tuple[str, int, float]]
     """Kernels that took longest: name, calls, seconds."""
 
@@ -66,9 +66,9 @@ class Trace:
 def trace_step(
     step: Callable[[Mark], object], optimizer: torch.optim.Optimizer, model: TrainModel | None, device: torch.device
 ) -> Trace:
-    """Profile one step, after one that warms profiler and marks up.
+    """Profile one step, after a step that warms profiler and marks up.
 
-    step: takes the Mark that it is to call. model: whose loss is marked; None where there is none to mark.
+    step: takes the Mark that the step has to call. model: the model whose loss is marked; None for no marks of a loss.
     """
     return read_trace(traced_events(step, optimizer, model, device))
 
@@ -129,7 +129,7 @@ def read_trace(events: Iterable[Mapping[str, Any]]) -> Trace:
 
 
 def marks_missing(trace: Mapping[str, Any], passes: int) -> str:
-    """Why the classes of a trace (as a dict) of so many passes with a marked loss are not known; "" where they are."""
+    """Why the classes of a trace (as a dict) are not known; "" if they are. passes: passes with a marked loss."""
     expected = {"loss": 4 * passes, "optimizer": 2}
     return "" if trace["marks"] == expected else f"marks {trace['marks']}, expected {expected}"
 
@@ -142,7 +142,7 @@ def class_of(name: str, category: str = "kernel") -> KernelClass:
 
 
 def _covered(work: Iterable[Mapping[str, Any]]) -> Iterator[tuple[float, float]]:
-    """What these events, sorted by start, cover together: start and end of parts that do not overlap."""
+    """The time covered by these events, sorted by start: start and end of parts that do not overlap."""
     until = float("-inf")
     for event in work:
         start, end = float(event["ts"]), float(event["ts"]) + float(event["dur"])
@@ -152,7 +152,7 @@ def _covered(work: Iterable[Mapping[str, Any]]) -> Iterator[tuple[float, float]]
 
 @contextmanager
 def _marked(optimizer: torch.optim.Optimizer, model: TrainModel | None, device: torch.device) -> Iterator[Mark]:
-    """Within it marks are set by steps that are given this Mark."""
+    """A block in which steps that get this Mark set marks."""
     spot = torch.zeros(1, device=device)
 
     def mark(path: str) -> None:
@@ -170,7 +170,7 @@ def _marked(optimizer: torch.optim.Optimizer, model: TrainModel | None, device: 
 
 
 def _between_marks(plain: HeadLoss, spot: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    # Backward comes to what was last first.
+    # Backward runs in the opposite order.
     trained = [i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.requires_grad]
     inputs = list(args)
     if trained:
@@ -183,7 +183,7 @@ def _between_marks(plain: HeadLoss, spot: Tensor, *args: Any) -> tuple[Tensor, T
 
 
 class _Mark(torch.autograd.Function):
-    """Tensors as they are; backward sets a mark of the loss when all of their gradients are there."""
+    """Returns its tensors unchanged; backward sets a mark of the loss when all their gradients are ready."""
 
     @staticmethod
     def forward(ctx: Any, spot: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

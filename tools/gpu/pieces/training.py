@@ -1,4 +1,4 @@
-"""A rung of the ladder: the trainer's own start, feed and steps with these settings, timed, watched and profiled."""
+"""A rung of the ladder: start, feed and steps of the trainer with these settings, timed, watched and profiled."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -25,34 +25,34 @@ from tools.gpu.pieces.packs import pack_file
 from tools.gpu.pieces.trace import Trace, trace_step
 
 _RATE = 1e-4
-"""Peak learning rate: random weights learn random tokens by heart."""
+"""Peak learning rate: high enough for random weights to learn random tokens by heart."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Training:
-    """What a training came to. A step is one pass over the packs of a file."""
+    """Result of a training. A step is one pass over the packs of a file."""
 
     model: str
     packs: str
     name: str
-    """The rung or comparator."""
+    """Name of the rung or comparator."""
     says: list[str]
-    """What the trainer said at its start: kernels, what is trained."""
+    """Lines of the trainer at its start: kernels, trained parts."""
     parameters: int
     trained: int
     tokens: int
-    """Tokens of a step; the next three are of a step too."""
+    """Tokens of a step; the next three fields are for a step too."""
     target_tokens: int
     patches: int
     flops: float
-    """Operations of the model, strictly counted: see lmms.train.model.flops."""
+    """Operations of the model, strictly counted: see model_cost."""
     steps: Steps
     seconds: float
     """Median of a step."""
     tokens_per_s: float
     recompute: str
     optimizer_bytes: int
-    """What an update reads and writes at least."""
+    """Least bytes that an update reads and writes."""
     waits: dict[str, int] | None = None
     """file:line -> how often a step waits for the GPU there."""
     trace: Trace | None = None
@@ -61,7 +61,7 @@ class Training:
 
 
 def settings_of(model: str, packs: str, rung: Rung, folder: str, output: str, sizes: Sizes) -> dict[str, Any]:
-    """The settings of a run file: a rung's, on a file of packs."""
+    """The settings of a run file for a rung on a file of packs."""
     return {
         "model.path": f"{folder}/model",
         "model.init": "random",
@@ -82,9 +82,9 @@ def settings_of(model: str, packs: str, rung: Rung, folder: str, output: str, si
 def predict_memory(
     model: str, packs: str, rungs: Sequence[str], folder: str, sizes: Sizes
 ) -> Iterator[dict[str, dict[str, int]]]:
-    """Rung -> bytes by component at the peak of one rank, as `lmms train --dry-run` has them; the list grows.
+    """Rung -> bytes by component at the peak of one rank, as `lmms train --dry-run` computes them; the dict grows.
 
-    Rungs whose settings differ in kernels alone need the same by this arithmetic, and are computed once.
+    Rungs whose settings differ in kernels only need the same memory by this arithmetic, and are computed once.
     """
     predicted, known = dict[str, dict[str, int]](), dict[str, dict[str, int]]()
     for name in rungs:
@@ -99,7 +99,7 @@ def predict_memory(
 def measure_training(
     model: str, packs: str, rung: str, folder: str, output: str, seconds: float, sizes: Sizes
 ) -> Iterator[Training]:
-    """Measure a rung on a file of packs in about these seconds; the result comes more than once, ever more of it."""
+    """Measure a rung on a file of packs in about these seconds; results come several times, each more complete."""
     deadline, chosen = time.monotonic() + seconds, rung_of(rung)
     config = load_config(TrainConfig, None, values=settings_of(model, packs, chosen, folder, output, sizes))
     says = list[str]()
@@ -157,7 +157,7 @@ def training_of(
 
 
 def update_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """What an update moves at least: weights and states read and written, gradients read, for their norm once more."""
+    """Least bytes moved by an update: weights and states read and written, gradients read twice (once for the norm)."""
     moved = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""The goals of the trainer on one H100, each held to the fastest rung that passed, and what they are held against."""
+"""The goals of the trainer on one H100, and whether the fastest rung that passed meets them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ GOALS: Sequence[tuple[str, str, str, float]] = (
     (SECOND, "vision", PACKED, 2.0),
     (FIRST, "vision", FLOOR, 1.15),
 )
-"""(model, packs, figure of the best rung, what it should be): at least, but of the floor at most."""
+"""(model, packs, figure of the best rung, wanted value): the least value, but for FLOOR the most."""
 LOSS_WITHIN, NORM_WITHIN = 5e-3, 5e-2
-"""Relative, of a comparator's first loss and gradient norm from the trainer's; bf16 rounds by 2e-3. All begin with the
-same weights and packs."""
+"""Largest relative differences of a comparator's first loss and gradient norm from the trainer's; bf16 rounds by 2e-3.
+All begin with the same weights and packs."""
 
 Dicts = Sequence[Mapping[str, Any]]
 
@@ -27,11 +27,11 @@ Dicts = Sequence[Mapping[str, Any]]
 def goals_of(trainings: Dicts, rivals: Dicts, pieces: Dicts) -> Iterator[dict[str, Any]]:
     """{goal, wanted, rung, found, verdict, missing} of each goal.
 
-    trainings: the figures of summary.summarise; rivals: what recipes gives; pieces: all of a report.
+    trainings: the figures of summarise; rivals: the result of recipes; pieces: all pieces of a report.
 
-    verdict: met, not met, or incomplete where something is missing that could turn it: for one that is met a
-    comparator, or a kernel, that was not measured and may be faster; for one that is not a rung; and where there is no
-    figure. missing: all of these, with the reason of each.
+    verdict: met, not met, or incomplete. A goal is incomplete without a figure, or if a missing result could change
+    the verdict: for met, a comparator or kernel that may be faster; for not met, a rung. missing: these results, each
+    with its reason.
     """
     for model, packs, figure, wanted in GOALS:
         best = best_rung(trainings, model, packs)
@@ -49,7 +49,7 @@ def goals_of(trainings: Dicts, rivals: Dicts, pieces: Dicts) -> Iterator[dict[st
 
 
 def best_rung(trainings: Dicts, model: str, packs: str) -> Mapping[str, Any] | None:
-    """The fastest training of ours that passed and came to its end."""
+    """The fastest training of lmms that passed and ended as planned."""
     passed = [
         training
         for training in trainings
@@ -73,7 +73,7 @@ def _rungs_missing(trainings: Dicts, pieces: Dicts, model: str, packs: str) -> I
 
 
 def _against(figure: str, model: str, packs: str, rivals: Dicts, pieces: Dicts) -> list[str]:
-    """What a figure is held against and was not measured, though this machine could."""
+    """Results for the comparison of a figure that this machine could measure and did not."""
     if figure == PACKED:
         here = [rival for rival in rivals if (rival["model"], rival["packs"]) == (model, packs) and not rival["absent"]]
         missing = [f"{rival['name']}: {rival['why']}" for rival in here if rival["why"]]
@@ -91,8 +91,9 @@ def _against(figure: str, model: str, packs: str, rivals: Dicts, pieces: Dicts) 
 def recipes(pieces: Dicts) -> Iterator[dict[str, Any]]:
     """{model, packs, name, tokens_per_s, counted, why, absent} of each comparator among a report's pieces.
 
-    counted: whether it is the packed recipe, ran to its end and computed what the trainer computes; if not, `why`.
-    absent: whether the comparison is complete without it: it is another recipe, or this machine cannot run it.
+    counted: whether the comparator is the packed recipe, ran to its end and computed what the trainer computes; if not,
+    `why`. absent: whether the comparison is complete without the comparator, since its recipe differs or this machine
+    cannot run it.
     """
     for piece in (piece for piece in pieces if piece["kind"] == "comparator"):
         settings, result = piece["settings"], piece["result"]
@@ -123,7 +124,7 @@ def _why_not(piece: Mapping[str, Any], ours: tuple[float, float] | None) -> str:
 
 
 def _first_step(pieces: Dicts, training: str) -> tuple[float, float] | None:
-    """Loss and gradient norm of the first step of a training of ours whose piece begins so."""
+    """Loss and gradient norm of the first step of a training of lmms; its piece's name begins with `training`."""
     for piece in pieces:
         if piece["name"].startswith(training) and piece["outcome"] == "done" and piece["result"]["passed"]:
             steps = piece["result"]["steps"]

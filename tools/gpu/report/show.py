@@ -17,7 +17,7 @@ _STEPS = ("training", "tokens/s", "strict MFU", "of product", "step s", "x floor
 
 
 def show(report: Json, screen: Console) -> None:
-    """Print what main.measure found."""
+    """Print the report of a bench."""
     facts, trainings = report["facts"], report["trainings"]
     if facts:
         libraries = f"torch {facts['torch']}, transformers {facts['transformers']}, Python {facts['python']}"

@@ -1,10 +1,10 @@
-"""What the pieces' results come to together: shares of ceilings, floors, faults. Arithmetic on the report alone.
+"""The summary of all pieces' results: shares of ceilings, floors, faults. Arithmetic on the report only.
 
-A floor is the least time that a class of kernels of a step can take on this card, from what was measured alone.
-Products: every product of the model at the speed that its own shapes reach alone. Attention: every layer on the pack's
-own lengths at the speed of the fastest kernel that passed. Elementwise and the optimizer: the bytes that a perfectly
-fused step moves, at the speed of a copy. What is computed again in backward counts as often as it runs: of a block all
-but its last product and the addition after it.
+A floor is the least time that a class of kernels of a step can take on this card, from measurements of single kernels.
+Products: every product of the model at the speed of its shape alone. Attention: every layer on the lengths of the pack,
+at the speed of the fastest kernel that passed. Elementwise and the optimizer: the bytes that a perfectly fused step
+moves, at the speed of a copy. Kernels that backward computes again count each time: those of a block without its last
+product and the addition after it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from tools.gpu.processes import Outcome
 from tools.gpu.report.goals import PACKED, goals_of, recipes
 
 Json = Mapping[str, Any]
-"""A part of the report: results as dicts, as they come from the pieces' processes."""
+"""A part of the report: results as dicts, from the processes of the pieces."""
 RECOMPUTED: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "elementwise": ("elementwise",),
@@ -31,7 +31,7 @@ _BF16, _FP32 = 2, 4
 
 
 def report_of(head: Json, outcomes: Sequence[Outcome], sizes: Sizes | None) -> dict[str, Any]:
-    """The report as JSON has it. head: what is known beside the pieces; sizes: None until they are known."""
+    """The report, for JSON. head: facts besides the pieces; sizes: None until they are known."""
     pieces = [outcome.to_json() for outcome in outcomes]
     summary: dict[str, Any] = {"trainings": [], "recipes": [], "goals": []}
     if sizes:
@@ -53,12 +53,12 @@ def _is_fault(piece: Json) -> bool:
 
 
 def last_line(error: str) -> str:
-    """The end of what a piece said, where an error's own words are."""
+    """The last line of the output of a piece, which is the text of an error."""
     return error.strip().rpartition("\n")[2][:200]
 
 
 def summarise(facts: Json, pieces: Sequence[Json], sizes: Sizes) -> dict[str, Any]:
-    """{trainings: a dict of figures each, recipes and goals: see goals.py}. A miniature has no goals."""
+    """{trainings: a dict of figures each, recipes: see recipes, goals: see goals_of}. A miniature has no goals."""
     results = {piece["name"]: piece["result"] for piece in pieces if piece["result"] is not None}
     trainings = [
         _figures(piece, results, facts.get("peak_flops"), sizes)
@@ -105,7 +105,7 @@ def _figures(piece: Json, results: Json, peak: float | None, sizes: Sizes) -> di
 
 
 def _floors(training: Json, results: Json, sizes: Sizes) -> dict[str, float] | None:
-    """None where what they are made of was not measured, or the model is not trained as a whole."""
+    """Floors of a training; None if a measurement is missing, or if only a part of the model is trained."""
     model, packs = training["model"], training["packs"]
     ceilings, products = results.get("ceilings"), results.get(f"products {model} {packs}")
     kernels = [kernel for name, result in results.items() if name.startswith("attention ") for kernel in result]
@@ -154,12 +154,12 @@ def _seconds(product: Json, again: bool) -> float:
 
 
 def elementwise_bytes(config: PretrainedConfig, rows: Rows, *, again: bool) -> int:
-    """Read and written between products and attention by blocks whose norms, rotations, residuals and activations are
-    fused as far as they can be, in bf16, forward and backward.
+    """Bytes that blocks read and write between products and attention, in bf16, forward and backward, if norms,
+    rotations, residuals and activations are fused as far as possible.
 
     Two norms with the addition before them (4 widths forward, 4 backward), the rotation of queries and keys (2 and 2),
     the activation: gated 3 of the inner width and 5 backward, plain 2 and 3. again: whether backward runs forward once
-    more, but for the last addition, which it does not need: 2 widths less.
+    more, without the last addition: 2 widths less.
     """
     text, tower = config.get_text_config(), config.vision_config
     rotated = (text.num_attention_heads + text.num_key_value_heads) * head_width(text)
@@ -176,8 +176,10 @@ def elementwise_bytes(config: PretrainedConfig, rows: Rows, *, again: bool) -> i
 
 
 def best_attention(kernels: Sequence[Json], model: str, packs: str) -> list[Json]:
-    """LayerSpeed (as dicts) of each layer by the kernel that was fastest over forward and backward, of those that
-    passed. kernels: KernelReport as dicts."""
+    """LayerSpeed (as dicts) of each layer, by the kernel that passed and was fastest over forward and backward.
+
+    kernels: KernelReport as dicts.
+    """
     best: dict[str, Json] = {}
     for kernel in kernels:
         if kernel["passed"] and (kernel["model"], kernel["packs"]) == (model, packs):

@@ -1,4 +1,4 @@
-"""Packs as a trainer of transformers models would have them: padded conversations, or one sequence a pack."""
+"""Packs as batches for a transformers model: padded conversations, or one sequence for each pack."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,19 +15,19 @@ from lmms.train.batch.recipe import Recipe
 from lmms.train.data.shards import Place
 
 PADDED = 2
-"""Conversations of a padded batch, as they come: the usual number a GPU with models of this size."""
+"""Conversations of a padded batch, in order: the usual number on a GPU with models of this size."""
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlainBatch:
-    """Keyword arguments of a transformers model, and what lmms's step asks of a batch."""
+    """Keyword arguments of a transformers model, and the fields that lmms's step needs."""
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    """int64 [rows, tokens], as input_ids: IGNORED where nothing is predicted."""
+    """int64 [rows, tokens], like input_ids: IGNORED for tokens that are not predicted."""
     cu_seqlens: Tensor | None
-    """int32 [conversations + 1] of a packed one."""
+    """int32 [conversations + 1] of a packed batch; None for a padded batch."""
     longest: int
     """Tokens of the longest conversation."""
     weight: float
@@ -36,7 +36,7 @@ class PlainBatch:
 
 
 def packed_batches(packs: Sequence[Pack], recipe: Recipe) -> Iterator[PlainBatch]:
-    """A pack is a sequence [1, tokens], its conversations told apart by cu_seqlens."""
+    """One batch for each pack: a sequence [1, tokens], whose conversations are bounded by cu_seqlens."""
     for batch, labels in (_labelled(pack, recipe) for pack in packs):
         lengths = batch.cu_seqlens.diff().long()
         starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
@@ -53,7 +53,7 @@ def packed_batches(packs: Sequence[Pack], recipe: Recipe) -> Iterator[PlainBatch
 
 
 def padded_batches(packs: Sequence[Pack], recipe: Recipe) -> Iterator[PlainBatch]:
-    """PADDED conversations a batch, each from position 0 on, filled up to the longest."""
+    """Batches of PADDED conversations, each from position 0 on, filled up to the longest."""
     for pack in packs:
         count = len(pack.lengths)
         for first in range(0, count, PADDED):
@@ -84,7 +84,7 @@ def _padded(conversations: Sequence[Pack], recipe: Recipe) -> PlainBatch:
 
 
 def _conversation(pack: Pack, segment: int) -> Pack:
-    """A pack of one conversation of another."""
+    """A pack with one conversation of another pack."""
     start, end = pack.cu_seqlens[segment : segment + 2].tolist()
     inside = (pack.targets[:, 0] >= start) & (pack.targets[:, 1] <= end)
     shown = [(m, data) for m, data in zip(pack.media, pack.media_data(), strict=True) if start <= m.start < end]
@@ -101,7 +101,7 @@ def _conversation(pack: Pack, segment: int) -> Pack:
 
 
 def _labelled(pack: Pack, recipe: Recipe) -> tuple[Batch, Tensor]:
-    """lmms's own batch of a pack, and its labels as transformers wants them: int64 [tokens]."""
+    """lmms's batch of a pack, and its labels in the form of transformers: int64 [tokens]."""
     batch = make_batch([pack], recipe, [Place(set=0, pack=0, shard=0, offset=0, bytes=0, xxh3=0)])
     labels = torch.full((batch.input_ids.shape[1],), IGNORED)
     labels[batch.target_rows + 1] = batch.labels

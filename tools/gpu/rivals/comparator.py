@@ -1,7 +1,7 @@
-"""Others' recipes on the same packs: transformers' own models and forward, stepped by the trainer's own step.
+"""Recipes of other trainers on the same packs: models and forward of transformers, with the steps of lmms.
 
-Weights, optimizer, clipping, mixed precision and sharding are the trainer's, so what differs is what is done with a
-batch. Batches stand ready in pinned memory: no time is taken for making them.
+Weights, optimizer, clipping, mixed precision and sharding are those of lmms, so only the work on a batch differs.
+Batches are ready in pinned memory: making them takes no time.
 """
 
 import time
@@ -50,15 +50,15 @@ class Recipe:
     """One way to train a transformers model."""
 
     packed: bool
-    """Conversations end to end in one sequence, or a few of them padded to the longest."""
+    """Whether conversations are end to end in one sequence; else a few are padded to the longest."""
     attention: Kernel
     liger: bool = False
     """Liger's norms, MLPs, rotations and fused loss."""
     chunked_loss: bool = False
-    """lmms's loss over every row, which is what Liger's does, in the place of transformers' over all logits."""
+    """lmms's loss over every row, as Liger's loss, instead of transformers' loss over all logits."""
     linear_patches: bool = False
-    """The vision tower's convolution over patches as a product on the same weight. cuDNN has been seen to take seconds
-    for it in bf16, and nothing is to be won by that."""
+    """The vision tower's convolution over patches as a product with the same weight. In bf16 cuDNN may take seconds for
+    the convolution, and gains nothing by it."""
 
 
 PADDED = "padded, sdpa"
@@ -71,22 +71,22 @@ COMPARATORS: Mapping[str, Recipe] = {
     "packed, varlen, liger, linear patches": _LIGER,
     "packed, flash-attn-2, liger, linear patches": replace(_LIGER, attention="flash-attn-2"),
 }
-"""The last is the recipe of LMMs-Engine and VeOmni, but for its patches; torch's varlen holds the kernels of flash-attn
-2 too."""
+"""The last entry is the recipe of LMMs-Engine and VeOmni, except for its patches; torch's varlen has the kernels of
+flash-attn 2 too."""
 RECIPE: Sequence[str] = [name for name in COMPARATORS if COMPARATORS[name].liger]
-"""The packed recipe: what goals are held against. Without Liger it is another recipe, and a slower one."""
+"""The packed recipe, with which goals are compared. Without Liger the recipe differs, and is slower."""
 
 _ATTENTION = "bench_flash"
-"""Name that transformers knows the packed attention by; "flash" has its vision towers attend in one call."""
+"""Name of the packed attention in transformers; with "flash" in it, vision towers attend in one call."""
 _bounds: list[tuple[Tensor | None, int]] = []
-"""cu_seqlens and longest conversation of the batch that is computed, for the language model's attention: transformers'
-own way finds them in the position ids, waiting for the device."""
+"""cu_seqlens and longest conversation of the running batch, for the language model's attention: transformers itself
+finds them in the position ids, and waits for the device."""
 
 
 def measure_comparator(
     name: str, model: str, packs: str, folder: str, seconds: float, sizes: Sizes
 ) -> Iterator[Training]:
-    """Measure a recipe on a file of packs, as training.measure_training measures a rung."""
+    """Measure a recipe on a file of packs, as measure_training measures a rung."""
     deadline, recipe = time.monotonic() + seconds, COMPARATORS[name]
     config = model_config(model, thin=sizes.thin)
     with ExitStack() as opened:
@@ -131,22 +131,22 @@ def _plan(folder: Path, config: PretrainedConfig, ready: Sequence[PlainBatch]) -
 
 
 class Comparator(TrainModel):
-    """A transformers model as transformers runs it; what it returns is what TrainModel returns."""
+    """A transformers model, run by transformers; forward returns the same values as TrainModel's."""
 
     def __init__(self, hf: PreTrainedModel, head_loss: Loss | None) -> None:
-        """head_loss: over all rows, of which those without a label weigh 0; None: transformers' own."""
+        """head_loss: loss over all rows, with weight 0 for rows without a label; None: transformers' loss."""
         super().__init__(hf)
         self.head_loss = head_loss
 
     def forward(  # type: ignore[override]
         self, batch: PlainBatch, step_has_images: bool, sequence_group: None = None
     ) -> tuple[Tensor, Tensor]:
-        """Sum of cross entropies over the batch's targets; and nothing by group."""
+        """Sum of cross entropies over the batch's targets, and zeros for the sums by group."""
         _bounds[:] = [(batch.cu_seqlens, batch.longest)]
         if self.head_loss is None:
-            # A sum: one divides by the number of targets, here by 1.
-            one = torch.ones((), device=batch.labels.device)
-            loss = self.hf(**batch.inputs, labels=batch.labels, num_items_in_batch=one, use_cache=False).loss
+            # transformers divides by num_items_in_batch; 1 gives the sum.
+            divisor = torch.ones((), device=batch.labels.device)
+            loss = self.hf(**batch.inputs, labels=batch.labels, num_items_in_batch=divisor, use_cache=False).loss
         else:
             hidden = self.hf.model(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
             labels = F.pad(batch.labels, (0, 1), value=IGNORED)[:, 1:].flatten()
@@ -155,9 +155,9 @@ class Comparator(TrainModel):
 
 
 def build_comparator(config: PretrainedConfig, recipe: Recipe, device: torch.device) -> Comparator:
-    """The model on the meta device. NotHereError or ConfigError where a kernel of the recipe is missing.
+    """The model on the meta device. NotHereError or ConfigError if a kernel of the recipe is missing.
 
-    Liger's functions are put in by the trainer's own hand: Liger's patches know only some versions of transformers.
+    lmms puts Liger's functions into the model: Liger's patches know only some versions of transformers.
     """
     head_loss = loss_by("liger", device) if recipe.liger else _chunked(device) if recipe.chunked_loss else None
     packed = partial(_attention, attend_by(recipe.attention, device)) if recipe.packed else None
@@ -196,7 +196,7 @@ def _attention(
     is_causal: bool | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface over the batch's conversations, or over the images that a tower names."""
+    """transformers' attention interface over the batch's conversations, or over a tower's images."""
     if cu_seq_lens_q is None or max_length_q is None:
         ((cu_seq_lens_q, max_length_q),) = _bounds
     assert cu_seq_lens_q is not None
