@@ -168,7 +168,7 @@ def _proposals(result: "DryRun") -> Table:
             where, style = f"fits {fitting[0].name}" + (" and larger" if len(fitting) > 1 else ""), "green"
         saved = result.total - proposal.total
         text = Text.assemble(
-            proposal.change, (_FROM_THE_START if proposal.anew else "", "yellow"), "  ", (where, style)
+            proposal.change, (_FROM_THE_START if proposal.from_start else "", "yellow"), "  ", (where, style)
         )
         table.add_row(f"{proposal.total / 1e9:.2f}", f"{saved / 1e9:.2f}", text)
     return table
@@ -188,6 +188,6 @@ def _verdict(result: "DryRun") -> Text:
     memory = max(card.memory for card in short)
     enough = [proposal for proposal in result.proposals if proposal.total <= memory]
     advice = "no change here is enough by itself; take several, or build shorter packs"
-    for proposal in sorted(enough, key=lambda proposal: proposal.anew)[:1]:
-        advice = f"it would with {proposal.change}" + (_FROM_THE_START if proposal.anew else "")
+    for proposal in sorted(enough, key=lambda proposal: proposal.from_start)[:1]:
+        advice = f"it would with {proposal.change}" + (_FROM_THE_START if proposal.from_start else "")
     return Text(f"DOES NOT FIT: {needs}; {advice}", "bold red")

@@ -16,7 +16,7 @@ Positive = Annotated[int, Range(1)]
 class PrepConfig:
     """One build. The docstring under a field is its help text, on the command line too."""
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...]
     """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders."""
     model: str
     """Model folder or hub id: its tokenizer, chat template and processor settings are used."""

@@ -83,12 +83,12 @@ def test_a_change_that_no_checkpoint_goes_on_with_comes_last_and_says_so(
     settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = dry_run(run_config(settings), 1, [cards.Card(name="small", memory=1, peak_flops=None)])
-    anew = Proposal(change="train.vision: frozen", total=0, anew=True)
+    restart = Proposal(change="train.vision: frozen", total=0, from_start=True)
     for others, said in (
         ([], "train.vision: frozen in another output, from the start"),
         ([Proposal(change="2 ranks", total=1)], "2 ranks"),
     ):
-        print_view(ui.console(), replace(found, proposals=[anew, *others]))
+        print_view(ui.console(), replace(found, proposals=[restart, *others]))
         shown = " ".join(capsys.readouterr().out.split())
         assert "train.vision: frozen in another output, from the start fits small" in shown
         assert shown.endswith(f"it would with {said}")

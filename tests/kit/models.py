@@ -98,8 +98,8 @@ TINY_VISION = Vision(
 
 
 def part_of(family: str, name: str) -> Part:
-    """The part of a parameter, by its name in TrainModel or in the transformers model."""
-    return family_of(family).part_of(name.removeprefix("hf.")).name
+    """The part of a parameter, by its name in a checkpoint, in TrainModel or in the transformers model."""
+    return family_of(family).part_of(name.removeprefix("model.hf.").removeprefix("hf.")).name
 
 
 def tiny_cost(family: str, train: Mapping[str, How] = EVERYTHING, lora: LoraConfig = DEFAULT_LORA) -> ModelCost:

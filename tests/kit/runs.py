@@ -116,6 +116,11 @@ def train_as_rank(rank: int, ranks: int, configs: Sequence[TrainConfig], ports: 
         train(config, silent)
 
 
+def without_waits(events: Sequence[StepLog | str]) -> list[StepLog | str]:
+    """What a run said, but for the lines that name what takes long."""
+    return [event for event in events if not (isinstance(event, str) and event.endswith(" ..."))]
+
+
 def read_tensors(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint whose name starts with `prefix`, whole."""
     stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata

@@ -8,6 +8,8 @@ to 1e-5. Files that the run leaves in shared memory and in the temporary folder 
 import json
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,9 +21,7 @@ from lmms.cli.demo.story import MODEL
 from lmms.configs.settings.data import DataConfig
 from lmms.configs.settings.memory import MemoryConfig
 from lmms.configs.settings.optim import OptimConfig
-from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.train import ModelConfig, TrainConfig
-from lmms.prep.build import build_shards
 from lmms.train.watch.metrics import METRICS_NAME
 from tools.compare_runs import differences, read_steps
 from tools.faults.hits import HITS, Running
@@ -51,10 +51,10 @@ class Findings:
 def prepare(folder: Path, seed: int) -> TrainConfig:
     """Write shards of small pictures; returns the settings of a run over them that crosses ends of epochs."""
     draw_pictures(folder, "train", PICTURES, seed)
-    source = str(folder / "train.jsonl")
-    build_shards(
-        PrepConfig(sources=(source,), model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / "shards"), workers=1)
-    )
+    # In a process of its own: this one forks the ranks, and a fork after polars has started its threads hangs.
+    command = [sys.executable, "-m", "lmms.cli.main", "prep", "build-shards", str(folder / "train.jsonl"), "--quiet"]
+    options = ["--model", str(MODEL), "--seq-len", str(SEQ_LEN), "--out", str(folder / "shards"), "--workers", "1"]
+    subprocess.run([*command, *options], check=True)
     return TrainConfig(
         model=ModelConfig(path=str(MODEL), init="random"),
         memory=MemoryConfig(recompute="none"),

@@ -39,7 +39,7 @@ class Proposal:
     change: str
     total: int
     """Bytes."""
-    anew: bool = False
+    from_start: bool = False
     """Whether no checkpoint can go on with the change: the run would have to start again, in another output."""
 
 
@@ -109,7 +109,7 @@ def proposals_of(
     for change, changed in single_changes(config, trained, -(-kept // 10**9)):
         needed = largest(memory_of(_traced_with(changed, traced, opened, batches, overlaid), ranks))
         trains_otherwise = change.startswith(("train.", "optim."))
-        proposal = Proposal(change=change, total=needed, anew=goes_on and trains_otherwise)
+        proposal = Proposal(change=change, total=needed, from_start=goes_on and trains_otherwise)
         (other_runs if trains_otherwise else mild).append(proposal)
     for times in _MORE_RANKS:
         if min((proposal.total for proposal in mild), default=total) <= enough:

@@ -151,7 +151,7 @@ def advice_text(advice: Advice, memory: int) -> str:
     need = f"by the arithmetic of --dry-run a rank needs: {here}the heaviest pass {_gib(advice.heaviest)}{fits}"
     changes = ", ".join(
         f"with {proposal.change} {_gib(proposal.total)} ({'fits' if proposal.total <= memory else 'too much'}"
-        f"{', but no checkpoint goes on with it' if proposal.anew else ''})"
+        f"{', but no checkpoint goes on with it' if proposal.from_start else ''})"
         for proposal in advice.proposals
     )
     return "; ".join([need, changes or "no setting needs less: build shorter packs", *advice.remarks])

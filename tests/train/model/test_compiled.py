@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +258,7 @@ def test_compiled_recomputed_and_sharded_blocks_have_the_gradients_of_plain_ones
 
 def test_a_run_with_compiled_blocks_is_the_run_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an evaluation, which runs without gradients."""
-    monkeypatch.setattr("lmms.train.setup.compile_blocks", partial(compile_blocks, backend=BACKEND))
+    monkeypatch.setattr("lmms.train.setup.compile_blocks", lambda blocks, backend: compile_blocks(blocks, BACKEND))
     settings = write_run(tmp_path, "qwen3_vl") | {"max_steps": 2, "eval.shards": str(tmp_path / "shards")}
     before = compiled_graphs()
     for compiled in (False, True):

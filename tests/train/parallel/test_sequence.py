@@ -136,7 +136,7 @@ def test_a_share_is_refused_by_a_model_that_runs_it_alone() -> None:
 
 def test_ranks_that_do_not_divide_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     config = run_config(write_run(tmp_path, "qwen3"), parallel__sequence=2)
-    with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but there are 1 ranks"):
+    with pytest.raises(ConfigError, match=r"parallel\.sequence is 2, but there is 1 rank"):
         train(config, silent)
     assert not Path(config.output).exists()
 

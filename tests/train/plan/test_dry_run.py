@@ -343,12 +343,15 @@ def test_a_checkpoint_takes_as_much_main_memory_as_it_holds(
 
 def test_what_no_checkpoint_goes_on_with_is_marked(settings: dict[str, Any], trained: TrainConfig) -> None:
     fresh, goes_on = (
-        {p.change: p.anew for p in dry_run(config, 1, fits_all_but(1)).proposals}
+        {p.change: p.from_start for p in dry_run(config, 1, fits_all_but(1)).proposals}
         for config in (run_config(settings), trained)
     )
     assert fresh.keys() == goes_on.keys()
     assert not any(fresh.values())
-    assert {change for change, anew in goes_on.items() if anew} == {"train.vision: frozen", "optim.name: adamw-8bit"}
+    assert {change for change, from_start in goes_on.items() if from_start} == {
+        "train.vision: frozen",
+        "optim.name: adamw-8bit",
+    }
     # What is said is what resume does.
     with pytest.raises(TrainError, match="was trained with train"):
         dry_run(replace(trained, train={"default": "full", "vision": "frozen"}), 1, BIG)

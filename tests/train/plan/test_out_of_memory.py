@@ -219,7 +219,7 @@ def test_advice_says_what_fits_in_the_order_of_the_dry_run() -> None:
     proposals = [
         Proposal(change="memory.recompute: full", total=3 * GIB),
         Proposal(change="2 ranks", total=GIB),
-        Proposal(change="train.vision: frozen", total=GIB, anew=True),
+        Proposal(change="train.vision: frozen", total=GIB, from_start=True),
     ]
     advice = Advice(here=4 * GIB, heaviest=5 * GIB, proposals=proposals, remarks=["whole packs"])
     assert advice_text(advice, 2 * GIB) == (
