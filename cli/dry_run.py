@@ -27,12 +27,14 @@ _FROM_THE_START = " in another output, from the start"
 
 def show(settings: TrainConfig, ranks: int, card: str | None, *, as_json: bool) -> bool:
     """Print the dry run of these settings, for one card or all known cards. Returns whether the run fits on any."""
-    from lmms.train.plan.cards import cards_to_show
-    from lmms.train.plan.dry_run import dry_run
+    with ui.doing("loading torch and transformers"):
+        from lmms.train.plan.cards import cards_to_show
+        from lmms.train.plan.dry_run import dry_run
 
     cards = cards_to_show(card)
     out = ui.console()
-    result = dry_run(settings, ranks, cards)
+    with ui.doing("running the heaviest packs through the model, without values"):
+        result = dry_run(settings, ranks, cards)
     if as_json:
         typer.echo(json.dumps(to_json(result), indent=1))
     else:

@@ -81,7 +81,8 @@ def order(
         "--freeze": [part.value for part in freeze or ()],
     }
     settings, run = order_settings(places or (), config, options, epochs)
-    view = preview(settings, world=world, epochs=epochs, run=run)
+    with ui.doing("opening the shards and the model, which says what a pack costs"):
+        view = preview(settings, world=world, epochs=epochs, run=run)
     if as_json:
         for step in step_previews(view):
             typer.echo(json.dumps(asdict(step), ensure_ascii=False))
