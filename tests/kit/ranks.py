@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import torch
@@ -33,8 +35,17 @@ def _as_rank(
     act(rank, ranks, *arguments)
 
 
+_ports = count(os.getpid() * 211)
+"""Each process of tests looks from a place of its own."""
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that stays free until it is used.
+
+    Linux gives connections ports from 32768 on: a port from there may be taken between the choice and the use.
+    """
+    while True:
+        port = 10_000 + next(_ports) % 20_000
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
