@@ -54,8 +54,23 @@ def inside(outer: dict[str, Any], events: list[dict[str, Any]]) -> list[str]:
     return [event["name"] for event in events if outer["ts"] <= event["ts"] and event["ts"] + event["dur"] <= end]
 
 
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    """What other tests of this process left to Python's collector is gone before a test counts."""
+    gc.collect()
+    _EARLIER[:] = [number_of_profilers()]
+
+
+_EARLIER = [0]
+
+
+def number_of_profilers() -> int:
+    return sum(type(entry) is profile for entry in gc.get_objects())
+
+
 def live_profilers() -> int:
-    return sum(type(found) is profile for found in gc.get_objects())
+    """Profilers that this test has made."""
+    return number_of_profilers() - _EARLIER[0]
 
 
 def logged(output: str) -> list[tuple[int, bool]]:
