@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -10,11 +11,14 @@ from lmms.configs.ranges import bounds_of
 
 @cache
 def field_help(config: type) -> dict[str, str]:
-    """Field name -> the string that stands under it in the source of a config dataclass, with the range of a number."""
+    """Field name -> the string that stands under it in the source of a config dataclass, with the range of a number.
+
+    Fields of a dataclass that `config` extends come first.
+    """
     (definition,) = ast.parse(inspect.getsource(config)).body
     assert isinstance(definition, ast.ClassDef)
     hints = get_type_hints(config, include_extras=True)
-    texts = {}
+    texts = {name: text for base in config.__bases__ if is_dataclass(base) for name, text in field_help(base).items()}
     for field, below in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             assert isinstance(below.value, ast.Constant)

@@ -1,22 +1,27 @@
 """Plain values (dict, list, str, int, float, bool, None) checked against the types of a dataclass, and made into it.
 
 Three steps, with time to merge several sources between them: check each source, then missing_keys, then build.
-A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T] or one of these
-`| None`. An int may stand for a float, never a float for an int; a bool is no int; infinities and NaN are refused;
-a string is never empty, nor a list. For a dict[str, T] a T alone means {default: T}; keys that are unset or null keep
-the values of the field's default. A number may have a range: Annotated[int, Range(1)].
+A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T], Mapping[str, T], Json,
+one of these `| None`, or a dataclass `| str`. An int may stand for a float, never a float for an int; a bool is no int;
+infinities and NaN are refused; a string is never empty, nor a list. For a dict[str, T] a T alone means {default: T};
+keys that are unset or null keep the values of the field's default. A Mapping[str, T] has the keys that the user writes.
+A number may have a range: Annotated[int, Range(1)].
 """
 
 import sys
 from collections.abc import Iterator, Mapping
+from collections.abc import Mapping as MappingType
 from dataclasses import MISSING, fields, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin, get_type_hints
 
 from lmms.configs.errors import ConfigError, nearest
 from lmms.configs.ranges import bounds_of
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+Json = NewType("Json", object)
+"""A value of any kind: null, true, a number, a string, a list or a mapping of such."""
 
 
 def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str, str] = NO_NAMES) -> Any:
@@ -37,6 +42,10 @@ def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str
             return number
         advice = f"; {bounds.advice}" if bounds.advice else ""
         raise ConfigError(f"{where}{key} is {value}, expected {bounds}{advice}")
+    if inner is Json:
+        return value
+    if _is_union(inner):
+        return check(_alternative(inner, value), value, key, origin, other_names)
     if is_dataclass(value) and isinstance(inner, type) and isinstance(value, inner):
         return value
     if is_dataclass(inner) and isinstance(value, dict):
@@ -45,6 +54,9 @@ def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str
         items = value if isinstance(value, dict) else {"default": value}
         item_hint = get_args(inner)[1] | None
         return {name: check(item_hint, item, f"{key}.{name}", origin, other_names) for name, item in items.items()}
+    if get_origin(inner) is MappingType and isinstance(value, Mapping):
+        item_hint = get_args(inner)[1]
+        return {str(name): check(item_hint, item, f"{key}.{name}", origin, other_names) for name, item in value.items()}
     if get_origin(inner) is tuple and isinstance(value, list | tuple):
         hints = _item_hints(inner, len(value))
         if len(hints) == len(value):
@@ -96,7 +108,7 @@ def is_text(kind: Any, key: str) -> bool:
 
 def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
     """Dotted names of the required keys that are missing in a checked value."""
-    inner = without_none(hint)
+    inner = _alternative(without_none(hint), value)
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             yield from missing_keys(_item_hints(inner, len(value))[i], item, f"{key}[{i}]")
@@ -111,13 +123,13 @@ def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
 
 def build(hint: Any, value: Any) -> Any:
     """A checked value without missing keys, with dataclasses in place of the dicts."""
-    inner = without_none(hint)
+    inner = _alternative(without_none(hint), value)
     if isinstance(value, tuple):
         return tuple(build(_item_hints(inner, len(value))[i], item) for i, item in enumerate(value))
-    if isinstance(value, dict) and get_origin(inner) is not dict:
+    if isinstance(value, dict) and is_dataclass(inner):
         known = _fields(inner)
         values = {name: build(known[name][0], value.get(name, {})) for name in known if name in value or known[name][1]}
-        return inner(**_over_defaults(inner, values))
+        return cast(Any, inner)(**_over_defaults(inner, values))
     return value
 
 
@@ -125,7 +137,8 @@ def _over_defaults(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The values of a dataclass's fields, each dict merged over the dict that is the field's default."""
     defaults = {f.name: f.default_factory() for f in fields(kind) if f.default_factory is not MISSING}
     return {
-        name: _laid_over(defaults[name], value) if isinstance(value, dict) else value for name, value in values.items()
+        name: _laid_over(defaults[name], value) if isinstance(defaults.get(name), dict) else value
+        for name, value in values.items()
     }
 
 
@@ -155,8 +168,20 @@ def without_none(hint: Any) -> Any:
     """X for `X | None`, else the hint itself."""
     if get_origin(hint) not in (Union, UnionType):
         return hint
-    (inner,) = (arg for arg in get_args(hint) if arg is not NoneType)
-    return inner
+    kinds = [arg for arg in get_args(hint) if arg is not NoneType]
+    return kinds[0] if len(kinds) == 1 else hint
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
+def _alternative(hint: Any, value: Any) -> Any:
+    """The type that this value is to have: of a dataclass `| str`, str for a string."""
+    if not _is_union(hint):
+        return hint
+    (kind,) = (arg for arg in get_args(hint) if arg is not str)
+    return str if isinstance(value, str) else kind
 
 
 def _item_hints(hint: Any, length: int) -> tuple[Any, ...]:
@@ -203,6 +228,10 @@ def expected(hint: Any) -> str:
     inner, args = without_none(hint), get_args(hint)
     if inner is not hint:
         return f"{expected(inner)} or null"
+    if _is_union(hint):
+        return " or ".join(map(expected, args))
+    if get_origin(hint) is MappingType:
+        return f"a mapping to {expected(args[1])}"
     if get_origin(hint) is Annotated:
         return expected(args[0])
     if get_origin(hint) is Literal:
@@ -215,4 +244,5 @@ def expected(hint: Any) -> str:
         return f"{expected(args[1])}, or a mapping to such"
     if is_dataclass(hint):
         return "a mapping of " + ", ".join(_fields(hint))
-    return {str: "a string", bool: "true or false", int: "an integer", float: "a finite number"}[hint]
+    names = {str: "a string", bool: "true or false", int: "an integer", float: "a finite number", Json: "any value"}
+    return names[hint]

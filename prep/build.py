@@ -60,9 +60,9 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     """
     folder = read_model_folder(resolve_model(config.model, PREP_FILES), config.min_pixels, config.max_pixels)
     recipe = _recipe(config, folder)
-    sources = find_sources(config.sources, config.media_root)
+    sources = find_sources(config.sources, config.media_root, config)
     if records is not None:
-        sources.append(memory_source(config.media_root))
+        sources.append(memory_source(config.media_root, config))
     if not sources:
         raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
     out = Path(config.out)

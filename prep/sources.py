@@ -12,13 +12,21 @@ The libraries that read tables are imported where they are used: a build of JSON
 import glob
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError, refuse_file_limit
 from lmms.configs.files import PART_ENDING
+from lmms.configs.settings.sources import (
+    DEFAULT_READING,
+    NO_RECORD_SETTINGS,
+    Reading,
+    RecordConfig,
+    SourceConfig,
+    decide_reading,
+)
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
@@ -58,6 +66,8 @@ class Source:
     kind: Kind
     root: Path
     """Folder that image paths are relative to and may not leave."""
+    reading: Reading = DEFAULT_READING
+    """How its records are read."""
 
     @property
     def bytes(self) -> int:
@@ -65,23 +75,36 @@ class Source:
         return sum(file.stat().st_size for file in self.files)
 
 
-def find_sources(patterns: Sequence[str], media_root: str | None) -> list[Source]:
-    """The sources behind paths, folders and globs, each once: in the order given, by name within a folder or glob."""
+def find_sources(
+    configs: Sequence[SourceConfig | str], media_root: str | None, base: RecordConfig = NO_RECORD_SETTINGS
+) -> list[Source]:
+    """The sources behind paths, folders and globs, each once: in the order given, by name within a folder or glob.
+
+    base: settings of the build, for what a source does not set itself.
+    """
     sources_by_file: dict[Path, Source] = {}
-    for pattern in patterns:
+    for given in configs:
+        config = SourceConfig(path=given) if isinstance(given, str) else given
+        pattern, reading = config.path, decide_reading(config, base)
         is_glob = glob.has_magic(pattern) and not Path(pattern).exists()
         paths = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]  # noqa: PTH207
         sources = [source for path in paths for source in _sources_at(Path(path), media_root)]
         if not sources:
             raise SourceError(f"{pattern}: no file of chat records there; expected {', '.join(KINDS)}")
         for source in sources:
-            sources_by_file.setdefault(source.files[0].resolve(), source)
+            name = source.name if config.name is None else _named(config.name, source, len(sources))
+            sources_by_file.setdefault(source.files[0].resolve(), replace(source, name=name, reading=reading))
     return list(sources_by_file.values())
 
 
-def memory_source(media_root: str | None) -> Source:
+def _named(name: str, source: Source, sources: int) -> str:
+    """The name that the user gave, with the file's name where the user's path has several files."""
+    return name if sources == 1 else f"{name}/{Path(source.name).name}"
+
+
+def memory_source(media_root: str | None, base: RecordConfig) -> Source:
     """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
-    return Source("memory", (), "memory", Path(media_root or "."))
+    return Source("memory", (), "memory", Path(media_root or "."), decide_reading(base))
 
 
 def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
@@ -93,21 +116,22 @@ def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
 
 
 def read_records(
-    sources: Sequence[str], media_root: str | None = None
+    sources: Sequence[SourceConfig | str], media_root: str | None = None, base: RecordConfig = NO_RECORD_SETTINGS
 ) -> "Iterator[tuple[Source, int, Record | Reject]]":
     """Every record of some sources, as a build reads them: (source, row, what the row holds).
 
-    sources, media_root: as in PrepConfig. SourceError when a file cannot be read to its end.
+    sources, media_root: as in PrepConfig. base: settings for sources that do not set them. SourceError when a file
+    cannot be read to its end.
     """
     from lmms.prep.records.record import parse_record
 
-    for index, source in enumerate(find_sources(sources, media_root)):
+    for index, source in enumerate(find_sources(sources, media_root, base)):
         for chunk in read_chunks(index, source):
             for row, value in chunk_values(chunk):
                 if value is BLANK:
                     continue
                 try:
-                    yield source, row, value if isinstance(value, Reject) else parse_record(value)
+                    yield source, row, value if isinstance(value, Reject) else parse_record(value, source.reading)
                 except Reject as reject:
                     yield source, row, reject
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.ranges import Range
+from lmms.configs.settings.sources import RecordConfig, SourceConfig
 from lmms.configs.typed import check_fields
 
 MAX_SEQ_LEN = 2**22
@@ -13,11 +14,12 @@ Positive = Annotated[int, Range(1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PrepConfig:
+class PrepConfig(RecordConfig):
     """One build. The docstring under a field is its help text, on the command line too."""
 
-    sources: tuple[str, ...]
-    """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders."""
+    sources: tuple[SourceConfig | str, ...]
+    """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders. In
+    YAML also {path: ..., ...}, with settings of that source."""
     model: str
     """Model folder or hub id: its tokenizer, chat template and processor settings are used."""
     seq_len: Annotated[int, Range(1, MAX_SEQ_LEN)]
@@ -26,6 +28,8 @@ class PrepConfig:
     """Folder to write; must not exist."""
     media_root: str | None = None
     """Folder that image paths are relative to and may not leave; by default the folder of the record file."""
+    chat_template: str | None = None
+    """File of a Jinja chat template to use in place of the model's; a trained model is exported with this template."""
     min_pixels: Positive | None = None
     """Smallest image area after the resize, in pixels; by default the processor's."""
     max_pixels: Positive | None = None
@@ -48,6 +52,11 @@ class PrepConfig:
         )
     )
     """Processes that render and write; any number gives the same result. Default: one for each core."""
+
+    @property
+    def source_configs(self) -> tuple[SourceConfig, ...]:
+        """The sources, each as a mapping of settings."""
+        return tuple(SourceConfig(path=source) if isinstance(source, str) else source for source in self.sources)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT
+from lmms.configs.settings.sources import DEFAULT_READING, Reading
 from lmms.prep.records.parts import Bare, Image, Part, Text, parse_images, parse_part
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
@@ -63,7 +64,7 @@ class Record:
         return tuple(image for message in self.messages for image in message.images)
 
 
-def parse_record(raw: Any) -> Record:
+def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     """A record from the value of a JSON line or the row of a table."""
     if not isinstance(raw, Mapping):
         raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")

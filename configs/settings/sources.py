@@ -1,0 +1,63 @@
+"""How records are read: settings of a build, which each source may set for itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from lmms.configs.typed import Json, check_fields
+
+Role = Literal["system", "user", "assistant", "tool"]
+Targets = Literal["assistant", "last", "all"]
+Reasoning = Literal["template", "optional", "masked", "stripped"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordConfig:
+    """How records are read and what is learned of them; null: as the build says, or the default."""
+
+    roles: Mapping[str, Role] | None = None
+    """Role names of the records -> ours, such as {developer: system, observation: tool}."""
+    targets: Targets | None = None
+    """What is learned: the assistant turns (default), the last of them, or all tokens of all turns but media."""
+    reasoning: Reasoning | None = None
+    """Think blocks: as the template has them (default), optional to the template, masked in the loss, or stripped."""
+    template_options: Mapping[str, Json] | None = None
+    """Keywords that the chat template reads, such as {enable_thinking: false}."""
+
+
+NO_RECORD_SETTINGS = RecordConfig()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig(RecordConfig):
+    """One source of records, with settings of its own."""
+
+    path: str
+    """File, folder or glob."""
+    name: str | None = None
+    """Name in metrics and tables; by default the path."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "sources")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How the records of one source are read, with every setting decided."""
+
+    roles: Mapping[str, Role]
+    targets: Targets
+    reasoning: Reasoning
+    template_options: Mapping[str, Json]
+
+
+DEFAULT_READING = Reading(roles={}, targets="assistant", reasoning="template", template_options={})
+
+
+def decide_reading(*configs: RecordConfig) -> Reading:
+    """The settings of a source: for each the first of `configs` that sets it, else the default."""
+    values = {}
+    for field in fields(Reading):
+        given = (value for config in configs if (value := getattr(config, field.name)) is not None)
+        values[field.name] = next(given, getattr(DEFAULT_READING, field.name))
+    return Reading(**values)
