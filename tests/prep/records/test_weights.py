@@ -89,6 +89,6 @@ def test_roles_of_other_systems_are_named_by_a_setting() -> None:
     ]
     reading = replace(DEFAULT_READING, roles={"developer": "system", "human": "user", "gpt": "assistant"})
     assert [m.role for m in parse_record({"messages": messages}, reading).messages] == ["system", "user", "assistant"]
-    with pytest.raises(Reject, match="roles=.developer: user") as caught:
+    with pytest.raises(Reject, match=r"roles=.developer: user") as caught:
         parse_record({"messages": messages})
     assert caught.value.reason == "unknown_role"
