@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT
 from lmms.configs.settings.sources import DEFAULT_READING, Reading
-from lmms.prep.records.parts import Bare, Image, Part, Text, parse_images, parse_part
+from lmms.prep.records.parts import Image, Part, Text, parse_part
+from lmms.prep.records.pictures import Bare, check_all_read, is_absent, parse_images
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
@@ -70,23 +71,33 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
         raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")
     _reject_later(raw)
     messages = _messages(raw)
-    images = Bare("images", parse_images(raw.get("images")))
+    images = parse_images(raw)
     parsed = tuple(_message(message, f"messages[{i}]", images) for i, message in enumerate(messages))
     images.check_empty()
+    _check_media(raw, messages, parsed, images)
     if not any(message.role == "assistant" for message in parsed):
         raise Reject("no_assistant", "no assistant turn: nothing to learn from", "messages")
     weight = _weight(raw, "weight")
     if weight == 0:
         raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
-    return Record(parsed, weight, _unused(raw, messages))
+    return Record(parsed, weight, _unused(raw, messages, images))
 
 
 def _reject_later(raw: Mapping[str, Any]) -> None:
     for column, reason in (("tools", "later_tools"), ("videos", "later_video"), ("audios", "later_audio")):
-        if raw.get(column) not in (None, [], "", "[]"):
+        if not is_absent(raw.get(column)):
             raise Reject(reason, f"`{column}` is set; this version cannot use it yet", column)
     if raw.get("messages") is None and "messages" not in raw and isinstance(raw.get("text"), str):
         raise Reject("later_text", "a plain `text` record; this version reads `messages` only", "text")
+
+
+def _check_media(
+    raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], parsed: Sequence[Message], images: Bare
+) -> None:
+    taken = sum(len(message.images) for message in parsed)
+    check_all_read(raw, (images.column,) if images.taken else (), taken)
+    for i, message in enumerate(messages):
+        check_all_read(message, (), len(parsed[i].images), f"messages[{i}]")
 
 
 def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
@@ -164,7 +175,8 @@ def _reasoning(message: Mapping[str, Any], place: str) -> str | None:
     return reasoning
 
 
-def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    columns = [key for key, value in raw.items() if value is not None and key not in _USED_COLUMNS]
+def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare) -> tuple[str, ...]:
+    used = (*_USED_COLUMNS, images.column) if images.taken else _USED_COLUMNS
+    columns = [key for key, value in raw.items() if value is not None and key not in used]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))

@@ -35,6 +35,8 @@ LATER = {
 }
 ACCEPTED = ("weight_half",)
 """Policy: any weight counts."""
+READ_SINCE = {"url-key-in-image-part": (225, 150)}
+"""Size of a picture in a form that the file expects to be rejected: transformers writes it so, and it is read."""
 LENGTH = {"very_long_record": "too_long"}
 """Over any sequence length: the length policy of this version is to reject."""
 
@@ -107,6 +109,8 @@ def test_image_edge_cases_end_as_expected(
     wrong = {}
     for row, (record_id, expected) in enumerate(zip(ids, expected_image_outcomes(shared).values(), strict=True)):
         outcome, reason = found[row]
+        if record_id in READ_SINCE:
+            expected = {"outcome": "accepted"}
         reasons = IMAGE_NAMES.get(expected.get("reason", ""), {expected.get("reason", "")})
         reasons |= set(expected.get("reason_also_ok", []))
         if record_id == "symlink-out-of-root":
@@ -139,10 +143,11 @@ def test_sizes_of_the_image_edge_cases_are_those_after_rotation(
         for media in pack.media:
             row = int(pack.samples[pack.segment_of(media.start), 1])
             found.setdefault(row, []).append(media.size)
-    for row, expected in enumerate(expected_image_outcomes(shared).values()):
+    for row, (record_id, expected) in enumerate(expected_image_outcomes(shared).items()):
         if row in found:
-            assert found[row] == [(image["width"], image["height"]) for image in expected["images"]]
-    assert len(found) == 34
+            sizes = [(image["width"], image["height"]) for image in expected.get("images", ())]
+            assert found[row] == (sizes or [READ_SINCE[record_id]])
+    assert len(found) == 35
 
 
 def test_a_build_with_too_many_rejects_stops_with_the_reasons_and_keeps_the_ledger(

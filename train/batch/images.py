@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lmms.configs.contract.geometry import Vision, image_grid
+from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.images import DAMAGE, FORMATS
 from lmms.configs.contract.pack import Media
 
@@ -30,7 +30,8 @@ class BadMediaError(Exception):
 def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.uint8]:
     """uint8 [patches, 3 * patch_size**2] of a still image, in the tower's order: squares to merge stand together.
 
-    Raises BadMediaError when the bytes cannot be decoded or are not of the size and grid that `media` states.
+    Raises BadMediaError when the bytes cannot be decoded or are not of the size that `media` states. The grid is
+    what the shard says: a record may ask for another size than the model's processor takes by itself.
     """
     try:
         with _trusting_pillow(), Image.open(BytesIO(data), formats=FORMATS) as image:
@@ -42,8 +43,6 @@ def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.u
         raise BadMediaError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
     if rgb.size != media.size:
         raise BadMediaError(f"the image is {_sides(rgb.size)} upright, the shard states {_sides(media.size)}")
-    if image_grid(rgb.height, rgb.width, vision) != media.grid_thw:
-        raise BadMediaError(f"an image of {_sides(rgb.size)} has another grid than the {list(media.grid_thw)} stated")
     _, rows, columns = media.grid_thw
     resized = rgb.resize((columns * vision.patch_size, rows * vision.patch_size), Image.Resampling.BICUBIC)
     return _patches(np.asarray(resized), vision)

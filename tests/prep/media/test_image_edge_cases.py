@@ -34,7 +34,7 @@ def edge_cases(folder: Path) -> list[tuple[Any, Any]]:
 
 def ends(references: list[ImageRef], root: Path, level: Level) -> list[tuple[int, int]] | str:
     try:
-        return [image_size(read_image(reference, root), level, MAX_PIXELS) for reference in references]
+        return [image_size(read_image(reference, (root,)), level, MAX_PIXELS) for reference in references]
     except Reject as reject:
         return reject.reason
 

@@ -166,11 +166,16 @@ def test_a_picture_of_another_size_is_refused() -> None:
         image_patches(data, replace(media, size=(16, 24)), TINY_VISION)
 
 
-def test_a_grid_that_does_not_follow_from_the_size_is_refused() -> None:
-    data = encoded(Image.new("RGB", (24, 16)))
-    media = media_of(data, TINY_VISION)
-    with pytest.raises(BadMediaError, match=r"grid than the \[1, 6, 4\]"):
-        image_patches(data, replace(media, grid_thw=(1, 6, 4)), TINY_VISION)
+def test_a_size_that_a_record_asked_for_gives_the_pixels_of_the_picture_resized_so() -> None:
+    data = encoded(Image.fromarray(noise(50, 70, 3)))
+    side = TINY_VISION.factor
+    asked = (6 * side, 3 * side)
+    resized = encoded(Image.open(BytesIO(data)).resize(asked))
+    grid = image_grid(asked[1], asked[0], TINY_VISION)
+    assert grid != media_of(data, TINY_VISION).grid_thw
+    patches = image_patches(data, replace(media_of(data, TINY_VISION), grid_thw=grid), TINY_VISION)
+    ours = normalised(torch.from_numpy(patches), pixel_constants(TINY_VISION), TINY_VISION.temporal_patch_size)
+    assert torch.equal(ours, processor_pixels(resized, TINY_VISION))
 
 
 def test_a_header_with_too_many_pixels_is_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
