@@ -56,7 +56,7 @@ REASONS: Mapping[str, str] = {
     "remote_url": "an image on the network, which is never used",
     "bad_data_uri": "a data: URI or base64 that is malformed or empty, or a data: URI not of an image type",
     "not_an_image": "the bytes begin like no known image format",
-    "unsupported_format": "an image format that is recognised and cannot be decoded, such as HEIC or SVG",
+    "unsupported_format": "an image format that is recognised and cannot be decoded, such as SVG, or HEIC without its extra",
     "decode_error": "the image is truncated or damaged",
     "too_many_pixels": "more pixels than max_image_pixels, by the image's header",
     "aspect_ratio": "the longer side is more than 200 times the shorter one",

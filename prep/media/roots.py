@@ -58,7 +58,9 @@ def _leads_out(name: str, path: Path, value: str, roots: Sequence[Path]) -> Reje
     if not os.path.lexists(path):
         return Reject(reason, f"{what}, and nothing is there")
     folders = ", ".join(map(str, (*roots, path.parent)))
-    return Reject(reason, f"{what}; to use it, name its folder as a further root: media_root=[{_printable(folders)}]")
+    return Reject(
+        reason, f"{what}; to use it, name its folder as a further root: --media-root '[{_printable(folders)}]'"
+    )
 
 
 def _hint(value: str) -> str:

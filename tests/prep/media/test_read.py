@@ -254,7 +254,7 @@ def test_a_path_out_of_the_root_says_which_root_would_do(root: Path, tmp_path: P
     (root / "link.jpg").symlink_to(tmp_path / "images" / "1.jpg")
     for value in ("../images/1.jpg", f"{tmp_path}/images/1.jpg", "link.jpg"):
         message = rejection(path(value), root).message
-        assert message.endswith(f"media_root=[{root}, {tmp_path}/images]")
+        assert message.endswith(f"--media-root '[{root}, {tmp_path}/images]'")
         assert read_image(path(value), (root, tmp_path / "images")) == PICTURE
     assert rejection(path("../images/2.jpg"), root).message.endswith("and nothing is there")
 
