@@ -12,6 +12,7 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, grid_tokens
 from lmms.configs.contract.pack import Media, Pack
 from lmms.prep.media.images import image_size
+from lmms.prep.media.network import Network
 from lmms.prep.media.read import read_image
 from lmms.prep.media.resize import picture_grid
 from lmms.prep.records.parts import Image
@@ -29,6 +30,8 @@ class Recipe:
     vision: Vision | None
     verify_media: Literal["header", "structure", "decode"]
     max_image_pixels: int
+    network: Network | None = None
+    """How images are fetched that records name by http; None: they are rejected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def make_sample(
 def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
     assert recipe.vision is not None
     try:
-        data = read_image(image.ref, source.roots)
+        data = read_image(image.ref, source.roots, network=recipe.network)
         width, height = image_size(data, recipe.verify_media, recipe.max_image_pixels)
         grid_thw = picture_grid(height, width, recipe.vision, image.ask)
     except Reject as reject:

@@ -1,4 +1,4 @@
-"""The bytes of an image: from a path under the media roots, from text in the record, or from a binary column.
+"""The bytes of an image: from a path under the media roots, text in the record, a binary column, or the network.
 
 Only regular files are read, and only those under a root, in spite of `..`, links and absolute paths.
 """
@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from lmms.configs.errors import refuse_file_limit
 from lmms.prep.media.encoded import base64_bytes, data_uri_bytes, is_picture_text, shown
+from lmms.prep.media.network import Network, fetch_image, is_web
 from lmms.prep.media.roots import files_named, readings
 from lmms.prep.reject import Reject
 
@@ -37,8 +38,13 @@ class ImageRef:
             raise TypeError(f"an image of kind {self.kind!r} cannot hold a {type(self.value).__name__}")
 
 
-def read_image(reference: ImageRef, roots: Sequence[Path], max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    """The bytes of the image file, never empty. Paths are relative to one of `roots`. Raises Reject."""
+def read_image(
+    reference: ImageRef, roots: Sequence[Path], max_bytes: int = MAX_IMAGE_BYTES, network: Network | None = None
+) -> bytes:
+    """The bytes of the image file, never empty. Paths are relative to one of `roots`. Raises Reject.
+
+    network: how to fetch what is behind http or https; None: no picture is fetched.
+    """
     value = reference.value
     if isinstance(value, bytes):
         data = value
@@ -48,6 +54,8 @@ def read_image(reference: ImageRef, roots: Sequence[Path], max_bytes: int = MAX_
         data = data_uri_bytes(value)
     elif reference.kind == "base64" or (is_picture_text(value) and not _exists(value, roots)):
         data = base64_bytes(value, value)
+    elif network and is_web(value):
+        data = fetch_image(value, network, max_bytes)
     else:
         names = _file_names(value, percent_decode=reference.kind == "url")
         data = _first_file(names, value, roots, max_bytes)
@@ -68,7 +76,8 @@ def _file_names(value: str, percent_decode: bool) -> list[str]:
                 raise Reject("absolute_path", f"{shown(value)} is on host {shown(host)}; expected a local path")
             name = f"/{path}"
     elif _URL.match(value):
-        raise Reject("remote_url", f"{shown(value)} is on the network; download it and give its path")
+        hint = ", or set allow_network" if is_web(value) else ""
+        raise Reject("remote_url", f"{shown(value)} is on the network; download it and give its path{hint}")
     names = [name, unquote(name)] if percent_decode and "%" in name else [name]
     return names if value.isascii() else [reading for name in names for reading in readings(name)]
 
