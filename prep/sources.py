@@ -27,6 +27,7 @@ from lmms.configs.settings.sources import (
     SourceConfig,
     decide_reading,
 )
+from lmms.prep.media.roots import MediaRoot, media_roots
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
@@ -64,8 +65,8 @@ class Source:
     files: tuple[Path, ...]
     """Empty where the records are in memory."""
     kind: Kind
-    root: Path
-    """Folder that image paths are relative to and may not leave."""
+    roots: tuple[Path, ...]
+    """Folders that image paths are relative to, tried in order, and may not leave."""
     reading: Reading = DEFAULT_READING
     """How its records are read."""
 
@@ -76,7 +77,7 @@ class Source:
 
 
 def find_sources(
-    configs: Sequence[SourceConfig | str], media_root: str | None, base: RecordConfig = NO_RECORD_SETTINGS
+    configs: Sequence[SourceConfig | str], media_root: MediaRoot, base: RecordConfig = NO_RECORD_SETTINGS
 ) -> list[Source]:
     """The sources behind paths, folders and globs, each once: in the order given, by name within a folder or glob.
 
@@ -102,9 +103,9 @@ def _named(name: str, source: Source, sources: int) -> str:
     return name if sources == 1 else f"{name}/{Path(source.name).name}"
 
 
-def memory_source(media_root: str | None, base: RecordConfig) -> Source:
+def memory_source(media_root: MediaRoot, base: RecordConfig) -> Source:
     """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
-    return Source("memory", (), "memory", Path(media_root or "."), decide_reading(base))
+    return Source("memory", (), "memory", media_roots(media_root, Path()), decide_reading(base))
 
 
 def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
@@ -116,7 +117,7 @@ def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
 
 
 def read_records(
-    sources: Sequence[SourceConfig | str], media_root: str | None = None, base: RecordConfig = NO_RECORD_SETTINGS
+    sources: Sequence[SourceConfig | str], media_root: MediaRoot = None, base: RecordConfig = NO_RECORD_SETTINGS
 ) -> "Iterator[tuple[Source, int, Record | Reject]]":
     """Every record of some sources, as a build reads them: (source, row, what the row holds).
 
@@ -190,14 +191,14 @@ def _line_value(line: bytes) -> Any:
         return reject
 
 
-def _sources_at(path: Path, media_root: str | None) -> list[Source]:
+def _sources_at(path: Path, media_root: MediaRoot) -> list[Source]:
     if not path.exists():
         raise SourceError(f"{path} does not exist")
     if path.is_file():
         kind = _kind_of(path)
         if kind is None:
             raise SourceError(f"{path}: not a file of chat records; expected {', '.join(KINDS)}")
-        return [Source(path.as_posix(), (path,), kind, Path(media_root or path.parent))]
+        return [Source(path.as_posix(), (path,), kind, media_roots(media_root, path.parent))]
     if (path / "dataset_dict.json").is_file():
         splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
         raise SourceError(
@@ -217,7 +218,7 @@ def _kind_of(path: Path) -> Kind | None:
     return next((kind for ending, kind in KINDS.items() if path.name.lower().endswith(ending)), None)
 
 
-def _saved_dataset(path: Path, media_root: str | None) -> Source:
+def _saved_dataset(path: Path, media_root: MediaRoot) -> Source:
     try:
         state = json.loads((path / "state.json").read_text())
         files = tuple(path / entry["filename"] for entry in state["_data_files"])
@@ -225,7 +226,7 @@ def _saved_dataset(path: Path, media_root: str | None) -> Source:
         raise SourceError(f"{path / 'state.json'} is not that of a saved data set ({error})") from error
     if state.get("_indices_data_files"):
         raise SourceError(f"{path} holds a selection by index; save it again after .flatten_indices()")
-    return Source(path.as_posix(), files, "arrow", Path(media_root or path))
+    return Source(path.as_posix(), files, "arrow", media_roots(media_root, path))
 
 
 def _read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:

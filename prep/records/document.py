@@ -1,15 +1,16 @@
 """A document: text, and pictures between texts, without roles. For continued pretraining and plain completions.
 
-    {text}                    all of it is learned
-    {prompt, completion}      strings; the completion is learned
-    {texts, images}           lists of one length; at each place a text or a picture, the other is null
+{text}                    all of it is learned
+{prompt, completion}      strings; the completion is learned
+{texts, images}           lists of one length; at each place a text or a picture, the other is null
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmms.prep.records.parts import Image, parse_images
+from lmms.prep.records.parts import Image
+from lmms.prep.records.pictures import image_ref, is_absent, is_null_image
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.records.weights import parse_weight
 from lmms.prep.reject import Reject
@@ -62,10 +63,13 @@ def parse_document(raw: Mapping[str, Any]) -> Document:
     elif raw.get("text") is not None:
         parts = (Passage(_string(raw, "text"), is_learned=True),)
     else:
-        parts = (Passage(_string(raw, "prompt"), is_learned=False), Passage(_string(raw, "completion"), is_learned=True))
+        parts = (
+            Passage(_string(raw, "prompt"), is_learned=False),
+            Passage(_string(raw, "completion"), is_learned=True),
+        )
     if not any(part.text for part in parts if isinstance(part, Passage) and part.is_learned):
         raise Reject("empty_text", "the text to learn from is empty", next(c for c in DOCUMENT_COLUMNS if c in raw))
-    if raw.get("texts") is None and raw.get("images") not in (None, []):
+    if raw.get("texts") is None and not is_absent(raw.get("images")):
         raise Reject("count_mismatch", "`images` beside a text without places for them", "images")
     unused = (f"column {key}" for key, value in raw.items() if value is not None and key not in _USED_COLUMNS)
     return Document(parts, 1.0 if weight is None else weight, tuple(unused))
@@ -88,13 +92,12 @@ def _interleaved(raw: Mapping[str, Any]) -> tuple[Passage | Image, ...]:
         raise Reject("count_mismatch", message, "images")
     parts: list[Passage | Image] = []
     for i, text in enumerate(texts):
-        image = images[i] if images else None
+        image = None if not images or is_null_image(images[i]) else images[i]
         if (text is None) == (image is None):
             both = "neither a text nor an image" if text is None else "both a text and an image"
             raise Reject("count_mismatch", f"{both} at one place; expected one of them", f"texts[{i}]")
         if image is not None:
-            (reference,) = parse_images([image])
-            parts.append(Image(reference, f"images[{i}]"))
+            parts.append(Image(image_ref(image, f"images[{i}]"), f"images[{i}]"))
         elif isinstance(text, str):
             parts.append(Passage(text, is_learned=True))
         else:

@@ -6,7 +6,6 @@ family's end token closes the document.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 
@@ -28,26 +27,39 @@ class Piece:
 def render_document(renderer: Renderer, document: Document, image_tokens: Sequence[int]) -> Rendered:
     """The tokens of a whole document whose k-th image takes image_tokens[k] tokens."""
     around = renderer.family.image_around
-    if document.images and (renderer.image is None or around is None):
-        raise Reject("images_unsupported", "the record has images, this model reads text only", document.images[0].place)
+    marks = (around[0], renderer.image, around[1]) if around and renderer.image else ()
+    if document.images and not marks:
+        place = document.images[0].place
+        raise Reject("images_unsupported", "the record has images, this model reads text only", place)
     sizes = iter(image_tokens)
     ids: list[int] = []
     targets: list[tuple[int, int]] = []
     image_starts = []
-    for is_image, run in groupby(document.parts, lambda part: isinstance(part, Image)):
-        for part in run if is_image else [list(run)]:
-            if isinstance(part, Image):
-                assert renderer.image is not None and around is not None
-                before, after = (renderer.control_ids[token] for token in around)
-                image_starts.append(len(ids) + 1)
-                ids += [before, *[renderer.control_ids[renderer.image]] * next(sizes), after]
-            else:
-                _add_text(renderer, part, ids, targets)
+    for part in _joined(document.parts):
+        if isinstance(part, Image):
+            before, picture, after = (renderer.control_ids[token] for token in marks)
+            image_starts.append(len(ids) + 1)
+            ids += [before, *[picture] * next(sizes), after]
+        else:
+            _add_text(renderer, part, ids, targets)
     _extend(targets, len(ids), len(ids) + 1)
     ids.append(renderer.control_ids[renderer.family.text_end])
     # Nothing stands before the first token, from which it could be predicted.
     learned = [(max(start, 1), end) for start, end in targets if end > 1]
     return Rendered(np.array(ids, np.int32), learned, [1.0] * len(learned), image_starts, dropped_text=False)
+
+
+def _joined(parts: Sequence[Passage | Image]) -> Iterator[Image | list[Passage]]:
+    """The pictures, and the texts between them."""
+    texts: list[Passage] = []
+    for part in parts:
+        if isinstance(part, Passage):
+            texts.append(part)
+        else:
+            yield from [texts] if texts else []
+            texts = []
+            yield part
+    yield from [texts] if texts else []
 
 
 def _add_text(renderer: Renderer, passages: Sequence[Passage], ids: list[int], targets: list[tuple[int, int]]) -> None:
@@ -93,6 +105,8 @@ def cut_document(
             if pictures[i][1] > end or patches > max_patches:
                 end = pictures[i][0]
                 break
+        if tokens - end == 1 and not overlap:  # a piece of one token would have nothing to learn
+            end = next((start for start, stop in pictures if start < end - 1 < stop), end - 1)
         if end <= learned_from:
             message = f"a picture of {image_tokens[inside[-1]]} tokens and {image_patches[inside[-1]]} patches"
             raise Reject("too_long", f"{message} that no pack of {seq_len} tokens and {max_patches} patches holds")
