@@ -31,7 +31,7 @@ from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Recipe
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
-from lmms.prep.sources import Source, find_sources, memory_chunks, memory_source, read_chunks
+from lmms.prep.sources import Source, find_sources, memory_chunks, memory_source, read_chunks, with_form, with_forms
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "workers")
@@ -60,16 +60,19 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     """
     folder = read_model_folder(resolve_model(config.model, PREP_FILES), config.min_pixels, config.max_pixels)
     recipe = _recipe(config, folder)
-    sources = find_sources(config.sources, config.media_root, config)
+    sources = with_forms(find_sources(config.sources, config.media_root, config))
+    memory: Iterator[Chunk] = iter(())
     if records is not None:
-        sources.append(memory_source(config.media_root, config))
+        chunks = memory_chunks(len(sources), records)
+        source, memory = with_form(memory_source(config.media_root, config), chunks)
+        sources.append(source)
     if not sources:
         raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
     out = Path(config.out)
     with new_folder(out, BuildError) as part:
         spool = part / "spool"
         spool.mkdir()
-        ledger = _read(config, sources, records, folder, spool, report)
+        ledger = _read(config, sources, memory, folder, spool, report)
         samples = ledger.all_samples()
         check_rejects(ledger, config.max_rejects, out)
         plan = plan_packs(
@@ -108,20 +111,25 @@ def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[
     return spool_chunk(chunk_id, chunk, sources[chunk.source], _renderer, recipe, spool)
 
 
-def _chunks(sources: Sequence[Source], records: Any) -> Iterator[Chunk]:
+def _chunks(sources: Sequence[Source], memory: Iterator[Chunk]) -> Iterator[Chunk]:
     for i, source in enumerate(sources):
-        yield from memory_chunks(i, records) if source.kind == "memory" else read_chunks(i, source)
+        yield from memory if source.kind == "memory" else read_chunks(i, source)
 
 
 def _read(
-    config: PrepConfig, sources: list[Source], records: Any, folder: ModelFolder, spool: Path, report: Report
+    config: PrepConfig,
+    sources: list[Source],
+    memory: Iterator[Chunk],
+    folder: ModelFolder,
+    spool: Path,
+    report: Report,
 ) -> Ledger:
     ledger = Ledger(sources)
     sizes = [source.bytes for source in sources]
     tokens = 0
     report(Progress("reading", 0, sum(sizes), 0, 0, 0))
     task = partial(_spool_task, sources, _recipe(config, folder), spool)
-    for spooled in map_ordered(task, enumerate(_chunks(sources, records)), config.workers, _load_renderer, (folder,)):
+    for spooled in map_ordered(task, enumerate(_chunks(sources, memory)), config.workers, _load_renderer, (folder,)):
         ledger.add(spooled)
         tokens += int(spooled.samples["tokens"].sum())
         done = sum(sizes[: spooled.source]) + spooled.file_bytes

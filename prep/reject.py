@@ -25,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "unreadable_row": "a row of a table cannot be converted",
     "not_object": "the record is not a JSON object",
     # messages
-    "missing_messages": "no `messages`",
+    "missing_messages": "no `messages`, or what stands in their place in the form of the source",
     "messages_not_list": "`messages` is not a list",
     "empty_messages": "`messages` is empty",
     "message_not_object": "a message is not an object",
@@ -37,6 +37,7 @@ REASONS: Mapping[str, str] = {
     "empty_content": "`content` is an empty list",
     "bad_weight": "a `weight` is no number, or neither 0 nor from 1e-12 to 1e12",
     "bad_reasoning": "`reasoning_content` is not a string",
+    "preference_data": "answers to prefer or to avoid, such as `chosen` and `rejected`: only answers to learn fit",
     "no_assistant": "no assistant turn: nothing to learn from",
     # parts
     "part_not_object": "a part is not an object",
@@ -63,10 +64,11 @@ REASONS: Mapping[str, str] = {
     "later_tools": "tools, tool calls and tool results are not supported yet",
     "later_video": "video is not supported yet",
     "later_audio": "audio is not supported yet",
+    "later_objects": "boxes of `objects` for the tags <bbox> and <ref-object> are not supported yet",
     "later_text": "plain text records are not supported yet",
     # the record against the model
     "images_unsupported": "the record has images, the model reads none",
-    "count_mismatch": "the number of bare image parts is not the number of entries in `images`",
+    "count_mismatch": "the number of bare image parts or tags is not the number of pictures in the record's column",
     "template_error": "the chat template refuses the record",
     "template_changes_record": "the chat template drops, adds or moves a turn or an image",
     "no_target_tokens": "the record or every assistant turn has weight 0: nothing to learn from",

@@ -14,7 +14,7 @@ from lmms.configs.contract.pack import Media, Pack
 from lmms.prep.media.images import image_size
 from lmms.prep.media.read import read_image
 from lmms.prep.records.parts import Image
-from lmms.prep.records.record import parse_record
+from lmms.prep.records.read import read_record
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer, render_record
 from lmms.prep.sources import Source
@@ -41,7 +41,7 @@ def make_sample(
     value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe
 ) -> tuple[Pack, tuple[str, ...]]:
     """The sample of one raw value, and notes on the parts that are not used. Raises Reject."""
-    record = parse_record(value)
+    record = read_record(value, source.reading)
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     rendered = render_record(renderer, record, [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures])
     sample = Pack(

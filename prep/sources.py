@@ -11,8 +11,10 @@ The libraries that read tables are imported where they are used: a build of JSON
 
 import glob
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +29,8 @@ from lmms.configs.settings.sources import (
     SourceConfig,
     decide_reading,
 )
+from lmms.prep.records.forms import FORMS, columns_read, find_form
+from lmms.prep.records.forms.fields import check_fields_map, pick_fields
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
@@ -51,6 +55,8 @@ REJECTS_ENDING = ".rejects.parquet"
 OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)
 """Endings of files that a build leaves next to its output; they are not sources."""
 
+FIRST_RECORDS = 16
+"""Records of a source from which its form is found."""
 BLANK = object()
 """The value of a line of white space: skipped, not rejected."""
 
@@ -70,6 +76,11 @@ class Source:
     """How its records are read."""
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a table that are converted; of other columns only the name is used."""
+        return columns_read(self.reading)
+
+    @property
     def bytes(self) -> int:
         """Size on disk."""
         return sum(file.stat().st_size for file in self.files)
@@ -86,6 +97,7 @@ def find_sources(
     for given in configs:
         config = SourceConfig(path=given) if isinstance(given, str) else given
         pattern, reading = config.path, decide_reading(config, base)
+        check_fields_map(reading.fields)
         is_glob = glob.has_magic(pattern) and not Path(pattern).exists()
         paths = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]  # noqa: PTH207
         sources = [source for path in paths for source in _sources_at(Path(path), media_root)]
@@ -107,6 +119,31 @@ def memory_source(media_root: str | None, base: RecordConfig) -> Source:
     return Source("memory", (), "memory", Path(media_root or "."), decide_reading(base))
 
 
+def with_forms(sources: Sequence[Source]) -> list[Source]:
+    """The files, each with the form of its records: the form that the user named, or that of its first records.
+
+    SourceError for a source whose first records have no known form.
+    """
+    return [source if source.reading.form else with_form(source, read_chunks(0, source))[0] for source in sources]
+
+
+def with_form(source: Source, chunks: Iterator[Chunk]) -> tuple[Source, Iterator[Chunk]]:
+    """The source with the form of its records, see with_forms, and all of its chunks."""
+    if source.reading.form:
+        return source, chunks
+    first = next(chunks, None)
+    values = [value for _, value in chunk_values(first, source.columns)] if first else []
+    records = [value for value in values if isinstance(value, Mapping)][:FIRST_RECORDS]
+    form = find_form([pick_fields(record, source.reading.fields) for record in records]) if records else "openai"
+    if form is None:
+        columns = ", ".join(dict.fromkeys(str(name) for record in records for name in record))
+        raise SourceError(
+            f"{source.name}: no form fits its first records, which have the columns {columns or 'none'}; name the form"
+            f" ({', '.join(FORMS)}) with form, or its columns with fields, such as {{messages: $.data.turns}}"
+        )
+    return replace(source, reading=replace(source.reading, form=form)), chain([first] if first else [], chunks)
+
+
 def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
     """Records in memory as chunks, see memory_rows."""
     row = 0
@@ -123,15 +160,15 @@ def read_records(
     sources, media_root: as in PrepConfig. base: settings for sources that do not set them. SourceError when a file
     cannot be read to its end.
     """
-    from lmms.prep.records.record import parse_record
+    from lmms.prep.records.read import read_record
 
-    for index, source in enumerate(find_sources(sources, media_root, base)):
+    for index, source in enumerate(with_forms(find_sources(sources, media_root, base))):
         for chunk in read_chunks(index, source):
-            for row, value in chunk_values(chunk):
+            for row, value in chunk_values(chunk, source.columns):
                 if value is BLANK:
                     continue
                 try:
-                    yield source, row, value if isinstance(value, Reject) else parse_record(value, source.reading)
+                    yield source, row, value if isinstance(value, Reject) else read_record(value, source.reading)
                 except Reject as reject:
                     yield source, row, reject
 
@@ -142,7 +179,7 @@ def read_chunks(index: int, source: Source) -> Iterator[Chunk]:
     read_before = 0
     for file in source.files:
         try:
-            for rows, position in _reader(source.kind)(file):
+            for rows, position in _reader(source)(file):
                 yield Chunk(index, row, rows, read_before + position)
                 row += len(rows)
         except (OSError, EOFError) as error:
@@ -154,31 +191,34 @@ def read_chunks(index: int, source: Source) -> Iterator[Chunk]:
         read_before += file.stat().st_size
 
 
-def _reader(kind: Kind) -> "Callable[[Path], Iterator[tuple[Rows, int]]]":
-    """The function that reads a file of this kind: rows of a chunk, and the position in the file after them."""
-    if kind == "jsonl":
+def _reader(source: Source) -> "Callable[[Path], Iterator[tuple[Rows, int]]]":
+    """The function that reads a file of a source: rows of a chunk, and the position in the file after them."""
+    if source.kind == "jsonl":
         return _read_lines
-    if kind == "parquet":
+    if source.kind == "parquet":
         from lmms.prep.rows.parquet import read_parquet
 
-        return read_parquet
+        return partial(read_parquet, columns=source.columns)
     from lmms.prep.rows.arrow import read_arrow
 
     return read_arrow
 
 
-def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
-    """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK."""
-    for row, value in enumerate(_values(chunk.rows), chunk.first_row):
+def chunk_values(chunk: Chunk, columns: Collection[str]) -> Iterator[tuple[int, Any]]:
+    """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK.
+
+    columns: those of a table that are converted; another column has True where it holds a value.
+    """
+    for row, value in enumerate(_values(chunk.rows, columns), chunk.first_row):
         yield row, _line_value(value) if isinstance(value, bytes) else value
 
 
-def _values(rows: Rows) -> Iterable[Any]:
+def _values(rows: Rows, columns: Collection[str]) -> Iterable[Any]:
     if isinstance(rows, list):
         return rows
     from lmms.prep.rows.arrow import batch_values
 
-    return batch_values(rows)
+    return batch_values(rows, columns)
 
 
 def _line_value(line: bytes) -> Any:

@@ -47,7 +47,7 @@ class Manifest:
     notes: dict[str, int]
     """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out."""
     sources: tuple[dict[str, Any], ...]
-    """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
+    """{name, form, read, packed, rejected, skipped, tokens} of each source, in reading order; form: of its records."""
     settings: dict[str, Any]
     """The user's PrepConfig, without settings that do not change the result."""
     files: dict[str, dict[str, Any]]

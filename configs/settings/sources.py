@@ -9,12 +9,29 @@ from lmms.configs.typed import Json, check_fields
 Role = Literal["system", "user", "assistant", "tool"]
 Targets = Literal["assistant", "last", "all"]
 Reasoning = Literal["template", "optional", "masked", "stripped"]
+FormName = Literal[
+    "openai",
+    "sharegpt",
+    "llava",
+    "swift",
+    "alpaca",
+    "trl",
+    "anthropic",
+    "llamafactory",
+    "veomni",
+    "lmms_engine",
+    "text",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordConfig:
     """How records are read and what is learned of them; null: as the build says, or the default."""
 
+    form: FormName | None = None
+    """Form of the records; by default found from the first records of each source, and then held for all of it."""
+    fields: Mapping[str, Json] | None = None
+    """Columns of the form -> paths in the records, such as {messages: $.data.turns, images: [$.pic]}."""
     roles: Mapping[str, Role] | None = None
     """Role names of the records -> ours, such as {developer: system, observation: tool}."""
     targets: Targets | None = None
@@ -45,13 +62,18 @@ class SourceConfig(RecordConfig):
 class Reading:
     """How the records of one source are read, with every setting decided."""
 
+    form: FormName | None
+    """None: not decided yet; then records are read as OpenAI's."""
+    fields: Mapping[str, Json]
     roles: Mapping[str, Role]
     targets: Targets
     reasoning: Reasoning
     template_options: Mapping[str, Json]
 
 
-DEFAULT_READING = Reading(roles={}, targets="assistant", reasoning="template", template_options={})
+DEFAULT_READING = Reading(
+    form=None, fields={}, roles={}, targets="assistant", reasoning="template", template_options={}
+)
 
 
 def decide_reading(*configs: RecordConfig) -> Reading:

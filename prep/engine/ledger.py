@@ -81,12 +81,13 @@ def reject_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:
-    """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
+    """{name, form, read, packed, rejected, skipped, tokens} of each source, in reading order."""
     rejected = Counter(source for source, _, _ in ledger.rejects)
     for i, source in enumerate(ledger.sources):
         of_source = samples["source"] == i
         yield {
             "name": source.name,
+            "form": source.reading.form,
             "read": ledger.read[i],
             "packed": int(of_source.sum()),
             "rejected": rejected[i],

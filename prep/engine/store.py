@@ -59,7 +59,7 @@ def spool_chunk(
     """Make the samples of a chunk and write them to its spool file."""
     tally, entries, digest = _Tally(), [], xxhash.xxh3_128()
     with spool_path(folder, chunk_id).open("wb") as file:
-        for row, value in chunk_values(chunk):
+        for row, value in chunk_values(chunk, source.columns):
             tally.read += 1
             sample = _sample_or_tally(value, row, chunk.source, source, renderer, recipe, tally)
             if sample is None:

@@ -6,7 +6,7 @@ row_groups       which rows a row group of a Parquet file has: polars does not s
 read_row_group   rows of a Parquet file that polars refuses (see read_parquet)
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms.prep.reject import Reject
-from lmms.prep.rows.chunk import CHUNK_ROWS, USED_COLUMNS, rows_of_chunk
+from lmms.prep.rows.chunk import CHUNK_ROWS, rows_of_chunk
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
@@ -66,12 +66,10 @@ def read_row_group(file: Path, group: int, start: int, rows: int) -> Iterator[pa
             yield from split_batch(batch)
 
 
-def batch_values(batch: pa.RecordBatch) -> Iterator[Any]:
-    """A dict of columns for each row, or a Reject. An unused column has True where it holds a value."""
-    used = batch.select([name for name in batch.schema.names if name in USED_COLUMNS])
-    unused = {
-        name: batch.column(name).is_valid().to_pylist() for name in batch.schema.names if name not in USED_COLUMNS
-    }
+def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[Any]:
+    """A dict of columns for each row, or a Reject. A column that is not among `columns` has True for a value."""
+    used = batch.select([name for name in batch.schema.names if name in columns])
+    unused = {name: batch.column(name).is_valid().to_pylist() for name in batch.schema.names if name not in columns}
     for i in range(batch.num_rows):
         others = {name: valid[i] or None for name, valid in unused.items()}
         try:

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 
-USED_COLUMNS = ("messages", "images", "weight", "tools", "videos", "audios", "text")
-"""Columns of a table that are converted; other columns count by name only."""
-
 
 Rows: TypeAlias = "list[bytes] | list[dict[str, Any]] | pa.RecordBatch"
 """Lines of a text file, or rows of a table."""

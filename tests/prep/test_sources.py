@@ -22,7 +22,7 @@ def values(*patterns: Path | str) -> list[Any]:
     found = []
     for i, source in enumerate(find_sources([str(p) for p in patterns], None)):
         for chunk in read_chunks(i, source):
-            found += [value for _, value in chunk_values(chunk)]
+            found += [value for _, value in chunk_values(chunk, source.columns)]
     return found
 
 
@@ -58,7 +58,7 @@ def test_rows_are_numbered_through_all_chunks(tmp_path: Path) -> None:
     (source,) = find_sources([str(write(tmp_path / "a.jsonl"))], None)
     chunks = list(read_chunks(0, source))
     assert len(chunks) == 4
-    assert [row for chunk in chunks for row, _ in chunk_values(chunk)] == list(range(len(RECORDS)))
+    assert [row for chunk in chunks for row, _ in chunk_values(chunk, source.columns)] == list(range(len(RECORDS)))
     assert chunks[-1].file_bytes == source.bytes
 
 
