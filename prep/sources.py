@@ -138,8 +138,9 @@ def with_form(source: Source, chunks: Iterator[Chunk]) -> tuple[Source, Iterator
     if form is None:
         columns = ", ".join(dict.fromkeys(str(name) for record in records for name in record))
         raise SourceError(
-            f"{source.name}: no form fits its first records, which have the columns {columns or 'none'}; name the form"
-            f" ({', '.join(FORMS)}) with form, or its columns with fields, such as {{messages: $.data.turns}}"
+            f"{source.name}: no form fits its first records, which have the columns {columns or 'none'}; expected those"
+            f" of {', '.join(FORMS)}. Name the form with form: NAME, or map its columns to those of a form, such as"
+            " fields: {messages: $.data.turns}"
         )
     return replace(source, reading=replace(source.reading, form=form)), chain([first] if first else [], chunks)
 
