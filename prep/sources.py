@@ -29,6 +29,7 @@ from lmms.configs.settings.sources import (
     SourceConfig,
     decide_reading,
 )
+from lmms.configs.source_list import expand_sources
 from lmms.prep.records.forms import FORMS, columns_read, find_form
 from lmms.prep.records.forms.fields import check_fields_map, pick_fields
 from lmms.prep.records.strict_json import parse_line
@@ -94,19 +95,26 @@ def find_sources(
     base: settings of the build, for what a source does not set itself.
     """
     sources_by_file: dict[Path, Source] = {}
-    for given in configs:
-        config = SourceConfig(path=given) if isinstance(given, str) else given
+    for config in expand_sources(configs):
         pattern, reading = config.path, decide_reading(config, base)
         check_fields_map(reading.fields)
         is_glob = glob.has_magic(pattern) and not Path(pattern).exists()
         paths = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]  # noqa: PTH207
-        sources = [source for path in paths for source in _sources_at(Path(path), media_root)]
+        root = config.own_root or media_root
+        sources = [source for path in paths for source in _sources_at(Path(path), root)]
         if not sources:
             raise SourceError(f"{pattern}: no file of chat records there; expected {', '.join(KINDS)}")
         for source in sources:
+            _check_type(source, config.data_type)
             name = source.name if config.name is None else _named(config.name, source, len(sources))
             sources_by_file.setdefault(source.files[0].resolve(), replace(source, name=name, reading=reading))
     return list(sources_by_file.values())
+
+
+def _check_type(source: Source, data_type: str | None) -> None:
+    """SourceError if the file is not of the kind that its entry says."""
+    if data_type and source.kind != ("jsonl" if data_type == "json" else data_type):
+        raise SourceError(f"{source.name}: data_type says {data_type}, but the file is read as {source.kind}")
 
 
 def _named(name: str, source: Source, sources: int) -> str:

@@ -19,7 +19,8 @@ class PrepConfig(RecordConfig):
 
     sources: tuple[SourceConfig | str, ...]
     """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders. In
-    YAML also {path: ..., ...}, with settings of that source."""
+    YAML also {path: ..., ...}, with settings of that source; a .yaml file is a list of such, or a data set file of
+    LMMs-Engine."""
     model: str
     """Model folder or hub id: its tokenizer, chat template and processor settings are used."""
     seq_len: Annotated[int, Range(1, MAX_SEQ_LEN)]

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from lmms.configs.errors import ConfigError
 from lmms.configs.typed import Json, check_fields
 
 Role = Literal["system", "user", "assistant", "tool"]
 Targets = Literal["assistant", "last", "all"]
 Reasoning = Literal["template", "optional", "masked", "stripped"]
+DataType = Literal["json", "jsonl", "arrow", "parquet", "csv"]
 FormName = Literal[
     "openai",
     "sharegpt",
@@ -50,12 +52,27 @@ class SourceConfig(RecordConfig):
     """One source of records, with settings of its own."""
 
     path: str
-    """File, folder or glob."""
+    """File, folder or glob; or a YAML file with a list of sources, such as the data set file of LMMs-Engine."""
     name: str | None = None
     """Name in metrics and tables; by default the path."""
+    media_root: str | None = None
+    """Folder that image paths are relative to and may not leave; by default the build's."""
+    data_folder: Json | None = None
+    """LMMs-Engine's name for media_root; there an empty string is the working directory."""
+    data_type: DataType | None = None
+    """LMMs-Engine's name for the kind of file, which lmms takes from the ending; a file of another kind is an error."""
+
+    @property
+    def own_root(self) -> str | None:
+        """The media root that the source has of its own, under either name."""
+        return self.media_root if self.data_folder is None else str(self.data_folder) or "."
 
     def __post_init__(self) -> None:
         check_fields(self, "sources")
+        if not isinstance(self.data_folder, str | None):
+            raise ConfigError(f"sources.data_folder is {self.data_folder!r}, expected a folder or an empty string")
+        if self.media_root is not None and self.data_folder is not None:
+            raise ConfigError(f"source {self.path}: media_root and data_folder are one setting; expected one of them")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

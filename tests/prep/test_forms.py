@@ -7,10 +7,12 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
+import yaml
 from PIL import Image
 
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.errors import ConfigError, SourceError
+from lmms.configs.load import load_config
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
@@ -156,3 +158,82 @@ def test_a_form_that_is_named_is_taken_whatever_the_records_are(tmp_path: Path) 
     assert isinstance(reject, Reject)
     assert reject.reason == "missing_messages"
     assert "found the columns messages" in reject.message
+
+
+DATASETS = """
+datasets:
+  - path: {folder}/a.jsonl
+    data_folder: "{folder}/images"
+    data_type: jsonl
+  - path: {folder}/b.parquet
+    data_folder: ""
+    data_type: parquet
+  - path: {folder}/a2.jsonl
+"""
+
+
+def test_the_data_set_file_of_lmms_engine_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    Image.effect_noise((40, 64), 50).save(tmp_path / "images" / "0.png")
+    part = {"type": "image_url", "image_url": {"url": "0.png"}}
+    write(tmp_path / "a.jsonl", [openai([part], "yes")])
+    write(tmp_path / "b.parquet", [openai(*pair) for pair in PAIRS])
+    write(tmp_path / "a2.jsonl", [openai([{**part, "image_url": {"url": "images/0.png"}}], "yes")])
+    (tmp_path / "data.yaml").write_text(DATASETS.format(folder=tmp_path))
+    manifest = build(tmp_path, "out", "data.yaml")
+    assert [Path(entry["name"]).name for entry in manifest.sources] == ["a.jsonl", "b.parquet", "a2.jsonl"]
+    assert (manifest.counts["packed"], manifest.counts["media"]) == (len(PAIRS) + 2, 2)
+
+
+def test_the_same_list_may_stand_in_the_run_file(tmp_path: Path) -> None:
+    run = {
+        "model": "m",
+        "seq_len": 512,
+        "out": "out",
+        "sources": yaml.safe_load(DATASETS.format(folder="data"))["datasets"],
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    config = load_config(PrepConfig, tmp_path / "run.yaml")
+    assert [source.own_root for source in config.source_configs] == ["data/images", ".", None]
+
+
+def test_a_file_of_sources_is_a_list_of_paths_and_mappings(tmp_path: Path) -> None:
+    names = [write(tmp_path / f"{i}.jsonl", [openai("a", "b")]) for i in range(3)]
+    body = [names[0], {"path": names[1], "form": "alpaca", "name": "mine"}, {"path": names[2], "targets": "last"}]
+    (tmp_path / "list.yml").write_text(yaml.safe_dump(body))
+    sources = find_sources([SourceConfig(path=str(tmp_path / "list.yml"), form="openai", targets="all")], None)
+    assert [(source.name, source.reading.form, source.reading.targets) for source in sources] == [
+        (names[0], "openai", "all"), ("mine", "alpaca", "all"), (names[2], "openai", "last"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a list of paths"),
+        ("[]", "expected a list of paths"),
+        ("datasets: {a: 1}", "expected a list of paths"),
+        ("[{form: alpaca}]", r"required but not set: sources\[0\]\.path"),
+        ("datasets: [{path: a.jsonl, data_tpye: json}]", "did you mean 'data_type'"),
+        ("[{path: a.jsonl, form: alpacca}]", r"list\.yaml: sources\[0\]\.form is 'alpacca'"),
+        ("[{path: a.jsonl, media_root: a, data_folder: b}]", "one setting"),
+        ("[{path: a.jsonl, data_folder: 3}]", "expected a folder"),
+        ("[other.yaml]", "another list of sources"),
+        ("[a", "list.yaml, line"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_list_of_sources_is_an_error_that_names_it(
+    text: str | None, message: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "list.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        find_sources([str(tmp_path / "list.yaml")], None)
+
+
+def test_a_file_of_another_kind_than_its_entry_says_is_an_error(tmp_path: Path) -> None:
+    source = SourceConfig(path=write(tmp_path / "a.parquet", [openai("a", "b")]), data_type="jsonl")
+    with pytest.raises(SourceError, match=r"a\.parquet: data_type says jsonl, but the file is read as parquet"):
+        find_sources([source], None)
