@@ -6,6 +6,7 @@ the values that are there.
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from lmms.configs.errors import ConfigError
@@ -13,6 +14,7 @@ from lmms.configs.errors import ConfigError
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
+@cache
 def parse_path(path: str, name: str) -> tuple[str | int, ...]:
     """The names and indexes of a path. name: key of the setting `fields`, for the ConfigError about a bad path."""
     text = path[1:] if path.startswith("$") else "." + path

@@ -20,24 +20,26 @@ def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
     turns = listed(record, column)
     if not isinstance(turns[0], list):
         return llava.FORM.read(record, roles)
-    messages = [_message(turn, f"{column}[{i}]") for i, turn in enumerate(turns)]
     entries = media(record)
+    messages = [_message(turn, f"{column}[{i}]", entries) for i, turn in enumerate(turns)]
     check_counts(messages, entries)
     places = tuple(f"{column}[{i}]" for i in range(len(turns)))
     return Normal(renamed(record, (*LISTS, *MEDIA_COLUMNS), messages=messages, **entries), places)
 
 
-def _message(turn: Any, place: str) -> dict[str, Any]:
+def _message(turn: Any, place: str, entries: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(turn, list) or not turn or not isinstance(turn[0], str):
         raise Reject("message_not_object", f"a turn is {kind_of(turn)}, expected [role, [kind, value], ...]", place)
-    return {"role": turn[0], "content": [_part(part, f"{place}[{i}]") for i, part in enumerate(turn[1:], 1)]}
+    return {"role": turn[0], "content": [_part(part, f"{place}[{i}]", entries) for i, part in enumerate(turn[1:], 1)]}
 
 
-def _part(part: Any, place: str) -> dict[str, Any]:
+def _part(part: Any, place: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """A part, which takes its value from the column of its kind where the record has that column."""
     if not isinstance(part, list) or len(part) != 2 or not isinstance(part[0], str):
         raise Reject("part_not_object", f"a part is {kind_of(part)}, expected [kind, value]", place)
     kind, value = part
-    return {"type": kind, "text": value} if kind == "text" else {"type": kind, **({kind: value} if value else {})}
+    is_bare = f"{kind}s" in entries or value is None
+    return {"type": kind} if is_bare and kind != "text" else {"type": kind, kind: value}
 
 
 def _fits(record: Mapping[str, Any]) -> bool:

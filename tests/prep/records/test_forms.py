@@ -230,6 +230,23 @@ EXAMPLES: dict[FormName, Sequence[tuple[dict[str, Any], list[Turn]]]] = {
         ({"source": "qwen_omni_offline_av", "conversations": said("<image>\na", "b"), "images": [b"x"]},
          [(U, [IMAGE, "\na"]), (A, "b")]),
         ({"conversations": [["assistant", ["text", "b"]]]}, [(A, ["b"])]),
+        ({"conversations": [["user", ["text", "a"]], ["assistant", ["text", "b"]], ["user", ["text", "c"]],
+                            ["assistant", ["text", "d"]]]}, [(U, ["a"]), (A, ["b"]), (U, ["c"]), (A, ["d"])]),
+        ({"conversations": [["user", ["image", None]], ["assistant", ["text", "b"]], ["user", ["image", None],
+                            ["text", "c"]], ["assistant", ["text", "d"]]], "images": [b"x", b"y"]},
+         [(U, [IMAGE]), (A, ["b"]), (U, [IMAGE, "c"]), (A, ["d"])]),
+        ({"conversations": [["user", ["image", "a.jpg"], ["text", "a"]], ["assistant", ["text", "b"]]],
+          "images": ["a.jpg"]}, [(U, [IMAGE, "a"]), (A, ["b"])]),
+        ({"messages": [["user", ["text", "a"]], ["assistant", ["text", "b"]]]}, [(U, ["a"]), (A, ["b"])]),
+        ({"conversations": [["user", ["text", ""]], ["assistant", ["text", "b"]]], "images": None},
+         [(U, [""]), (A, ["b"])]),
+        ({"conversations": [["user", ["text", "<image>"]], ["assistant", ["text", "b"]]]},
+         [(U, ["<image>"]), (A, ["b"])]),
+        ({"conversations": [["user", ["audio", None], ["text", "a"]], ["assistant", ["text", "b"]]],
+          "audios": ["a.wav"]}, [(U, [("audio",), "a"]), (A, ["b"])]),
+        ({"conversations": said("a", "b"), "source": "x"}, [(U, "a"), (A, "b")]),
+        ({"conversations": said("<image>a<image>", "b"), "images": ["a.jpg", "b.jpg"]},
+         [(U, [IMAGE, "a", IMAGE]), (A, "b")]),
     ],
     # LMMs-Engine: docs/models/qwenvl.md, load_from_json and load_from_hf of its data set
     "lmms_engine": [
@@ -242,6 +259,20 @@ EXAMPLES: dict[FormName, Sequence[tuple[dict[str, Any], list[Turn]]]] = {
         ({"messages": chat([{"type": "text", "text": "a"}], [{"type": "text", "text": "b"}])},
          [(U, ["a"]), (A, ["b"])]),
         ({"messages": chat([{"type": "text", "text": "a"}], "b"), "image": None}, [(U, ["a"]), (A, "b")]),
+        ({"messages": chat([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": ""}}], "b"),
+          "images": ["a.jpg"]}, [(U, ["a", IMAGE]), (A, "b")]),
+        ({"messages": chat([{"type": "image_url", "image_url": {"url": "x"}}], "b", [{"type": "image_url", "image_url":
+                           {"url": "y"}}, {"type": "text", "text": "c"}], "d"), "image": ["a.jpg", "b.jpg"]},
+         [(U, [IMAGE]), (A, "b"), (U, [IMAGE, "c"]), (A, "d")]),
+        ({"messages": chat([{"type": "video_url", "video_url": {"url": "a.mp4"}}, {"type": "text", "text": "a"}], "b")},
+         [(U, [("video_url",), "a"]), (A, "b")]),
+        ({"messages": chat([{"type": "audio_url", "audio_url": {"url": "a.wav"}}], "b")},
+         [(U, [("audio_url",)]), (A, "b")]),
+        ({"messages": chat("a", "b"), "image": []}, [(U, "a"), (A, "b")]),
+        ({"messages": json.dumps(chat([{"type": "image_url", "image_url": {"url": "x"}}], "b")), "image": "a.jpg"},
+         [(U, [IMAGE]), (A, "b")]),
+        ({"messages": [{"role": "system", "content": [{"type": "text", "text": "s"}]}, *chat("a", "b")]},
+         [(S, ["s"]), (U, "a"), (A, "b")]),
     ],
     "anthropic": [
         ({"system": "s", "messages": chat("a", "b")}, [(S, "s"), (U, "a"), (A, "b")]),
@@ -280,6 +311,16 @@ def test_a_record_of_another_system_is_read_as_that_system_reads_it(
     before = json.dumps(record, default=repr)
     assert turns(form, record) == expected
     assert json.dumps(record, default=repr) == before, "reading a record changes it"
+
+
+@pytest.mark.parametrize(("form", "record", "expected"), ROWS)
+def test_a_table_that_has_only_the_columns_of_its_form_gives_the_same(
+    form: FormName, record: dict[str, Any], expected: list[Turn]
+) -> None:
+    """Of any other column a table says only whether a row has a value."""
+    columns = FORMS[form].columns
+    row = {name: value if name in columns or value is None else True for name, value in record.items()}
+    assert turns(form, row) == expected
 
 
 def test_the_table_has_every_form_that_a_setting_can_name() -> None:
