@@ -114,15 +114,10 @@ def _one_turn(first: dict[str, Any], second: dict[str, Any], place: str) -> dict
 
 def _add_tags(messages: list[dict[str, Any]], pictures: int) -> None:
     """Put all pictures before the first turn, where no turn has a place for one."""
-    has_place = any(isinstance(m["content"], list) and {"type": "image"} in m["content"] for m in messages)
     first = next((m for m in messages if m["role"] != "system"), None)
-    if has_place or not pictures or first is None or any(_is_part_list(m["content"]) for m in messages):
+    if not pictures or first is None or any(isinstance(m["content"], list) for m in messages):
         return
     first["content"] = [*[{"type": "image"}] * pictures, {"type": "text", "text": first["content"]}]
-
-
-def _is_part_list(content: Any) -> bool:
-    return isinstance(content, list)
 
 
 def _fits(record: Mapping[str, Any]) -> bool:

@@ -434,6 +434,14 @@ def test_a_role_of_the_users_own_map_is_not_renamed_by_the_form() -> None:
     assert [role for role, _ in turns("sharegpt", record)] == ["user", "assistant", "tool"]
     found = turns("sharegpt", record, roles={"observation": "user"})
     assert [role for role, _ in found] == ["user", "assistant", "observation"]
+    record = {"conversations": [*said("a"), {"from": "function_call", "value": "no JSON"}]}
+    assert turns("sharegpt", record, roles={"function_call": "assistant"})[1] == ("function_call", "no JSON")
+
+
+def test_calls_in_a_row_have_the_flags_of_the_first() -> None:
+    calls = [{"role": "tool_call", "content": CALL, "loss": False}, {"role": "tool_call", "content": CALL}]
+    (_, message) = normal_form({"messages": [*chat("a"), *calls]}, reading("swift")).record["messages"]
+    assert (len(message["tool_calls"]), message["loss"]) == (2, False)
 
 
 def test_other_keys_and_columns_are_kept_for_the_parser() -> None:
