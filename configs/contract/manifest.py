@@ -24,6 +24,8 @@ from lmms.configs.stores.store import Cache, LocalStore, Store, open_store
 MANIFEST_NAME = "manifest.json"
 PACKS_NAME, SAMPLES_NAME, REJECTS_NAME = "packs.parquet", "samples.parquet", "rejects.parquet"
 TABLE_NAMES = (PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)
+NOT_READ = "not read: "
+"""Begin of a note about files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,8 @@ class Manifest:
     rejects: dict[str, int]
     """reason -> records."""
     notes: dict[str, int]
-    """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out."""
+    """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out. After
+    NOT_READ: files in the user's folders that are no sources, and how many."""
     sources: tuple[dict[str, Any], ...]
     """{name, form, read, packed, rejected, skipped, tokens} of each source, in reading order; form: of its records."""
     settings: dict[str, Any]

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from lmms.configs.contract.pack import REJECT_TABLE
 from lmms.configs.errors import BuildError
 from lmms.prep.engine.store import SPOOLED, Spooled
 from lmms.prep.reject import Reject
-from lmms.prep.sources import REJECTS_ENDING, Source
+from lmms.prep.rows.find import REJECTS_ENDING
+from lmms.prep.sources import Source
 from lmms.prep.tables import write_rows
 
 
@@ -48,7 +50,9 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     """Stop if more than the allowed share was rejected, and keep the ledger for the user."""
     considered = ledger.read.total() - ledger.skipped.total()
     packable = considered - len(ledger.rejects)
-    if considered and packable and len(ledger.rejects) <= max_rejects * considered:
+    # As the user wrote it: 0.29 * 100 is less than 29 in floating point.
+    allowed = Fraction(repr(max_rejects)) * considered
+    if considered and packable and len(ledger.rejects) <= allowed:
         return
     if not considered:
         raise BuildError(f"no records in {', '.join(source.name for source in ledger.sources[:5])}: nothing to pack")

@@ -7,6 +7,7 @@ In two cases polars does not give the values that a build needs; then pyarrow re
 """
 
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,15 @@ _REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """The errors of polars for a file that polars cannot read; pyarrow decides whether the file is damaged."""
 
 
-def read_parquet(file: Path, columns: Collection[str]) -> Iterator[tuple[Rows, int]]:
-    """The rows of each chunk with values for `columns`, and about how many bytes of the file were read so far."""
-    groups = row_groups(file)
+def read_parquet(file: Path, columns: Collection[str], most: int | None = None) -> Iterator[tuple[Rows, int]]:
+    """The rows of each chunk with values for `columns`, and about how many bytes of the file were read so far.
+
+    most: rows enough for a look at the start of the file; None for all of it.
+    """
+    groups = row_groups(file, columns if most is None else ())
+    if most is not None:
+        yield from _first_rows(file, min(most, sum(rows for rows, _ in groups)), columns)
+        return
     size, total = file.stat().st_size, max(sum(rows for rows, _ in groups), 1)
     first = done = 0
     for number, (group_rows, group_bytes) in enumerate(groups):
@@ -45,6 +52,14 @@ def read_parquet(file: Path, columns: Collection[str]) -> Iterator[tuple[Rows, i
         first += group_rows
     if done != first:
         raise OSError(f"{done} rows can be read, {first} are in its footer")
+
+
+def _first_rows(file: Path, rows: int, columns: Collection[str]) -> Iterator[tuple[Rows, int]]:
+    frame = _read(file, 0, rows, columns)
+    if frame is not None:
+        yield _dicts(frame, columns), 0
+    else:
+        yield from ((part, 0) for part in islice(read_row_group(file, 0, 0, rows), 1))
 
 
 def _pieces(rows: int, size: int) -> Iterator[tuple[int, int]]:

@@ -147,8 +147,8 @@ def test_records_that_fit_no_form_are_one_error_that_names_columns_and_forms(tmp
 
 
 def test_lines_that_are_no_records_are_left_to_the_ledger(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("[]\n{\n\n3\n")
-    (source,) = with_forms(find_sources([str(tmp_path / "a.jsonl")], None))
+    (tmp_path / "a.jsonl").write_text('{\n\n3\n"a"\n')
+    (source,) = with_forms(find_sources([str(tmp_path / "a.jsonl")], None)[0])
     assert source.reading.form == "openai"
 
 
@@ -202,7 +202,7 @@ def test_a_file_of_sources_is_a_list_of_paths_and_mappings(tmp_path: Path) -> No
     names = [write(tmp_path / f"{i}.jsonl", [openai("a", "b")]) for i in range(3)]
     body = [names[0], {"path": names[1], "form": "alpaca", "name": "mine"}, {"path": names[2], "targets": "last"}]
     (tmp_path / "list.yml").write_text(yaml.safe_dump(body))
-    sources = find_sources([SourceConfig(path=str(tmp_path / "list.yml"), form="openai", targets="all")], None)
+    sources, _ = find_sources([SourceConfig(path=str(tmp_path / "list.yml"), form="openai", targets="all")], None)
     assert [(source.name, source.reading.form, source.reading.targets) for source in sources] == [
         (names[0], "openai", "all"), ("mine", "alpaca", "all"), (names[2], "openai", "last"),
     ]  # fmt: skip

@@ -20,9 +20,9 @@ RECORDS = [{"id": i, "messages": [{"role": "user", "content": f"line \u2028 {i}"
 
 def values(*patterns: Path | str) -> list[Any]:
     found = []
-    for i, source in enumerate(find_sources([str(p) for p in patterns], None)):
-        for chunk in read_chunks(i, source):
-            found += [value for _, value in chunk_values(chunk, source.columns)]
+    sources, _ = find_sources([str(p) for p in patterns], None)
+    for chunk in read_chunks(sources):
+        found += [value for _, value in chunk_values(chunk, sources[chunk.source].columns)]
     return found
 
 
@@ -55,8 +55,8 @@ def test_every_container_gives_the_same_rows(name: str, tmp_path: Path) -> None:
 
 
 def test_rows_are_numbered_through_all_chunks(tmp_path: Path) -> None:
-    (source,) = find_sources([str(write(tmp_path / "a.jsonl"))], None)
-    chunks = list(read_chunks(0, source))
+    (source,), _ = find_sources([str(write(tmp_path / "a.jsonl"))], None)
+    chunks = list(read_chunks([source]))
     assert len(chunks) == 4
     assert [row for chunk in chunks for row, _ in chunk_values(chunk, source.columns)] == list(range(len(RECORDS)))
     assert chunks[-1].file_bytes == source.bytes
@@ -109,9 +109,9 @@ def test_a_source_that_is_not_there_is_an_error(make: Any, message: str, tmp_pat
 
 
 def test_a_file_of_another_kind_is_an_error_that_lists_the_known_kinds(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,b\n")
-    with pytest.raises(SourceError, match=r"\.jsonl\.zst"):
-        values(tmp_path / "a.csv")
+    (tmp_path / "a.txt").write_text("a,b\n")
+    with pytest.raises(SourceError, match=r"expected \.jsonl, .*\.zst.*\.parquet"):
+        values(tmp_path / "a.txt")
 
 
 def test_a_dict_of_splits_asks_for_one_split(tmp_path: Path) -> None:
