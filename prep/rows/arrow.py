@@ -44,7 +44,7 @@ def read_arrow(file: Path, columns: Collection[str], most: int | None = None) ->
 
 
 def row_groups(file: Path, columns: Collection[str] = ()) -> list[tuple[int, int]]:
-    """(rows, bytes when decompressed) of each row group of a Parquet file. OSError if two of `columns` have one name."""
+    """(rows, bytes when decompressed) of each row group of a Parquet file. OSError: two `columns` have one name."""
     with _oserror(), pq.ParquetFile(file) as table:
         _check_names(table.schema_arrow.names, columns)
         groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
