@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -78,6 +79,7 @@ def _started(workers: int, function: Callable[[Any], Any], setup: Callable[[], N
     context = multiprocessing.get_context("spawn")
     pool: list[_Worker] = []
     try:
+        resource_tracker.ensure_running()  # or the first start does, and ends the mask
         # A worker inherits this mask for good.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

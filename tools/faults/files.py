@@ -177,12 +177,13 @@ def report(outcomes: Mapping[str, Counter[str]], wrong: list[str], changes: int,
     lines = [
         TITLE,
         "",
-        "Made by `python -m tools.faults.files`: a sound file of every kind, hit by a random change (bytes changed, cut",
-        "out, put in, or the end cut off) and read as a build does, to the last record. A changed text may still be sound.",
+        "Made by `python -m tools.faults.files`: a sound file of every kind, hit by a random change (bytes changed,",
+        "cut out, put in, or the end cut off) and read as a build does, to the last record. A changed text may",
+        "still be sound.",
         "",
         f"Seed {seed}: {changes:,} changes in {seconds / 60:.0f} minutes.",
-        f"**{len(wrong) or 'None'} of them ended a process, hung, gave an error without the file's name or lost a row of"
-        " a table.**",
+        f"**{len(wrong) or 'None'} of them ended a process, hung, gave an error without the file's name or"
+        " lost a row of a table.**",
         "",
         f"| file | {' | '.join(kinds)} |",
         "|---|---|---|---|",
@@ -209,6 +210,10 @@ def _tar(mode: str) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
         for i, record in enumerate(records()):
+            record["messages"] = [
+                {"role": "user", "content": [{"type": "image"}]},
+                {"role": "assistant", "content": "x"},
+            ]
             for ending, data in (("json", json.dumps(record).encode()), ("jpg", bytes(range(200)))):
                 info = tarfile.TarInfo(f"{i:04d}.{ending}")
                 info.size = len(data)
