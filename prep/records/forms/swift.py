@@ -22,13 +22,13 @@ from lmms.prep.records.forms.turns import (
     system_turn,
     with_places,
 )
+from lmms.prep.records.weights import WEIGHT_KEYS
 from lmms.prep.reject import Reject
 
 _SYSTEMS = ("system", "system_prompt")
 _QUERIES = ("query", "prompt", "question", "problem")
 _RESPONSES = ("response", "answer", "output", "targets", "target", "answer_key", "answers", "solution")
 _READ = (*LISTS, *_SYSTEMS, *_QUERIES, *_RESPONSES, *MEDIA_COLUMNS, "instruction", "input", "history", "objects")
-_FLAGS = ("loss", "loss_scale", "weight", "loss_weight")
 
 
 def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
@@ -98,8 +98,8 @@ def _joined_turns(
             placed.append(place)
             continue
         both_call = "tool_calls" in last and "tool_calls" in message
-        if not both_call and any(last.get(flag) != message.get(flag) for flag in _FLAGS):
-            raise Reject("bad_weight", "turns of the assistant in a row, with other flags each", place)
+        if not both_call and any(last.get(flag) != message.get(flag) for flag in WEIGHT_KEYS):
+            raise Reject("conflicting_weights", "turns of the assistant in a row, with other flags each", place)
         turns[-1] = _one_turn(last, message, place)
     return turns, tuple(placed)
 

@@ -389,7 +389,7 @@ def test_the_form_is_the_one_whose_columns_the_first_records_have(records: list[
          "objects"),
         ("swift", {"messages": chat("a", "b"), "rejected_response": "c"}, "preference_data", "rejected_response"),
         ("swift", {"messages": [*chat("a"), {"role": "assistant", "content": "x", "loss": False},
-                                {"role": "assistant", "content": "b"}]}, "bad_weight", "messages[2].content"),
+                                {"role": "assistant", "content": "b"}]}, "conflicting_weights", "messages[2].content"),
         ("swift", {"question": "a", "problem": "b", "answer": "c"}, "missing_messages", "problem"),
         ("swift", {"response": "b"}, "missing_messages", ""),
         ("swift", {"query": "b"}, "no_assistant", "messages"),
@@ -421,7 +421,7 @@ def test_a_record_that_does_not_fit_its_form_is_rejected_at_its_place(
 
 def test_the_prompt_of_trl_is_context_only() -> None:
     record = {"prompt": chat("a", "x", "c"), "completion": chat(None, "b")[1:]}
-    assert [message.weight for message in read_record(record, reading("trl")).messages] == [1, 0, 1, 1]
+    assert [message.weight for message in read_record(record, reading("trl")).messages] == [0, 0, 0, 1]
 
 
 def test_strings_of_trl_stay_plain_text() -> None:
