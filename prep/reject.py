@@ -25,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "unreadable_row": "a row of a table cannot be converted",
     "not_object": "the record is not a JSON object",
     # messages
-    "missing_messages": "no `messages`",
+    "missing_messages": "no `messages`, or what stands in their place in the form of the source",
     "messages_not_list": "`messages` is not a list",
     "empty_messages": "`messages` is empty",
     "message_not_object": "a message is not an object",
@@ -42,6 +42,7 @@ REASONS: Mapping[str, str] = {
     "bad_tool_call": "a tool call is not an object with the name of a function",
     "bad_tool_arguments": "the arguments of a tool call are not a JSON object, nor the text of one",
     "bad_template_option": "`chat_template_kwargs` is no object, or has a keyword that the template does not read",
+    "preference_data": "answers to prefer or to avoid, such as `chosen` and `rejected`: only answers to learn fit",
     "no_assistant": "no assistant turn: nothing to learn from",
     # documents
     "bad_text": "the text of a document is no string, or no list of strings",
@@ -72,10 +73,10 @@ REASONS: Mapping[str, str] = {
     # later
     "later_video": "video is not supported yet",
     "later_audio": "audio is not supported yet",
-    "later_text": "plain text records are not supported yet",
+    "later_objects": "boxes of `objects` for the tags <bbox> and <ref-object> are not supported yet",
     # the record against the model
     "images_unsupported": "the record has images, the model reads none",
-    "count_mismatch": "the number of bare image parts is not the number of entries in `images`",
+    "count_mismatch": "the number of bare image parts or tags is not the number of pictures in the record's column",
     "tools_unsupported": "the record has tools, calls or results, the chat template has no place for them",
     "template_error": "the chat template refuses the record",
     "template_changes_record": "the chat template drops, adds or moves a turn, an image, or text to learn from",

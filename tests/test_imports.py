@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("by_part",),
         ("settings",),
         ("other_names",),
-        ("load",),
+        ("load", "source_list"),
     ),
     "prep": (
         ("plan", "reject", "shards", "tables"),

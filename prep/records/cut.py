@@ -1,14 +1,19 @@
 """A conversation that is too long for a pack, without its last turns: whole exchanges, with their answers."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from lmms.prep.records.record import Message, Record
+from lmms.prep.records.record import Record
 
 
-def possible_ends(messages: Sequence[Message]) -> list[int]:
-    """The numbers of messages that a shorter conversation may keep: it ends with an answer that calls no tool."""
-    return [i + 1 for i, m in enumerate(messages[:-1]) if m.role == "assistant" and not m.calls]
+def learned_ends(record: Record) -> list[int]:
+    """Numbers of messages that a shorter conversation may keep, in rising order.
+
+    A shorter conversation ends with an answer that calls no tool, and has a turn to learn from.
+    """
+    messages = record.messages
+    first = next((i for i, message in enumerate(messages) if message.weight), len(messages))
+    answers = (i for i, message in enumerate(messages[:-1]) if message.role == "assistant" and not message.calls)
+    return [i + 1 for i in answers if i >= first]
 
 
 def first_messages(record: Record, number: int) -> Record:

@@ -48,11 +48,6 @@ class Document:
         return all(part.is_learned for part in self.parts if isinstance(part, Passage))
 
 
-def is_document(raw: Mapping[str, Any]) -> bool:
-    """Whether a record has the columns of a document, and no messages."""
-    return "messages" not in raw and any(raw.get(column) is not None for column in DOCUMENT_COLUMNS)
-
-
 def parse_document(raw: Mapping[str, Any]) -> Document:
     """A document from the value of a JSON line or the row of a table. Raises Reject."""
     weight = parse_weight(raw, "weight", "weight")

@@ -115,8 +115,6 @@ def _reject_later(raw: Mapping[str, Any]) -> None:
     for column, reason in (("videos", "later_video"), ("audios", "later_audio")):
         if not is_absent(raw.get(column)):
             raise Reject(reason, f"`{column}` is set; this version cannot use it yet", column)
-    if raw.get("messages") is None and "messages" not in raw and isinstance(raw.get("text"), str):
-        raise Reject("later_text", "a plain `text` record; this version reads `messages` only", "text")
 
 
 def _check_media(
@@ -130,7 +128,8 @@ def _check_media(
 
 def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     if "messages" not in raw:
-        raise Reject("missing_messages", f"no `messages`; found the columns {', '.join(map(str, raw)) or 'none'}")
+        columns = ", ".join(map(str, raw)) or "none"
+        raise Reject("missing_messages", f"no `messages`; found the columns {columns}; for text set form=text")
     messages = raw["messages"]
     if isinstance(messages, str):  # a JSON column of a table
         messages = parse_json(messages, "messages")
