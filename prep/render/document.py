@@ -97,23 +97,37 @@ def cut_document(
     learned_from, first = 0, 0
     tokens = len(whole.input_ids)
     while learned_from < tokens:
-        end = min(first + seq_len, tokens)
-        inside = [i for i, (start, _) in enumerate(pictures) if first <= start < end]
-        patches = 0
-        for i in inside:
-            patches += image_patches[i]
-            if pictures[i][1] > end or patches > max_patches:
-                end = pictures[i][0]
-                break
+        end = _piece_end(first, tokens, pictures, image_patches, most)
+        if end <= learned_from:  # the overlap leaves no room for a picture
+            first = learned_from
+            end = _piece_end(first, tokens, pictures, image_patches, most)
         if tokens - end == 1 and not overlap:  # a piece of one token would have nothing to learn
             end = next((start for start, stop in pictures if start < end - 1 < stop), end - 1)
         if end <= learned_from:
-            message = f"a picture of {image_tokens[inside[-1]]} tokens and {image_patches[inside[-1]]} patches"
+            i = next(i for i, (start, _) in enumerate(pictures) if start == first)
+            message = f"a picture of {image_tokens[i]} tokens and {image_patches[i]} patches"
             raise Reject("too_long", f"{message} that no pack of {seq_len} tokens and {max_patches} patches holds")
-        kept = [i for i in inside if pictures[i][1] <= end]
-        yield Piece(_slice(whole, first, end, learned_from, kept), (kept[0], kept[-1] + 1) if kept else (0, 0))
+        inside = [i for i, (start, _) in enumerate(pictures) if first <= start < end]
+        yield Piece(_slice(whole, first, end, learned_from, inside), (inside[0], inside[-1] + 1) if inside else (0, 0))
         learned_from = end
         first = _overlapped(end, overlap, pictures)
+
+
+def _piece_end(
+    first: int,
+    tokens: int,
+    pictures: Sequence[tuple[int, int]],
+    image_patches: Sequence[int],
+    most: tuple[int, int],
+) -> int:
+    """Where a piece that begins with this token ends: within both limits, and not within a picture."""
+    end, patches = min(first + most[0], tokens), 0
+    for (start, stop), size in zip(pictures, image_patches, strict=True):
+        if first <= start < end:
+            patches += size
+            if stop > end or patches > most[1]:
+                return start
+    return end
 
 
 def _overlapped(end: int, overlap: int, pictures: Sequence[tuple[int, int]]) -> int:
