@@ -92,8 +92,10 @@ def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: int,
     read: columns or keys that were read. taken: pictures that the holder's parts have; a column of no more pictures
     only names them once more. place: of a message; "" for a record.
     """
-    for key in sorted(holder.keys() & _MEDIA_COLUMNS - set(read)):
-        entries = _entries(holder[key])
+    if _MEDIA_COLUMNS.isdisjoint(holder):
+        return
+    for key in sorted(holder.keys() & _MEDIA_COLUMNS):
+        entries = 0 if key in read else _entries(holder[key])
         if entries and (key in _MOVING_COLUMNS or entries > taken):
             message = f"`{key}` names media that no part of the record takes; name them in parts, or in `images`"
             raise Reject("unread_media", message, f"{place}.{key}" if place else key)
