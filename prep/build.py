@@ -29,6 +29,7 @@ from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_c
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
+from lmms.prep.media.network import Network
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.render.template import compile_template
@@ -122,6 +123,7 @@ def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
+        network=Network() if config.allow_network else None,
     )
 
 

@@ -9,10 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from lmms.configs.contract.check import PackLimits
-from lmms.configs.contract.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, grid_tokens, image_grid
+from lmms.configs.contract.geometry import Vision, grid_tokens
 from lmms.configs.contract.pack import Media, Pack
 from lmms.prep.media.images import image_size
+from lmms.prep.media.network import Network
 from lmms.prep.media.read import read_image
+from lmms.prep.media.resize import picture_grid
 from lmms.prep.records.parts import Image
 from lmms.prep.records.read import read_record
 from lmms.prep.reject import Reject
@@ -28,6 +30,8 @@ class Recipe:
     vision: Vision | None
     verify_media: Literal["header", "structure", "decode"]
     max_image_pixels: int
+    network: Network | None = None
+    """How images are fetched that records name by http; None: they are rejected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +75,12 @@ def make_sample(
 def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
     assert recipe.vision is not None
     try:
-        data = read_image(image.ref, source.root)
+        data = read_image(image.ref, source.roots, network=recipe.network)
         width, height = image_size(data, recipe.verify_media, recipe.max_image_pixels)
+        grid_thw = picture_grid(height, width, recipe.vision, image.ask)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
-    ratio = aspect_ratio(height, width)
-    if ratio > MAX_ASPECT_RATIO:
-        message = f"{width} x {height} pixels: aspect ratio {ratio:.1f}, at most {MAX_ASPECT_RATIO} is possible"
-        raise Reject("aspect_ratio", message, image.place)
-    return _Picture(data, (width, height), image_grid(height, width, recipe.vision))
+    return _Picture(data, (width, height), grid_thw)
 
 
 def _check_limits(sample: Pack, limits: PackLimits) -> None:

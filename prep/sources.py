@@ -30,6 +30,7 @@ from lmms.configs.settings.sources import (
     decide_reading,
 )
 from lmms.configs.source_list import expand_sources
+from lmms.prep.media.roots import MediaRoot, media_roots
 from lmms.prep.records.forms import FORMS, columns_read, find_form
 from lmms.prep.records.forms.fields import check_fields_map, pick_fields
 from lmms.prep.records.strict_json import parse_line
@@ -61,8 +62,8 @@ class Source:
     files: tuple[Path, ...]
     """Empty where the records are in memory."""
     kind: Kind
-    root: Path
-    """Folder that image paths are relative to and may not leave."""
+    roots: tuple[Path, ...]
+    """Folders that image paths are relative to, tried in order, and may not leave."""
     reading: Reading = DEFAULT_READING
     """How its records are read."""
 
@@ -78,7 +79,7 @@ class Source:
 
 
 def find_sources(
-    configs: Sequence[SourceConfig | str], media_root: str | None, base: RecordConfig = NO_RECORD_SETTINGS
+    configs: Sequence[SourceConfig | str], media_root: MediaRoot, base: RecordConfig = NO_RECORD_SETTINGS
 ) -> tuple[list[Source], Unread]:
     """The sources behind paths, folders and globs, and what is not read there.
 
@@ -95,8 +96,8 @@ def find_sources(
         for files in file_sets:
             _check_type(files, config.data_type)
             name = files.name if config.name is None else _named(config.name, files, len(file_sets))
-            root = Path(config.own_root or media_root or files.folder)
-            source = Source(name, files.files, files.kind, root, reading)
+            roots = media_roots(config.own_root or media_root, files.folder)
+            source = Source(name, files.files, files.kind, roots, reading)
             status = files.files[0].stat()
             sources.setdefault((status.st_dev, status.st_ino), source)
     return list(sources.values()), unread
@@ -114,9 +115,9 @@ def _named(name: str, files: FileSet, sources: int) -> str:
     return name if sources == 1 else f"{name}/{Path(files.name).name}"
 
 
-def memory_source(media_root: str | None, base: RecordConfig) -> Source:
+def memory_source(media_root: MediaRoot, base: RecordConfig) -> Source:
     """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
-    return Source("memory", (), "memory", Path(media_root or "."), decide_reading(base))
+    return Source("memory", (), "memory", media_roots(media_root, Path()), decide_reading(base))
 
 
 def with_forms(sources: Sequence[Source]) -> list[Source]:
@@ -177,7 +178,7 @@ def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
 
 
 def read_records(
-    sources: Sequence[SourceConfig | str], media_root: str | None = None, base: RecordConfig = NO_RECORD_SETTINGS
+    sources: Sequence[SourceConfig | str], media_root: MediaRoot = None, base: RecordConfig = NO_RECORD_SETTINGS
 ) -> "Iterator[tuple[Source, int, Record | Reject]]":
     """Every record of some sources, as a build reads them: (source, row, what the row holds).
 

@@ -27,8 +27,11 @@ class PrepConfig(RecordConfig):
     """Tokens of a pack."""
     out: str
     """Folder to write; must not exist."""
-    media_root: str | None = None
-    """Folder that image paths are relative to and may not leave; by default the folder of the record file."""
+    media_root: str | tuple[str, ...] | None = None
+    """Folder that image paths are relative to and may not leave; several, as [A, B], are tried in order, and links may
+    lead from one to another. By default the folder of the record file."""
+    allow_network: bool = False
+    """Fetch images that records name by http or https, from public addresses only."""
     chat_template: str | None = None
     """File of a Jinja chat template to use in place of the model's; a trained model is exported with this template."""
     min_pixels: Positive | None = None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmms.prep.records.pictures import is_absent
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
@@ -26,7 +27,7 @@ def parse_tools(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
     Columns: `tools`, or the older `functions`; a list, or JSON text of a list. Raises Reject.
     """
-    given = {column: raw[column] for column in ("tools", "functions") if raw.get(column) not in ABSENT}
+    given = {column: raw[column] for column in ("tools", "functions") if not is_absent(raw.get(column))}
     if not given:
         return ()
     if len(given) == 2:
