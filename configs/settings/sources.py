@@ -60,15 +60,15 @@ class SourceConfig(RecordConfig):
     """File, folder or glob; or a YAML file with a list of sources, such as the data set file of LMMs-Engine."""
     name: str | None = None
     """Name in metrics and tables; by default the path."""
-    media_root: str | tuple[str, ...] | None = None
-    """Folder or folders that image paths are relative to and may not leave; by default the build's."""
+    media_root: tuple[str, ...] | str | None = None
+    """Folder that image paths are relative to and may not leave, or several, as [A, B]; by default the build's."""
     data_folder: Json | None = None
     """LMMs-Engine's name for media_root; there an empty string is the working directory."""
     data_type: DataType | None = None
     """LMMs-Engine's name for the kind of file, which lmms takes from the ending; a file of another kind is an error."""
 
     @property
-    def own_root(self) -> str | tuple[str, ...] | None:
+    def own_root(self) -> tuple[str, ...] | str | None:
         """The media root that the source has of its own, under either name."""
         return self.media_root if self.data_folder is None else str(self.data_folder) or "."
 

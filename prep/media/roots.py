@@ -33,15 +33,16 @@ def files_named(names: Sequence[str], value: str, roots: Sequence[Path]) -> Iter
     names: readings of `value`, which the record has. Raises Reject behind the last place: nothing was there, or the
     name leads out of every root.
     """
-    real_roots = [Path(os.path.realpath(root)) for root in roots]
+    real_roots = [os.path.realpath(root) for root in roots]
+    insides = tuple(os.path.join(root, "") for root in real_roots)  # noqa: PTH118
     outside = None
     for name in names:
         for root in real_roots:
-            path = Path(os.path.realpath(root / name))
-            if any(path.is_relative_to(real_root) for real_root in real_roots):
-                yield path
+            path = os.path.realpath(os.path.join(root, name))  # noqa: PTH118
+            if path in real_roots or path.startswith(insides):
+                yield Path(path)
             else:
-                outside = outside or (name, path)
+                outside = outside or (name, Path(path))
     if outside:
         raise _leads_out(*outside, value, roots)
     raise Reject("missing_file", f"{shown(value)} does not exist under {_listed(roots)}{_hint(value)}")

@@ -12,7 +12,7 @@ _MOVING = ("video", "audio", "sound")
 _STILL = ("image", "img", "picture", "photo", "pixel_values", "media")
 _ENDINGS = ("", "s", "_path", "_paths", "_file", "_files", "_url", "_urls", "_name", "_names", "_base64", "_bytes")
 _MOVING_COLUMNS = {word + ending for word in _MOVING for ending in _ENDINGS}
-_MEDIA_COLUMNS = {word + ending for word in _STILL for ending in _ENDINGS} | _MOVING_COLUMNS
+NAMES_OF_MEDIA = {word + ending for word in _STILL for ending in _ENDINGS} | _MOVING_COLUMNS
 """Names of columns that hold pictures, videos or sounds in the data sets of other systems."""
 
 
@@ -64,7 +64,7 @@ def parse_images(raw: Mapping[str, Any]) -> Bare:
     if is_absent(value):
         return Bare(column, ())
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        value = _json_list(value)
+        value = json_list(value)
     if not isinstance(value, list):
         return Bare(column, [image_ref(value, column)])
     return Bare(column, [image_ref(v, f"{column}[{i}]") for i, v in enumerate(value) if not is_null_image(v)])
@@ -92,8 +92,10 @@ def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: int,
     read: columns or keys that were read. taken: pictures that the holder's parts have; a column of no more pictures
     only names them once more. place: of a message; "" for a record.
     """
-    for key in sorted(holder.keys() & _MEDIA_COLUMNS - set(read)):
-        entries = _entries(holder[key])
+    if NAMES_OF_MEDIA.isdisjoint(holder):
+        return
+    for key in sorted(holder.keys() & NAMES_OF_MEDIA):
+        entries = 0 if key in read else _entries(holder[key])
         if entries and (key in _MOVING_COLUMNS or entries > taken):
             message = f"`{key}` names media that no part of the record takes; name them in parts, or in `images`"
             raise Reject("unread_media", message, f"{place}.{key}" if place else key)
@@ -106,7 +108,7 @@ def _entries(value: Any) -> int:
     return sum(_entries(entry) for entry in value) if isinstance(value, list) else 1
 
 
-def _json_list(text: str) -> Any:
+def json_list(text: str) -> Any:
     """The JSON list in a cell of text, else the text itself: a path may begin with a bracket."""
     try:
         return parse_json(text, "images")

@@ -90,6 +90,18 @@ def test_tags_of_llava_are_the_places_of_the_pictures(ending: str, tmp_path: Pat
     assert shards(tmp_path / "out") == shards(tmp_path / "expected")
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow"])
+@pytest.mark.parametrize("form", ["openai", "alpaca"])
+def test_pictures_in_a_column_that_the_form_does_not_read_are_a_rejection(
+    form: str, ending: str, tmp_path: Path
+) -> None:
+    make = {**FORMS, "openai": openai}[form]
+    path = write(tmp_path / f"a{ending}", [{**make("a", "b"), "photo_path": "a.png", "photo_count": 1}])
+    ((_, _, reject),) = read_records([path])
+    assert isinstance(reject, Reject)
+    assert (reject.reason, reject.place) == ("unread_media", "photo_path")
+
+
 def test_a_form_is_held_for_all_of_a_source(tmp_path: Path) -> None:
     records = [*[openai(*pair) for pair in PAIRS], sharegpt("a", "b")]
     manifest = build(tmp_path, "out", write(tmp_path / "a.jsonl", records), max_rejects=0.5)

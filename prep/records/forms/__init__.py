@@ -20,6 +20,7 @@ from lmms.prep.records.forms import (
 )
 from lmms.prep.records.forms.fields import columns_of, pick_fields
 from lmms.prep.records.forms.form import Form, Normal
+from lmms.prep.records.pictures import NAMES_OF_MEDIA
 
 FORMS: Mapping[FormName, Form] = {
     "alpaca": alpaca.FORM,
@@ -48,9 +49,12 @@ def normal_form(raw: Any, reading: Reading) -> Normal:
 
 
 def columns_read(reading: Reading) -> tuple[str, ...]:
-    """The columns of a table that a source reads: those of its form, or of all forms as long as none is decided."""
+    """The columns of a table that a source reads: those of its form, or of all forms as long as none is decided.
+
+    Columns that may hold media are always among them: media that no part takes are a rejection.
+    """
     columns = FORMS[reading.form].columns if reading.form else ALL_COLUMNS
-    return (*columns, *columns_of(reading.fields))
+    return tuple(dict.fromkeys((*columns, *columns_of(reading.fields), *sorted(NAMES_OF_MEDIA))))
 
 
 def find_form(records: Sequence[Mapping[str, Any]]) -> FormName | None:

@@ -42,7 +42,12 @@ def _fits(record: Mapping[str, Any]) -> bool:
 def _marks(record: Mapping[str, Any]) -> bool:
     contents = [turn.get("content") for turn in peeked(record, "messages") if isinstance(turn, Mapping)]
     has_part = any(_is_picture(part) for content in contents if isinstance(content, list) for part in content)
-    return has_part and any(name in record for name in _IMAGES)
+    return has_part and any(_is_embedded(record.get(name)) for name in _IMAGES)
+
+
+def _is_embedded(value: Any) -> bool:
+    """Whether a column holds pictures as the package datasets has them; a path may only repeat the part's."""
+    return isinstance(value, bytes | Mapping) or (isinstance(value, list) and any(map(_is_embedded, value)))
 
 
 FORM = Form(("messages", *_IMAGES, "tools", "videos", "audios", "weight"), _fits, _read, _marks)

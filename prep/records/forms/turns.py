@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lmms.prep.records.pictures import is_absent, is_null_image, json_list
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
@@ -48,19 +49,18 @@ def media(raw: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _entries(raw: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
-    given = {name: entries for name in names if (entries := _as_list(raw.get(name), name))}
+    given = {name: entries for name in names if (entries := _as_list(raw.get(name)))}
     if len(given) == 2 and given[names[0]] != given[names[1]]:
         raise Reject("bad_part", f"`{names[0]}` and `{names[1]}` differ; expected one of them", names[1])
     return next(iter(given.values()), [])
 
 
-def _as_list(value: Any, column: str) -> list[Any]:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_json(value, column)
-    if isinstance(value, Mapping) and all(item is None for item in value.values()):
+def _as_list(value: Any) -> list[Any]:
+    if is_absent(value):
         return []
-    values = value if isinstance(value, list) else [value]
-    return [item for item in values if item not in (None, "")]
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        value = json_list(value)
+    return [item for item in (value if isinstance(value, list) else [value]) if not is_null_image(item)]
 
 
 def with_places(text: str) -> str | list[dict[str, str]]:

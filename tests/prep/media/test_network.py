@@ -1,14 +1,21 @@
 """Pictures behind http: fetched from the address that was checked, and from no other; a real server on loopback."""
 
+import datetime
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from lmms.prep.media.network import Network, fetch_image, is_public
 from lmms.prep.media.read import ImageRef, read_image
@@ -57,8 +64,16 @@ class _Pictures(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port() -> Iterator[int]:
+    with serving(None) as port:
+        yield port
+
+
+@contextmanager
+def serving(context: ssl.SSLContext | None) -> Iterator[int]:
     _Pictures.hosts = []
     with ThreadingHTTPServer(("127.0.0.1", 0), _Pictures) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.server_port
@@ -147,6 +162,34 @@ def test_what_is_no_picture_in_time_is_rejected(name: str, reason: str, words: s
 
 def test_a_picture_that_is_too_large_is_not_read_to_its_end(port: int) -> None:
     assert rejection(f"http://a.invalid:{port}/picture%20a.jpg", OPEN, max_bytes=100).reason == "file_too_large"
+
+
+def certificate(folder: Path, host: str) -> Path:
+    """A key and a certificate for a host, signed by itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(start).not_valid_after(start.replace(year=2100))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    signed = builder.sign(key, hashes.SHA256())
+    file = folder / f"{host}.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(private + signed.public_bytes(Encoding.PEM))
+    return file
+
+
+def test_https_is_held_to_the_name_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = certificate(tmp_path, "pictures.invalid")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    with serving(context) as port:
+        path = f"{port}/picture%20a.jpg"
+        assert "CERTIFICATE_VERIFY_FAILED" in rejection(f"https://pictures.invalid:{path}", OPEN).message
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        assert fetch_image(f"https://pictures.invalid:{path}", OPEN, 1000) == PICTURE
+        assert "Hostname mismatch" in rejection(f"https://other.invalid:{path}", OPEN).message
+    assert _Pictures.hosts == [f"pictures.invalid:{port}"]
 
 
 def test_a_host_that_does_not_answer_is_a_rejection() -> None:

@@ -346,6 +346,8 @@ def test_the_form_of_a_source_is_found_from_its_first_records(form: FormName) ->
         ([{"messages": chat("a", "b")}] * 9 + [{"conversations": said("a", "b")}], "openai"),
         ([{"messages": chat("a", "b")}] * 9 + [{"messages": chat("<image>", "b"), "images": ["a"]}], "swift"),
         ([{"conversations": said("a", "b")}] * 9 + [{"image": "a", "conversations": said("<image>", "b")}], "llava"),
+        ([{"messages": chat([{"type": "image_url", "image_url": "a.jpg"}], "b"), "image": "a.jpg"}], "openai"),
+        ([{"messages": chat([{"type": "image_url", "image_url": "x"}], "b"), "image": b"x"}], "lmms_engine"),
         ([{"prompt": "a", "completion": "b"}], "trl"),
         ([{"prompt": chat("a"), "completion": chat("b")}], "trl"),
         ([{"chosen": "a", "rejected": "b", "prompt": "c"}], "trl"),
