@@ -120,7 +120,7 @@ def _piece_end(
     image_patches: Sequence[int],
     most: tuple[int, int],
 ) -> int:
-    """Where a piece that begins with this token ends: within both limits, and not within a picture."""
+    """The end of a piece that begins with this token: within both limits, and not within a picture."""
     end, patches = min(first + most[0], tokens), 0
     for (start, stop), size in zip(pictures, image_patches, strict=True):
         if first <= start < end:
@@ -131,7 +131,7 @@ def _piece_end(
 
 
 def _overlapped(end: int, overlap: int, pictures: Sequence[tuple[int, int]]) -> int:
-    """Where a piece begins that follows one that ends here: the overlap never begins in a picture or before its end."""
+    """The begin of the piece behind a piece that ends here: no picture is in the overlap."""
     first = end - overlap
     return max([first, *(stop for _, stop in pictures if first < stop <= end)])
 
