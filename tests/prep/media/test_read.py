@@ -77,6 +77,7 @@ def test_only_a_url_is_percent_decoded_and_the_literal_name_wins(root: Path) -> 
     ("reference", "reason"),
     [
         (path("../secret.jpg"), "path_outside_root"),
+        (path("../root-too/secret.jpg"), "path_outside_root"),
         (path("sub/../../secret.jpg"), "path_outside_root"),
         (path(".."), "path_outside_root"),
         (url("%2e%2e/secret.jpg"), "path_outside_root"),
