@@ -7,6 +7,7 @@ folder renamed: a build is complete or does not exist.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -123,6 +124,7 @@ def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
+        text_overlap=config.text_overlap,
         network=Network() if config.allow_network else None,
     )
 
@@ -248,5 +250,6 @@ def _account(ledger: Ledger, samples: npt.NDArray[np.void], unread: Unread) -> A
     return Account(
         sources=list(source_counts(ledger, samples)),
         rejects=reject_rows(ledger),
-        notes=dict(ledger.notes.most_common()) | {NOT_READ + what: number for what, number in unread.most_common()},
+        notes=dict(sum(ledger.notes.values(), Counter()).most_common())
+        | {NOT_READ + what: number for what, number in unread.most_common()},
     )

@@ -44,6 +44,9 @@ REASONS: Mapping[str, str] = {
     "bad_template_option": "`chat_template_kwargs` is no object, or has a keyword that the template does not read",
     "preference_data": "answers to prefer or to avoid, such as `chosen` and `rejected`: only answers to learn fit",
     "no_assistant": "no assistant turn: nothing to learn from",
+    # documents
+    "bad_text": "the text of a document is no string, or no list of strings",
+    "empty_text": "the text to learn from is empty",
     # parts
     "part_not_object": "a part is not an object",
     "part_missing_field": "a part lacks the key that its type needs",
@@ -71,7 +74,6 @@ REASONS: Mapping[str, str] = {
     "later_video": "video is not supported yet",
     "later_audio": "audio is not supported yet",
     "later_objects": "boxes of `objects` for the tags <bbox> and <ref-object> are not supported yet",
-    "later_text": "plain text records are not supported yet",
     # the record against the model
     "images_unsupported": "the record has images, the model reads none",
     "count_mismatch": "the number of bare image parts or tags is not the number of pictures in the record's column",

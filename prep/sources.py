@@ -45,6 +45,7 @@ from lmms.prep.rows.memory import memory_rows
 from lmms.prep.rows.tar import read_tar, with_members
 
 if TYPE_CHECKING:
+    from lmms.prep.records.document import Document
     from lmms.prep.records.record import Record
 
 FIRST_RECORDS = 16
@@ -179,7 +180,7 @@ def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
 
 def read_records(
     sources: Sequence[SourceConfig | str], media_root: MediaRoot = None, base: RecordConfig = NO_RECORD_SETTINGS
-) -> "Iterator[tuple[Source, int, Record | Reject]]":
+) -> "Iterator[tuple[Source, int, Record | Document | Reject]]":
     """Every record of some sources, as a build reads them: (source, row, what the row holds).
 
     sources, media_root: as in PrepConfig. base: settings for sources that do not set them. SourceError when a file

@@ -40,6 +40,8 @@ class PrepConfig(RecordConfig):
     """Largest image area after the resize, in pixels; by default the processor's."""
     max_patches: Positive | None = None
     """Vision patches of a pack; by default as many as seq_len tokens of image would take."""
+    text_overlap: Annotated[int, Range(0, MAX_SEQ_LEN)] = 0
+    """Tokens that a piece of a long text shares with the piece before: context, learned once."""
     verify_media: Literal["header", "structure", "decode"] = "structure"
     """How far to check an image: its header, its file structure to the end, or every pixel."""
     max_image_pixels: Positive = 178_956_970
@@ -66,3 +68,5 @@ class PrepConfig(RecordConfig):
         check_fields(self)
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if self.text_overlap >= self.seq_len:
+            raise ConfigError(f"text_overlap {self.text_overlap} is not below seq_len {self.seq_len}")

@@ -10,6 +10,7 @@ from lmms.configs.typed import Json, check_fields
 Role = Literal["system", "user", "assistant", "tool"]
 Targets = Literal["assistant", "last", "all"]
 Reasoning = Literal["template", "optional", "masked", "stripped"]
+TooLong = Literal["reject", "split", "truncate_turns"]
 DataType = Literal["json", "jsonl", "arrow", "parquet", "csv"]
 FormName = Literal[
     "openai",
@@ -23,6 +24,7 @@ FormName = Literal[
     "veomni",
     "lmms_engine",
     "text",
+    "interleaved",
 ]
 
 
@@ -42,6 +44,9 @@ class RecordConfig:
     """Think blocks: as the template has them (default), optional to the template, masked in the loss, or stripped."""
     template_options: Mapping[str, Json] | None = None
     """Keywords that the chat template reads, such as {enable_thinking: false}."""
+    too_long: TooLong | None = None
+    """What becomes of a record longer than a pack: reject; split (default): plain text is cut in pieces, a conversation
+    is rejected; truncate_turns: a conversation also loses its last turns, whole exchanges with their answers."""
 
 
 NO_RECORD_SETTINGS = RecordConfig()
@@ -86,10 +91,11 @@ class Reading:
     targets: Targets
     reasoning: Reasoning
     template_options: Mapping[str, Json]
+    too_long: TooLong
 
 
 DEFAULT_READING = Reading(
-    form=None, fields={}, roles={}, targets="assistant", reasoning="template", template_options={}
+    form=None, fields={}, roles={}, targets="assistant", reasoning="template", template_options={}, too_long="split"
 )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmms.configs.settings.sources import DEFAULT_READING, Reading
+from lmms.prep.records.document import Document, parse_document
 from lmms.prep.records.forms import normal_form
 from lmms.prep.records.forms.fields import original_place
 from lmms.prep.records.forms.form import Normal
@@ -12,8 +13,11 @@ from lmms.prep.records.record import Message, Record, parse_record
 from lmms.prep.reject import Reject
 
 
-def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
-    """A record from the value of a JSON line or the row of a table. Raises Reject, with the place in the raw record."""
+def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record | Document:
+    """A conversation or a document from the value of a JSON line or the row of a table.
+
+    Raises Reject, with the place in the raw record.
+    """
     try:
         normal = normal_form(raw, reading)
         record = _parsed(normal, reading)
@@ -21,12 +25,12 @@ def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
         if not reading.fields:
             raise
         raise Reject(reject.reason, reject.message, original_place(reject.place, reading.fields)) from None
-    return _placed(record, normal) if normal.places else record
+    return _placed(record, normal) if normal.places and isinstance(record, Record) else record
 
 
-def _parsed(normal: Normal, reading: Reading) -> Record:
+def _parsed(normal: Normal, reading: Reading) -> Record | Document:
     try:
-        return parse_record(normal.record, reading)
+        return parse_document(normal.record) if normal.is_document else parse_record(normal.record, reading)
     except Reject as reject:
         raise normal.located(reject) from None
 

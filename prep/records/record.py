@@ -15,7 +15,7 @@ from lmms.prep.records.parts import Image, Part, Text, parse_part
 from lmms.prep.records.pictures import Bare, check_all_read, is_absent, parse_images
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
-from lmms.prep.records.tools import ABSENT, ToolCall, parse_calls, parse_tools
+from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
 from lmms.prep.records.weights import WEIGHT_KEYS, learned_weights, message_weight, parse_weight
 from lmms.prep.reject import Reject
 
@@ -115,8 +115,6 @@ def _reject_later(raw: Mapping[str, Any]) -> None:
     for column, reason in (("videos", "later_video"), ("audios", "later_audio")):
         if not is_absent(raw.get(column)):
             raise Reject(reason, f"`{column}` is set; this version cannot use it yet", column)
-    if raw.get("messages") is None and "messages" not in raw and isinstance(raw.get("text"), str):
-        raise Reject("later_text", "a plain `text` record; this version reads `messages` only", "text")
 
 
 def _check_media(
@@ -130,7 +128,8 @@ def _check_media(
 
 def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     if "messages" not in raw:
-        raise Reject("missing_messages", f"no `messages`; found the columns {', '.join(map(str, raw)) or 'none'}")
+        columns = ", ".join(map(str, raw)) or "none"
+        raise Reject("missing_messages", f"no `messages`; found the columns {columns}; for text set form=text")
     messages = raw["messages"]
     if isinstance(messages, str):  # a JSON column of a table
         messages = parse_json(messages, "messages")
@@ -220,7 +219,7 @@ def _string(message: Mapping[str, Any], key: str, place: str) -> str | None:
 def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, Any]:
     """The keywords for the template: those of the record over those of its source."""
     options = raw.get("chat_template_kwargs")
-    if options in ABSENT:
+    if is_absent(options):
         return reading.template_options
     if isinstance(options, str):
         options = parse_json(options, "chat_template_kwargs")

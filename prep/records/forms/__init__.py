@@ -7,6 +7,7 @@ from lmms.configs.settings.sources import FormName, Reading
 from lmms.prep.records.forms import (
     alpaca,
     anthropic,
+    interleaved,
     llamafactory,
     llava,
     lmms_engine,
@@ -33,6 +34,7 @@ FORMS: Mapping[FormName, Form] = {
     "openai": openai.FORM,
     "trl": trl.FORM,
     "text": text.FORM,
+    "interleaved": interleaved.FORM,
 }
 """Name -> form; where several fit the first records of a source, the first of them is taken."""
 ALL_COLUMNS = tuple(dict.fromkeys(column for form in FORMS.values() for column in form.columns))

@@ -16,11 +16,13 @@ _MESSAGE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """A record in the one form that parse_record reads: `messages` with what belongs to them, or plain text."""
+    """A record in one of two forms: `messages` with what belongs to them, or text for parse_document."""
 
     record: Mapping[str, Any]
     places: tuple[str, ...] = ()
     """Place of each message in the record as it was; empty: where parse_record finds the message."""
+    is_document: bool = False
+    """Whether the record is text without turns, for parse_document."""
 
     def original(self, place: str) -> str:
         """The place in the record as it was, for a place in this record."""

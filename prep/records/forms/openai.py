@@ -6,8 +6,15 @@ from typing import Any
 from lmms.prep.records.forms.form import Form, Normal, Roles
 
 NORMAL_COLUMNS = (
-    *("messages", "tools", "functions", "images", "image", "videos", "audios", "weight", "chat_template_kwargs"),
-    *("text", "prompt", "completion"),
+    "messages",
+    "tools",
+    "functions",
+    "images",
+    "image",
+    "videos",
+    "audios",
+    "weight",
+    "chat_template_kwargs",
 )
 """Columns that parse_record reads."""
 

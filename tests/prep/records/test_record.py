@@ -61,7 +61,7 @@ def test_a_surrogate_pair_is_one_character() -> None:
         ({"messages": None}, "messages_not_list", "messages"),
         ({"messages": []}, "empty_messages", "messages"),
         ({"messages": "not json"}, "invalid_json", "messages"),
-        ({"text": "plain"}, "later_text", "text"),
+        ({"text": "plain"}, "missing_messages", ""),
         (conversation(tools=[{}]), "bad_tools", "tools[0]"),
         (conversation(tools=3), "bad_tools", "tools"),
         (conversation(tools=["no json"]), "invalid_json", "tools[0]"),
