@@ -31,7 +31,7 @@ from lmms.configs.settings.sources import (
 )
 from lmms.configs.source_list import expand_sources
 from lmms.prep.media.roots import MediaRoot, media_roots
-from lmms.prep.records.forms import FORMS, columns_read, find_form
+from lmms.prep.records.forms import ALL_COLUMNS, FORMS, columns_read, find_form
 from lmms.prep.records.forms.fields import check_fields_map, pick_fields
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
@@ -91,7 +91,7 @@ def find_sources(
     unread: Unread = Counter()
     for config in expand_sources(configs):
         reading = decide_reading(config, base)
-        check_fields_map(reading.fields)
+        check_fields_map(reading.fields, FORMS[reading.form].columns if reading.form else ALL_COLUMNS)
         file_sets, unread_here = find_files(config.path)
         unread += unread_here
         for files in file_sets:

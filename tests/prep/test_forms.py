@@ -151,6 +151,15 @@ def test_a_path_that_is_none_is_an_error_that_names_its_field(path: Any, tmp_pat
         find_sources([source], None)
 
 
+@pytest.mark.parametrize(("form", "name", "meant"), [(None, "mesages", "messages"), ("alpaca", "answer", "output")])
+def test_a_field_that_no_form_has_is_an_error_that_names_the_columns(
+    form: Any, name: str, meant: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.jsonl", [openai("a", "b")])
+    with pytest.raises(ConfigError, match=rf"fields\.{name}.*{meant}"):
+        find_sources([SourceConfig(path=path, form=form, fields={name: "$.a"})], None)
+
+
 def test_records_that_fit_no_form_are_one_error_that_names_columns_and_forms(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"picture": "a.jpg", "size": 3}])
     with pytest.raises(SourceError, match=r"a\.jsonl: no form fits .* picture, size; .*sharegpt.*fields"):

@@ -5,11 +5,11 @@ the values that are there.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
-from lmms.configs.errors import ConfigError
+from lmms.configs.errors import ConfigError, nearest
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
@@ -24,9 +24,11 @@ def parse_path(path: str, name: str) -> tuple[str | int, ...]:
     return tuple(steps)
 
 
-def check_fields_map(fields: Mapping[str, Any]) -> None:
-    """ConfigError for a map of fields with a value that is no path, nor a list of paths."""
+def check_fields_map(fields: Mapping[str, Any], columns: Collection[str]) -> None:
+    """ConfigError for a map of fields with a value that is no path, nor a list of paths, or a name not in `columns`."""
     for name, paths in fields.items():
+        if name not in columns:
+            raise ConfigError(f"fields.{name}: no such column in the form of the source{nearest(name, columns)}")
         for path in paths if isinstance(paths, list | tuple) else [paths]:
             if not isinstance(path, str):
                 raise ConfigError(f"fields.{name} is {path!r}, expected a path such as $.data.turns, or a list of such")
