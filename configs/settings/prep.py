@@ -18,7 +18,7 @@ class PrepConfig(RecordConfig):
     """One build. The docstring under a field is its help text, on the command line too."""
 
     sources: tuple[SourceConfig | str, ...]
-    """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders. In
+    """Files, folders or globs of chat records: .jsonl, .json, .csv, .parquet, .arrow, .tar, save_to_disk folders. In
     YAML also {path: ..., ...}, with settings of that source."""
     model: str
     """Model folder or hub id: its tokenizer, chat template and processor settings are used."""
