@@ -22,7 +22,7 @@ from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.errors import BuildError, ConfigError
-from lmms.configs.files import new_folder
+from lmms.configs.files import new_folder, remove
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
@@ -65,16 +65,16 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     """
     folder = _model_folder(config)
     recipe = _recipe(config, folder)
-    sources, unread = find_sources(config.sources, config.media_root, config)
-    if records is not None:
-        sources.append(memory_source(config.media_root, config))
-    if not sources:
-        raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
-    _check_options(sources, folder.chat_template)
     out = Path(config.out)
     with new_folder(out, BuildError) as part:
-        spool = part / "spool"
+        spool, fetched = part / "spool", part / "fetched"
         spool.mkdir()
+        sources, unread = find_sources(config.sources, config.media_root, config, fetched)
+        if records is not None:
+            sources.append(memory_source(config.media_root, config))
+        if not sources:
+            raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
+        _check_options(sources, folder.chat_template)
         ledger = _read(config, sources, records, folder, spool, report)
         samples = ledger.all_samples()
         check_rejects(ledger, config.max_rejects, out)
@@ -83,6 +83,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         )
         written = _write(config, samples, plan, recipe.limits, spool, part, report)
         shutil.rmtree(spool)
+        remove(fetched)
         facts, account = _facts(config, folder, ledger), _account(ledger, samples, unread)
         return write_folder(part, facts, written, _samples(samples, plan), account)
 
