@@ -145,6 +145,11 @@ def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
     return f"rows {chunk.first_row} to {chunk.first_row + len(chunk.rows) - 1} of {sources[chunk.source].name}"
 
 
+def _bytes_needed(spooled: int, done: int, total: int) -> int:
+    """About how large the spool and the shards become, from the spool after `done` of `total` bytes of the input."""
+    return 2 * spooled * total // done if done else 2 * spooled
+
+
 def _read(
     config: PrepConfig, sources: list[Source], records: Any, folder: ModelFolder, spool: Path, report: Report
 ) -> Ledger:
@@ -157,7 +162,7 @@ def _read(
     setup = partial(_load_renderer, folder)
     done = 0
     with (
-        room_for(spool.parent, lambda: 2 * folder_bytes(spool) * sum(sizes) // max(done, 1)),
+        room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))),
         closing(map_ordered(task, chunks, config.workers, setup, partial(_name_of, sources))) as results,
     ):
         for spooled in results:
