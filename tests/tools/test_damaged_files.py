@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from lmms.prep.rows.child import table_reader
-from tools.faults.files import READ, REFUSED, ROWS, TITLE, damaged, main, outcome, report, sound_files, write_report
+from tools.faults.files import READ, REFUSED, TITLE, main, outcome, report, write_report
 from tools.faults.main import write_part
+from tools.faults.sound_files import ROWS, damaged, sound_files
 
 
 @pytest.mark.campaign
