@@ -85,6 +85,7 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
         *((f"  {reason}", f"{number:,} rejected") for reason, number in manifest.rejects.items()),
         *((f"  {note}", f"not used, in {counted(number, 'record')}") for note, number in used_notes.items()),
         *([("not read", unread_text(unread))] if unread else []),
+        *_forms(manifest),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
         ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),
@@ -96,3 +97,16 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
         ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}"),
     ]
     return ui.facts(out, rows)
+
+
+def _forms(manifest: "Manifest") -> list[tuple[str, str]]:
+    """A row for each form, with the sources that were read so."""
+    names: dict[str, list[str]] = {}
+    for source in manifest.sources:
+        names.setdefault(source["form"], []).append(source["name"])
+    return [(f"form {form}", _shortened(sources)) for form, sources in names.items()]
+
+
+def _shortened(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

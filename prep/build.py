@@ -7,6 +7,7 @@ folder renamed: a build is complete or does not exist.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_c
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
+from lmms.prep.media.network import Network
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.render.template import compile_template
@@ -36,7 +38,15 @@ from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
 from lmms.prep.samples import Recipe
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
-from lmms.prep.sources import Source, find_sources, memory_chunks, memory_source, read_chunks
+from lmms.prep.sources import (
+    Source,
+    find_sources,
+    memory_chunks,
+    memory_source,
+    memory_with_form,
+    read_chunks,
+    with_forms,
+)
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "workers")
@@ -70,12 +80,16 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         spool, fetched = part / "spool", part / "fetched"
         spool.mkdir()
         sources, unread = find_sources(config.sources, config.media_root, config, fetched)
+        sources = with_forms(sources)
+        memory: Iterator[Chunk] = iter(())
         if records is not None:
-            sources.append(memory_source(config.media_root, config))
+            chunks = memory_chunks(len(sources), records)
+            source, memory = memory_with_form(memory_source(config.media_root, config), chunks)
+            sources.append(source)
         if not sources:
             raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
         _check_options(sources, folder.chat_template)
-        ledger = _read(config, sources, records, folder, spool, report)
+        ledger = _read(config, sources, memory, folder, spool, report)
         samples = ledger.all_samples()
         check_rejects(ledger, config.max_rejects, out)
         plan = plan_packs(
@@ -111,6 +125,8 @@ def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
+        text_overlap=config.text_overlap,
+        network=Network() if config.allow_network else None,
     )
 
 
@@ -132,12 +148,10 @@ def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[
     return spool_chunk(chunk_id, chunk, sources[chunk.source], _renderer, recipe, spool)
 
 
-def _chunks(sources: Sequence[Source], records: Any) -> Iterator[Chunk]:
+def _chunks(sources: Sequence[Source], memory: Iterator[Chunk]) -> Iterator[Chunk]:
     """The chunks of all sources; records in memory are the last of them."""
-    files = [source for source in sources if source.kind != "memory"]
-    yield from read_chunks(files)
-    if records is not None:
-        yield from memory_chunks(len(files), records)
+    yield from read_chunks([source for source in sources if source.kind != "memory"])
+    yield from memory
 
 
 def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
@@ -151,14 +165,19 @@ def _bytes_needed(spooled: int, done: int, total: int) -> int:
 
 
 def _read(
-    config: PrepConfig, sources: list[Source], records: Any, folder: ModelFolder, spool: Path, report: Report
+    config: PrepConfig,
+    sources: list[Source],
+    memory: Iterator[Chunk],
+    folder: ModelFolder,
+    spool: Path,
+    report: Report,
 ) -> Ledger:
     ledger = Ledger(sources)
     sizes = [source.bytes for source in sources]
     tokens = 0
     report(Progress("reading", 0, sum(sizes), 0, 0, 0))
     task = partial(_spool_task, sources, _recipe(config, folder), spool)
-    chunks = enumerate(_chunks(sources, records))
+    chunks = enumerate(_chunks(sources, memory))
     setup = partial(_load_renderer, folder)
     done = 0
     with (
@@ -237,5 +256,6 @@ def _account(ledger: Ledger, samples: npt.NDArray[np.void], unread: Unread) -> A
     return Account(
         sources=list(source_counts(ledger, samples)),
         rejects=reject_rows(ledger),
-        notes=dict(ledger.notes.most_common()) | {NOT_READ + what: number for what, number in unread.most_common()},
+        notes=dict(sum(ledger.notes.values(), Counter()).most_common())
+        | {NOT_READ + what: number for what, number in unread.most_common()},
     )

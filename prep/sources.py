@@ -15,8 +15,9 @@ child only.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,10 @@ from lmms.configs.settings.sources import (
     SourceConfig,
     decide_reading,
 )
+from lmms.configs.source_list import expand_sources
+from lmms.prep.media.roots import MediaRoot, media_roots
+from lmms.prep.records.forms import FORMS, columns_read, find_form
+from lmms.prep.records.forms.fields import check_fields_map, pick_fields
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
@@ -43,8 +48,11 @@ from lmms.prep.rows.remote import fetch_files, is_url
 from lmms.prep.rows.tar import read_tar, with_members
 
 if TYPE_CHECKING:
+    from lmms.prep.records.document import Document
     from lmms.prep.records.record import Record
 
+FIRST_RECORDS = 16
+"""Records of a source from which its form is found."""
 BLANK = object()
 """The value of a line of white space: skipped, not rejected."""
 
@@ -58,10 +66,15 @@ class Source:
     files: tuple[Path, ...]
     """Empty where the records are in memory."""
     kind: Kind
-    root: Path
-    """Folder that image paths are relative to and may not leave."""
+    roots: tuple[Path, ...]
+    """Folders that image paths are relative to, tried in order, and may not leave."""
     reading: Reading = DEFAULT_READING
     """How its records are read."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a table that are converted; of other columns only the name is used."""
+        return columns_read(self.reading)
 
     @property
     def bytes(self) -> int:
@@ -71,7 +84,7 @@ class Source:
 
 def find_sources(
     configs: Sequence[SourceConfig | str],
-    media_root: str | None,
+    media_root: MediaRoot,
     base: RecordConfig = NO_RECORD_SETTINGS,
     fetched: Path | None = None,
 ) -> tuple[list[Source], Unread]:
@@ -83,14 +96,16 @@ def find_sources(
     """
     sources: dict[tuple[int, int], Source] = {}
     unread: Unread = Counter()
-    for given in configs:
-        config = SourceConfig(path=given) if isinstance(given, str) else given
+    for config in expand_sources(configs):
+        reading = decide_reading(config, base)
+        check_fields_map(reading.fields)
         file_sets, unread_here = _files_at(config.path, fetched)
         unread += unread_here
         for files in file_sets:
+            _check_type(files, config.data_type)
             name = files.name if config.name is None else _named(config.name, files, len(file_sets))
-            root = Path(media_root or files.folder)
-            source = Source(name, files.files, files.kind, root, decide_reading(config, base))
+            roots = media_roots(config.own_root or media_root, files.folder)
+            source = Source(name, files.files, files.kind, roots, reading)
             status = files.files[0].stat()
             sources.setdefault((status.st_dev, status.st_ino), source)
     return list(sources.values()), unread
@@ -103,14 +118,70 @@ def _files_at(path: str, fetched: Path | None) -> tuple[list[FileSet], Unread]:
     return fetch_files(path, fetched)
 
 
+def _check_type(files: FileSet, data_type: str | None) -> None:
+    """SourceError if the file is not of the kind that its entry says."""
+    kind = "jsonl" if files.kind == "json" else files.kind
+    if data_type and kind != ("jsonl" if data_type == "json" else data_type):
+        raise SourceError(f"{files.name}: data_type says {data_type}, but the file is read as {files.kind}")
+
+
 def _named(name: str, files: FileSet, sources: int) -> str:
     """The name that the user gave, with the file's name where the user's path has several files."""
     return name if sources == 1 else f"{name}/{Path(files.name).name}"
 
 
-def memory_source(media_root: str | None, base: RecordConfig) -> Source:
+def memory_source(media_root: MediaRoot, base: RecordConfig) -> Source:
     """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
-    return Source("memory", (), "memory", Path(media_root or "."), decide_reading(base))
+    return Source("memory", (), "memory", media_roots(media_root, Path()), decide_reading(base))
+
+
+def with_forms(sources: Sequence[Source]) -> list[Source]:
+    """The files, each with the form of its records: the form that the user named, or that of its first records.
+
+    SourceError for a source whose first records have no known form.
+    """
+    with table_reader() as read_table:
+        return [
+            source if source.reading.form else _with_form(source, _first_records(source, read_table))
+            for source in sources
+        ]
+
+
+def memory_with_form(source: Source, chunks: Iterator[Chunk]) -> tuple[Source, Iterator[Chunk]]:
+    """The source of records in memory with their form, see with_forms, and all of its chunks."""
+    if source.reading.form:
+        return source, chunks
+    first = list(islice(chunks, 1))
+    return _with_form(source, _records(first, source.columns)), chain(first, chunks)
+
+
+def _first_records(source: Source, read_table: ReadTable) -> list[Mapping[str, Any]]:
+    """The first records of a source: those of its first file that has records."""
+    for file in source.files:
+        rows = _rows_of(file, source, read_table, FIRST_RECORDS)
+        # The answer about a table is read to its end, see table_reader.
+        first = [part for part, _ in (rows if source.kind in TABLES else islice(rows, 1))]
+        records = _records([Chunk(0, 0, part, 0) for part in first], source.columns)
+        if records:
+            return records
+    return []
+
+
+def _records(chunks: Sequence[Chunk], columns: Collection[str]) -> list[Mapping[str, Any]]:
+    values = (value for chunk in chunks for _, value in chunk_values(chunk, columns))
+    return list(islice((value for value in values if isinstance(value, Mapping)), FIRST_RECORDS))
+
+
+def _with_form(source: Source, records: Sequence[Mapping[str, Any]]) -> Source:
+    form = find_form([pick_fields(record, source.reading.fields) for record in records]) if records else "openai"
+    if form is None:
+        columns = ", ".join(dict.fromkeys(str(name) for record in records for name in record))
+        raise SourceError(
+            f"{source.name}: no form fits its first records, which have the columns {columns or 'none'}; expected those"
+            f" of {', '.join(FORMS)}. Name the form with form: NAME, or map its columns to those of a form, such as"
+            " fields: {messages: $.data.turns}"
+        )
+    return replace(source, reading=replace(source.reading, form=form))
 
 
 def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
@@ -122,24 +193,25 @@ def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
 
 
 def read_records(
-    sources: Sequence[SourceConfig | str], media_root: str | None = None, base: RecordConfig = NO_RECORD_SETTINGS
-) -> "Iterator[tuple[Source, int, Record | Reject]]":
+    sources: Sequence[SourceConfig | str], media_root: MediaRoot = None, base: RecordConfig = NO_RECORD_SETTINGS
+) -> "Iterator[tuple[Source, int, Record | Document | Reject]]":
     """Every record of some sources, as a build reads them: (source, row, what the row holds).
 
     sources, media_root: as in PrepConfig. base: settings for sources that do not set them. SourceError when a file
     cannot be read to its end.
     """
-    from lmms.prep.records.record import parse_record
+    from lmms.prep.records.read import read_record
 
     with TemporaryDirectory(prefix="lmms-sources-") as fetched:
         files, _ = find_sources(sources, media_root, base, Path(fetched))
+        files = with_forms(files)
         for chunk in read_chunks(files):
             source = files[chunk.source]
-            for row, value in chunk_values(chunk):
+            for row, value in chunk_values(chunk, source.columns):
                 if value is BLANK:
                     continue
                 try:
-                    yield source, row, value if isinstance(value, Reject) else parse_record(value, source.reading)
+                    yield source, row, value if isinstance(value, Reject) else read_record(value, source.reading)
                 except Reject as reject:
                     yield source, row, reject
 
@@ -155,17 +227,21 @@ def source_chunks(index: int, source: Source, read_table: ReadTable) -> Iterator
     """The rows of one source, as chunks; see read_chunks, and table_reader for `read_table`."""
     row = read_before = 0
     for file in source.files:
-        for rows, position in _rows_of(file, source.kind, read_table):
+        for rows, position in _rows_of(file, source, read_table):
             yield Chunk(index, row, rows, read_before + position)
             row += len(rows)
         read_before += file.stat().st_size
 
 
-def _rows_of(file: Path, kind: Kind, read_table: ReadTable) -> Iterator[tuple[Rows, int]]:
+def _rows_of(file: Path, source: Source, read_table: ReadTable, most: int | None = None) -> Iterator[tuple[Rows, int]]:
+    """The rows of each chunk, and the position in the file after them. most: see ReadTable."""
     row = 0
     try:
         check_pointer(file)
-        for rows, position in _reader(file, kind, read_table):
+        reader = (
+            read_table(source.kind, file, source.columns, most) if source.kind in TABLES else _reader(file, source.kind)
+        )
+        for rows, position in reader:
             yield rows, position
             row += len(rows)
     except OSError as error:
@@ -173,29 +249,29 @@ def _rows_of(file: Path, kind: Kind, read_table: ReadTable) -> Iterator[tuple[Ro
         raise SourceError(f"{file}: cannot be read past row {row} ({error}); the file is damaged or cut off") from error
 
 
-def _reader(file: Path, kind: Kind, read_table: ReadTable) -> Iterator[tuple[Rows, int]]:
-    """The rows of each chunk, and the position in the file after them."""
-    if kind in TABLES:
-        return read_table(kind, file)
+def _reader(file: Path, kind: Kind) -> Iterator[tuple[Rows, int]]:
     if kind == "tar":
         return read_tar(file)
     return read_json(file) if kind == "json" else read_lines(file)
 
 
-def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
-    """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK."""
-    for row, value in enumerate(_values(chunk.rows), chunk.first_row):
+def chunk_values(chunk: Chunk, columns: Collection[str]) -> Iterator[tuple[int, Any]]:
+    """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK.
+
+    columns: those of a table that are converted; another column has True where it holds a value.
+    """
+    for row, value in enumerate(_values(chunk.rows, columns), chunk.first_row):
         yield row, _parsed(value)
 
 
-def _values(rows: Rows) -> Iterable[Any]:
+def _values(rows: Rows, columns: Collection[str]) -> Iterable[Any]:
     if isinstance(rows, Packed):
         rows = rows.unpack()
     if isinstance(rows, list):
         return rows
     from lmms.prep.rows.arrow import batch_values
 
-    return batch_values(rows)
+    return batch_values(rows, columns)
 
 
 def _parsed(value: Any) -> Any:

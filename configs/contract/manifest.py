@@ -52,7 +52,7 @@ class Manifest:
     """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out. After
     NOT_READ: files in the user's folders that are no sources, and how many."""
     sources: tuple[dict[str, Any], ...]
-    """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
+    """{name, form, read, packed, rejected, skipped, tokens} of each source, in reading order; form: of its records."""
     settings: dict[str, Any]
     """The user's PrepConfig, without settings that do not change the result."""
     files: dict[str, dict[str, Any]]

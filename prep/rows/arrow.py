@@ -5,7 +5,7 @@ row_groups       which rows a row group of a Parquet file has: polars does not s
 read_row_group   rows of a Parquet file that polars refuses (see read_parquet)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms.prep.reject import Reject
-from lmms.prep.rows.chunk import CHUNK_ROWS, USED_COLUMNS, rows_of_chunk
+from lmms.prep.rows.chunk import CHUNK_ROWS, rows_of_chunk
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-def read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
+def read_arrow(file: Path, columns: Collection[str], most: int | None = None) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Batches of the rows, each small enough for a chunk, and the position in the file after each."""
     with _oserror(), pa.memory_map(str(file)) as mapped:
         is_file = mapped.read(6) == b"ARROW1"
@@ -35,17 +35,18 @@ def read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
             mapped.seek(0)
             reader = pa.ipc.open_stream(mapped)
             batches = iter(reader)
-        _check_names(reader.schema.names)
+        if most is None:
+            _check_names(reader.schema.names, columns)
         for batch in batches:
             _check_buffers(batch)
             position = mapped.tell()
             yield from ((part, position) for part in split_batch(batch))
 
 
-def row_groups(file: Path) -> list[tuple[int, int]]:
-    """(rows, bytes when decompressed) of each row group of a Parquet file."""
+def row_groups(file: Path, columns: Collection[str] = ()) -> list[tuple[int, int]]:
+    """(rows, bytes when decompressed) of each row group of a Parquet file. OSError: two `columns` have one name."""
     with _oserror(), pq.ParquetFile(file) as table:
-        _check_names(table.schema_arrow.names)
+        _check_names(table.schema_arrow.names, columns)
         groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
         rows = [group.num_rows for group in groups]
         if sum(rows) != table.metadata.num_rows:
@@ -61,11 +62,13 @@ def read_row_group(file: Path, group: int, start: int, rows: int) -> Iterator[pa
             yield from split_batch(batch)
 
 
-def batch_values(batch: pa.RecordBatch) -> Iterator[Any]:
-    """A dict of columns for each row, or a Reject. An unused column has True where it holds a value."""
-    names = list(enumerate(batch.schema.names))  # numbers, since two columns may have one name
-    used = batch.select([number for number, name in names if name in USED_COLUMNS])
-    unused = {name: batch.column(number).is_valid().to_pylist() for number, name in names if name not in USED_COLUMNS}
+def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[Any]:
+    """A dict of columns for each row, or a Reject. A column that is not among `columns` has True for a value."""
+    every = batch.schema.names
+    names = list(enumerate(every))  # numbers, since two columns may have one name
+    read = {name for name in columns if every.count(name) == 1}
+    used = batch.select([number for number, name in names if name in read])
+    unused = {name: batch.column(number).is_valid().to_pylist() for number, name in names if name not in read}
     for i in range(batch.num_rows):
         others = {name: valid[i] or None for name, valid in unused.items()}
         try:
@@ -85,8 +88,8 @@ def _oserror() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _check_names(names: Sequence[str]) -> None:
-    twice = [name for name in USED_COLUMNS if names.count(name) > 1]
+def _check_names(names: Sequence[str], columns: Collection[str]) -> None:
+    twice = [name for name in columns if names.count(name) > 1]
     if twice:
         raise OSError(f"two columns have the name {twice[0]}")
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
@@ -27,8 +27,11 @@ _LAST = -1
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 
 
-ReadTable: TypeAlias = "Callable[[Kind, Path], Iterator[tuple[Packed, int]]]"
-"""(kind, file) -> the rows of each chunk, and the position in the file after them. OSError if a file is damaged."""
+ReadTable: TypeAlias = "Callable[[Kind, Path, Sequence[str], int | None], Iterator[tuple[Packed, int]]]"
+"""(kind, file, columns to convert, most rows) -> the rows of each chunk, and the position in the file after them.
+
+OSError if a file is damaged. Most rows: for a look at the start of a file; None for all.
+"""
 
 
 @contextmanager
@@ -40,10 +43,10 @@ def table_reader() -> Iterator[ReadTable]:
     children: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryFile() as said:
 
-        def read(kind: Kind, file: Path) -> Iterator[tuple[Packed, int]]:
+        def read(kind: Kind, file: Path, columns: Sequence[str], most: int | None) -> Iterator[tuple[Packed, int]]:
             if not children or children[-1].poll() is not None:
                 children.append(_start(said))
-            return _answers(children[-1], kind, file)
+            return _answers(children[-1], [kind, os.fsdecode(file), columns, most])
 
         try:
             yield read
@@ -70,11 +73,11 @@ def _start(said: IO[bytes]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, process_group=0)
 
 
-def _answers(child: "subprocess.Popen[bytes]", kind: Kind, file: Path) -> Iterator[tuple[Packed, int]]:
+def _answers(child: "subprocess.Popen[bytes]", request: list[object]) -> Iterator[tuple[Packed, int]]:
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        child.stdin.write(json.dumps([kind, os.fsdecode(file)]).encode() + b"\n")
+        child.stdin.write(json.dumps(request).encode() + b"\n")
         child.stdin.flush()
     except OSError:
         raise _death(child) from None
@@ -104,10 +107,10 @@ def serve() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin.buffer:
-        kind, file = json.loads(line)
+        kind, file, columns, most = json.loads(line)
         error = b""
         try:
-            for rows, position in read_table(kind, Path(file)):
+            for rows, position in read_table(kind, Path(file), columns, most):
                 data = pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
                 answer.write(_FRAME.pack(len(rows), position, len(data)) + data)
         except BrokenPipeError:

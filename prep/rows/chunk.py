@@ -18,19 +18,6 @@ CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 MOST_BYTES = 2**29
 """A record with more bytes is no record: the file is not what its name says."""
 
-USED_COLUMNS = (
-    "messages",
-    "images",
-    "weight",
-    "tools",
-    "functions",
-    "chat_template_kwargs",
-    "videos",
-    "audios",
-    "text",
-)
-"""Columns of a table that are converted; other columns count by name only."""
-
 
 @dataclass(frozen=True, slots=True)
 class Packed:

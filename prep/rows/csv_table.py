@@ -16,9 +16,10 @@ _MOST_BYTES = 2**31
 """Most content of a compressed file: it is decompressed in memory."""
 
 
-def read_csv(file: Path, separator: str) -> Iterator[tuple[Rows, int]]:
+def read_csv(file: Path, separator: str, most: int | None = None) -> Iterator[tuple[Rows, int]]:
     """The rows of each chunk, and about how many bytes of the file were read so far. An empty cell is null.
 
+    most: rows enough for a look at the start of the file; None for all of it.
     OSError for a file that is no table: a row with more cells than the first line, or a text that is not UTF-8.
     """
     with open_content(file) as (content, _):
@@ -27,6 +28,9 @@ def read_csv(file: Path, separator: str) -> Iterator[tuple[Rows, int]]:
     done = total = 0
     try:
         scan = pl.scan_csv(_content(file), separator=separator, infer_schema=False, glob=False)
+        if most is not None:
+            yield scan.head(most).collect().to_dicts(), 0
+            return
         total = scan.select(pl.len()).collect().item()
         for frame in scan.collect_batches(chunk_size=CHUNK_ROWS * 8, maintain_order=True):
             for part in frame.iter_slices(CHUNK_ROWS):

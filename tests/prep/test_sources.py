@@ -27,7 +27,7 @@ def values(*patterns: Path | str) -> list[Any]:
     found = []
     sources, _ = find_sources([str(p) for p in patterns], None)
     for chunk in read_chunks(sources):
-        found += [value for _, value in chunk_values(chunk)]
+        found += [value for _, value in chunk_values(chunk, sources[chunk.source].columns)]
     return found
 
 
@@ -70,7 +70,7 @@ def test_rows_are_numbered_through_all_chunks(tmp_path: Path) -> None:
     (source,), _ = find_sources([str(write(tmp_path / "a.jsonl"))], None)
     chunks = list(read_chunks([source]))
     assert len(chunks) == 4
-    assert [row for chunk in chunks for row, _ in chunk_values(chunk)] == list(range(len(RECORDS)))
+    assert [row for chunk in chunks for row, _ in chunk_values(chunk, source.columns)] == list(range(len(RECORDS)))
     assert chunks[-1].file_bytes == source.bytes
 
 

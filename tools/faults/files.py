@@ -38,7 +38,7 @@ def outcome(file: Path, read_table: ReadTable) -> str:
     try:
         (source,), _ = find_sources([str(file)], None)
         for chunk in source_chunks(0, source, read_table):
-            for _, value in chunk_values(chunk):
+            for _, value in chunk_values(chunk, source.columns):
                 rows += 1
                 try:
                     if isinstance(value, Reject):

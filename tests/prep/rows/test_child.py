@@ -33,7 +33,7 @@ def test_a_child_that_dies_is_an_error_that_says_how(code: str, said: str, monke
 
     monkeypatch.setattr(child, "_start", start)
     with table_reader() as read_table, pytest.raises(OSError, match=f"the process that read the file {said}"):
-        list(read_table("parquet", Path("a.parquet")))
+        list(read_table("parquet", Path("a.parquet"), (), None))
 
 
 def test_a_new_child_reads_on_after_a_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,12 +48,12 @@ def test_a_new_child_reads_on_after_a_death(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(child, "_start", remember)
     with table_reader() as read_table:
         for _ in range(2):
-            (part,) = read_table("parquet", tmp_path / "a.parquet")
+            (part,) = read_table("parquet", tmp_path / "a.parquet", ("messages",), None)
             assert len(part[0]) == 3
         assert len(children) == 1
         children[0].kill()
         children[0].wait()
-        assert len(list(read_table("parquet", tmp_path / "a.parquet"))) == 1
+        assert len(list(read_table("parquet", tmp_path / "a.parquet", ("messages",), None))) == 1
     assert [process.poll() is not None for process in children] == [True, True]
 
 
@@ -69,10 +69,12 @@ def test_a_nested_text_that_is_not_utf8_costs_its_row_alone_and_damage_behind_it
     data = bytearray((tmp_path / "a.arrow").read_bytes())
     data[data.index(b"text 7")] = 0xFF
     (tmp_path / "a.arrow").write_bytes(data)
-    ((batch, _),) = read_arrow(tmp_path / "a.arrow")
-    assert [isinstance(value, Reject) for value in batch_values(batch)] == [row == 7 for row in range(20)]
+    ((batch, _),) = read_arrow(tmp_path / "a.arrow", ("messages", "text"))
+    assert [isinstance(value, Reject) for value in batch_values(batch, ("messages", "text"))] == [
+        row == 7 for row in range(20)
+    ]
     offset = data.index((6 * 5).to_bytes(4, "little") + (6 * 6).to_bytes(4, "little"))  # where "text 5" begins
     data[offset + 3] = 0x70
     (tmp_path / "a.arrow").write_bytes(data)
     with pytest.raises(OSError, match=r"[Oo]ffset"):
-        list(read_arrow(tmp_path / "a.arrow"))
+        list(read_arrow(tmp_path / "a.arrow", ("messages", "text")))

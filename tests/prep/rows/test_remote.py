@@ -22,7 +22,7 @@ LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
 def read(url: str, folder: Path) -> tuple[list[str], list[Any], str]:
     """(names of the sources, their rows, what is not read)."""
     sources, unread = find_sources([url], None, fetched=folder)
-    rows = [value for chunk in read_chunks(sources) for _, value in chunk_values(chunk)]
+    rows = [value for chunk in read_chunks(sources) for _, value in chunk_values(chunk, sources[chunk.source].columns)]
     return [source.name for source in sources], rows, unread_text(unread)
 
 

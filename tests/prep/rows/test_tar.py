@@ -17,7 +17,7 @@ PART = {"type": "image", "image": "1.jpg"}
 
 def values(file: Path) -> list[Any]:
     sources, _ = find_sources([str(file)], None)
-    return [value for chunk in read_chunks(sources) for _, value in chunk_values(chunk)]
+    return [value for chunk in read_chunks(sources) for _, value in chunk_values(chunk, sources[chunk.source].columns)]
 
 
 def write(file: Path, members: dict[str, Any], mode: Any = "w") -> Path:
