@@ -17,6 +17,7 @@ from lmms.configs.settings.memory import MemoryConfig, check_recompute
 from lmms.configs.settings.optim import OptimConfig
 from lmms.configs.settings.parallel import ParallelConfig, check_offload
 from lmms.configs.settings.profile import ProfileConfig
+from lmms.configs.stores.store import is_url
 from lmms.configs.typed import check_fields
 
 Steps = Annotated[int, Range(1)]
@@ -150,4 +151,4 @@ class TrainConfig:
     @property
     def _reads_far_away(self) -> bool:
         places = [share.shards for share in (*self.data.shares, *((self.eval,) if self.eval else ()))]
-        return any("://" in place for place in places)
+        return any(is_url(place) for place in places)

@@ -79,18 +79,28 @@ class LocalStore:
             raise DatasetError(f"{path} cannot be read ({error.strerror}); copy it again or rebuild") from error
 
 
+def scheme_of(where: str | Path) -> str | None:
+    """The kind of a URL in lower case, such as s3, known or not; None for a folder of this node."""
+    url = re.match(r"(\w[\w+.-]+)://|(dbfs):/", str(where))
+    return (url[1] or url[2]).lower() if url else None
+
+
+def is_url(where: str | Path) -> bool:
+    """Whether a place is read over the network, and is no folder of this node."""
+    return scheme_of(where) is not None
+
+
 def open_store(where: str | Path, retry_s: float) -> Store:
     """The store of a folder or URL. Checked at once: that the folder exists, or that the URL's module is installed.
 
     retry_s: seconds for which a failing store is asked again.
     """
-    url = re.match(r"(\w[\w+.-]+)://|(dbfs):/", str(where))
-    if url is None:
+    scheme = scheme_of(where)
+    if scheme is None:
         folder = Path(where).expanduser()
         if not folder.is_dir():
             raise DatasetError(f"{folder} is not a folder; expected one that `lmms prep build-shards` wrote")
         return LocalStore(folder)
-    scheme = (url[1] or url[2]).lower()
     if scheme not in _MODULES:
         raise ConfigError(f"{shown(str(where))}: unknown kind of URL {scheme!r}{nearest(scheme, _MODULES)}")
     module, package = _MODULES[scheme]

@@ -33,7 +33,8 @@ BROKEN_SUFFIX = ".broken"
 """Suffix of a checkpoint that was set aside."""
 
 
-_LEFTOVERS = (f"step-*{PART_SUFFIX}", f"profile/*{PART_SUFFIX}")
+_LEFTOVERS = tuple(f"{folder}*{PART_SUFFIX}" for folder in ("", "profile/", "oom/"))
+"""Patterns of what is still being written in an output folder: see configs.files.beside."""
 
 
 @contextmanager
@@ -66,17 +67,20 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def clear_leftovers(output: Path, say: Callable[[str], None]) -> None:
-    """Delete the folders that an earlier run left half-written in its output folder, before this run writes anything.
+    """Delete what an earlier run left half-written in its output folder, before this run writes anything.
 
-    A killed run, or a run on a full disk, leaves them; they may fill the disk. Only for the run that has the lock.
+    A killed run, or a run on a full disk, leaves files and folders, which may fill the disk. What cannot be deleted is
+    an alarm: a run writes beside it. Only for the run that has the lock.
     """
-    for folder in sorted(path for pattern in _LEFTOVERS for path in output.glob(pattern) if path.is_dir()):
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    for leftover in sorted({path for pattern in _LEFTOVERS for path in output.glob(pattern)}):
+        files = [path for path in (leftover, *leftover.rglob("*")) if path.is_file()]
+        size = size_text(sum(path.stat().st_size for path in files))
         try:
-            shutil.rmtree(folder)
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         except OSError as error:
-            raise TrainError(f"{folder}, left half-written by an earlier run, cannot be deleted: {error}") from error
-        say(f"deleted {folder}, which an earlier run left half-written ({size_text(size)})")
+            say(f"ALARM: {leftover}, left half-written by an earlier run ({size}), cannot be deleted: {error.strerror}")
+        else:
+            say(f"deleted {leftover}, which an earlier run left half-written ({size})")
 
 
 def resume_from(setting: str, output: Path, world: World, say: Callable[[str], None]) -> Path | None:

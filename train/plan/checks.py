@@ -13,6 +13,7 @@ from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.errors import ConfigError, ModelError, TrainError
 from lmms.configs.settings.log import LogConfig, wandb_mode
 from lmms.configs.settings.train import TrainConfig
+from lmms.configs.stores.store import is_url
 from lmms.train.checkpoint.files import fault_of
 from lmms.train.data.fit import fitting_model
 
@@ -30,7 +31,7 @@ def check_run(config: TrainConfig) -> None:
     check_resume(config.resume)
     check_boards(config.log)
     places = [share.shards for share in config.data.shares] + ([config.eval.shards] if config.eval else [])
-    datasets = [open_dataset(place) for place in places if "://" not in place]
+    datasets = [open_dataset(place) for place in places if not is_url(place)]
     _check_model(config, output, datasets)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from lmms.configs.errors import ConfigError, DatasetError, LmmsError, ModelError, TrainError
 from lmms.configs.load import to_yaml
+from lmms.train.plan import checks
 from lmms.train.plan.checks import check_run
 from tests.kit.runs import run_config, write_run
 
@@ -35,6 +36,16 @@ def test_what_a_run_cannot_use_is_named_before_it_starts(
     with pytest.raises(kind, match=says):
         check_run(run_config(settings | changes))
     check_run(run_config(settings))
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/shards", "dbfs:/Volumes/a/shards"])
+def test_places_behind_a_url_are_left_to_the_run(
+    settings: dict[str, Any], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(checks, "open_dataset", opened.append)
+    check_run(run_config(settings | {"data.shards": place}))
+    assert opened == []
 
 
 def test_a_board_whose_package_is_missing_is_named(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
