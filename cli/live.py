@@ -135,8 +135,9 @@ def view(output: Path) -> Iterator["Say"]:
 
         try:
             yield say
-        except LmmsError as error:
-            log(f"error: {error}")
+        except Exception as error:
+            # A person looks here for errors of the device and of the network, which are not ours, above all.
+            log(f"error: {error if isinstance(error, LmmsError) else f'{type(error).__name__}: {error}'}")
             raise
         except KeyboardInterrupt:
             say(interrupted(output, course.last.step if course.last else None))
@@ -239,7 +240,6 @@ def _first_sources(sources: Mapping[str, float]) -> str:
 
 def facts(log: "StepLog") -> list[tuple[str, str, str]]:
     """Name, value and details of each number besides the loss, in reading order."""
-    norms = {"llm": log.grad_norm_llm, "vision": log.grad_norm_vision, "aligner": log.grad_norm_aligner}
     kinds = {
         "target": log.target_tokens_per_s,
         "prompt": log.prompt_tokens_per_s,
@@ -254,7 +254,7 @@ def facts(log: "StepLog") -> list[tuple[str, str, str]]:
         (
             "gradient",
             f"{log.grad_norm:.3g}",
-            ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items() if norm is not None),
+            ", ".join(f"{part} {norm:.3g}" for part, norm in log.grad_norms.items() if norm is not None),
         ),
         ("MFU", f"{log.mfu:.1%}" if log.mfu is not None else "", f"{log.busy_mfu:.1%} busy" if log.busy_mfu else ""),
         ("waiting", f"{log.data_wait:.1%}", "of the time, for data"),

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from lmms.configs.by_part import PARTS
 from lmms.configs.help import field_help
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.train import TrainConfig
@@ -70,7 +71,8 @@ def reasons_table(reasons: Mapping[str, str]) -> str:
 
 def metrics_table() -> str:
     """Key and meaning, in the order of a line of metrics.jsonl."""
-    rows = [f"| `{key}` | {text} |" for key, text in field_help(StepLog).items()]
+    keys = {"grad_norms": "`, `".join(f"grad_norm_{part}" for part in PARTS)}
+    rows = [f"| `{keys.get(name, name)}` | {text} |" for name, text in field_help(StepLog).items()]
     return "\n".join(["| key | meaning |", "|---|---|", *rows]) + "\n"
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lmms.cli.demo import story
 from lmms.cli.demo.ask import ask
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import STEPS
+from lmms.configs.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,11 @@ def test_answers_follow_the_picture_and_not_the_question(demo: tuple[Path, str],
     assert sum(a == p.answers for a, p in zip(answers, pictures, strict=True)) >= 32
     swapped = ask(folder / "model", tmp_path, pictures[1:] + pictures[:1])
     assert swapped == answers[1:] + answers[:1]
+
+
+def test_a_folder_that_is_there_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{tmp_path} exists; remove it or name another folder"):
+        story.demo(out=tmp_path)
 
 
 def test_the_same_seed_draws_the_same_pictures(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Which run may go on with an output folder, from which checkpoint, and which changes a person should know."""
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from lmms.train.checkpoint.read import (
 )
 from lmms.train.checkpoint.state import TrainerState
 from lmms.train.parallel.world import World
-from lmms.train.watch.metrics import METRICS_NAME
+from lmms.train.watch.metrics import metrics_lines
 
 T = TypeVar("T")
 
@@ -169,12 +168,8 @@ def _set_aside(checkpoint: Path, fault: str, say: Callable[[str], None]) -> None
 
 def is_saved(output: Path) -> bool:
     """Whether the newest complete checkpoint of a run that has ended holds the last step of its log."""
-    log = output / METRICS_NAME
-    whole, newline, _ = log.read_bytes().rpartition(b"\n") if log.exists() else (b"", b"", b"")
-    if not newline:
-        return False
-    step = json.loads(whole.rpartition(b"\n")[2])["step"]
-    return fault_of(output / checkpoint_name(step)) is None
+    lines = metrics_lines(output)
+    return bool(lines) and fault_of(output / checkpoint_name(lines[-1]["step"])) is None
 
 
 def resumed_state(

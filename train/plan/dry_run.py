@@ -1,6 +1,5 @@
 """The memory and the length of a run before it starts: `lmms train --dry-run`. No GPU is needed."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,7 +9,6 @@ from statistics import median
 import numpy as np
 
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
-from lmms.configs.errors import ConfigError
 from lmms.configs.settings.memory import MemoryConfig, check_activations
 from lmms.configs.settings.parallel import check_ranks
 from lmms.configs.settings.train import TrainConfig
@@ -39,7 +37,7 @@ from lmms.train.plan.memory import States
 from lmms.train.plan.open import expected_waiting, open_run, remarks
 from lmms.train.plan.stand import stand_of
 from lmms.train.plan.unlikely import unlikely
-from lmms.train.watch.metrics import METRICS_NAME
+from lmms.train.watch.metrics import metrics_lines
 from lmms.train.watch.profile import check_profile
 
 MFU_SUPPOSED = (0.3, 0.5)
@@ -250,14 +248,6 @@ def _length(phase: RunPhase, order: Order, steps: int, output: Path) -> Length:
 
 def _measured_rate(output: Path) -> float | None:
     """Tokens a second of the newest steps of the run in this folder, if there are any, without profiled steps."""
-    path = output / METRICS_NAME
-    if not path.exists():
-        return None
-    try:
-        # A last line without a newline is still being written.
-        lines = path.read_text("utf-8").rpartition("\n")[0].splitlines()[-_RATE_LINES:]
-        steps = [step for line in lines if not (step := json.loads(line)).get("profiled")]
-        rates = [rate for step in steps if (rate := step.get("tokens_per_s")) is not None]
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
+    steps = [step for step in metrics_lines(output)[-_RATE_LINES:] if not step.get("profiled")]
+    rates = [rate for step in steps if (rate := step.get("tokens_per_s")) is not None]
     return median(rates) if rates else None
