@@ -163,11 +163,26 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
         saved = stopped.sigval != signal.SIGTERM or is_saved(Path(settings.output).expanduser())
         raise typer.Exit(128 + (stopped.sigval if saved else signal.SIGKILL)) from None
     except ChildFailedError as error:
-        rank, message = _first_failure(error.failures)
+        rank, message = _first_failure(_with_siblings(error.failures))
         kind, _, text = message.partition(": ")
         if hasattr(errors, kind):
             raise getattr(errors, kind)(f"rank {rank}: {text}") from error
         raise TrainError(f"rank {rank} failed: {message}; --debug shows where") from error
+
+
+def _with_siblings(failures: Mapping[int, Any]) -> dict[int, Any]:
+    """The failures that torch tells of, and those of the other ranks that stored an error.
+
+    torch tells of one rank, whichever it meets first: on a busy machine, of ranks that ended because another did.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    every = dict(failures)
+    for failure in failures.values():
+        for file in Path(failure.error_file).parent.parent.glob("*/error.json"):
+            rank = int(file.parent.name)
+            every.setdefault(rank, ProcessFailure(local_rank=rank, pid=0, exitcode=1, error_file=str(file)))
+    return every
 
 
 def _first_failure(failures: Mapping[int, Any]) -> tuple[int, str]:
