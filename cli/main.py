@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(prep_app, name="prep")
-inspect_app.command()(order)
+inspect_app.command(context_settings=ANY_OPTION)(order)
 inspect_app.command()(step)
 inspect_app.command()(run)
 app.add_typer(inspect_app, name="inspect")

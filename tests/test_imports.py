@@ -48,8 +48,9 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("optim", "watch"),
         ("checkpoint", "evaluation", "step"),
         ("due", "plan", "step_log"),
-        ("loop", "setup"),
+        ("plain_loop", "setup"),
         ("feeder",),
+        ("loop",),
         ("run",),
     ),
     "cli": (

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from lmms.train.data.verify import verify
     from lmms.train.evaluation import Evaluation, evaluate
     from lmms.train.feeder import feed
-    from lmms.train.loop import PackDataset, Step, load_model, open_shards
     from lmms.train.model.forward import TrainModel
     from lmms.train.parallel.world import World, start_world, stop_world
+    from lmms.train.plain_loop import PackDataset, Step, load_model, open_shards
     from lmms.train.plan.dry_run import DryRun, dry_run
     from lmms.train.plan.preview import Preview, preview
     from lmms.train.run import train
@@ -76,7 +76,7 @@ __getattr__, __dir__ = lazy_names(
         "StepLog": "lmms.train.watch.metrics",
         "PackReader": "lmms.train.data.shards",
         # For a user's loop, on one process.
-        **dict.fromkeys(("PackDataset", "Step", "load_model", "open_shards"), "lmms.train.loop"),
+        **dict.fromkeys(("PackDataset", "Step", "load_model", "open_shards"), "lmms.train.plain_loop"),
         "Batch": "lmms.train.batch.batch",
         "TrainModel": "lmms.train.model.forward",
         "StepPlan": "lmms.train.data.steps",

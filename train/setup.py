@@ -31,10 +31,10 @@ from lmms.train.optim.table import table_lines, trained_table, write_table
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import World, compute_dtype
 from lmms.train.plan.cards import ranks_peak
+from lmms.train.plan.likely_mistakes import likely_mistakes
 from lmms.train.plan.open import MOST_SOURCES, Opened, open_run, padded, remarks
-from lmms.train.plan.out_of_memory import START, MemoryContext, explaining_out_of_memory
+from lmms.train.plan.out_of_memory import BEFORE_STEPS, MemoryContext, explaining_out_of_memory
 from lmms.train.plan.stand import Stand, stand_of
-from lmms.train.plan.unlikely import unlikely
 from lmms.train.step import Learner
 from lmms.train.step_log import Course
 from lmms.train.watch.metrics import open_metrics
@@ -85,7 +85,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
 
     prepare(config, opened.model, world, initial.checkpointed, backend=backend if kernels.compile else None)
     memory = MemoryContext(config=config, output=output, world=world, opened=opened, checkpointed=initial.checkpointed)
-    with explaining_out_of_memory(memory, lambda: START, watch):
+    with explaining_out_of_memory(memory, lambda: BEFORE_STEPS, watch):
         optimizer = _filled(config, opened.model, world, initial, stand.checkpoint, watch)
     learner = Learner(
         model=opened.model,
@@ -179,7 +179,7 @@ def _first_lines(
     if config.optim.name == "muon":
         yield muon_line(model)
     yield from window_remarks(config.profile, window_of(config.profile, state.step, course.steps))
-    yield from unlikely(config.optim, model, course.steps)
+    yield from likely_mistakes(config.optim, model, course.steps)
     yield from remarks(config, course.order, course.phase, world.data_size, course.steps, state)
     for loss, recipe in (("loss", opened.recipe), ("evaluation's loss", opened.eval_recipe)):
         if recipe and recipe.by == "set":

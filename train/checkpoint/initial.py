@@ -59,7 +59,7 @@ def _moved_base(stored: Base, folder: Path, checkpoint: Path, advice: str) -> Ba
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class InitialWeights:
     """The folder that init_from names, and its kind."""
 
     path: Path
@@ -70,7 +70,7 @@ class Source:
 class Overlay:
     """The tensors that init_from lays over the base."""
 
-    source: Source
+    source: InitialWeights
     names: Mapping[str, str]
     """Stored tensor -> parameter of TrainModel."""
 
@@ -158,7 +158,7 @@ def _new_lora(model: TrainModel, overlaid: Collection[str]) -> str:
     return f"; LoRA of {len(layers - known)} of {len(layers)} layers starts anew" if known and layers - known else ""
 
 
-def _other_base(source: Source, config: TrainConfig) -> str | None:
+def _other_base(source: InitialWeights, config: TrainConfig) -> str | None:
     """A line for an adapter that names another base than this run's. Names alone are compared: folders are moved."""
     if source.kind != "adapter":
         return None
@@ -169,7 +169,7 @@ def _other_base(source: Source, config: TrainConfig) -> str | None:
     return f"model.init_from: {source.path} was trained on {named}, and this run starts with {base}: are they the same?"
 
 
-def _base_folder(config: TrainConfig, folder: Path, source: Source | None) -> Path | None:
+def _base_folder(config: TrainConfig, folder: Path, source: InitialWeights | None) -> Path | None:
     """The folder of the base; None for random numbers."""
     if source is not None and source.kind == "model":
         return source.path
@@ -198,22 +198,22 @@ def _refuse_other_base(path: Path, stored: Base, now: Base) -> None:
         )
 
 
-def _find_source(setting: str) -> Source:
+def _find_source(setting: str) -> InitialWeights:
     """The source that a setting of model.init_from names. ConfigError where nothing there can be read."""
     path = Path(setting).expanduser()
     if (path / COMPLETE_NAME).is_file() or (path / CONFIG_NAME).is_file():
-        return Source(path=choose_checkpoint(path)[0], kind="checkpoint")
+        return InitialWeights(path=choose_checkpoint(path)[0], kind="checkpoint")
     if (path / ADAPTER_CONFIG).is_file():
-        return Source(path=path, kind="adapter")
+        return InitialWeights(path=path, kind="adapter")
     if path.is_dir() and not (path / "config.json").is_file():
         raise ConfigError(
             f"model.init_from {setting!r} is no checkpoint ({COMPLETE_NAME}), no output of a run ({CONFIG_NAME}), no"
             f" PEFT adapter ({ADAPTER_CONFIG}) and no model folder (config.json)"
         )
-    return Source(path=resolve_model(setting, TRAIN_FILES), kind="model")
+    return InitialWeights(path=resolve_model(setting, TRAIN_FILES), kind="model")
 
 
-def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> dict[str, str]:
+def _fitting_names(source: InitialWeights, model: TrainModel, config: TrainConfig) -> dict[str, str]:
     """Stored tensor -> parameter of TrainModel. TrainError that names the first tensors that do not fit."""
     shapes, settings = _stored(source)
     first_names = own_parameters(model)
@@ -248,7 +248,7 @@ def _fitting_names(source: Source, model: TrainModel, config: TrainConfig) -> di
     return targets
 
 
-def _stored(source: Source) -> tuple[dict[str, list[int]], tuple[int, int | float]]:
+def _stored(source: InitialWeights) -> tuple[dict[str, list[int]], tuple[int, int | float]]:
     """Shapes of the stored tensors, by name; and the rank and alpha of the stored LoRA."""
     if source.kind == "checkpoint":
         lora = lora_of(read_state(source.path))

@@ -37,7 +37,7 @@ _LEFTOVERS = tuple(f"{folder}*{PART_SUFFIX}" for folder in ("", "profile/", "oom
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
+def output_locked(output: Path) -> Iterator[None]:
     """A context with the output folder, made if needed, for this process alone. TrainError while another run has it.
 
     The lock ends with the process: a kill leaves no lock behind. A run that fails before it writes anything leaves no

@@ -33,10 +33,10 @@ from lmms.train.plan.estimate import (
     states_of,
     trace,
 )
+from lmms.train.plan.likely_mistakes import likely_mistakes
 from lmms.train.plan.memory import States
 from lmms.train.plan.open import expected_waiting, open_run, remarks
 from lmms.train.plan.stand import stand_of
-from lmms.train.plan.unlikely import unlikely
 from lmms.train.watch.metrics import metrics_lines
 from lmms.train.watch.profile import check_profile
 
@@ -198,7 +198,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
             ),
             *_before_gradients(memory, states, passes_of(config, ranks)),
             *figure_remarks(config, states),
-            *unlikely(config.optim, opened.model, steps),
+            *likely_mistakes(config.optim, opened.model, steps),
             *remarks(config, order, phases[-1], ranks // sequence, steps, state),
         ],
     )

@@ -15,7 +15,7 @@ from lmms.configs.words import counted
 from lmms.train.batch.recipe import Recipe, make_recipe
 from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.state import Base, TrainerState
-from lmms.train.data.balance import straggler_loss, take_steps
+from lmms.train.data.balance import packs_of_steps, straggler_loss
 from lmms.train.data.costs import ModelCost
 from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import ORDER_VERSION, Order
@@ -112,7 +112,7 @@ def make_model(config: TrainConfig, folder: Path) -> TrainModel:
 
 def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: int) -> float:
     """Time that ranks lose by waiting for one another in the steps to come, see straggler_loss."""
-    steps = take_steps(order, position, _STEPS_LOOKED_AT)
+    steps = packs_of_steps(order, position, _STEPS_LOOKED_AT)
     return straggler_loss(order.costs[None], steps, ranks, config.data.micro_packs)
 
 

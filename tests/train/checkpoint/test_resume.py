@@ -15,7 +15,7 @@ import torch
 
 from lmms.configs.errors import TrainError
 from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints
-from lmms.train.checkpoint.resume import changes, clear_leftovers, locked, resume_from, resumed_state
+from lmms.train.checkpoint.resume import changes, clear_leftovers, output_locked, resume_from, resumed_state
 from lmms.train.checkpoint.state import Best
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.step import seed_step
@@ -205,20 +205,24 @@ def test_settings_that_changed_are_listed() -> None:
 
 
 def test_an_output_folder_is_for_one_run(tmp_path: Path) -> None:
-    with locked(tmp_path / "out"), pytest.raises(TrainError, match="another run is writing"), locked(tmp_path / "out"):
+    with (
+        output_locked(tmp_path / "out"),
+        pytest.raises(TrainError, match="another run is writing"),
+        output_locked(tmp_path / "out"),
+    ):
         pass
-    with locked(tmp_path / "out"):
+    with output_locked(tmp_path / "out"):
         assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_run_that_fails_before_it_writes_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "a" / "out"):
+    with pytest.raises(TrainError, match="refused"), output_locked(tmp_path / "a" / "out"):
         raise TrainError("refused")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
-    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "mine"):
+    with pytest.raises(TrainError, match="refused"), output_locked(tmp_path / "mine"):
         raise TrainError("refused")
-    with suppress(FileExistsError), locked(tmp_path / "b"):
+    with suppress(FileExistsError), output_locked(tmp_path / "b"):
         (tmp_path / "b" / "metrics.jsonl").touch()
         (tmp_path / "b").mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]

@@ -146,7 +146,7 @@ def test_sigterm_during_an_evaluation_saves_what_was_trained(
         arguments[-1].asked.stop = 1
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr("lmms.train.run.evaluate", ended)
+    monkeypatch.setattr("lmms.train.loop.evaluate", ended)
     config = evaluated(places, tmp_path / "run", max_steps=9, save_steps=100)
     config = replace(config, metric_for_best_model="eval_loss")
     events: list[Any] = []
