@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import made_docs  # noqa: E402  (tools are scripts, not a package)
 
-LMMS = [sys.executable, "-m", "lmms.cli.main"]
+LMMS = [sys.executable, "-m", "lmms.cli"]
 
 
 def test_the_page_of_commands_is_what_help_prints() -> None:

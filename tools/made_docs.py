@@ -167,7 +167,7 @@ def _default(field: "Field[Any]") -> str:
 def help_text(command: tuple[str, ...]) -> str:
     """What `lmms COMMAND --help` prints, 100 columns wide and without colours."""
     environment = {**os.environ, "COLUMNS": str(_WIDTH), "TERMINAL_WIDTH": str(_WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
-    run = [sys.executable, "-m", "lmms.cli.main", *command, "--help"]
+    run = [sys.executable, "-m", "lmms.cli", *command, "--help"]
     text = subprocess.run(run, env=environment, capture_output=True, check=True, text=True).stdout
     return "\n".join(line.rstrip() for line in text.strip("\n").split("\n")) + "\n"
 
@@ -185,7 +185,7 @@ def demo_view() -> str:
         "TERM": "xterm-256color",
         "COLORTERM": "truecolor",
     }
-    run = [sys.executable, "-m", "lmms.cli.main", "demo"]
+    run = [sys.executable, "-m", "lmms.cli", "demo"]
     process = subprocess.Popen(run, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
     output = b""

@@ -147,7 +147,7 @@ def _train(screen: Console, folder: Path, name: str, kill_after: int | None) -> 
     from lmms.train.watch.metrics import metrics_lines
 
     run, log = folder / "run", folder / f"{name}.log"
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(folder / "run.yaml")]
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", str(folder / "run.yaml")]
     before = metrics_lines(run)
     with log.open("w") as file, ui.progress(screen, "steps") as show:
         # One thread: a model this small is no faster with two, and far slower when the threads wait for a busy core.

@@ -17,7 +17,7 @@ from lmms.configs.errors import ConfigError
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "out"
-    command = [sys.executable, "-m", "lmms.cli.main", "demo", "--out", str(folder)]
+    command = [sys.executable, "-m", "lmms.cli", "demo", "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

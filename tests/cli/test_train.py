@@ -19,7 +19,7 @@ from tests.kit.runs import read_metrics, run_config, silent, write_run
 
 
 def lmms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lmms.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "lmms.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 

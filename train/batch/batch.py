@@ -65,7 +65,7 @@ class Batch:
     share: Share
     """Which part of the sequence this is. What counts once for all parts (digest, masked) is in the first part."""
 
-    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
         """The same batch with its tensors on this device."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 

@@ -69,7 +69,7 @@ def test_the_command_says_so_without_loading_torch_and_leaves_no_folder(
     (tmp_path / "run.yaml").write_text(to_yaml(run_config(settings | {"data.shards": str(tmp_path / "nosuch")})))
     for more in ([], ["--nproc", "2"]):
         run = subprocess.run(
-            [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(tmp_path / "run.yaml"), *more],
+            [sys.executable, "-m", "lmms.cli", "train", "--config", str(tmp_path / "run.yaml"), *more],
             env={**os.environ, "PYTHONPATH": str(tmp_path / "broken")},
             capture_output=True,
             text=True,

@@ -227,7 +227,7 @@ def test_a_window_that_sigterm_ends_says_that_nothing_of_it_is_kept(
 
 def test_the_profiler_says_nothing_across_the_view(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(to_yaml(run_config(settings, max_steps=2, profile__start=2, profile__steps=1)))
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml"]
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", tmp_path / "run.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0
     assert done.stderr == ""
