@@ -1,14 +1,6 @@
 """Packs and a model for a plain torch loop on one process: no run, no output folder, the same order as `lmms train`.
 
-data = PackDataset(DataConfig(shards="shards", global_packs=2), "model")
-model = load_model("model")
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-for step in itertools.islice(data, 100):
-    for batch in step.batches:
-        loss, _ = model(batch, batch.images > 0)
-        (loss / step.weight).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+docs/loops.md has an example.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.contract.model_folder import TRAIN_FILES, resolve_model
 from lmms.configs.errors import ConfigError, TrainError
+from lmms.configs.ranges import MOST_SECONDS
 from lmms.configs.settings.data import DataConfig
 from lmms.configs.settings.kernels import KernelsConfig
 from lmms.configs.settings.train import ModelConfig, TrainConfig
@@ -39,6 +32,9 @@ from lmms.train.model.folder import model_of
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.kernels import choose_kernels, this_machine, use_kernels
 from lmms.train.plan.open import open_run
+
+_STALL_S = 1800.0
+"""The fewest seconds without a batch after which a loader process is given up."""
 
 
 def open_shards(where: str | Path) -> Dataset:
@@ -71,8 +67,15 @@ class PackDataset(IterableDataset[Step]):
 
         model: folder or hub id, with the tokenizer, template and processor of the shards; weights are not needed.
         """
+        # Nothing is written to the output. A store that fails is waited for as long as data.retry_s says.
+        stall_s = min(max(_STALL_S, 2 * data.retry_s), MOST_SECONDS)
         config = TrainConfig(
-            model=ModelConfig(path=str(model), init="random"), data=data, output=".", max_steps=1, seed=seed
+            model=ModelConfig(path=str(model), init="random"),
+            data=data,
+            output=".",
+            max_steps=1,
+            seed=seed,
+            stall_s=stall_s,
         )
         self._config = config
         self._opened = open_run(config, lambda coming: None)
