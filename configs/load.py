@@ -92,15 +92,19 @@ def _file_layers(file: Path, extended_by: tuple[Path, ...]) -> dict[Path, tuple[
     return {**layers, file.resolve(): (str(file), body)}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_text(file: Path) -> str:
+    """The text of a file that a setting names; ConfigError if there is none."""
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         refuse_file_limit(error)
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 (byte {error.start}): {error.reason}") from error
-    body = parse_yaml(text, str(file))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    body = parse_yaml(read_text(file), str(file))
     if not isinstance(body, dict | None):
         raise ConfigError(f"{file} holds a {type(body).__name__}, expected keys and values")
     return body or {}

@@ -22,12 +22,14 @@ from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_mod
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.files import new_folder
+from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
+from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Recipe
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
@@ -58,13 +60,14 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
-    folder = read_model_folder(resolve_model(config.model, PREP_FILES), config.min_pixels, config.max_pixels)
+    folder = _model_folder(config)
     recipe = _recipe(config, folder)
     sources = find_sources(config.sources, config.media_root, config)
     if records is not None:
         sources.append(memory_source(config.media_root, config))
     if not sources:
         raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
+    _check_options(sources, folder.chat_template)
     out = Path(config.out)
     with new_folder(out, BuildError) as part:
         spool = part / "spool"
@@ -79,6 +82,23 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         shutil.rmtree(spool)
         facts, account = _facts(config, folder, ledger), _account(ledger, samples)
         return write_folder(part, facts, written, _samples(samples, plan), account)
+
+
+def _model_folder(config: PrepConfig) -> ModelFolder:
+    template = None if config.chat_template is None else read_text(Path(config.chat_template))
+    return read_model_folder(resolve_model(config.model, PREP_FILES), config.min_pixels, config.max_pixels, template)
+
+
+def _check_options(sources: Sequence[Source], chat_template: str) -> None:
+    """ConfigError for keywords in the settings that the chat template does not read."""
+    known = compile_template(chat_template).options
+    for source in sources:
+        unknown = [option for option in source.reading.template_options if option not in known]
+        if unknown:
+            raise ConfigError(
+                f"template_options of {source.name}: the chat template does not read {unknown[0]!r}; it reads"
+                f" {', '.join(sorted(known)) or 'no options'}"
+            )
 
 
 def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:

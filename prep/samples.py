@@ -41,7 +41,7 @@ def make_sample(
     value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe
 ) -> tuple[Pack, tuple[str, ...]]:
     """The sample of one raw value, and notes on the parts that are not used. Raises Reject."""
-    record = parse_record(value)
+    record = parse_record(value, source.reading)
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     rendered = render_record(renderer, record, [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures])
     sample = Pack(

@@ -22,6 +22,7 @@ from lmms.configs.contract.manifest import (
     REJECTS_NAME,
     SAMPLES_NAME,
     TABLE_NAMES,
+    TEMPLATE_NAME,
     Manifest,
     file_entry,
     write_manifest,
@@ -124,6 +125,10 @@ def write_folder(
     write_rows(folder / PACKS_NAME, PACK_TABLE, rows)
     write_columns(folder / SAMPLES_NAME, SAMPLE_TABLE, samples)
     write_rows(folder / REJECTS_NAME, REJECT_TABLE, account.rejects)
+    names = [INDEX_NAME, *TABLE_NAMES]
+    if not facts.model.own_template:
+        (folder / TEMPLATE_NAME).write_bytes(facts.model.chat_template.encode())
+        names.append(TEMPLATE_NAME)
     hashes = np.array([row["xxh3"] for row in rows], "<u8")
     records = facts.records or hashlib.sha256(hashes.tobytes()).hexdigest()
     manifest = Manifest(
@@ -141,7 +146,7 @@ def write_folder(
         notes=dict(account.notes),
         sources=tuple(dict(source) for source in account.sources),
         settings=dict(facts.settings),
-        files={name: file_entry(folder / name) for name in (INDEX_NAME, *TABLE_NAMES)},
+        files={name: file_entry(folder / name) for name in names},
     )
     write_manifest(manifest, folder)
     return manifest

@@ -34,7 +34,7 @@ def _generate(
 ) -> list[str]:
     assert about.vision is not None
     grid = image_grid(SIDE, SIDE, about.vision)
-    prompt = compile_template(about.chat_template).render(
+    prompt = compile_template(about.chat_template).template.render(
         messages=[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
         add_generation_prompt=True,
     )

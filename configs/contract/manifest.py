@@ -23,6 +23,8 @@ from lmms.configs.stores.store import Cache, LocalStore, Store, open_store
 
 MANIFEST_NAME = "manifest.json"
 PACKS_NAME, SAMPLES_NAME, REJECTS_NAME = "packs.parquet", "samples.parquet", "rejects.parquet"
+TEMPLATE_NAME = "chat_template.jinja"
+"""The chat template of the records, where the build was given another than the model's."""
 TABLE_NAMES = (PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)
 
 
@@ -83,6 +85,17 @@ class Dataset:
     def index_hash(self) -> str:
         """Identity of a data set: the hash of the index, which names the hash of every shard."""
         return str(self.manifest.files[INDEX_NAME]["xxh3"])
+
+
+def given_template(dataset: Dataset) -> str | None:
+    """The chat template that a build was given in place of the model's; DatasetError for a damaged file."""
+    entry = dataset.manifest.files.get(TEMPLATE_NAME)
+    if entry is None:
+        return None
+    data = dataset.store.read(TEMPLATE_NAME)
+    if data_entry(data) != entry:
+        raise DatasetError(f"{dataset.where}/{TEMPLATE_NAME} is damaged: its hash is not the manifest's; build again")
+    return data.decode()
 
 
 def file_entry(path: Path) -> dict[str, Any]:

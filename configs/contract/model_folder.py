@@ -42,6 +42,8 @@ class ModelFolder:
     vision: Vision | None
     image_token_id: int | None
     tokenizer_fingerprint: str
+    own_template: bool = True
+    """Whether chat_template is the folder's; False for a template that was given in its place."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -66,8 +68,10 @@ def resolve_model(model: str, patterns: Sequence[str]) -> Path:
         raise ModelError(f"model {model!r} is no folder here and could not be fetched from the hub: {error}") from error
 
 
-def read_model_folder(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ModelFolder:
-    """Read a folder. min_pixels and max_pixels, in pixels, override the processor's."""
+def read_model_folder(
+    path: Path, min_pixels: int | None = None, max_pixels: int | None = None, chat_template: str | None = None
+) -> ModelFolder:
+    """Read a folder. min_pixels and max_pixels, in pixels, override the processor's; chat_template the folder's."""
     config = _read_json(path / "config.json")
     placeholders = family_facts(config.get("model_type"), path / "config.json").placeholders
     tokenizer = _read_json(path / "tokenizer.json")
@@ -77,7 +81,8 @@ def read_model_folder(path: Path, min_pixels: int | None = None, max_pixels: int
         path=path,
         family=config["model_type"],
         tokenizer_json=path / "tokenizer.json",
-        chat_template=_chat_template(path, tokenizer_config, has_vision),
+        chat_template=chat_template or _chat_template(path, tokenizer_config, has_vision),
+        own_template=not chat_template,
         special_tokens=_special_tokens(tokenizer_config),
         vision=_read_vision(path, min_pixels, max_pixels) if has_vision else None,
         image_token_id=_token_id(path, config, tokenizer, "image", placeholders["image"]) if has_vision else None,

@@ -7,20 +7,30 @@ place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT
-from lmms.configs.settings.sources import DEFAULT_READING, Reading
+from lmms.configs.settings.sources import DEFAULT_READING, Reading, Reasoning, Role
 from lmms.prep.records.parts import Bare, Image, Part, Text, parse_images, parse_part
+from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
+from lmms.prep.records.tools import ABSENT, ToolCall, parse_calls, parse_tools
+from lmms.prep.records.weights import WEIGHT_KEYS, learned_weights, message_weight, parse_weight
 from lmms.prep.reject import Reject
 
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
-_USED_COLUMNS = ("messages", "images", "weight", "id")
-_USED_MESSAGE_KEYS = ("role", "content", "weight", "reasoning_content")
+_USED_COLUMNS = ("messages", "images", "weight", "id", "tools", "functions", "chat_template_kwargs")
+_USED_MESSAGE_KEYS = (
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    *REASONING_KEYS,
+    *WEIGHT_KEYS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +40,12 @@ class Message:
     role: Role
     content: str | tuple[Part, ...]
     weight: float
-    """Weight in the loss of each token of an assistant turn; 0: context only. Weights of other turns have no effect."""
+    """Weight in the loss of each token of the turn; 0: context only."""
     reasoning: str | None
+    calls: tuple[ToolCall, ...] = ()
+    name: str | None = None
+    call_id: str | None = None
+    """The call that a tool's result answers."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -57,6 +71,11 @@ class Record:
     """Weight of the whole conversation in the loss, above 0."""
     unused: tuple[str, ...]
     """Columns and message keys that hold something and are not used: reported once, by name."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords for the chat template."""
+    reasoning: Reasoning = "template"
+    """What is learned of the think blocks."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -65,25 +84,34 @@ class Record:
 
 
 def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
-    """A record from the value of a JSON line or the row of a table."""
+    """A record from the value of a JSON line or the row of a table, read as the settings of its source say."""
     if not isinstance(raw, Mapping):
         raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")
     _reject_later(raw)
     messages = _messages(raw)
     images = Bare("images", parse_images(raw.get("images")))
-    parsed = tuple(_message(message, f"messages[{i}]", images) for i, message in enumerate(messages))
+    parsed = [_message(message, f"messages[{i}]", images, reading) for i, message in enumerate(messages)]
     images.check_empty()
-    if not any(message.role == "assistant" for message in parsed):
-        raise Reject("no_assistant", "no assistant turn: nothing to learn from", "messages")
-    weight = _weight(raw, "weight")
+    roles = [message.role for message in parsed]
+    if "assistant" not in roles and reading.targets != "all":
+        raise Reject("no_assistant", "no assistant turn: nothing to learn from, except with targets=all", "messages")
+    weights = learned_weights(roles, [message.weight for message in parsed], reading.targets)
+    weight = parse_weight(raw, "weight", "weight")
     if weight == 0:
         raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
-    return Record(parsed, weight, _unused(raw, messages))
+    return Record(
+        messages=tuple(replace(message, weight=weight) for message, weight in zip(parsed, weights, strict=True)),
+        weight=1.0 if weight is None else weight,
+        unused=_unused(raw, messages),
+        tools=parse_tools(raw),
+        template_options=_template_options(raw, reading),
+        reasoning=reading.reasoning,
+    )
 
 
 def _reject_later(raw: Mapping[str, Any]) -> None:
-    for column, reason in (("tools", "later_tools"), ("videos", "later_video"), ("audios", "later_audio")):
-        if raw.get(column) not in (None, [], "", "[]"):
+    for column, reason in (("videos", "later_video"), ("audios", "later_audio")):
+        if raw.get(column) not in ABSENT:
             raise Reject(reason, f"`{column}` is set; this version cannot use it yet", column)
     if raw.get("messages") is None and "messages" not in raw and isinstance(raw.get("text"), str):
         raise Reject("later_text", "a plain `text` record; this version reads `messages` only", "text")
@@ -102,35 +130,55 @@ def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     return messages
 
 
-def _message(message: Any, place: str, images: Bare) -> Message:
+def _message(message: Any, place: str, images: Bare, reading: Reading) -> Message:
     if not isinstance(message, Mapping):
         raise Reject("message_not_object", f"a message is {kind_of(message)}, expected an object", place)
-    role = message.get("role")
-    if role is None:
-        raise Reject("missing_role", f"no `role`; found the keys {', '.join(map(str, message))}", place)
-    if role == "tool" or message.get("tool_calls") or message.get("function_call") is not None:
-        raise Reject("later_tools", "a tool call or tool result; this version cannot use it yet", place)
+    role = _role(message, place, reading.roles)
     if message.get("audio") is not None:
         raise Reject("later_audio", "a spoken message; this version cannot use it yet", place)
-    if role not in ROLES:
-        raise Reject("unknown_role", f"role {role!r}; expected one of {', '.join(ROLES)}", place)
-    content = _content(message, place, images)
-    weight = _weight(message, f"{place}.weight")
-    if role != "assistant" and weight not in (0, 1):
-        raise Reject(
-            "bad_weight", f"weight {weight:g} of a {role} turn, which is not learned; expected none", f"{place}.weight"
-        )
-    parsed = Message(role, content, weight, _reasoning(message, place))
+    calls = parse_calls(message, place)
+    if calls and role != "assistant":
+        raise Reject("bad_tool_call", f"a call in a {role} turn; expected calls in assistant turns only", place)
+    content = _content(message, role, place, images, bool(calls))
+    reasoning = parse_reasoning(message, place)
+    if reasoning and role != "assistant":
+        raise Reject("bad_reasoning", f"reasoning in a {role} turn; expected reasoning in assistant turns only", place)
+    if reading.reasoning == "stripped" and role == "assistant":
+        content, reasoning = _without_reasoning(content), None
+    parsed = Message(
+        role=role,
+        content=content,
+        weight=message_weight(message, role == "assistant" or reading.targets == "all", place),
+        reasoning=reasoning,
+        calls=calls,
+        name=_string(message, "name", place),
+        call_id=_string(message, "tool_call_id", place),
+    )
     if role == "assistant" and parsed.images:
         raise Reject("image_in_assistant", "an image in an assistant turn; the model only reads images", place)
     return parsed
 
 
-def _content(message: Mapping[str, Any], place: str, images: Bare) -> str | tuple[Part, ...]:
+def _role(message: Mapping[str, Any], place: str, roles: Mapping[str, Role]) -> Role:
+    given = message.get("role")
+    if given is None:
+        raise Reject("missing_role", f"no `role`; found the keys {', '.join(map(str, message))}", place)
+    role = roles.get(given, given) if isinstance(given, str) else given
+    if role not in ROLES:
+        advice = f"; a setting can name it, such as roles={{{given}: user}}" if isinstance(given, str) else ""
+        raise Reject("unknown_role", f"role {given!r}; expected one of {', '.join(ROLES)}{advice}", place)
+    return role
+
+
+def _content(
+    message: Mapping[str, Any], role: Role, place: str, images: Bare, has_calls: bool
+) -> str | tuple[Part, ...]:
     place = f"{place}.content"
+    content = message.get("content")
+    if has_calls and content in (None, []):
+        return ""
     if "content" not in message:
         raise Reject("missing_content", "no `content`", place)
-    content = message["content"]
     if content is None:
         raise Reject("null_content", "`content` is null and there is no tool call", place)
     if isinstance(content, str):
@@ -141,27 +189,34 @@ def _content(message: Mapping[str, Any], place: str, images: Bare) -> str | tupl
         )
     if not content:
         raise Reject("empty_content", "`content` is an empty list", place)
-    return tuple(parse_part(part, f"{place}[{i}]", images) for i, part in enumerate(content))
+    is_read = [role == "assistant" and is_thinking(part) for part in content]
+    return tuple(parse_part(part, f"{place}[{i}]", images) for i, part in enumerate(content) if not is_read[i])
 
 
-def _weight(holder: Mapping[str, Any], place: str) -> float:
-    """The `weight` of a record or message; 1 by default."""
-    weight = holder.get("weight")
-    if weight is None:
-        return 1.0
-    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not is_number or not (weight == 0 or LEAST_WEIGHT <= weight <= MOST_WEIGHT):
-        given = repr(weight)[:40] if is_number else kind_of(weight)
-        expected = f"expected a number, 0 or from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
-        raise Reject("bad_weight", f"weight is {given}; {expected}", place)
-    return float(weight)
+def _without_reasoning(content: str | tuple[Part, ...]) -> str | tuple[Part, ...]:
+    if isinstance(content, str):
+        return without_think_blocks(content)
+    return tuple(Text(without_think_blocks(part.text)) if isinstance(part, Text) else part for part in content)
 
 
-def _reasoning(message: Mapping[str, Any], place: str) -> str | None:
-    reasoning = message.get("reasoning_content")
-    if reasoning is not None and not isinstance(reasoning, str):
-        raise Reject("bad_reasoning", f"`reasoning_content` is {kind_of(reasoning)}, expected a string", place)
-    return reasoning
+def _string(message: Mapping[str, Any], key: str, place: str) -> str | None:
+    value = message.get(key)
+    if not isinstance(value, str | None):
+        raise Reject("bad_tool_call", f"`{key}` is {kind_of(value)}, expected a string", f"{place}.{key}")
+    return value
+
+
+def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, Any]:
+    """The keywords for the template: those of the record over those of its source."""
+    options = raw.get("chat_template_kwargs")
+    if options in ABSENT:
+        return reading.template_options
+    if isinstance(options, str):
+        options = parse_json(options, "chat_template_kwargs")
+    if not isinstance(options, Mapping):
+        message = f"`chat_template_kwargs` is {kind_of(options)}, expected an object"
+        raise Reject("bad_template_option", message, "chat_template_kwargs")
+    return {**reading.template_options, **options}
 
 
 def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ fingerprint.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,16 @@ from tokenizers import Tokenizer
 from lmms.configs.contract.families import family_facts
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import ModelError
-from lmms.prep.records.record import Record
+from lmms.prep.records.reasoning import think_blocks
+from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject
+from lmms.prep.render.concealed import concealed, free_mark
 from lmms.prep.render.families import FAMILIES
 from lmms.prep.render.families.family import Family
-from lmms.prep.render.template import compile_template
+from lmms.prep.render.template import ChatTemplate, compile_template
+from lmms.prep.render.turns import Turn, check_texts, find_turns, match_turns
 
-RENDERER_VERSION = "1"
-
-_MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-"""Noncharacters: Unicode keeps them free for such private use, and they have no place in interchanged text."""
+RENDERER_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Renderer:
     family: Family
     image: str | None
     """The special token that stands for an image; None for models that read text only."""
-    template: jinja2.Template
+    template: ChatTemplate
     special_tokens: dict[str, str]
     tokenizer: Tokenizer
     control_ids: dict[str, int]
@@ -55,19 +55,13 @@ class Rendered:
 
     input_ids: npt.NDArray[np.int32]
     targets: list[tuple[int, int]]
-    """[start, end) of the tokens of each weighted assistant turn, its end token included."""
+    """[start, end) of tokens to learn, in order: of each weighted turn, its end token included."""
     weights: list[float]
     """Weight of the turn of each entry of `targets`."""
     image_starts: list[int]
     """Position of the first token of each image."""
     dropped_text: bool
     """Whether the template left out text of the record, such as earlier reasoning."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    role: str
-    images: int
 
 
 def load_renderer(folder: ModelFolder) -> Renderer:
@@ -91,11 +85,10 @@ def load_renderer(folder: ModelFolder) -> Renderer:
     # From here on, special-token text that is left in a piece is text.
     tokenizer.encode_special_tokens = True
     control = re.compile("(" + "|".join(re.escape(t) for t in sorted(control_ids, key=len, reverse=True)) + ")")
-    template = compile_template(folder.chat_template)
     return Renderer(
         family=family,
         image=facts.placeholders.get("image"),
-        template=template,
+        template=compile_template(folder.chat_template),
         special_tokens=dict(folder.special_tokens),
         tokenizer=tokenizer,
         control_ids=control_ids,
@@ -105,148 +98,139 @@ def load_renderer(folder: ModelFolder) -> Renderer:
 
 def render_record(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> Rendered:
     """Render a record whose k-th image takes image_tokens[k] tokens."""
-    messages = renderer.family.template_messages(record)
-    mark = _free_mark(renderer, messages)
-    text = _apply_template(renderer, _marked(messages, renderer, mark) if mark else messages)
-    pieces = renderer.control.split(text)  # text, control, text, control, ..., text
-    turns, headers = _turns(pieces, renderer)
-    _check_turns(turns, record)
+    _check_reads(renderer.template, record)
+    messages, tools = renderer.family.template_messages(record), list(record.tools)
+    mark = free_mark([messages, tools], renderer.control)
+    if mark:
+        messages, tools = concealed([messages, tools], renderer.control, mark)
+    pieces = renderer.control.split(_apply_template(renderer, messages, tools, record))  # text, control, ..., text
     plain = [piece.replace(mark, "") for piece in pieces[::2]] if mark else pieces[::2]
+    family = renderer.family
+    turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.image), record)
+    texts = [_text_of(turn, plain) for turn, _ in turns]
+    dropped_text = check_texts(texts, [group for _, group in turns], record)
     encoded = renderer.tokenizer.encode_batch(plain, add_special_tokens=False)
-    roles = {i: turn.role for i, turn in zip(headers, turns, strict=True)}
-    dropped_text = _drops_text(record, "".join(plain))
-    return _assemble(renderer, record, pieces, headers, roles, encoded, image_tokens, dropped_text)
+    ids, starts, image_starts = _place(renderer, pieces, encoded, image_tokens)
+    targets: list[tuple[int, int]] = []
+    weights: list[float] = []
+    for turn, group in turns:
+        weight = _weight(group)
+        if not weight:
+            continue
+        masked = record.reasoning == "masked" and turn.role == "assistant"
+        spans = _join(_learned(turn, plain, encoded, starts, masked, family.turn_end))
+        targets += spans
+        weights += [weight] * len(spans)
+    if not targets:
+        raise Reject("no_target_tokens", "every turn to learn from has weight 0", "messages")
+    return Rendered(np.array(ids, np.int32), targets, weights, image_starts, dropped_text)
 
 
-def _assemble(
-    renderer: Renderer,
-    record: Record,
-    pieces: Sequence[str],
-    headers: dict[int, int],
-    roles: dict[int, str],
-    encoded: Sequence[Any],
-    image_tokens: Sequence[int],
-    dropped_text: bool,
-) -> Rendered:
-    """Ids of the pieces and control tokens in order; a target opens after an assistant header, closes after its end."""
-    weights = iter([m.weight for m in record.messages if m.role == "assistant"])
+def _check_reads(template: ChatTemplate, record: Record) -> None:
+    """Reject for tools, calls, results and options that the template does not look at."""
+    if not template.reads_tools:
+        number = next((i for i, m in enumerate(record.messages) if m.calls or m.role == "tool"), None)
+        if record.tools or number is not None:
+            place = "tools" if record.tools else f"messages[{number}]"
+            message = "the chat template has no place for tools; name one that has, with chat_template=FILE"
+            raise Reject("tools_unsupported", message, place)
+    unknown = [option for option in record.template_options if option not in template.options]
+    if unknown:
+        known = ", ".join(sorted(template.options)) or "no options"
+        message = f"the chat template does not read {unknown[0]!r}; it reads {known}"
+        raise Reject("bad_template_option", message, "chat_template_kwargs")
+
+
+def _apply_template(
+    renderer: Renderer, messages: Sequence[dict[str, Any]], tools: Sequence[Any], record: Record
+) -> str:
+    values = {**renderer.special_tokens, **record.template_options}
+    try:
+        return renderer.template.template.render(
+            messages=messages, tools=tools or None, add_generation_prompt=False, **values
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise Reject("template_error", f"the chat template fails: {error}", "messages") from None
+
+
+def _text_of(turn: Turn, plain: Sequence[str]) -> str:
+    """The text of a turn, without its header."""
+    last = turn.first if turn.end is None else turn.end - 1
+    return "".join(plain[turn.first // 2 : last // 2 + 1])[turn.header :]
+
+
+def _place(
+    renderer: Renderer, pieces: Sequence[str], encoded: Sequence[Any], image_tokens: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """(ids, position of the first token of each piece, position of the first token of each image)."""
     sizes = iter(image_tokens)
     ids: list[int] = []
-    targets, target_weights, image_starts = [], [], []
-    opened: int | None = None
+    starts, image_starts = [], []
     for i, piece in enumerate(pieces):
+        starts.append(len(ids))
         if i % 2 == 0:
-            encoding = encoded[i // 2]
-            if i in headers and opened is not None:
-                raise _unclosed(renderer.family.turn_end)
-            if roles.get(i) == "assistant" and (weight := next(weights)):
-                opened = len(ids) + sum(end <= headers[i] for _, end in encoding.offsets)
-            ids.extend(encoding.ids)
+            ids.extend(encoded[i // 2].ids)
         elif piece == renderer.image:
             image_starts.append(len(ids))
             ids.extend([renderer.control_ids[piece]] * next(sizes))
         else:
             ids.append(renderer.control_ids[piece])
-            if piece == renderer.family.turn_end and opened is not None:
-                targets.append((opened, len(ids)))
-                target_weights.append(weight)
-                opened = None
-    if opened is not None:
-        raise _unclosed(renderer.family.turn_end)
-    if not targets:
-        raise Reject("no_target_tokens", "every assistant turn has weight 0: nothing to learn from", "messages")
-    return Rendered(np.array(ids, np.int32), targets, target_weights, image_starts, dropped_text)
+    return ids, starts, image_starts
 
 
-def _unclosed(turn_end: str) -> Reject:
-    return Reject(
-        "template_changes_record",
-        f"the chat template does not close an assistant turn with {turn_end}: the model would not learn where to stop",
-        "messages",
-    )
+def _weight(group: Sequence[Message]) -> float:
+    """The weight of the turn that shows these messages."""
+    weights = {message.weight for message in group}
+    if len(weights) > 1:
+        message = "the results of several calls share a turn of the template, but differ in weight"
+        raise Reject("conflicting_weights", message, "messages")
+    return max(weights, default=0.0)
 
 
-def _turns(pieces: Sequence[str], renderer: Renderer) -> tuple[list[_Turn], dict[int, int]]:
-    """The turns of a rendering, and for each piece that opens a turn the length of its header in characters."""
-    turns: list[_Turn] = []
-    headers = {}
-    for i, piece in enumerate(pieces):
-        if i % 2 == 1 and piece == renderer.family.turn_start:
-            role, newline, _ = pieces[i + 1].partition("\n")
-            turns.append(_Turn(role, 0))
-            headers[i + 1] = len(role) + len(newline)
-        elif i % 2 == 1 and piece == renderer.image:
-            if not turns:
-                raise Reject("template_changes_record", "the template puts an image before the first turn", "messages")
-            turns[-1] = _Turn(turns[-1].role, turns[-1].images + 1)
-    return turns, headers
-
-
-def _check_turns(turns: Sequence[_Turn], record: Record) -> None:
-    expected = [_Turn(m.role, len(m.images)) for m in record.messages]
-    if len(turns) == len(expected) + 1 and turns[0] == _Turn("system", 0):
-        turns = turns[1:]  # the template's own system turn
-    if list(turns) == expected:
-        return
-    i = next(
-        (i for i, (a, b) in enumerate(zip(turns, expected, strict=False)) if a != b), min(len(turns), len(expected))
-    )
-    turn = f"a {turns[i].role} turn with {turns[i].images} images" if i < len(turns) else "nothing"
-    wanted = f"a {expected[i].role} turn with {expected[i].images} images" if i < len(expected) else "nothing"
-    raise Reject(
-        "template_changes_record",
-        f"the chat template renders {turn} where the record has {wanted}: it drops, adds or moves a turn or an image",
-        f"messages[{i}]",
-    )
-
-
-def _drops_text(record: Record, rendering: str) -> bool:
-    texts = [part for m in record.messages for part in (m.text, m.reasoning or "")]
-    return any(text.strip() not in rendering for text in texts)
-
-
-def _free_mark(renderer: Renderer, messages: Sequence[dict[str, Any]]) -> str:
-    """A character that occurs nowhere in the content, or "" when no content holds special-token text."""
-    texts = list(_strings(messages))
-    if not any("<|" in text and renderer.control.search(text) for text in texts):
-        return ""
-    mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), None)
-    if mark is None:
+def _learned(
+    turn: Turn, plain: Sequence[str], encoded: Sequence[Any], starts: Sequence[int], masked: bool, turn_end: str
+) -> Iterator[tuple[int, int]]:
+    """[start, end) of the tokens of a turn to learn: its text behind the header, and its end token. No media."""
+    if turn.end is None:
         raise Reject(
-            "template_error", "the text holds special tokens and all 32 noncharacters U+FDD0..U+FDEF", "messages"
+            "template_changes_record",
+            f"the chat template does not close a turn with {turn_end}: the model would not learn where to stop",
+            "messages",
         )
-    return mark
+    for i in range(turn.first, turn.end, 2):
+        text, encoding = plain[i // 2], encoded[i // 2]
+        begin = turn.header if i == turn.first else 0
+        left_out = [(begin + a, begin + b) for a, b in think_blocks(text[begin:])] if masked else []
+        for first, last in _kept_tokens(encoding, len(text), begin, left_out):
+            yield starts[i] + first, starts[i] + last
+    yield starts[turn.end], starts[turn.end] + 1
 
 
-def _strings(messages: Sequence[dict[str, Any]]) -> Sequence[str]:
-    texts: list[str] = []
-    for message in messages:
-        content = message["content"]
-        texts += [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
-        texts += [message["reasoning_content"]] if "reasoning_content" in message else []
-    return texts
+def _kept_tokens(
+    encoding: Any, length: int, begin: int, left_out: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """[first, last) of the tokens that reach behind character `begin` and touch no range that is left out."""
+    first = _token_behind(encoding, begin, length)
+    for low, high in left_out:
+        yield first, _token_behind(encoding, low, length)
+        first = sum(start < high for start, _ in encoding.offsets)
+    yield first, len(encoding.ids)
 
 
-def _marked(messages: Sequence[dict[str, Any]], renderer: Renderer, mark: str) -> list[dict[str, Any]]:
-    """The messages with the mark inside every special-token text of their content."""
-
-    def conceal(text: str) -> str:
-        return renderer.control.sub(lambda token: token[0][0] + mark + token[0][1:], text)
-
-    def concealed(content: Any) -> Any:
-        if isinstance(content, str):
-            return conceal(content)
-        return [{**part, "text": conceal(part["text"])} if "text" in part else part for part in content]
-
-    return [
-        {key: value if key == "role" else concealed(value) for key, value in message.items()} for message in messages
-    ]
+def _token_behind(encoding: Any, character: int, length: int) -> int:
+    """The first token that ends behind this character."""
+    if not character:
+        return 0
+    token = encoding.char_to_token(character) if character < length else None
+    return sum(end <= character for _, end in encoding.offsets) if token is None else int(token)
 
 
-def _apply_template(renderer: Renderer, messages: Sequence[dict[str, Any]]) -> str:
-    try:
-        return renderer.template.render(
-            messages=messages, tools=None, add_generation_prompt=False, **renderer.special_tokens
-        )
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise Reject("template_error", f"the chat template fails: {error}", "messages") from None
+def _join(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans that are not empty, neighbours joined."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if start < end and joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        elif start < end:
+            joined.append((start, end))
+    return joined

@@ -1,16 +1,42 @@
 """A chat template, compiled as transformers does (utils/chat_template_utils.py), without importing transformers."""
 
 import json
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lmms.configs.errors import ModelError
 
+_GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
+"""Variables of a template that are no options of the user: the program sets them."""
 
-def compile_template(source: str) -> jinja2.Template:
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A compiled template, and what it reads."""
+
+    template: jinja2.Template
+    variables: frozenset[str]
+    """Names that whoever renders may set."""
+    keys: frozenset[str]
+    """Keys of messages and parts that it looks at."""
+
+    @property
+    def options(self) -> frozenset[str]:
+        """Keywords that a user may set."""
+        return frozenset(name for name in self.variables.difference(_GIVEN) if not name.endswith("_token"))
+
+    @property
+    def reads_tools(self) -> bool:
+        """Whether the template has a place for tools and calls of them."""
+        return "tools" in self.variables and "tool_calls" in self.keys
+
+
+def compile_template(source: str) -> ChatTemplate:
     """The template, sandboxed. It has no clock (strftime_now): the same records must give the same ids on every day."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
@@ -18,9 +44,14 @@ def compile_template(source: str) -> jinja2.Template:
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     try:
-        return environment.from_string(source)
+        tree = environment.parse(source)
+        template = environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(f"the chat template is not valid Jinja: {error} (line {error.lineno})") from error
+    attributes = {node.attr for node in tree.find_all(jinja2.nodes.Getattr)}
+    constants = {node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)}
+    variables = frozenset(jinja2.meta.find_undeclared_variables(tree))
+    return ChatTemplate(template, variables, frozenset(attributes | constants))
 
 
 class _GenerationBlock(jinja2.ext.Extension):

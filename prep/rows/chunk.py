@@ -11,7 +11,17 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 
-USED_COLUMNS = ("messages", "images", "weight", "tools", "videos", "audios", "text")
+USED_COLUMNS = (
+    "messages",
+    "images",
+    "weight",
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "videos",
+    "audios",
+    "text",
+)
 """Columns of a table that are converted; other columns count by name only."""
 
 

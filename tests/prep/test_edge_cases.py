@@ -20,19 +20,14 @@ Outcome = tuple[str, str]
 
 TEXT_NAMES = {"no_trainable_tokens": "no_target_tokens"}
 IMAGE_NAMES = {"bad_part": {"bad_part", "part_missing_field", "unknown_part_type"}}
-LATER = {
-    "tool_args_string": "later_tools",
-    "tool_args_dict": "later_tools",
-    "tool_args_bad_json": "later_tools",
-    "tool_args_list": "later_tools",
-    "tool_args_empty_string": "later_tools",
-    "tool_name_missing": "later_tools",
-    "tool_calls_object": "later_tools",
-    "tools_string": "later_tools",
-    "tools_number": "later_tools",
-    "tool_without_call": "later_tools",
-    "text_record": "later_text",
-}
+LATER = {"text_record": "later_text"}
+TOOLS = (
+    "tool_args_string",
+    "tool_args_dict",
+    "tools_string",
+    "tool_without_call",
+)
+"""Accepted, but for a template without a place for tools."""
 ACCEPTED = ("weight_half",)
 """Policy: any weight counts."""
 LENGTH = {"very_long_record": "too_long"}
@@ -73,6 +68,10 @@ def test_text_edge_cases_end_as_expected(
             outcome, reason = "rejected", (LATER | LENGTH)[line["name"]]
         if line["name"] in ACCEPTED:
             outcome = "accepted"
+        if name == "qwen2.5-vl" and line["name"] in TOOLS:
+            outcome, reason = "rejected", "tools_unsupported"
+        if name != "qwen3-text" and line["name"] in ("reasoning_content", "think_as_reasoning"):
+            outcome, reason = "rejected", "reasoning_dropped"
         if name == "qwen3-vl" and line["name"] in ("system_not_first", "two_systems"):
             # Policy: its template leaves out every system turn but the first.
             outcome, reason = "rejected", "template_changes_record"

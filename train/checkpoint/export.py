@@ -65,7 +65,7 @@ def export(
     if has_lora and not merged:
         name = _base_name(base, source, model or state.config["model"]["path"])
         with _written(out, _bytes(trained, kind, checkpointed)) as part:
-            copy_around(source, part)
+            copy_around(source, part, state.chat_template)
             write_adapter(trained, checkpointed, lora, name, kind, part)
             _refuse_unlike(out, unlike(part, model_of(source, "none")))
         return out
@@ -73,7 +73,7 @@ def export(
         merge_lora(trained)
     trained.hf.to(kind)
     with _written(out, _bytes(trained, kind, None)) as part:
-        copy_around(source, part)
+        copy_around(source, part, state.chat_template)
         write_config(source, kind, part)
         write_weights(trained.hf, _with_weights(source, base), part)
         check_pretrained(model_of(part, "none").hf, part)
@@ -90,7 +90,7 @@ def _model_folder(state: TrainerState, checkpoint: Path, model: str | None) -> P
             f"{folder}, the model folder of {checkpoint}, is not there; put it back, or say where it is now:"
             f" --model DIR{'' if Path(given).is_absolute() else f', or --model {given}'}"
         )
-    fingerprints = read_model_folder(folder).fingerprints
+    fingerprints = read_model_folder(folder, chat_template=state.chat_template).fingerprints
     for name in ("tokenizer", "template"):
         if fingerprints[name] != state.fingerprints[name]:
             raise ModelError(

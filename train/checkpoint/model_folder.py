@@ -25,13 +25,25 @@ _DTYPES = ("dtype", "torch_dtype")
 """The key of transformers from 4.56 on, and the older key, which all versions read."""
 
 
-def copy_around(source: Path, folder: Path) -> None:
-    """Copy the files of a model besides its config and weights, byte for byte."""
+def copy_around(source: Path, folder: Path, chat_template: str | None) -> None:
+    """Copy the files of a model besides its config and weights, byte for byte; a chat_template replaces the model's."""
     for path in sorted(path for pattern in _COPIED for path in source.glob(pattern)):
         target = folder / path.relative_to(source)
         if path.name not in _NOT_COPIED:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
+    if chat_template is not None:
+        _replace_template(folder, chat_template)
+
+
+def _replace_template(folder: Path, chat_template: str) -> None:
+    """Leave one chat template in a model folder: programs differ in which of several files they read."""
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    write_whole(folder / "chat_template.jinja", chat_template)
+    tokenizer = folder / "tokenizer_config.json"
+    body = json.loads(tokenizer.read_text(encoding="utf-8"))
+    if body.pop("chat_template", None) is not None:
+        write_whole(tokenizer, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_config(source: Path, dtype: torch.dtype, folder: Path) -> None:

@@ -74,6 +74,8 @@ class TrainerState:
     best: Best | None
     config: Mapping[str, Any]
     """The settings in the version of lmms that ran: to compare and to show, see lora_of and train_of."""
+    chat_template: str | None = None
+    """The chat template of the shards, where they were built with another than the model's."""
 
 
 def train_of(state: TrainerState) -> dict[str, How]:

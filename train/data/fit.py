@@ -1,6 +1,8 @@
 """Whether a model folder is the folder that shards were built for. Reads JSON alone: no torch, no transformers."""
 
-from lmms.configs.contract.manifest import Dataset
+from collections.abc import Sequence
+
+from lmms.configs.contract.manifest import Dataset, given_template
 from lmms.configs.contract.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.errors import ModelError
 
@@ -8,12 +10,13 @@ from lmms.configs.errors import ModelError
 def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
     """The model folder, if the shards were made with its tokenizer, template, family and processor.
 
-    The smallest and largest image area come from the shards: prep may have used other areas than the processor's.
+    Shards that were built with another chat template than the model's have that template with them. The smallest and
+    largest image area come from the shards too: prep may have used other areas than the processor's.
     """
     manifest = dataset.manifest
     vision = manifest.vision
-    areas = (vision.min_pixels, vision.max_pixels) if vision else (None, None)
-    folder = read_model_folder(resolve_model(model, TRAIN_FILES), *areas)
+    low, high = (vision.min_pixels, vision.max_pixels) if vision else (None, None)
+    folder = read_model_folder(resolve_model(model, TRAIN_FILES), low, high, given_template(dataset))
     differences = [
         f"{name} is {actual or 'none'}, the shards have {expected or 'none'}"
         for name, actual, expected in (
@@ -32,3 +35,13 @@ def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
             " train with the model that the shards were built for, or build them again"
         )
     return folder
+
+
+def check_one_template(datasets: Sequence[Dataset]) -> None:
+    """ModelError for sets of shards with several chat templates: a model is exported with one."""
+    for dataset in datasets[1:]:
+        if dataset.manifest.fingerprints.get("template") != datasets[0].manifest.fingerprints.get("template"):
+            raise ModelError(
+                f"{datasets[0].where} and {dataset.where} have different chat templates; build both with the same"
+                " --chat-template"
+            )

@@ -15,7 +15,7 @@ from lmms.configs.settings.log import LogConfig, wandb_mode
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import is_url
 from lmms.train.checkpoint.files import fault_of
-from lmms.train.data.fit import fitting_model
+from lmms.train.data.fit import check_one_template, fitting_model
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 """A model folder has one of these files: all weights, or the list of the files that hold them."""
@@ -94,6 +94,7 @@ def _check_model(config: TrainConfig, output: Path, datasets: list[Dataset]) -> 
         return
     for dataset in datasets:
         fitting_model(config.model.path, dataset)
+    check_one_template(datasets)
     starts = config.resume == "never" or not any(output.glob("step-*"))
     reads_weights = config.model.init == "pretrained" and config.model.init_from is None
     if starts and reads_weights and not any((folder / name).is_file() for name in WEIGHT_FILES):

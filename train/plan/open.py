@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lmms.configs.contract.manifest import Dataset, Manifest
+from lmms.configs.contract.manifest import Dataset, Manifest, given_template
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.settings.parallel import check_sequence_heads
 from lmms.configs.settings.train import TrainConfig
@@ -17,7 +17,7 @@ from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.state import Base, TrainerState
 from lmms.train.data.balance import packs_of_steps, straggler_loss
 from lmms.train.data.costs import ModelCost
-from lmms.train.data.fit import fitting_model
+from lmms.train.data.fit import check_one_template, fitting_model
 from lmms.train.data.order import ORDER_VERSION, Order
 from lmms.train.data.phases import RunPhase, start_phase
 from lmms.train.data.sets import Sets, costs_digest, find_sets, read_sets
@@ -72,6 +72,7 @@ def open_run(
     evaluated = read_sets(eval_sets[0]) if eval_sets else None
     datasets = [*sets.datasets, *(evaluated.datasets if evaluated else ())]
     (folder, *_) = [fitting_model(config.model.path, dataset) for dataset in datasets]
+    check_one_template(datasets)
     beat("building the model")
     model = make_model(config, folder.path)
     hf_config = model.hf.config
@@ -191,6 +192,7 @@ def fresh_state(
         skipped=0,
         best=None,
         config=asdict(config),
+        chat_template=given_template(datasets[0]),
     )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lmms.prep.records.record import Record
+from lmms.prep.records.record import Message, Record
+from lmms.prep.records.tools import ToolCall
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,3 +18,22 @@ class Family:
     """The special token that opens a turn; the role follows, then a line break."""
     turn_end: str
     """The special token that closes a turn, which the model learns to end with."""
+
+
+def other_keys(message: Message) -> dict[str, Any]:
+    """The keys of a template's message besides role and content, each only where the record has it."""
+    calls = [
+        {"type": "function", **({"id": call.id} if call.id else {}), "function": _function(call)}
+        for call in message.calls
+    ]
+    values = {
+        "reasoning_content": message.reasoning,
+        "tool_calls": calls or None,
+        "name": message.name,
+        "tool_call_id": message.call_id,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _function(call: ToolCall) -> dict[str, Any]:
+    return {"name": call.name, "arguments": call.arguments}

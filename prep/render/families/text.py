@@ -4,7 +4,7 @@ from typing import Any
 
 from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
-from lmms.prep.render.families.family import Family
+from lmms.prep.render.families.family import Family, other_keys
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 """ChatML, which all Qwen families use."""
@@ -14,10 +14,7 @@ def template_messages(record: Record) -> list[dict[str, Any]]:
     """Text parts are joined as they are: these templates know strings only."""
     if record.images:
         raise Reject("images_unsupported", "the record has images, this model reads text only", record.images[0].place)
-    return [
-        {"role": m.role, "content": m.text, **({"reasoning_content": m.reasoning} if m.reasoning is not None else {})}
-        for m in record.messages
-    ]
+    return [{"role": m.role, "content": m.text, **other_keys(m)} for m in record.messages]
 
 
 FAMILY = Family(template_messages=template_messages, turn_start=TURN_START, turn_end=TURN_END)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmms.prep.records.parts import Part, Text
 from lmms.prep.records.record import Record
-from lmms.prep.render.families.family import Family
+from lmms.prep.render.families.family import Family, other_keys
 from lmms.prep.render.families.text import TURN_END, TURN_START
 
 
@@ -24,8 +24,7 @@ def template_messages(record: Record) -> list[dict[str, Any]]:
         content: Any = m.content
         if not isinstance(content, str):
             content = [part for is_text, run in groupby(content, _is_text) for part in _template_parts(is_text, run)]
-        reasoning = {"reasoning_content": m.reasoning} if m.reasoning is not None else {}
-        messages.append({"role": m.role, "content": content, **reasoning})
+        messages.append({"role": m.role, "content": content, **other_keys(m)})
     return messages
 
 

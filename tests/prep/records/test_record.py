@@ -61,7 +61,11 @@ def test_a_surrogate_pair_is_one_character() -> None:
         ({"messages": []}, "empty_messages", "messages"),
         ({"messages": "not json"}, "invalid_json", "messages"),
         ({"text": "plain"}, "later_text", "text"),
-        (conversation(tools=[{}]), "later_tools", "tools"),
+        (conversation(tools=[{}]), "bad_tools", "tools[0]"),
+        (conversation(tools=3), "bad_tools", "tools"),
+        (conversation(tools=["no json"]), "invalid_json", "tools[0]"),
+        (conversation(tools=[{"name": "f"}], functions=[{"name": "f"}]), "bad_tools", "tools"),
+        (conversation(chat_template_kwargs=[1]), "bad_template_option", "chat_template_kwargs"),
         (conversation(videos=["a.mp4"]), "later_video", "videos"),
         (conversation("hello"), "message_not_object", "messages[0]"),
         (conversation({"content": "a"}), "missing_role", "messages[0]"),
@@ -73,8 +77,16 @@ def test_a_surrogate_pair_is_one_character() -> None:
         (conversation({**USER, "weight": 0.5}, ASSISTANT), "bad_weight", "messages[0].weight"),
         (conversation(weight=0), "no_target_tokens", "weight"),
         (conversation(USER, {**ASSISTANT, "reasoning_content": 3}), "bad_reasoning", "messages[1]"),
-        (conversation({"role": "tool", "content": "x"}), "later_tools", "messages[0]"),
-        (conversation(USER, {"role": "assistant", "content": None, "tool_calls": [{}]}), "later_tools", "messages[1]"),
+        (conversation(USER, {**ASSISTANT, "tool_calls": [{}]}), "bad_tool_call", "messages[1].tool_calls[0]"),
+        (conversation(USER, {**ASSISTANT, "tool_calls": {}, "content": None}), "null_content", "messages[1].content"),
+        (conversation(USER, {**ASSISTANT, "tool_calls": {"a": 1}}), "bad_tool_call", "messages[1].tool_calls"),
+        (
+            conversation(USER, {**ASSISTANT, "function_call": {"name": ""}}),
+            "bad_tool_call",
+            "messages[1].function_call",
+        ),
+        (conversation({**USER, "function_call": {"name": "f"}}), "bad_tool_call", "messages[0]"),
+        (conversation({**USER, "reasoning": "x"}, ASSISTANT), "bad_reasoning", "messages[0]"),
         (conversation(USER), "no_assistant", "messages"),
         (conversation(image_turn("text")), "part_not_object", "messages[0].content[0]"),
         (conversation(image_turn({"type": "text"})), "part_missing_field", "messages[0].content[0]"),
@@ -136,7 +148,7 @@ def test_messages_of_a_table_may_be_a_json_string() -> None:
 
 def test_a_weight_of_0_makes_a_turn_context() -> None:
     record = parse_record(conversation(USER, {**ASSISTANT, "weight": 0}, USER, {**ASSISTANT, "weight": 1.0}))
-    assert [m.weight for m in record.messages] == [1, 0, 1, 1]
+    assert [m.weight for m in record.messages] == [0, 0, 0, 1]
 
 
 def test_columns_and_keys_that_are_not_used_are_named_once() -> None:

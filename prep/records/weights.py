@@ -1,0 +1,71 @@
+"""What a record says about its loss: weights, and the flags of other systems, each read as what it says.
+
+weight, loss_weight, loss_scale   a number: the weight of each token of the turn
+loss, train, loss_mask            true or 1: the turn is learned
+mask                              true or 1: the turn is not learned
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT
+from lmms.configs.settings.sources import Targets
+from lmms.prep.records.strict_json import kind_of
+from lmms.prep.reject import Reject
+
+_NUMBERS = ("weight", "loss_weight", "loss_scale")
+_SWITCHES = {"loss": True, "train": True, "loss_mask": True, "mask": False}
+"""Flag -> whether true says that the turn is learned."""
+WEIGHT_KEYS = (*_NUMBERS, *_SWITCHES)
+
+
+def parse_weight(holder: Mapping[str, Any], key: str, place: str) -> float | None:
+    """The number under a key of a record or message; None where there is none. Raises Reject."""
+    weight = holder.get(key)
+    if weight is None:
+        return None
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not (weight == 0 or LEAST_WEIGHT <= weight <= MOST_WEIGHT):
+        given = repr(weight)[:40] if is_number else kind_of(weight)
+        expected = f"expected a number, 0 or from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
+        raise Reject("bad_weight", f"{key} is {given}; {expected}", place)
+    return float(weight)
+
+
+def message_weight(message: Mapping[str, Any], is_learned: bool, place: str) -> float:
+    """The weight of a turn by its flags. is_learned: whether turns of its role are learned. Raises Reject.
+
+    A turn that is not learned may have the weight 0 or 1, which many exports write for every turn.
+    """
+    numbers = {key: w for key in _NUMBERS if (w := parse_weight(message, key, f"{place}.{key}")) is not None}
+    switches = {key: _switch(message[key], key, place) for key in _SWITCHES if message.get(key) is not None}
+    says = {**{key: weight > 0 for key, weight in numbers.items()}, **switches}
+    if len(set(numbers.values())) > 1 or len(set(says.values())) > 1:
+        shown = ", ".join(f"{key} {message[key]!r}" for key in says)
+        raise Reject("conflicting_weights", f"the flags of the turn contradict each other: {shown}", place)
+    weight = next(iter(numbers.values()), 1.0)
+    if is_learned:
+        return weight if all(switches.values()) else 0.0
+    if weight not in (0, 1):
+        key = next(iter(numbers))
+        given = f"{key} {weight:g} of a {message.get('role')} turn, which is not learned"
+        raise Reject("bad_weight", f"{given}; expected none, or targets=all", f"{place}.{key}")
+    asked = next((key for key, learned in switches.items() if learned), None)
+    if asked:
+        given = f"{asked} asks to learn a {message.get('role')} turn, but only assistant turns are learned"
+        raise Reject("conflicting_weights", f"{given}; set targets=all", f"{place}.{asked}")
+    return 0.0
+
+
+def learned_weights(roles: Sequence[str], weights: Sequence[float], targets: Targets) -> list[float]:
+    """The weight of each turn in the loss, after the choice of targets."""
+    if targets != "last":
+        return list(weights)
+    last = max((i for i, role in enumerate(roles) if role == "assistant"), default=-1)
+    return [weight if i == last else 0.0 for i, weight in enumerate(weights)]
+
+
+def _switch(value: Any, key: str, place: str) -> bool:
+    if value not in (0, 1) or not isinstance(value, int | float):
+        raise Reject("bad_weight", f"{key} is {kind_of(value)}, expected true, false, 0 or 1", f"{place}.{key}")
+    return bool(value) == _SWITCHES[key]
