@@ -50,7 +50,7 @@ class StepLog:
     grad_norm: float
     """L2 norm of all gradients."""
     grad_norms: dict[Part, float | None]
-    """L2 norm of each part's gradients; 0 in a step that does not reach the part, None where the part is not trained."""
+    """L2 norm of each part's gradients; 0 in a step that does not reach the part, None where it is not trained."""
     tokens: int
     """Tokens of the step, over all ranks: target, prompt and visual tokens."""
     target_tokens: int
