@@ -12,14 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from lmms.cli.dry_run import show as show_dry_run
-from lmms.cli.live import view
-from lmms.cli.settings import read_settings
+from lmms.cli.live.view import view
+from lmms.cli.settings import options_of, read_settings
 from lmms.configs import errors
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.train import TrainConfig
 
-_OPTIONS = ("--config", "--resume", "--nproc", "--print-config", "--dry-run", "--card", "--ranks", "--json")
 _STOPPED = 128 + signal.SIGTERM
 """Exit code in a shell of a process ended by SIGTERM. The run is saved and goes on with the same command."""
 
@@ -86,7 +85,7 @@ def train(
 
 def _run_file(config: Path | None, words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The run file, if one is named, and the settings among the words of the command line."""
-    others, settings = read_settings(words, TrainConfig, _OPTIONS)
+    others, settings = read_settings(words, TrainConfig, options_of(train))
     files = [*([config] if config else []), *map(Path, others)]
     if len(files) > 1:
         raise ConfigError(

@@ -54,11 +54,12 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("run",),
     ),
     "cli": (
-        ("run_log", "settings", "ui"),
+        ("settings", "ui"),
         ("dry_run", "export", "inspect", "prep"),
         ("demo", "live"),
         ("train",),
         ("main",),
+        ("__main__",),
     ),
 }
 """House -> its rooms, folders and single files, from the ground floor up: a room imports those of lower floors."""

@@ -6,6 +6,7 @@ docs/loops.md has an example.
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,8 @@ class PackDataset(IterableDataset[Step]):
         sets, data = self._opened.sets, self._config.data
         order = order_of(sets, self._opened.phase)
         share, done = RankShare(micro_packs=data.micro_packs), Progress(self._state.step, self._state.position)
-        plans, ahead = (plan_steps(order, sets, share, done) for _ in range(2))
-        requests = (request for plan in ahead for request in plan.passes)
+        plans, coming = tee(plan_steps(order, sets, share, done))
+        requests = (request for plan in coming for request in plan.passes)
         reader = PackReader(sets.datasets)
         with closing(batches(reader, self._opened.recipe, requests, data.workers, self._config.stall_s)) as loader:
             for plan in plans:

@@ -118,9 +118,10 @@ def _prepare(screen: Console, folder: Path, seed: int) -> None:
 def _look(screen: Console, folder: Path) -> None:
     from tokenizers import Tokenizer
 
-    from lmms.cli.inspect.shard import pack_segments, segment_text
+    from lmms.cli.inspect.shard import segment_text
     from lmms.configs.contract.manifest import open_dataset
     from lmms.train.data.shards import PackReader, read_sidecar
+    from lmms.train.data.view import pack_segments
 
     dataset = open_dataset(folder / "shards")
     pack = PackReader([dataset]).read(read_sidecar(dataset).place(0))

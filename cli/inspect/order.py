@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lmms.cli import ui
 from lmms.cli.inspect.order_settings import order_settings
+from lmms.cli.settings import options_of
 from lmms.configs.words import counted
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def order(
     from lmms.train.data.balance import repeats
     from lmms.train.plan.preview import preview, step_previews
 
-    settings, run = order_settings(words or (), config, epochs)
+    settings, run = order_settings(words or (), config, epochs, options_of(order))
     with ui.doing("opening the shards and the model, which says what a pack costs"):
         view = preview(settings, ranks=ranks, epochs=epochs, run=run)
     if as_json:

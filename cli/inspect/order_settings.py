@@ -1,7 +1,7 @@
 """The settings for `lmms inspect order`: from a run file, a run that goes on, or shards."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lmms.cli.settings import read_settings
@@ -12,17 +12,19 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import open_store
 
 _RETRY_S = 120.0
-_OPTIONS = ("--config", "--ranks", "--epochs", "--json")
 _LENGTHS = ("max_steps", "max_epochs", "max_tokens")
 
 
-def order_settings(words: Sequence[str], config: Path | None, epochs: int) -> tuple[TrainConfig, Path | None]:
+def order_settings(
+    words: Sequence[str], config: Path | None, epochs: int, options: Collection[str]
+) -> tuple[TrainConfig, Path | None]:
     """The settings of the run, and its output folder if the run goes on from there.
 
     words: shards, the output folder of a run or a run file, and settings as `lmms train` takes them. config: the run
-    file, by default the file in the run's folder. ConfigError for a run that is named with shards, or for nothing.
+    file, by default the file in the run's folder. options: those of the command. ConfigError for a run that is named
+    with shards, or for nothing.
     """
-    others, settings = read_settings(words, TrainConfig, _OPTIONS)
+    others, settings = read_settings(words, TrainConfig, options)
     files = [*([config] if config else []), *(Path(word) for word in others if Path(word).is_file())]
     places = [word for word in others if not Path(word).is_file()]
     runs = [Path(place).expanduser() for place in places if (Path(place).expanduser() / "phases.json").is_file()]

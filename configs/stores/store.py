@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from lmms.configs.errors import ConfigError, DatasetError, nearest, refuse_file_limit
-from lmms.configs.stores.remote import OBJECT_SCHEMES, RemoteStore, missing
+from lmms.configs.stores.remote import BLOCK, OBJECT_SCHEMES, RemoteStore, missing
 
 _MODULES = {
     **dict.fromkeys(OBJECT_SCHEMES, ("obstore", "obstore")),
@@ -21,7 +21,6 @@ _MODULES = {
     "dbfs": ("databricks", "lmms[dbfs]"),
 }
 """URL scheme -> (the module that reads such URLs, the package to install)."""
-_BLOCK = 8 * 2**20
 
 
 class Store(Protocol):
@@ -137,5 +136,5 @@ def setting_text(value: Any) -> str:
 
 def read_blocks(store: Store, name: str, size: int) -> Iterator[bytes]:
     """The bytes of a file, a few MB at a time; fewer than `size` if the file ends earlier."""
-    for start in range(0, size, _BLOCK):
-        yield store.read_range(name, start, min(_BLOCK, size - start))
+    for start in range(0, size, BLOCK):
+        yield store.read_range(name, start, min(BLOCK, size - start))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lmms.cli import live
-from lmms.cli.run_log import LOG_NAME, run_log
+from lmms.cli.live import view as live
+from lmms.cli.live.run_log import LOG_NAME, run_log
 from lmms.configs.errors import TrainError
 from tests.kit.logs import step_log
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lmms.configs.contract.check import check_pack
 from lmms.configs.contract.families import FAMILIES
-from lmms.configs.contract.hashing import mix64
 from lmms.configs.contract.loss_weight import span_weights
 from lmms.configs.contract.pack import Pack, join_packs
 from lmms.configs.errors import DatasetError, TrainError
 from lmms.train.batch.images import BadMediaError, image_patches
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.vision import Pictures, make_pictures
+from lmms.train.data.sets import packs_digest
 from lmms.train.data.shards import Place
 from lmms.train.families import family_of
 from lmms.train.parallel.share import WHOLE, Share, share_images
@@ -120,7 +120,7 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
         vision=pictures,
         images=len(joined.media),
         packs=tuple(map(recipe.name, places)),
-        digest=int(mix64(np.array([place.xxh3 for place in places], np.uint64)).sum(dtype=np.uint64)) * counts,
+        digest=packs_digest(np.array([place.xxh3 for place in places], np.uint64)) * counts,
         masked=tuple(masked.values()) if counts else (),
         share=WHOLE,
     )

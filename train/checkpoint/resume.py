@@ -14,7 +14,7 @@ from lmms.configs.files import PART_SUFFIX
 from lmms.configs.nested import flat
 from lmms.configs.room import size_text
 from lmms.configs.stores.store import setting_text
-from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, refuse_damaged
+from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, named_checkpoint, refuse_damaged
 from lmms.train.checkpoint.read import (
     checkpoint_name,
     damaged_of_all,
@@ -124,12 +124,7 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
         return None
     chosen, step = None, 0
     if setting != "never":
-        chosen = Path(setting).expanduser()
-        if (fault := fault_of(chosen)) is not None:
-            raise TrainError(
-                f"resume is {setting!r}: {chosen} is not a complete checkpoint ({fault}); expected auto, never or the"
-                " folder of a checkpoint"
-            )
+        chosen = named_checkpoint(setting)
         step = read_state(chosen).step
     later = [path for other, path in folders.items() if other > step or (other == step and not _same(path, chosen))]
     in_the_way = [path for path in later if fault_of(path) is None]

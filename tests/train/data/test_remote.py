@@ -324,6 +324,6 @@ def test_a_reader_connects_again_in_another_process(web: tuple[Server, str], pac
 def test_files_of_many_blocks_are_put_together(
     web: tuple[Server, str], packs: list[Pack], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_BLOCK", 1000)
+    monkeypatch.setattr(remote, "BLOCK", 1000)
     assert all_same(all_packs(open_dataset(web[1])), packs)
     assert requests(root).count("packs.parquet") > 1
