@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lmms.train.optim.schedule import lr_share
     from lmms.train.parallel.world import World, start_world, stop_world
     from lmms.train.plain_loop import PackDataset, Step, load_model, open_shards
-    from lmms.train.plan.dry_run import DryRun, dry_run
+    from lmms.train.plan.dry_run import dry_run
+    from lmms.train.plan.dry_run_result import DryRun
     from lmms.train.plan.preview import Preview, preview
     from lmms.train.run import train
     from lmms.train.setup import Run, start
@@ -72,7 +73,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "train": "lmms.train.run",
-        **dict.fromkeys(("DryRun", "dry_run"), "lmms.train.plan.dry_run"),
+        "dry_run": "lmms.train.plan.dry_run",
+        "DryRun": "lmms.train.plan.dry_run_result",
         **dict.fromkeys(("Preview", "preview"), "lmms.train.plan.preview"),
         "export": "lmms.train.checkpoint.export",
         "verify": "lmms.train.data.verify",

@@ -20,7 +20,8 @@ from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.data.balance import packs_of_steps, straggler_loss
 from lmms.train.data.phases import order_of
 from lmms.train.plan.cards import MEMORY, Card, cards_to_show, find_card
-from lmms.train.plan.dry_run import DryRun, dry_run
+from lmms.train.plan.dry_run import dry_run
+from lmms.train.plan.dry_run_result import DryRun
 from lmms.train.plan.memory import ALLOWANCE_BYTES, COMPONENTS
 from lmms.train.plan.open import open_run
 from lmms.train.plan.trace import units
