@@ -16,12 +16,13 @@ from lmms.configs.words import counted
 from lmms.train.data.costs import ModelCost, table_costs
 from lmms.train.data.mixture import PERIOD, Phase
 from lmms.train.data.order import by_cost, step_packs
-from lmms.train.data.phases import RunPhase, SetShare, write_phases
+from lmms.train.data.phases import SetShare, write_phases
 from lmms.train.data.sets import Sets, make_order, open_sets, packs_digest
 from lmms.train.model.flops import model_cost
 from lmms.train.model.folder import model_of
 from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
+from tests.kit.phases import first_phase
 from tests.kit.processes import loaded_by
 
 
@@ -125,17 +126,7 @@ def test_the_screen_says_what_a_person_decides_by(shards: Path, sets: Sets) -> N
 @pytest.fixture
 def run(shards: Path, sets: Sets, cost: ModelCost, tmp_path: Path) -> Path:
     share = SetShare(shards=str(shards), index=sets.datasets[0].index_hash, turns=PERIOD, cursor=0)
-    phase = RunPhase(
-        step=0,
-        position=0,
-        global_packs=4,
-        group_packs=1,
-        seed=3,
-        cost=cost,
-        pass_packs=9,
-        pack_tokens=9.0,
-        sets=(share,),
-    )
+    phase = first_phase([share], seed=3, cost=cost)
     write_phases(tmp_path, [phase])
     return tmp_path
 
