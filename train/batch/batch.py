@@ -99,11 +99,7 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     if tower is not None:
         rank_images = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
         patches, masked = _decode(packs, places, recipe, rank_images)
-        # Sets differ in the areas of their images alone, which are settled by now.
-        geometry = recipe.sets[0].vision
-        assert geometry is not None
-        tokens = len(joined.input_ids)
-        pictures = make_pictures(recipe.family, joined.media, patches, geometry, tower, tokens, recipe.share)
+        pictures = make_pictures(recipe, joined.media, patches, len(joined.input_ids))
         weights[np.isin(segments, list(masked))] = 0
     weights *= counts
     whole = Batch(

@@ -101,9 +101,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         memory=memory,
         staged=staged_bytes(traced, ranks, initial.checkpointed),
         cards=list(cards),
-        proposals=proposals_of(traced, opened, ranks, batches, overlaid, min(short), goes_on=bool(checkpoint))
-        if short
-        else [],
+        proposals=proposals_of(traced, ranks, min(short), goes_on=bool(checkpoint)) if short else [],
         length=_length(phases[-1], order, max(steps - state.step, 0), output),
         waiting=expected_waiting(config, order, ranks // sequence, state.position),
         remarks=[

@@ -51,6 +51,10 @@ class Traced:
     """Settings, and the memory of their heaviest passes. The number of ranks does not change it."""
 
     config: TrainConfig
+    opened: Opened
+    batches: Sequence[Batch]
+    overlaid: Collection[str]
+    """See traced_model."""
     model: TrainModel
     passes: Callable[[bool], list[tuple[list[Peak], int]]]
     """A call with alone (one rank, or several): for each of the heaviest batches, its moments and its bytes."""
@@ -70,7 +74,8 @@ def trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], overlai
             for batch in batches
         ]
 
-    return Traced(config=config, model=traced_model(config, opened, overlaid), passes=passes)
+    model = traced_model(config, opened, overlaid)
+    return Traced(config=config, opened=opened, batches=batches, overlaid=overlaid, model=model, passes=passes)
 
 
 def memory_of(traced: Traced, ranks: int) -> list[dict[str, int]]:
