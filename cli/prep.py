@@ -8,6 +8,7 @@ import typer
 
 from lmms.cli import ui
 from lmms.cli.settings import ANY_OPTION, read_settings, with_options
+from lmms.configs.contract.manifest import NOT_READ
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.prep import PrepConfig
@@ -52,8 +53,12 @@ def build_shards(
 
     screen = ui.console(quiet)
     start = time.monotonic()
-    with ui.progress(screen) as show:
-        manifest = build_shards(settings, lambda p: show(p.stage, p.done, p.total, _progress_text(p, start)))
+    try:
+        with ui.progress(screen) as show:
+            manifest = build_shards(settings, lambda p: show(p.stage, p.done, p.total, _progress_text(p, start)))
+    except KeyboardInterrupt:
+        ui.error_console().print(f"stopped: there is nothing at {settings.out}, and what was begun is removed")
+        raise typer.Exit(130) from None
     screen.print(_summary(settings.out, manifest, time.monotonic() - start))
 
 
@@ -66,7 +71,11 @@ def _progress_text(progress: "Progress", start: float) -> str:
 
 
 def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
+    from lmms.prep.rows.find import unread_text
+
     counts = manifest.counts
+    unread = {note.removeprefix(NOT_READ): n for note, n in manifest.notes.items() if note.startswith(NOT_READ)}
+    used_notes = {note: n for note, n in manifest.notes.items() if not note.startswith(NOT_READ)}
     rows = [
         (
             "records",
@@ -74,7 +83,9 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
             f" + {counts['skipped']:,} skipped",
         ),
         *((f"  {reason}", f"{number:,} rejected") for reason, number in manifest.rejects.items()),
-        *((f"  {note}", f"not used, in {counted(number, 'record')}") for note, number in manifest.notes.items()),
+        *((f"  {note}", f"not used, in {counted(number, 'record')}") for note, number in used_notes.items()),
+        *([("not read", unread_text(unread))] if unread else []),
+        *_forms(manifest),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
         ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),
@@ -86,3 +97,16 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
         ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}"),
     ]
     return ui.facts(out, rows)
+
+
+def _forms(manifest: "Manifest") -> list[tuple[str, str]]:
+    """A row for each form, with the sources that were read so."""
+    names: dict[str, list[str]] = {}
+    for source in manifest.sources:
+        names.setdefault(source["form"], []).append(source["name"])
+    return [(f"form {form}", _shortened(sources)) for form, sources in names.items()]
+
+
+def _shortened(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -72,7 +72,8 @@ def _layers(
 
 def _value(kind: type, key: str, text: str, origin: str) -> Any:
     """The value of an override. A path may hold what YAML would take for a number, a comment or a mapping."""
-    literal = is_text(kind, key) and text.strip() not in ("null", "~") and not text.lstrip().startswith(("'", '"'))
+    literal = is_text(kind, key, text) and text.strip() not in ("null", "~")
+    literal = literal and not text.lstrip().startswith(("'", '"'))
     return text.strip() if literal else parse_yaml(text, origin)
 
 

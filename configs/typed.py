@@ -2,10 +2,10 @@
 
 Three steps, with time to merge several sources between them: check each source, then missing_keys, then build.
 A type is str, bool, int, float, Literal, a dataclass, tuple[T, ...], tuple[A, B], dict[str, T], Mapping[str, T], Json,
-one of these `| None`, or a dataclass `| str`. An int may stand for a float, never a float for an int; a bool is no int;
-infinities and NaN are refused; a string is never empty, nor a list. For a dict[str, T] a T alone means {default: T};
-keys that are unset or null keep the values of the field's default. A Mapping[str, T] has the keys that the user writes.
-A number may have a range: Annotated[int, Range(1)].
+one of these `| None`, or a dataclass or tuple `| str`. An int may stand for a float, never a float for an int; a bool
+is no int; infinities and NaN are refused; a string is never empty, nor a list. For a dict[str, T] a T alone means
+{default: T}; keys that are unset or null keep the values of the field's default. A Mapping[str, T] has the keys that
+the user writes. A number may have a range: Annotated[int, Range(1)].
 """
 
 import sys
@@ -44,7 +44,7 @@ def check(hint: Any, value: Any, key: str, origin: str, other_names: Mapping[str
         raise ConfigError(f"{where}{key} is {value}, expected {bounds}{advice}")
     if inner is Json:
         return value
-    if _is_union(inner):
+    if _is_union(inner) and (isinstance(value, str | list | tuple | dict) or is_dataclass(value)):
         return check(_alternative(inner, value), value, key, origin, other_names)
     if is_dataclass(value) and isinstance(inner, type) and isinstance(value, inner):
         return value
@@ -99,11 +99,13 @@ def check_taken_back(kind: Any, low: dict[str, Any], value: dict[str, Any], key:
                 raise ConfigError(f"{origin}: {path}.{item} is null, but nothing set it before{advice}")
 
 
-def is_text(kind: Any, key: str) -> bool:
-    """Whether a dotted key of a dataclass has a string as its value."""
+def is_text(kind: Any, key: str, text: str) -> bool:
+    """Whether a dotted key of a dataclass has a string as its value; a list may stand for it if the text is a list."""
     name, dot, rest = key.partition(".")
     inner = without_none(_fields(kind)[name][0]) if name in _fields(kind) else None
-    return is_text(inner, rest) if dot and is_dataclass(inner) else inner is str and not dot
+    if dot:
+        return is_dataclass(inner) and is_text(inner, rest, text)
+    return inner is str or (_is_union(inner) and str in get_args(inner) and not text.lstrip().startswith("["))
 
 
 def missing_keys(hint: Any, value: Any, key: str) -> Iterator[str]:
@@ -166,10 +168,9 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 def without_none(hint: Any) -> Any:
     """X for `X | None`, else the hint itself."""
-    if get_origin(hint) not in (Union, UnionType):
+    if not _is_union(hint) or NoneType not in get_args(hint):
         return hint
-    kinds = [arg for arg in get_args(hint) if arg is not NoneType]
-    return kinds[0] if len(kinds) == 1 else hint
+    return Union[tuple(arg for arg in get_args(hint) if arg is not NoneType)]  # noqa: UP007
 
 
 def _is_union(hint: Any) -> bool:
@@ -177,7 +178,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _alternative(hint: Any, value: Any) -> Any:
-    """The type that this value is to have: of a dataclass `| str`, str for a string."""
+    """The type that this value is to have: of a dataclass or a list `| str`, str for a string."""
     if not _is_union(hint):
         return hint
     (kind,) = (arg for arg in get_args(hint) if arg is not str)

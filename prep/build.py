@@ -7,7 +7,9 @@ folder renamed: a build is complete or does not exist.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.contract.check import PackLimits, pack_limits
-from lmms.configs.contract.manifest import Manifest
+from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.errors import BuildError, ConfigError
@@ -26,14 +28,25 @@ from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
+from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
+from lmms.prep.media.network import Network
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
+from lmms.prep.rows.find import Unread
 from lmms.prep.samples import Recipe
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
-from lmms.prep.sources import Source, find_sources, memory_chunks, memory_source, read_chunks
+from lmms.prep.sources import (
+    Source,
+    find_sources,
+    memory_chunks,
+    memory_source,
+    memory_with_form,
+    read_chunks,
+    with_forms,
+)
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "workers")
@@ -62,9 +75,13 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     """
     folder = _model_folder(config)
     recipe = _recipe(config, folder)
-    sources = find_sources(config.sources, config.media_root, config)
+    sources, unread = find_sources(config.sources, config.media_root, config)
+    sources = with_forms(sources)
+    memory: Iterator[Chunk] = iter(())
     if records is not None:
-        sources.append(memory_source(config.media_root, config))
+        chunks = memory_chunks(len(sources), records)
+        source, memory = memory_with_form(memory_source(config.media_root, config), chunks)
+        sources.append(source)
     if not sources:
         raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
     _check_options(sources, folder.chat_template)
@@ -72,7 +89,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     with new_folder(out, BuildError) as part:
         spool = part / "spool"
         spool.mkdir()
-        ledger = _read(config, sources, records, folder, spool, report)
+        ledger = _read(config, sources, memory, folder, spool, report)
         samples = ledger.all_samples()
         check_rejects(ledger, config.max_rejects, out)
         plan = plan_packs(
@@ -80,7 +97,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         )
         written = _write(config, samples, plan, recipe.limits, spool, part, report)
         shutil.rmtree(spool)
-        facts, account = _facts(config, folder, ledger), _account(ledger, samples)
+        facts, account = _facts(config, folder, ledger), _account(ledger, samples, unread)
         return write_folder(part, facts, written, _samples(samples, plan), account)
 
 
@@ -107,6 +124,8 @@ def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
+        text_overlap=config.text_overlap,
+        network=Network() if config.allow_network else None,
     )
 
 
@@ -128,24 +147,42 @@ def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[
     return spool_chunk(chunk_id, chunk, sources[chunk.source], _renderer, recipe, spool)
 
 
-def _chunks(sources: Sequence[Source], records: Any) -> Iterator[Chunk]:
-    for i, source in enumerate(sources):
-        yield from memory_chunks(i, records) if source.kind == "memory" else read_chunks(i, source)
+def _chunks(sources: Sequence[Source], memory: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The chunks of all sources; records in memory are the last of them."""
+    yield from read_chunks([source for source in sources if source.kind != "memory"])
+    yield from memory
+
+
+def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
+    _, chunk = task
+    return f"rows {chunk.first_row} to {chunk.first_row + len(chunk.rows) - 1} of {sources[chunk.source].name}"
 
 
 def _read(
-    config: PrepConfig, sources: list[Source], records: Any, folder: ModelFolder, spool: Path, report: Report
+    config: PrepConfig,
+    sources: list[Source],
+    memory: Iterator[Chunk],
+    folder: ModelFolder,
+    spool: Path,
+    report: Report,
 ) -> Ledger:
     ledger = Ledger(sources)
     sizes = [source.bytes for source in sources]
     tokens = 0
     report(Progress("reading", 0, sum(sizes), 0, 0, 0))
     task = partial(_spool_task, sources, _recipe(config, folder), spool)
-    for spooled in map_ordered(task, enumerate(_chunks(sources, records)), config.workers, _load_renderer, (folder,)):
-        ledger.add(spooled)
-        tokens += int(spooled.samples["tokens"].sum())
-        done = sum(sizes[: spooled.source]) + spooled.file_bytes
-        report(Progress("reading", done, sum(sizes), ledger.read.total(), tokens, len(ledger.rejects)))
+    chunks = enumerate(_chunks(sources, memory))
+    setup = partial(_load_renderer, folder)
+    done = 0
+    with (
+        room_for(spool.parent, lambda: 2 * folder_bytes(spool) * sum(sizes) // max(done, 1)),
+        closing(map_ordered(task, chunks, config.workers, setup, partial(_name_of, sources))) as results,
+    ):
+        for spooled in results:
+            ledger.add(spooled)
+            tokens += int(spooled.samples["tokens"].sum())
+            done = sum(sizes[: spooled.source]) + spooled.file_bytes
+            report(Progress("reading", done, sum(sizes), ledger.read.total(), tokens, len(ledger.rejects)))
     return ledger
 
 
@@ -173,10 +210,17 @@ def _write(
     tasks = enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes))
     written, done = [], 0
     report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
-    for shard in map_ordered(partial(_write_task, spool, out, limits), tasks, config.workers, _nothing, ()):
-        written.append(shard)
-        done += shard.file.samples
-        report(Progress("writing", done, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
+    task = partial(_write_task, spool, out, limits)
+    with (
+        room_for(out, lambda: 2 * folder_bytes(spool)),
+        closing(
+            map_ordered(task, tasks, config.workers, _nothing, lambda task: f"shard {task[0]} to write")
+        ) as results,
+    ):
+        for shard in results:
+            written.append(shard)
+            done += shard.file.samples
+            report(Progress("writing", done, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
     return written
 
 
@@ -202,9 +246,10 @@ def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts
     )
 
 
-def _account(ledger: Ledger, samples: npt.NDArray[np.void]) -> Account:
+def _account(ledger: Ledger, samples: npt.NDArray[np.void], unread: Unread) -> Account:
     return Account(
         sources=list(source_counts(ledger, samples)),
         rejects=reject_rows(ledger),
-        notes=dict(ledger.notes.most_common()),
+        notes=dict(sum(ledger.notes.values(), Counter()).most_common())
+        | {NOT_READ + what: number for what, number in unread.most_common()},
     )

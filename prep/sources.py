@@ -1,24 +1,26 @@
 """Files of chat records -> chunks of raw rows, in one order, with bounded memory.
 
-    .jsonl .jsonl.gz .jsonl.zst   one record a line; lines end at \\n only
+    .jsonl .ndjson                lines, one record each; they end at \\n only
+    .json                         a list of records, lines of records, or one record
+    .csv .tsv                     one record a row, its cells as strings
+    .tar                          a WebDataset: members with one key are a record
     .parquet                      one record a row
     .arrow                        Arrow IPC, file or stream, one record a row
     a folder with state.json      datasets.Dataset.save_to_disk
     other folders, globs          every file of a kind above in them, by name
 
-The libraries that read tables are imported where they are used: a build of JSON lines needs none of them.
+Those of the first four lines may be compressed: .gz, .zst, .xz, .bz2. The libraries that read tables are loaded in a
+child only.
 """
 
-import glob
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError, refuse_file_limit
-from lmms.configs.files import PART_ENDING
 from lmms.configs.settings.sources import (
     DEFAULT_READING,
     NO_RECORD_SETTINGS,
@@ -27,30 +29,27 @@ from lmms.configs.settings.sources import (
     SourceConfig,
     decide_reading,
 )
+from lmms.configs.source_list import expand_sources
+from lmms.prep.media.roots import MediaRoot, media_roots
+from lmms.prep.records.forms import ALL_COLUMNS, FORMS, columns_read, find_form
+from lmms.prep.records.forms.fields import check_fields_map, pick_fields
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
-from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Rows
+from lmms.prep.rows.child import ReadTable, table_reader
+from lmms.prep.rows.chunk import Chunk, Packed, Rows, TarRow
+from lmms.prep.rows.find import FileSet, Unread, find_files
+from lmms.prep.rows.json_list import read_json
+from lmms.prep.rows.kinds import TABLES, Kind
+from lmms.prep.rows.lines import check_pointer, read_lines
 from lmms.prep.rows.memory import memory_rows
+from lmms.prep.rows.tar import read_tar, with_members
 
 if TYPE_CHECKING:
+    from lmms.prep.records.document import Document
     from lmms.prep.records.record import Record
 
-Kind = Literal["jsonl", "parquet", "arrow", "memory"]
-KINDS: Mapping[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".jsonl.zst": "jsonl",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-
-_BOM = b"\xef\xbb\xbf"
-
-REJECTS_ENDING = ".rejects.parquet"
-"""Ending of the ledger that a build leaves next to its output when it stops for too many rejects."""
-OWN_ENDINGS = (REJECTS_ENDING, PART_ENDING)
-"""Endings of files that a build leaves next to its output; they are not sources."""
-
+FIRST_RECORDS = 16
+"""Records of a source from which its form is found."""
 BLANK = object()
 """The value of a line of white space: skipped, not rejected."""
 
@@ -64,10 +63,15 @@ class Source:
     files: tuple[Path, ...]
     """Empty where the records are in memory."""
     kind: Kind
-    root: Path
-    """Folder that image paths are relative to and may not leave."""
+    roots: tuple[Path, ...]
+    """Folders that image paths are relative to, tried in order, and may not leave."""
     reading: Reading = DEFAULT_READING
     """How its records are read."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a table that are converted; of other columns only the name is used."""
+        return columns_read(self.reading)
 
     @property
     def bytes(self) -> int:
@@ -76,35 +80,94 @@ class Source:
 
 
 def find_sources(
-    configs: Sequence[SourceConfig | str], media_root: str | None, base: RecordConfig = NO_RECORD_SETTINGS
-) -> list[Source]:
-    """The sources behind paths, folders and globs, each once: in the order given, by name within a folder or glob.
+    configs: Sequence[SourceConfig | str], media_root: MediaRoot, base: RecordConfig = NO_RECORD_SETTINGS
+) -> tuple[list[Source], Unread]:
+    """The sources behind paths, folders and globs, and what is not read there.
 
-    base: settings of the build, for what a source does not set itself.
+    A file that is reached twice, also by a link or as a hard link, is one source. They come in the order given, by name
+    within a folder or glob. base: settings of the build, for what a source does not set itself.
     """
-    sources_by_file: dict[Path, Source] = {}
-    for given in configs:
-        config = SourceConfig(path=given) if isinstance(given, str) else given
-        pattern, reading = config.path, decide_reading(config, base)
-        is_glob = glob.has_magic(pattern) and not Path(pattern).exists()
-        paths = sorted(glob.glob(pattern, recursive=True)) if is_glob else [pattern]  # noqa: PTH207
-        sources = [source for path in paths for source in _sources_at(Path(path), media_root)]
-        if not sources:
-            raise SourceError(f"{pattern}: no file of chat records there; expected {', '.join(KINDS)}")
-        for source in sources:
-            name = source.name if config.name is None else _named(config.name, source, len(sources))
-            sources_by_file.setdefault(source.files[0].resolve(), replace(source, name=name, reading=reading))
-    return list(sources_by_file.values())
+    sources: dict[tuple[int, int], Source] = {}
+    unread: Unread = Counter()
+    for config in expand_sources(configs):
+        reading = decide_reading(config, base)
+        check_fields_map(reading.fields, FORMS[reading.form].columns if reading.form else ALL_COLUMNS)
+        file_sets, unread_here = find_files(config.path)
+        unread += unread_here
+        for files in file_sets:
+            _check_type(files, config.data_type)
+            name = files.name if config.name is None else _named(config.name, files, len(file_sets))
+            roots = media_roots(config.own_root or media_root, files.folder)
+            source = Source(name, files.files, files.kind, roots, reading)
+            status = files.files[0].stat()
+            sources.setdefault((status.st_dev, status.st_ino), source)
+    return list(sources.values()), unread
 
 
-def _named(name: str, source: Source, sources: int) -> str:
+def _check_type(files: FileSet, data_type: str | None) -> None:
+    """SourceError if the file is not of the kind that its entry says."""
+    kind = "jsonl" if files.kind == "json" else files.kind
+    if data_type and kind != ("jsonl" if data_type == "json" else data_type):
+        raise SourceError(f"{files.name}: data_type says {data_type}, but the file is read as {files.kind}")
+
+
+def _named(name: str, files: FileSet, sources: int) -> str:
     """The name that the user gave, with the file's name where the user's path has several files."""
-    return name if sources == 1 else f"{name}/{Path(source.name).name}"
+    return name if sources == 1 else f"{name}/{Path(files.name).name}"
 
 
-def memory_source(media_root: str | None, base: RecordConfig) -> Source:
+def memory_source(media_root: MediaRoot, base: RecordConfig) -> Source:
     """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
-    return Source("memory", (), "memory", Path(media_root or "."), decide_reading(base))
+    return Source("memory", (), "memory", media_roots(media_root, Path()), decide_reading(base))
+
+
+def with_forms(sources: Sequence[Source]) -> list[Source]:
+    """The files, each with the form of its records: the form that the user named, or that of its first records.
+
+    SourceError for a source whose first records have no known form.
+    """
+    with table_reader() as read_table:
+        return [
+            source if source.reading.form else _with_form(source, _first_records(source, read_table))
+            for source in sources
+        ]
+
+
+def memory_with_form(source: Source, chunks: Iterator[Chunk]) -> tuple[Source, Iterator[Chunk]]:
+    """The source of records in memory with their form, see with_forms, and all of its chunks."""
+    if source.reading.form:
+        return source, chunks
+    first = list(islice(chunks, 1))
+    return _with_form(source, _records(first, source.columns)), chain(first, chunks)
+
+
+def _first_records(source: Source, read_table: ReadTable) -> list[Mapping[str, Any]]:
+    """The first records of a source: those of its first file that has records."""
+    for file in source.files:
+        rows = _rows_of(file, source, read_table, FIRST_RECORDS)
+        # The answer about a table is read to its end, see table_reader.
+        first = [part for part, _ in (rows if source.kind in TABLES else islice(rows, 1))]
+        records = _records([Chunk(0, 0, part, 0) for part in first], source.columns)
+        if records:
+            return records
+    return []
+
+
+def _records(chunks: Sequence[Chunk], columns: Collection[str]) -> list[Mapping[str, Any]]:
+    values = (value for chunk in chunks for _, value in chunk_values(chunk, columns))
+    return list(islice((value for value in values if isinstance(value, Mapping)), FIRST_RECORDS))
+
+
+def _with_form(source: Source, records: Sequence[Mapping[str, Any]]) -> Source:
+    form = find_form([pick_fields(record, source.reading.fields) for record in records]) if records else "openai"
+    if form is None:
+        columns = ", ".join(dict.fromkeys(str(name) for record in records for name in record))
+        raise SourceError(
+            f"{source.name}: no form fits its first records, which have the columns {columns or 'none'}; expected those"
+            f" of {', '.join(FORMS)}. Name the form with form: NAME, or map its columns to those of a form, such as"
+            " fields: {messages: $.data.turns}"
+        )
+    return replace(source, reading=replace(source.reading, form=form))
 
 
 def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
@@ -116,69 +179,93 @@ def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
 
 
 def read_records(
-    sources: Sequence[SourceConfig | str], media_root: str | None = None, base: RecordConfig = NO_RECORD_SETTINGS
-) -> "Iterator[tuple[Source, int, Record | Reject]]":
+    sources: Sequence[SourceConfig | str], media_root: MediaRoot = None, base: RecordConfig = NO_RECORD_SETTINGS
+) -> "Iterator[tuple[Source, int, Record | Document | Reject]]":
     """Every record of some sources, as a build reads them: (source, row, what the row holds).
 
     sources, media_root: as in PrepConfig. base: settings for sources that do not set them. SourceError when a file
     cannot be read to its end.
     """
-    from lmms.prep.records.record import parse_record
+    from lmms.prep.records.read import read_record
 
-    for index, source in enumerate(find_sources(sources, media_root, base)):
-        for chunk in read_chunks(index, source):
-            for row, value in chunk_values(chunk):
-                if value is BLANK:
-                    continue
-                try:
-                    yield source, row, value if isinstance(value, Reject) else parse_record(value, source.reading)
-                except Reject as reject:
-                    yield source, row, reject
+    files, _ = find_sources(sources, media_root, base)
+    files = with_forms(files)
+    for chunk in read_chunks(files):
+        source = files[chunk.source]
+        for row, value in chunk_values(chunk, source.columns):
+            if value is BLANK:
+                continue
+            try:
+                yield source, row, value if isinstance(value, Reject) else read_record(value, source.reading)
+            except Reject as reject:
+                yield source, row, reject
 
 
-def read_chunks(index: int, source: Source) -> Iterator[Chunk]:
-    """The rows of a source, as chunks. SourceError when a file cannot be read to its end."""
-    row = 0
-    read_before = 0
+def read_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
+    """The rows of files, as chunks. SourceError when a file cannot be read to its end."""
+    with table_reader() as read_table:
+        for index, source in enumerate(sources):
+            yield from source_chunks(index, source, read_table)
+
+
+def source_chunks(index: int, source: Source, read_table: ReadTable) -> Iterator[Chunk]:
+    """The rows of one source, as chunks; see read_chunks, and table_reader for `read_table`."""
+    row = read_before = 0
     for file in source.files:
-        try:
-            for rows, position in _reader(source.kind)(file):
-                yield Chunk(index, row, rows, read_before + position)
-                row += len(rows)
-        except (OSError, EOFError) as error:
-            if isinstance(error, OSError):
-                refuse_file_limit(error)
-            raise SourceError(
-                f"{file}: cannot be read past row {row} ({error}); the file is damaged or cut off"
-            ) from error
+        for rows, position in _rows_of(file, source, read_table):
+            yield Chunk(index, row, rows, read_before + position)
+            row += len(rows)
         read_before += file.stat().st_size
 
 
-def _reader(kind: Kind) -> "Callable[[Path], Iterator[tuple[Rows, int]]]":
-    """The function that reads a file of this kind: rows of a chunk, and the position in the file after them."""
-    if kind == "jsonl":
-        return _read_lines
-    if kind == "parquet":
-        from lmms.prep.rows.parquet import read_parquet
-
-        return read_parquet
-    from lmms.prep.rows.arrow import read_arrow
-
-    return read_arrow
-
-
-def chunk_values(chunk: Chunk) -> Iterator[tuple[int, Any]]:
-    """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK."""
-    for row, value in enumerate(_values(chunk.rows), chunk.first_row):
-        yield row, _line_value(value) if isinstance(value, bytes) else value
+def _rows_of(file: Path, source: Source, read_table: ReadTable, most: int | None = None) -> Iterator[tuple[Rows, int]]:
+    """The rows of each chunk, and the position in the file after them. most: see ReadTable."""
+    row = 0
+    try:
+        check_pointer(file)
+        reader = (
+            read_table(source.kind, file, source.columns, most) if source.kind in TABLES else _reader(file, source.kind)
+        )
+        for rows, position in reader:
+            yield rows, position
+            row += len(rows)
+    except OSError as error:
+        refuse_file_limit(error)
+        raise SourceError(f"{file}: cannot be read past row {row} ({error}); the file is damaged or cut off") from error
 
 
-def _values(rows: Rows) -> Iterable[Any]:
+def _reader(file: Path, kind: Kind) -> Iterator[tuple[Rows, int]]:
+    if kind == "tar":
+        return read_tar(file)
+    return read_json(file) if kind == "json" else read_lines(file)
+
+
+def chunk_values(chunk: Chunk, columns: Collection[str]) -> Iterator[tuple[int, Any]]:
+    """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK.
+
+    columns: those of a table that are converted; another column has True where it holds a value.
+    """
+    for row, value in enumerate(_values(chunk.rows, columns), chunk.first_row):
+        yield row, _parsed(value)
+
+
+def _values(rows: Rows, columns: Collection[str]) -> Iterable[Any]:
+    if isinstance(rows, Packed):
+        rows = rows.unpack()
     if isinstance(rows, list):
         return rows
     from lmms.prep.rows.arrow import batch_values
 
-    return batch_values(rows)
+    return batch_values(rows, columns)
+
+
+def _parsed(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return _line_value(value)
+    if not isinstance(value, TarRow):
+        return value
+    record = {} if value.record is None else _line_value(value.record)
+    return with_members(record, value) if isinstance(record, dict) else record
 
 
 def _line_value(line: bytes) -> Any:
@@ -188,75 +275,3 @@ def _line_value(line: bytes) -> Any:
         return parse_line(line)
     except Reject as reject:
         return reject
-
-
-def _sources_at(path: Path, media_root: str | None) -> list[Source]:
-    if not path.exists():
-        raise SourceError(f"{path} does not exist")
-    if path.is_file():
-        kind = _kind_of(path)
-        if kind is None:
-            raise SourceError(f"{path}: not a file of chat records; expected {', '.join(KINDS)}")
-        return [Source(path.as_posix(), (path,), kind, Path(media_root or path.parent))]
-    if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
-        raise SourceError(
-            f"{path} holds the splits {', '.join(splits)}; name the ones to pack, such as {path / splits[0]}"
-        )
-    if (path / "state.json").is_file():
-        return [_saved_dataset(path, media_root)]
-    if (path / MANIFEST_NAME).is_file():
-        return []  # shards of ours
-    children = [child for child in sorted(path.iterdir()) if not child.name.endswith(OWN_ENDINGS)]
-    # A link to a folder is not followed: it may lead back here.
-    children = [child for child in children if _kind_of(child) or (child.is_dir() and not child.is_symlink())]
-    return [source for child in children for source in _sources_at(child, media_root)]
-
-
-def _kind_of(path: Path) -> Kind | None:
-    return next((kind for ending, kind in KINDS.items() if path.name.lower().endswith(ending)), None)
-
-
-def _saved_dataset(path: Path, media_root: str | None) -> Source:
-    try:
-        state = json.loads((path / "state.json").read_text())
-        files = tuple(path / entry["filename"] for entry in state["_data_files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{path / 'state.json'} is not that of a saved data set ({error})") from error
-    if state.get("_indices_data_files"):
-        raise SourceError(f"{path} holds a selection by index; save it again after .flatten_indices()")
-    return Source(path.as_posix(), files, "arrow", Path(media_root or path))
-
-
-def _read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:
-    """Lines without their \\n, and the position in the file. A byte order mark is dropped at the start only."""
-    lines: list[bytes] = []
-    size = position = 0
-    rest = b""
-    first = True
-    for block, position in _blocks(file):
-        *whole, rest = (rest + (block.removeprefix(_BOM) if first else block)).split(b"\n")
-        first = False
-        for line in whole:
-            lines.append(line)
-            size += len(line)
-            if len(lines) == CHUNK_ROWS or size >= CHUNK_BYTES:
-                yield lines, position
-                lines, size = [], 0
-    if rest:
-        lines.append(rest)
-    if lines:
-        yield lines, position
-
-
-def _blocks(file: Path) -> Iterator[tuple[bytes, int]]:
-    """The content of a file of lines, decompressed, and the position in the file after each block."""
-    codec = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix.lower())
-    if codec:
-        from lmms.prep.rows.arrow import read_compressed
-
-        yield from read_compressed(file, codec)
-        return
-    with file.open("rb") as raw:
-        while block := raw.read(2**20):
-            yield block, raw.tell()

@@ -29,7 +29,15 @@ from lmms.configs.contract.manifest import (
 )
 from lmms.configs.contract.mds import INDEX_NAME, index_json
 from lmms.configs.contract.model_folder import ModelFolder
-from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, PACK_TABLE, REJECT_TABLE, SAMPLE_TABLE, Pack
+from lmms.configs.contract.pack import (
+    COLUMNS,
+    CONTRACT_VERSION,
+    PACK_TABLE,
+    REJECT_TABLE,
+    SAMPLE_TABLE,
+    Pack,
+    first_samples,
+)
 from lmms.configs.errors import BuildError
 from lmms.configs.files import new_folder
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
@@ -141,7 +149,7 @@ def write_folder(
         vision=facts.model.vision,
         packing=facts.packing,
         fingerprints={**facts.model.fingerprints, "renderer": facts.renderer, "records": records},
-        counts=_counts(rows, len(samples["row"]), account),
+        counts=_counts(rows, account),
         rejects=dict(Counter(reject["reason"] for reject in account.rejects).most_common()),
         notes=dict(account.notes),
         sources=tuple(dict(source) for source in account.sources),
@@ -152,15 +160,15 @@ def write_folder(
     return manifest
 
 
-def _counts(rows: Sequence[Mapping[str, Any]], packed: int, account: Account) -> dict[str, int]:
+def _counts(rows: Sequence[Mapping[str, Any]], account: Account) -> dict[str, int]:
+    totals = ("read", "rejected", "skipped", "packed", "samples")
     counts = {
-        **{name: sum(source[name] for source in account.sources) for name in ("read", "rejected", "skipped")},
-        "packed": packed,
+        **{name: sum(source[name] for source in account.sources) for name in totals},
         "packs": len(rows),
         **{name: sum(row[name] for row in rows) for name in ("tokens", "target_tokens", "media", "patches")},
     }
     segments = sum(row["segments"] for row in rows)
-    if counts["read"] != segments + counts["rejected"] + counts["skipped"]:
+    if counts["read"] != counts["packed"] + counts["rejected"] + counts["skipped"] or counts["samples"] != segments:
         raise BuildError(f"the counts do not add up: {counts}, {segments} segments written. This is a bug of lmms")
     return counts
 
@@ -195,10 +203,13 @@ def _samples(number: int, pack: Pack, sources: int) -> Samples:
 
 def _sources(facts: PackFacts, samples: Samples) -> list[dict[str, Any]]:
     """The counts of each source where nothing was rejected."""
-    packed = np.bincount(samples["source"], minlength=len(facts.sources)).tolist()
+    count = len(facts.sources)
+    is_first = first_samples(samples["source"], samples["row"])
+    packed = np.bincount(samples["source"][is_first], minlength=count).tolist()
+    pieces = np.bincount(samples["source"], minlength=count).tolist()
     tokens = np.zeros(len(facts.sources), np.int64)
     np.add.at(tokens, samples["source"], samples["tokens"])
     return [
-        {"name": name, "read": count, "packed": count, "rejected": 0, "skipped": 0, "tokens": total}
-        for name, count, total in zip(facts.sources, packed, tokens.tolist(), strict=True)
+        {"name": name, "read": r, "packed": r, "samples": s, "rejected": 0, "skipped": 0, "tokens": total}
+        for name, r, s, total in zip(facts.sources, packed, pieces, tokens.tolist(), strict=True)
     ]

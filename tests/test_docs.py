@@ -1,17 +1,24 @@
 """The docs say what the code does: help texts, reasons, examples and the README's session are held to it."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.configs.errors import ConfigError
+from lmms.configs.load import load_config
+from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.sources import DEFAULT_READING, FormName, decide_reading
+from lmms.prep.records.forms import FORMS, find_form, normal_form
 from lmms.prep.reject import REASONS
 from lmms.train.watch.metrics import line_of
 from tests.kit.folders import tiny_model_folder
@@ -172,3 +179,35 @@ def test_a_place_that_cannot_be_written_is_one_line(out: str, tmp_path: Path) ->
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: ")
+
+
+def records_of(kind: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(name of the form, its lines) of every example of the page of records."""
+    page = (ROOT / "docs" / "records.md").read_text()
+    blocks = re.findall(rf"```{kind} (\w+)\n(.*?)```", page, re.DOTALL)
+    return [(name, [json.loads(line) for line in text.splitlines()]) for name, text in blocks]
+
+
+@pytest.mark.parametrize(("name", "lines"), records_of("json"))
+def test_the_example_of_a_form_is_read_as_the_page_says(name: FormName, lines: list[dict[str, Any]]) -> None:
+    record, expected = lines
+    assert find_form([record]) == name
+    assert normal_form(record, replace(DEFAULT_READING, form=name)).record == expected
+
+
+def test_the_page_of_records_has_an_example_or_a_word_for_every_form() -> None:
+    page = (ROOT / "docs" / "records.md").read_text()
+    assert {name for name, _ in records_of("json")} == set(FORMS) - {"openai"}
+    assert set(FORMS) <= set(re.findall(r"^\*\*`(\w+)`\*\*", page, re.MULTILINE))
+
+
+def test_the_maps_of_fields_on_the_page_of_records_are_read(tmp_path: Path) -> None:
+    text = re.findall(r"```yaml fields\n(.*?)```", (ROOT / "docs" / "records.md").read_text(), re.DOTALL)[0]
+    (tmp_path / "run.yaml").write_text(text + "model: m\nseq_len: 9\nout: o\n")
+    first, second, third = load_config(PrepConfig, tmp_path / "run.yaml").source_configs
+    turns = [{"role": "user", "content": "a"}]
+    raw = {"data": {"turns": turns}, "pic": "a.jpg", "more": ["b.jpg"]}
+    assert normal_form(raw, decide_reading(first)).record == {"messages": turns, "images": ["a.jpg", "b.jpg"]}
+    asked = normal_form({"q": "a", "a": "b"}, decide_reading(second)).record
+    assert [message["content"] for message in asked["messages"]] == ["a", "b"]
+    assert normal_form({"body": "a"}, decide_reading(third)).record == {"text": "a"}

@@ -31,7 +31,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("by_part",),
         ("settings",),
         ("other_names",),
-        ("load",),
+        ("load", "source_list"),
     ),
     "prep": (
         ("plan", "reject", "shards", "tables"),
@@ -67,9 +67,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 TORCH_FREE = ("train/data", "train/watch/metrics", "train/watch/history", "train/watch/curves", "train/watch/summary")
 CONFIGS_LIBRARIES = {
     *("numpy", "xxhash", "yaml", "huggingface_hub"),
+    *("PIL", "pillow_heif"),
     *("obstore", "fsspec", "paramiko", "ocifs", "oci", "databricks", "requests"),
 }
-"""All that the ground floor may load besides the standard library; the second line where a URL is read."""
+"""All that the ground floor may load besides the standard library; the second line where a picture is opened, the
+third where a URL is read."""
 
 
 def imported_modules(source: str) -> set[str]:

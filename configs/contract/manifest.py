@@ -26,6 +26,8 @@ PACKS_NAME, SAMPLES_NAME, REJECTS_NAME = "packs.parquet", "samples.parquet", "re
 TEMPLATE_NAME = "chat_template.jinja"
 """The chat template of the records, where the build was given another than the model's."""
 TABLE_NAMES = (PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)
+NOT_READ = "not read: "
+"""Begin of a note about files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +49,10 @@ class Manifest:
     rejects: dict[str, int]
     """reason -> records."""
     notes: dict[str, int]
-    """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out."""
+    """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out. After
+    NOT_READ: files in the user's folders that are no sources, and how many."""
     sources: tuple[dict[str, Any], ...]
-    """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
+    """{name, form, read, packed, rejected, skipped, tokens} of each source, in reading order; form: of its records."""
     settings: dict[str, Any]
     """The user's PrepConfig, without settings that do not change the result."""
     files: dict[str, dict[str, Any]]

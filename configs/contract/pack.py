@@ -72,7 +72,7 @@ SAMPLE_TABLE: Mapping[str, str] = {
     "target_tokens": "int32",
     "media": "int32",
 }
-"""Columns of samples.parquet: one row a packed conversation, in the order read."""
+"""Columns of samples.parquet: one row a packed conversation or piece of a text, in the order read."""
 
 REJECT_TABLE: Mapping[str, str] = {
     "source": "string",
@@ -82,6 +82,13 @@ REJECT_TABLE: Mapping[str, str] = {
     "place": "string",
 }
 """Columns of rejects.parquet: one row a rejected record, in the order read."""
+
+
+def first_samples(source: npt.NDArray[Any], row: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool [samples]: whether a row of samples.parquet is the first of its record; a long text has several rows."""
+    is_first = np.ones(len(row), bool)
+    is_first[1:] = (np.diff(row) != 0) | (np.diff(source) != 0)
+    return is_first
 
 
 @dataclass(frozen=True, slots=True)

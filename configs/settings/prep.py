@@ -19,15 +19,19 @@ class PrepConfig(RecordConfig):
 
     sources: tuple[SourceConfig | str, ...]
     """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders. In
-    YAML also {path: ..., ...}, with settings of that source."""
+    YAML also {path: ..., ...}, with settings of that source; a .yaml file is a list of such, or a data set file of
+    LMMs-Engine."""
     model: str
     """Model folder or hub id: its tokenizer, chat template and processor settings are used."""
     seq_len: Annotated[int, Range(1, MAX_SEQ_LEN)]
     """Tokens of a pack."""
     out: str
     """Folder to write; must not exist."""
-    media_root: str | None = None
-    """Folder that image paths are relative to and may not leave; by default the folder of the record file."""
+    media_root: str | tuple[str, ...] | None = None
+    """Folder that image paths are relative to and may not leave; several, as [A, B], are tried in order, and links may
+    lead from one to another. By default the folder of the record file."""
+    allow_network: bool = False
+    """Fetch images that records name by http or https, from public addresses only."""
     chat_template: str | None = None
     """File of a Jinja chat template to use in place of the model's; a trained model is exported with this template."""
     min_pixels: Positive | None = None
@@ -36,6 +40,8 @@ class PrepConfig(RecordConfig):
     """Largest image area after the resize, in pixels; by default the processor's."""
     max_patches: Positive | None = None
     """Vision patches of a pack; by default as many as seq_len tokens of image would take."""
+    text_overlap: Annotated[int, Range(0, MAX_SEQ_LEN)] = 0
+    """Tokens that a piece of a long text shares with the piece before: context, learned once."""
     verify_media: Literal["header", "structure", "decode"] = "structure"
     """How far to check an image: its header, its file structure to the end, or every pixel."""
     max_image_pixels: Positive = 178_956_970
@@ -62,3 +68,5 @@ class PrepConfig(RecordConfig):
         check_fields(self)
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if self.text_overlap >= self.seq_len:
+            raise ConfigError(f"text_overlap {self.text_overlap} is not below seq_len {self.seq_len}")

@@ -1,20 +1,22 @@
 """What became of every record: its count, and for a rejected record the reason. No record is lost."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.contract.pack import REJECT_TABLE
+from lmms.configs.contract.pack import REJECT_TABLE, first_samples
 from lmms.configs.errors import BuildError
 from lmms.prep.engine.store import SPOOLED, Spooled
 from lmms.prep.reject import Reject
-from lmms.prep.sources import REJECTS_ENDING, Source
+from lmms.prep.rows.find import REJECTS_ENDING
+from lmms.prep.sources import Source
 from lmms.prep.tables import write_rows
 
 
@@ -25,7 +27,9 @@ class Ledger:
     sources: list[Source]
     samples: list[npt.NDArray[np.void]] = field(default_factory=list)
     rejects: list[tuple[int, int, Reject]] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: defaultdict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Number of a source -> name of what was not used -> records."""
+    cut_turns: Counter[int] = field(default_factory=Counter)
     read: Counter[int] = field(default_factory=Counter)
     skipped: Counter[int] = field(default_factory=Counter)
     digest: Any = field(default_factory=hashlib.sha256)
@@ -34,7 +38,8 @@ class Ledger:
         """Add one chunk; chunks come in reading order."""
         self.samples.append(spooled.samples)
         self.rejects += [(spooled.source, row, reject) for row, reject in spooled.rejects]
-        self.notes += spooled.notes
+        self.notes[spooled.source] += spooled.notes
+        self.cut_turns[spooled.source] += spooled.cut_turns
         self.read[spooled.source] += spooled.read
         self.skipped[spooled.source] += spooled.skipped
         self.digest.update(spooled.digest)
@@ -48,7 +53,9 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     """Stop if more than the allowed share was rejected, and keep the ledger for the user."""
     considered = ledger.read.total() - ledger.skipped.total()
     packable = considered - len(ledger.rejects)
-    if considered and packable and len(ledger.rejects) <= max_rejects * considered:
+    # As the user wrote it: 0.29 * 100 is less than 29 in floating point.
+    allowed = Fraction(repr(max_rejects)) * considered
+    if considered and packable and len(ledger.rejects) <= allowed:
         return
     if not considered:
         raise BuildError(f"no records in {', '.join(source.name for source in ledger.sources[:5])}: nothing to pack")
@@ -81,15 +88,30 @@ def reject_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:
-    """{name, read, packed, rejected, skipped, tokens} of each source, in reading order."""
-    rejected = Counter(source for source, _, _ in ledger.rejects)
+    """{name, form, read, packed, samples, rejected, skipped, tokens, rejects, notes, cut_turns} of each source.
+
+    The sources come in reading order. packed: records; a long document has several samples. rejects: reason -> records.
+    """
+    count = len(ledger.sources)
+    is_first = first_samples(samples["source"], samples["row"])
+    packed = np.bincount(samples["source"][is_first], minlength=count).tolist()
+    pieces = np.bincount(samples["source"], minlength=count).tolist()
+    tokens = np.zeros(count, np.int64)
+    np.add.at(tokens, samples["source"], samples["tokens"])
+    rejects: list[Counter[str]] = [Counter() for _ in ledger.sources]
+    for number, _, reject in ledger.rejects:
+        rejects[number][reject.reason] += 1
     for i, source in enumerate(ledger.sources):
-        of_source = samples["source"] == i
         yield {
             "name": source.name,
+            "form": source.reading.form,
             "read": ledger.read[i],
-            "packed": int(of_source.sum()),
-            "rejected": rejected[i],
+            "packed": packed[i],
+            "samples": pieces[i],
+            "rejected": rejects[i].total(),
             "skipped": ledger.skipped[i],
-            "tokens": int(samples["tokens"][of_source].sum()),
+            "tokens": int(tokens[i]),
+            "rejects": dict(rejects[i].most_common()),
+            "notes": dict(ledger.notes[i].most_common()),
+            "cut_turns": ledger.cut_turns[i],
         }

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer
 from lmms.prep.rows.chunk import Chunk
-from lmms.prep.samples import Recipe, make_sample
+from lmms.prep.samples import Made, Recipe, make_samples
 from lmms.prep.sources import BLANK, Source, chunk_values
 
 SPOOLED = np.dtype(
@@ -26,9 +26,9 @@ SPOOLED = np.dtype(
 """One entry a sample: all that the plan needs, and where the bytes of the sample are."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Spooled:
-    """Result of the rows of one chunk: read == len(samples) + len(rejects) + skipped."""
+    """Result of the rows of one chunk: read == records with samples + len(rejects) + skipped."""
 
     source: int
     read: int
@@ -36,16 +36,10 @@ class Spooled:
     samples: npt.NDArray[np.void]
     rejects: list[tuple[int, Reject]]
     notes: Counter[str]
+    cut_turns: int
+    """Turns that were left out of records that are too long."""
     digest: bytes
     file_bytes: int
-
-
-@dataclass(slots=True)
-class _Tally:
-    read: int = 0
-    skipped: int = 0
-    rejects: list[tuple[int, Reject]] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
 
 
 def spool_path(folder: Path, chunk: int) -> Path:
@@ -57,24 +51,52 @@ def spool_chunk(
     chunk_id: int, chunk: Chunk, source: Source, renderer: Renderer, recipe: Recipe, folder: Path
 ) -> Spooled:
     """Make the samples of a chunk and write them to its spool file."""
-    tally, entries, digest = _Tally(), [], xxhash.xxh3_128()
+    entries: list[tuple[int, ...]] = []
+    rejects: list[tuple[int, Reject]] = []
+    notes: Counter[str] = Counter()
+    read = skipped = cut_turns = 0
+    digest = xxhash.xxh3_128()
     with spool_path(folder, chunk_id).open("wb") as file:
-        for row, value in chunk_values(chunk):
-            tally.read += 1
-            sample = _sample_or_tally(value, row, chunk.source, source, renderer, recipe, tally)
-            if sample is None:
+        for row, value in chunk_values(chunk, source.columns):
+            read += 1
+            if value is BLANK:
+                skipped += 1
                 continue
-            data = encode_sample(COLUMNS, sample.to_columns())
-            spans = sample.targets[:, 1] - sample.targets[:, 0]
-            counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
-            entries.append((chunk.source, row, *counts, chunk_id, file.tell(), len(data)))
-            file.write(data)
-            digest.update(data)
-    for row, reject in tally.rejects:
+            made = _made(value, row, chunk.source, source, renderer, recipe)
+            if isinstance(made, Reject):
+                rejects.append((row, made))
+                continue
+            notes.update(made.notes)
+            cut_turns += made.cut_turns
+            for sample in made.samples:
+                data = encode_sample(COLUMNS, sample.to_columns())
+                spans = sample.targets[:, 1] - sample.targets[:, 0]
+                counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
+                entries.append((chunk.source, row, *counts, chunk_id, file.tell(), len(data)))
+                file.write(data)
+                digest.update(data)
+    for row, reject in rejects:
         digest.update(f"{row} {reject.reason}".encode())
-    samples = np.array(entries, SPOOLED)
-    done = (samples, tally.rejects, tally.notes, digest.digest(), chunk.file_bytes)
-    return Spooled(chunk.source, tally.read, tally.skipped, *done)
+    return Spooled(
+        source=chunk.source,
+        read=read,
+        skipped=skipped,
+        samples=np.array(entries, SPOOLED),
+        rejects=rejects,
+        notes=notes,
+        cut_turns=cut_turns,
+        digest=digest.digest(),
+        file_bytes=chunk.file_bytes,
+    )
+
+
+def _made(value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made | Reject:
+    if isinstance(value, Reject):
+        return value
+    try:
+        return make_samples(value, row, source_id, source, renderer, recipe)
+    except Reject as reject:
+        return reject
 
 
 def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
@@ -88,20 +110,3 @@ def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
             os.close(descriptor)
         samples.append(Pack.from_columns(decode_sample(COLUMNS, data)))
     return samples
-
-
-def _sample_or_tally(
-    value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe, tally: _Tally
-) -> Pack | None:
-    if value is BLANK:
-        tally.skipped += 1
-        return None
-    try:
-        if isinstance(value, Reject):
-            raise value
-        sample, notes = make_sample(value, row, source_id, source, renderer, recipe)
-    except Reject as reject:
-        tally.rejects.append((row, reject))
-        return None
-    tally.notes.update(notes)
-    return sample

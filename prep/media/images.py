@@ -4,16 +4,21 @@ The bytes decide the format, never a name. Pillow reads the header, as Pillow wi
 the first frame or page counts.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from typing import Literal
 
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from lmms.configs.contract.images import DAMAGE, FORMATS
-from lmms.prep.media.structure import check_structure, png_without_pixels
+from lmms.configs.contract.images import (
+    DAMAGE,
+    FORMATS,
+    NEEDS_HEIF,
+    PNG_TEXT_BYTES,
+    is_heic,
+    pillow_reads_heic,
+    strict_pillow,
+)
+from lmms.prep.media.structure import check_structure, png_is_whole, png_without_pixels
 from lmms.prep.reject import Reject
 
 UNREADABLE = (
@@ -22,10 +27,9 @@ UNREADABLE = (
     (0, b"%PDF-", "PDF"),
     (0, b"%!PS", "PostScript"),
 )
-"""(offset, bytes, name) of formats that users have and no decoder here reads; HEIC and SVG need more than a prefix."""
+"""(offset, bytes, name) of formats that users have and no decoder here reads; SVG and TGA need more than a prefix."""
 
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-_AVIF_BRANDS = {b"avif", b"avis"}
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SIDEWAYS = (5, 6, 7, 8)
 
 Image.init()
@@ -35,18 +39,22 @@ def image_size(data: bytes, verify: Literal["header", "structure", "decode"], ma
     """(width, height) in pixels after EXIF orientation: the size that PIL.ImageOps.exif_transpose would give.
 
     header: what Pillow needs to open the file. structure: also the file's parts to the end of the first frame, without
-    its pixels in JPEG, PNG and WebP; the first frame of other formats is decoded. decode: also every pixel of the first
-    frame. More than `max_pixels` in the header stops all three before any pixel is decoded. Changes Pillow's
-    process-wide settings while it runs: not for threads. Raises Reject.
+    its pixels in JPEG, PNG and WebP; the first frame of other formats is decoded, and of a PNG whose parts do not fit.
+    decode: also every pixel of the first frame. More than `max_pixels` in the header stops all three before any pixel
+    is decoded. Changes Pillow's process-wide settings while it runs: not for threads. Raises Reject.
     """
     name = _format(data)
-    source = data if name != "PNG" or verify == "decode" else png_without_pixels(data)
+    decode = verify == "decode" or (verify == "structure" and name == "PNG" and not png_is_whole(data))
+    source = data if name != "PNG" or decode else png_without_pixels(data)
     try:
-        with _strict_pillow(max_pixels), Image.open(BytesIO(source), formats=[name]) as image:
-            if verify == "decode":
+        with strict_pillow(max_pixels), Image.open(BytesIO(source), formats=[name]) as image:
+            stated = image.size
+            if decode:
                 image.load()
             elif verify == "structure":
                 check_structure(name, data, image)
+            if name == "HEIF" and image.size != stated:  # training, too, takes what the header states
+                raise Reject("decode_error", f"the {name} header states {stated} pixels, the picture has {image.size}")
             return _shown_size(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         message = f"the {name} header states more than {max_pixels} pixels; raise max_image_pixels to accept it"
@@ -56,7 +64,13 @@ def image_size(data: bytes, verify: Literal["header", "structure", "decode"], ma
 
 
 def _format(data: bytes) -> str:
-    """The first of FORMATS whose signature Pillow finds."""
+    """Pillow's name of the format: the first of FORMATS whose signature Pillow finds, or HEIF."""
+    if data.startswith(_LFS_POINTER):
+        raise Reject("not_an_image", "a Git LFS pointer stands in the picture's place; fetch the files: git lfs pull")
+    if is_heic(data):
+        if pillow_reads_heic():
+            return "HEIF"
+        raise Reject("unsupported_format", f"{NEEDS_HEIF}, or convert it to JPEG, PNG or WebP")
     head = data[:16]
     unreadable = _unreadable(data)
     for name in () if unreadable else FORMATS:
@@ -73,28 +87,22 @@ def _format(data: bytes) -> str:
 
 def _unreadable(data: bytes) -> str:
     """Name of a known format that no decoder here reads, else ""."""
-    if data[4:8] == b"ftyp":
-        brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4]), 256), 4)}
-        return "HEIC" if brands & _HEIC_BRANDS and not brands & _AVIF_BRANDS else ""
     text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in text and b"<html" not in text:
         return "SVG"
+    if _is_tga(data[:18]):
+        return "TGA"
     return next((name for at, magic, name in UNREADABLE if data.startswith(magic, at)), "")
 
 
-@contextmanager
-def _strict_pillow(max_pixels: int) -> Iterator[None]:
-    """Pillow with this limit of pixels, no tolerance for truncated files, and silent about metadata."""
-    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
-    try:
-        with warnings.catch_warnings():
-            # Pillow's other warnings are about damaged metadata, on which no pixel depends.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+def _is_tga(header: bytes) -> bool:
+    """TGA has no signature. A cursor (CUR) begins in the same way, with a count above 0 where TGA has zeros."""
+    if len(header) < 18 or not any(header[12:14]) or not any(header[14:16]):
+        return False
+    has_colours, kind, depth = header[1], header[2], header[16]
+    if has_colours == 0:
+        return kind in (2, 3, 10, 11) and not any(header[3:8]) and depth in (8, 15, 16, 24, 32)
+    return has_colours == 1 and kind in (1, 9) and header[7] in (15, 16, 24, 32) and depth in (8, 16)
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
@@ -109,4 +117,6 @@ def _shown_size(image: Image.Image) -> tuple[int, int]:
 def _text(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # the text of this error names a Python object
         return "its header is damaged, or of a kind that Pillow does not read"
+    if "MAX_TEXT" in str(error):
+        return f"its text or colour profile is larger than {PNG_TEXT_BYTES >> 20} MiB unpacked; write it without"
     return f"{type(error).__name__}: {error}"

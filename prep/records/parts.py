@@ -1,16 +1,19 @@
-"""A part of a message, or an entry of `images` -> Text or Image, or a Reject that names the key and the place."""
+"""A part of a message -> Text or Image, or a Reject that names the key and the place."""
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmms.configs.errors import nearest
 from lmms.prep.media.read import ImageRef
+from lmms.prep.media.resize import Ask
+from lmms.prep.records.pictures import Bare, image_ref, is_null_image
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
-_PART_KEYS = {"text": ("text",), "image": ("image",), "image_url": ("image_url",)}
+_ASK_KEYS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+_IMAGE_KEYS = ("image", "image_url", "url", "path", "base64")
+_PART_KEYS = {"text": ("text",), "image": (*_IMAGE_KEYS, *_ASK_KEYS), "image_url": ("image_url", *_ASK_KEYS)}
 _LATER_PARTS = {
     **dict.fromkeys(("video", "video_url"), "later_video"),
     **dict.fromkeys(("audio", "audio_url", "input_audio"), "later_audio"),
@@ -30,51 +33,11 @@ class Image:
 
     ref: ImageRef
     place: str
+    ask: Ask | None = None
+    """The size that the part asks for, if any."""
 
 
 Part = Text | Image
-
-
-class Bare:
-    """The entries of a column such as `images`, in order: a part without a value takes the next entry."""
-
-    def __init__(self, column: str, entries: Iterable[ImageRef]) -> None:
-        self.column = column
-        self._entries = deque(entries)
-
-    def take(self, place: str) -> ImageRef:
-        """The next entry, for the bare part at this place."""
-        if not self._entries:
-            raise Reject("count_mismatch", f"a bare image part without an entry left in `{self.column}`", place)
-        return self._entries.popleft()
-
-    def check_empty(self) -> None:
-        """Reject for entries that no part took."""
-        if self._entries:
-            message = f"`{self.column}` has {len(self._entries)} more entries than there are bare image parts"
-            raise Reject("count_mismatch", message, self.column)
-
-
-def parse_images(images: Any) -> list[ImageRef]:
-    """The `images` column."""
-    if images is None:
-        return []
-    if not isinstance(images, list):
-        raise Reject("bad_part", f"`images` is {kind_of(images)}, expected a list", "images")
-    return [_image_ref(image, f"images[{i}]") for i, image in enumerate(images)]
-
-
-def _image_ref(value: Any, place: str) -> ImageRef:
-    if isinstance(value, Mapping):  # Hugging Face Image: struct{bytes, path}
-        unknown = [key for key in value if key not in ("bytes", "path")]
-        if unknown:
-            raise Reject("bad_part", f"key {unknown[0]!r} in an image struct; expected 'bytes' and 'path'", place)
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, bytes):
-        return ImageRef("bytes", value)
-    if isinstance(value, str):
-        return ImageRef("path", value)
-    raise Reject("bad_part", f"an image is {kind_of(value)}, expected a path, a data URI or bytes", place)
 
 
 def parse_part(part: Any, place: str, images: Bare) -> Part:
@@ -90,15 +53,46 @@ def parse_part(part: Any, place: str, images: Bare) -> Part:
         given = f"type {kind!r}" if kind is not None else f"no `type`; found the keys {', '.join(map(str, part))}"
         raise Reject("unknown_part_type", f"{given}{nearest(str(kind), _PART_KEYS)}", place)
     # A row of a table has every key of its struct, null where another part uses it.
-    unknown = [key for key, value in part.items() if value is not None and key not in ("type", *_PART_KEYS[kind])]
+    known = ("type", *_PART_KEYS[kind])
+    unknown = [key for key, value in part.items() if value is not None and key not in known]
     if unknown:
-        raise Reject("bad_part", f"key {unknown[0]!r} in a part of type {kind!r}; expected {kind!r}", place)
-    value = part.get(kind)
+        expected = ", ".join(map(repr, _PART_KEYS[kind]))
+        raise Reject("bad_part", f"key {unknown[0]!r} in a part of type {kind!r}; expected {expected}", place)
     if kind == "text":
-        return Text(_text(value, place))
-    if kind == "image_url":
-        return Image(ImageRef("url", _url(value, place)), place)
-    return Image(images.take(place) if value is None else _image_ref(value, place), place)
+        return Text(_text(part.get("text"), place))
+    return Image(_picture(part, kind, place, images), place, _ask(part, place))
+
+
+def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare) -> ImageRef:
+    given = [key for key in _IMAGE_KEYS if key in _PART_KEYS[kind] and not is_null_image(part.get(key))]
+    if len(given) > 1:
+        raise Reject("bad_part", f"an image part with both {given[0]!r} and {given[1]!r}; expected one", place)
+    if not given and kind == "image":
+        return images.take(place)
+    key = given[0] if given else "image_url"
+    value = part.get(key)
+    if key == "image":
+        return image_ref(value, place)
+    value = _address(value, place) if key == "image_url" else value
+    if not isinstance(value, str):
+        raise Reject("bad_part", f"`{key}` is {kind_of(value)}, expected a string", place)
+    return ImageRef({"path": "path", "base64": "base64"}.get(key, "url"), value)  # type: ignore[arg-type]
+
+
+def _ask(part: Mapping[str, Any], place: str) -> Ask | None:
+    """The size that a part asks for. Tables write whole numbers as floats where other rows have none."""
+    numbers = {key: value for key in _ASK_KEYS if (value := part.get(key)) is not None}
+    for key, value in numbers.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 1 <= value < 2**53 or value != int(value):
+            raise Reject("bad_part", f"`{key}` is {str(value)[:40]!r}, expected a whole number above 0", place)
+    sides = [int(numbers[key]) for key in ("resized_height", "resized_width") if key in numbers]
+    if len(sides) == 1:
+        raise Reject("bad_part", "resized_height and resized_width: only one is there, expected both", place)
+    least, most = (int(numbers[key]) if key in numbers else None for key in ("min_pixels", "max_pixels"))
+    if least and most and least > most:
+        raise Reject("bad_part", f"min_pixels {least} is above max_pixels {most}", place)
+    return Ask(least, most, (sides[0], sides[1]) if sides else None) if numbers else None
 
 
 def _text(value: Any, place: str) -> str:
@@ -109,7 +103,8 @@ def _text(value: Any, place: str) -> str:
     return value
 
 
-def _url(value: Any, place: str) -> str:
+def _address(value: Any, place: str) -> Any:
+    """The address in an `image_url`, an object or the address itself."""
     if isinstance(value, Mapping):
         unknown = [key for key, v in value.items() if v is not None and key not in ("url", "detail")]
         if unknown:
@@ -117,6 +112,4 @@ def _url(value: Any, place: str) -> str:
         value = value.get("url")
     if value is None:
         raise Reject("part_missing_field", "an image_url part without `url`", place)
-    if not isinstance(value, str):
-        raise Reject("bad_part", f"`url` is {kind_of(value)}, expected a string", place)
     return value

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmms.configs.settings.sources import DEFAULT_READING, Reading, Reasoning, Role
-from lmms.prep.records.parts import Bare, Image, Part, Text, parse_images, parse_part
+from lmms.prep.records.parts import Image, Part, Text, parse_part
+from lmms.prep.records.pictures import Bare, check_all_read, is_absent, parse_images
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
-from lmms.prep.records.tools import ABSENT, ToolCall, parse_calls, parse_tools
+from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
 from lmms.prep.records.weights import WEIGHT_KEYS, learned_weights, message_weight, parse_weight
 from lmms.prep.reject import Reject
 
@@ -89,9 +90,10 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
         raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")
     _reject_later(raw)
     messages = _messages(raw)
-    images = Bare("images", parse_images(raw.get("images")))
+    images = parse_images(raw)
     parsed = [_message(message, f"messages[{i}]", images, reading) for i, message in enumerate(messages)]
     images.check_empty()
+    _check_media(raw, messages, parsed, images)
     roles = [message.role for message in parsed]
     if "assistant" not in roles and reading.targets != "all":
         raise Reject("no_assistant", "no assistant turn: nothing to learn from, except with targets=all", "messages")
@@ -102,7 +104,7 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     return Record(
         messages=tuple(replace(message, weight=weight) for message, weight in zip(parsed, weights, strict=True)),
         weight=1.0 if weight is None else weight,
-        unused=_unused(raw, messages),
+        unused=_unused(raw, messages, images),
         tools=parse_tools(raw),
         template_options=_template_options(raw, reading),
         reasoning=reading.reasoning,
@@ -111,15 +113,23 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
 
 def _reject_later(raw: Mapping[str, Any]) -> None:
     for column, reason in (("videos", "later_video"), ("audios", "later_audio")):
-        if raw.get(column) not in ABSENT:
+        if not is_absent(raw.get(column)):
             raise Reject(reason, f"`{column}` is set; this version cannot use it yet", column)
-    if raw.get("messages") is None and "messages" not in raw and isinstance(raw.get("text"), str):
-        raise Reject("later_text", "a plain `text` record; this version reads `messages` only", "text")
+
+
+def _check_media(
+    raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], parsed: Sequence[Message], images: Bare
+) -> None:
+    taken = sum(len(message.images) for message in parsed)
+    check_all_read(raw, (images.column,) if images.taken else (), taken)
+    for i, message in enumerate(messages):
+        check_all_read(message, (), len(parsed[i].images), f"messages[{i}]")
 
 
 def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     if "messages" not in raw:
-        raise Reject("missing_messages", f"no `messages`; found the columns {', '.join(map(str, raw)) or 'none'}")
+        columns = ", ".join(map(str, raw)) or "none"
+        raise Reject("missing_messages", f"no `messages`; found the columns {columns}; for text set form=text")
     messages = raw["messages"]
     if isinstance(messages, str):  # a JSON column of a table
         messages = parse_json(messages, "messages")
@@ -209,7 +219,7 @@ def _string(message: Mapping[str, Any], key: str, place: str) -> str | None:
 def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, Any]:
     """The keywords for the template: those of the record over those of its source."""
     options = raw.get("chat_template_kwargs")
-    if options in ABSENT:
+    if is_absent(options):
         return reading.template_options
     if isinstance(options, str):
         options = parse_json(options, "chat_template_kwargs")
@@ -219,7 +229,8 @@ def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, 
     return {**reading.template_options, **options}
 
 
-def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    columns = [key for key, value in raw.items() if value is not None and key not in _USED_COLUMNS]
+def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare) -> tuple[str, ...]:
+    used = (*_USED_COLUMNS, images.column) if images.taken else _USED_COLUMNS
+    columns = [key for key, value in raw.items() if value is not None and key not in used]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))

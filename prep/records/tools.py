@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmms.prep.records.pictures import is_absent
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
-
-ABSENT: tuple[Any, ...] = (None, [], {}, "", "[]", "{}", "null")
-"""Values of a column that say that a record has no such thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ def parse_tools(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
     Columns: `tools`, or the older `functions`; a list, or JSON text of a list. Raises Reject.
     """
-    given = {column: raw[column] for column in ("tools", "functions") if raw.get(column) not in ABSENT}
+    given = {column: raw[column] for column in ("tools", "functions") if not is_absent(raw.get(column))}
     if not given:
         return ()
     if len(given) == 2:
@@ -54,11 +52,11 @@ def _tool(tool: Any, place: str) -> Mapping[str, Any]:
 def parse_calls(message: Mapping[str, Any], place: str) -> tuple[ToolCall, ...]:
     """The calls of a message: `tool_calls`, or the older `function_call`. Raises Reject."""
     calls, function_call = message.get("tool_calls"), message.get("function_call")
-    if isinstance(calls, str) and calls not in ABSENT:
+    if isinstance(calls, str) and not is_absent(calls):
         calls = parse_json(calls, f"{place}.tool_calls")
-    if calls in ABSENT:
-        return () if function_call in ABSENT else (_call(function_call, f"{place}.function_call"),)
-    if function_call not in ABSENT:
+    if is_absent(calls):
+        return () if is_absent(function_call) else (_call(function_call, f"{place}.function_call"),)
+    if not is_absent(function_call):
         raise Reject("bad_tool_call", "`tool_calls` and `function_call` are both set; expected one of them", place)
     if not isinstance(calls, list):
         raise Reject("bad_tool_call", f"`tool_calls` is {kind_of(calls)}, expected a list", f"{place}.tool_calls")

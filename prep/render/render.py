@@ -77,7 +77,8 @@ def load_renderer(folder: ModelFolder) -> Renderer:
                 raise ModelError(f"{folder.tokenizer_json}: special token {token.content!r} strips its surroundings")
             control_ids[token.content] = token_id
     family, facts = FAMILIES[folder.family], family_facts(folder.family, folder.path)
-    missing = [token for token in (family.turn_start, family.turn_end) if token not in control_ids]
+    tokens = (family.turn_start, family.turn_end, family.text_end, *(family.image_around or ()))
+    missing = [token for token in tokens if token not in control_ids]
     if missing:
         raise ModelError(
             f"{folder.tokenizer_json} lacks the special tokens {', '.join(missing)}, expected those of {folder.family}"
@@ -210,14 +211,14 @@ def _kept_tokens(
     encoding: Any, length: int, begin: int, left_out: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
     """[first, last) of the tokens that reach behind character `begin` and touch no range that is left out."""
-    first = _token_behind(encoding, begin, length)
+    first = token_behind(encoding, begin, length)
     for low, high in left_out:
-        yield first, _token_behind(encoding, low, length)
+        yield first, token_behind(encoding, low, length)
         first = sum(start < high for start, _ in encoding.offsets)
     yield first, len(encoding.ids)
 
 
-def _token_behind(encoding: Any, character: int, length: int) -> int:
+def token_behind(encoding: Any, character: int, length: int) -> int:
     """The first token that ends behind this character."""
     if not character:
         return 0

@@ -47,8 +47,8 @@ def match_turns(turns: Sequence[Turn], record: Record) -> list[tuple[Turn, tuple
         group for is_tool, run in groupby(record.messages, _is_tool) for group in _groups(is_tool, run)
     ]
     apart: list[tuple[Message, ...]] = [(message,) for message in record.messages]
-    for groups in (joined, apart):
-        expected = [_shape(group) for group in groups]
+    for groups, tool_role in ((joined, "user"), (apart, "tool")):
+        expected = [_shape(group, tool_role) for group in groups]
         given = [(turn.role, turn.images) for turn in turns]
         if given == expected:
             return list(zip(turns, groups, strict=True))
@@ -65,9 +65,9 @@ def _groups(is_tool: bool, run: Iterator[Message]) -> list[tuple[Message, ...]]:
     return [tuple(run)] if is_tool else [(message,) for message in run]
 
 
-def _shape(group: Sequence[Message]) -> tuple[str, int]:
+def _shape(group: Sequence[Message], tool_role: str = "user") -> tuple[str, int]:
     """Role and images of the turn that shows these messages: Qwen's templates show results of tools as a user turn."""
-    role = "user" if group[0].role == "tool" else group[0].role
+    role = tool_role if group[0].role == "tool" else group[0].role
     return role, sum(len(message.images) for message in group)
 
 

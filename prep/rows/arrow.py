@@ -1,12 +1,11 @@
 """Arrow files as sources, and other work that only pyarrow can do. No other module of lmms imports pyarrow.
 
 read_arrow       Arrow IPC files and streams, such as those of a saved Hugging Face data set
-read_compressed  a file of lines in gzip or zstd: Python has no zstd before 3.14
 row_groups       which rows a row group of a Parquet file has: polars does not say
 read_row_group   rows of a Parquet file that polars refuses (see read_parquet)
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,19 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms.prep.reject import Reject
-from lmms.prep.rows.chunk import CHUNK_ROWS, USED_COLUMNS, rows_of_chunk
+from lmms.prep.rows.chunk import CHUNK_ROWS, rows_of_chunk
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-def read_compressed(file: Path, codec: str) -> Iterator[tuple[bytes, int]]:
-    """Blocks of the content, and the position in the file after each. codec: gzip or zstd."""
-    with _oserror(), pa.OSFile(str(file)) as raw, pa.CompressedInputStream(raw, codec) as stream:
-        while block := stream.read(2**20):
-            yield block, raw.tell()
-
-
-def read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
+def read_arrow(file: Path, columns: Collection[str], most: int | None = None) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Batches of the rows, each small enough for a chunk, and the position in the file after each."""
     with _oserror(), pa.memory_map(str(file)) as mapped:
         is_file = mapped.read(6) == b"ARROW1"
@@ -41,16 +33,20 @@ def read_arrow(file: Path) -> Iterator[tuple[pa.RecordBatch, int]]:
             if mapped.read() != _END_OF_STREAM:
                 raise OSError("the stream has no end mark")
             mapped.seek(0)
-            batches = iter(pa.ipc.open_stream(mapped))
+            reader = pa.ipc.open_stream(mapped)
+            batches = iter(reader)
+        if most is None:
+            _check_names(reader.schema.names, columns)
         for batch in batches:
             _check_buffers(batch)
             position = mapped.tell()
             yield from ((part, position) for part in split_batch(batch))
 
 
-def row_groups(file: Path) -> list[tuple[int, int]]:
-    """(rows, bytes when decompressed) of each row group of a Parquet file."""
+def row_groups(file: Path, columns: Collection[str] = ()) -> list[tuple[int, int]]:
+    """(rows, bytes when decompressed) of each row group of a Parquet file. OSError: two `columns` have one name."""
     with _oserror(), pq.ParquetFile(file) as table:
+        _check_names(table.schema_arrow.names, columns)
         groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
         rows = [group.num_rows for group in groups]
         if sum(rows) != table.metadata.num_rows:
@@ -66,12 +62,13 @@ def read_row_group(file: Path, group: int, start: int, rows: int) -> Iterator[pa
             yield from split_batch(batch)
 
 
-def batch_values(batch: pa.RecordBatch) -> Iterator[Any]:
-    """A dict of columns for each row, or a Reject. An unused column has True where it holds a value."""
-    used = batch.select([name for name in batch.schema.names if name in USED_COLUMNS])
-    unused = {
-        name: batch.column(name).is_valid().to_pylist() for name in batch.schema.names if name not in USED_COLUMNS
-    }
+def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[Any]:
+    """A dict of columns for each row, or a Reject. A column that is not among `columns` has True for a value."""
+    every = batch.schema.names
+    names = list(enumerate(every))  # numbers, since two columns may have one name
+    read = {name for name in columns if every.count(name) == 1}
+    used = batch.select([number for number, name in names if name in read])
+    unused = {name: batch.column(number).is_valid().to_pylist() for number, name in names if name not in read}
     for i in range(batch.num_rows):
         others = {name: valid[i] or None for name, valid in unused.items()}
         try:
@@ -91,6 +88,12 @@ def _oserror() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
+def _check_names(names: Sequence[str], columns: Collection[str]) -> None:
+    twice = [name for name in columns if names.count(name) > 1]
+    if twice:
+        raise OSError(f"two columns have the name {twice[0]}")
+
+
 def _check_buffers(batch: pa.RecordBatch) -> None:
     """Damage in an Arrow file would read memory out of bounds later. Text that is not UTF-8 is the fault of one row."""
     try:
@@ -98,6 +101,30 @@ def _check_buffers(batch: pa.RecordBatch) -> None:
     except pa.ArrowInvalid as error:
         if "UTF8" not in str(error):
             raise
+        for column in batch.columns:  # the check ends at the first fault: the rest is checked with the text as bytes
+            _as_bytes(column).validate(full=True)
+
+
+def _as_bytes(array: pa.Array) -> pa.Array:
+    """The array on the same buffers with bytes in place of text, at any depth."""
+    kind, children = array.type, []
+    own_buffers = 2
+    if pa.types.is_string(kind):
+        kind, own_buffers = pa.binary(), 3
+    elif pa.types.is_large_string(kind):
+        kind, own_buffers = pa.large_binary(), 3
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        children = [_as_bytes(array.values)]
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        kind = make(kind.value_field.with_type(children[0].type))
+    elif pa.types.is_struct(kind):
+        children = [_as_bytes(array.field(i)) for i in range(kind.num_fields)]
+        fields = [kind.field(i).with_type(child.type) for i, child in enumerate(children)]
+        kind, own_buffers = pa.struct(fields), 1
+    else:
+        return array
+    buffers = array.buffers()[:own_buffers]
+    return pa.Array.from_buffers(kind, len(array), buffers, offset=array.offset, children=children or None)
 
 
 def split_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -3,30 +3,52 @@
 Only the input decides where a chunk ends, so the same input gives the same chunks for any number of workers.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+T = TypeVar("T")
+
 CHUNK_ROWS, CHUNK_BYTES = 512, 8 * 2**20
 
-USED_COLUMNS = (
-    "messages",
-    "images",
-    "weight",
-    "tools",
-    "functions",
-    "chat_template_kwargs",
-    "videos",
-    "audios",
-    "text",
-)
-"""Columns of a table that are converted; other columns count by name only."""
+MOST_BYTES = 2**29
+"""A record with more bytes is no record: the file is not what its name says."""
 
 
-Rows: TypeAlias = "list[bytes] | list[dict[str, Any]] | pa.RecordBatch"
-"""Lines of a text file, or rows of a table."""
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Rows of a table as a child sent them: they are unpacked where they are used."""
+
+    data: bytes
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def unpack(self) -> Any:
+        """The rows: a list of dicts, or a pyarrow.RecordBatch."""
+        return pickle.loads(self.data)
+
+
+@dataclass(slots=True)
+class TarRow:
+    """The members of one record of a tar file."""
+
+    key: str
+    record: bytes | None = None
+    """The JSON member."""
+    texts: dict[str, bytes] = field(default_factory=dict)
+    """Ending -> text member."""
+    media: dict[str, bytes] = field(default_factory=dict)
+    """Name of a member -> its bytes, in the order of the file."""
+
+
+Rows: TypeAlias = "list[bytes] | list[dict[str, Any]] | list[TarRow] | pa.RecordBatch | Packed"
+"""Lines of a text file, rows of a table, or records of a tar file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +65,17 @@ class Chunk:
 def rows_of_chunk(rows: int, size: int) -> int:
     """Rows of a chunk, where `rows` rows have `size` bytes together."""
     return max(1, min(CHUNK_ROWS, CHUNK_BYTES * rows // max(size, 1)))
+
+
+def in_chunks(rows: Iterable[tuple[T, int, int]]) -> Iterator[tuple[list[T], int]]:
+    """(row, its bytes, the position in the file after it) -> the rows of each chunk, and the position after them."""
+    chunk: list[T] = []
+    size = position = 0
+    for row, row_bytes, position in rows:
+        chunk.append(row)
+        size += row_bytes
+        if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield chunk, position
+            chunk, size = [], 0
+    if chunk:
+        yield chunk, position

@@ -6,14 +6,15 @@ In two cases polars does not give the values that a build needs; then pyarrow re
 - Columns of some kinds (see _is_plain) get other values: nanoseconds are cut off, a map becomes a dict.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from lmms.prep.rows.arrow import read_row_group, row_groups
-from lmms.prep.rows.chunk import CHUNK_ROWS, USED_COLUMNS, Rows, rows_of_chunk
+from lmms.prep.rows.chunk import CHUNK_ROWS, Rows, rows_of_chunk
 
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
@@ -25,15 +26,25 @@ _REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """The errors of polars for a file that polars cannot read; pyarrow decides whether the file is damaged."""
 
 
-def read_parquet(file: Path) -> Iterator[tuple[Rows, int]]:
-    """The rows of each chunk, and about how many bytes of the file were read so far."""
-    groups = row_groups(file)
+def read_parquet(file: Path, columns: Collection[str], most: int | None = None) -> Iterator[tuple[Rows, int]]:
+    """The rows of each chunk with values for `columns`, and about how many bytes of the file were read so far.
+
+    most: rows enough for a look at the start of the file; None for all of it.
+    """
+    groups = row_groups(file, columns if most is None else ())
+    if most is not None:
+        yield from _first_rows(file, min(most, sum(rows for rows, _ in groups)), columns)
+        return
     size, total = file.stat().st_size, max(sum(rows for rows, _ in groups), 1)
     first = done = 0
     for number, (group_rows, group_bytes) in enumerate(groups):
         for start, rows in _pieces(group_rows, group_bytes):
-            frame = _read(file, first + start, rows)
-            parts = read_row_group(file, number, start, rows) if frame is None else map(_dicts, _cut(frame))
+            frame = _read(file, first + start, rows, columns)
+            parts = (
+                read_row_group(file, number, start, rows)
+                if frame is None
+                else (_dicts(piece, columns) for piece in _cut(frame))
+            )
             del frame  # before the next piece is read
             for part in parts:
                 done += len(part)
@@ -41,6 +52,14 @@ def read_parquet(file: Path) -> Iterator[tuple[Rows, int]]:
         first += group_rows
     if done != first:
         raise OSError(f"{done} rows can be read, {first} are in its footer")
+
+
+def _first_rows(file: Path, rows: int, columns: Collection[str]) -> Iterator[tuple[Rows, int]]:
+    frame = _read(file, 0, rows, columns)
+    if frame is not None:
+        yield _dicts(frame, columns), 0
+    else:
+        yield from ((part, 0) for part in islice(read_row_group(file, 0, 0, rows), 1))
 
 
 def _pieces(rows: int, size: int) -> Iterator[tuple[int, int]]:
@@ -51,11 +70,11 @@ def _pieces(rows: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(step, rows - start)
 
 
-def _read(file: Path, first: int, rows: int) -> pl.DataFrame | None:
+def _read(file: Path, first: int, rows: int, columns: Collection[str]) -> pl.DataFrame | None:
     """Some rows of a file, or None if pyarrow has to read them."""
     try:
         scan = pl.scan_parquet(file, glob=False, hive_partitioning=False)
-        used = [kind for name, kind in scan.collect_schema().items() if name in USED_COLUMNS]
+        used = [kind for name, kind in scan.collect_schema().items() if name in columns]
         if not all(map(_is_plain, used)):
             return None
         frame = scan.slice(first, rows).collect()
@@ -93,8 +112,8 @@ def _size(column: pl.Series) -> int:
     return 8 * rows
 
 
-def _dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """A dict of columns for each row. An unused column has True where it holds a value."""
-    used = [name for name in frame.columns if name in USED_COLUMNS]
+def _dicts(frame: pl.DataFrame, columns: Collection[str]) -> list[dict[str, Any]]:
+    """A dict of columns for each row. A column that is not among `columns` has True where it holds a value."""
+    used = [name for name in frame.columns if name in columns]
     others = [pl.when(pl.col(name).is_not_null()).then(True).alias(name) for name in frame.columns if name not in used]
     return frame.select(*used, *others).to_dicts()

@@ -401,3 +401,25 @@ def test_there_are_presets_of_both_kinds() -> None:
     names = preset_names()
     assert any(name.startswith("prep-") for name in names)
     assert sum(not name.startswith("prep-") for name in names) >= 5
+
+
+PATHS: dict[str, Any] = {"sources": ("a.jsonl",), "model": "m", "seq_len": 128, "out": "o", "workers": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("images", "images"),
+        ("007", "007"),
+        ("a: b #c", "a: b #c"),
+        ("[a, b/c]", ("a", "b/c")),
+        ("'[a]'", "[a]"),
+        ("null", None),
+    ],
+)
+def test_a_setting_of_a_path_or_a_list_of_paths_takes_either(text: str, expected: Any) -> None:
+    config = load_config(PrepConfig, None, [f"media_root={text}"], PATHS)
+    assert config.media_root == expected
+    assert load_config(PrepConfig, None, (), {**PATHS, "media_root": expected}) == config
+    with pytest.raises(ConfigError, match=r"media_root.* expected a string or a list, each item a string or null"):
+        load_config(PrepConfig, None, (), {**PATHS, "media_root": 7})

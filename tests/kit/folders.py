@@ -9,6 +9,13 @@ from lmms.prep.build import build_shards
 
 DEMO_MODEL = Path(__file__).resolve().parents[2] / "cli" / "demo" / "model"
 
+TOOL_TEMPLATE = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+"""A chat template with a place for tools, which the tiny model's template lacks."""
+
 
 def tiny_model_folder(parent: Path) -> Path:
     """A copy of the package's tiny Qwen3-VL type model folder (tokenizer, template, processor, config; no weights)."""

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from PIL import ExifTags, Image, ImageOps
+from pillow_heif import register_heif_opener
 
 from lmms.prep.media.images import image_size
 from lmms.prep.reject import Reject
+
+register_heif_opener()
 
 Level = Literal["header", "structure", "decode"]
 LEVELS: tuple[Level, ...] = ("header", "structure", "decode")
@@ -100,6 +103,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "avif": lambda: encoded("AVIF"),
     "avif alpha": lambda: encoded("AVIF", "RGBA"),
     "avif sequence": lambda: encoded_twice("AVIF"),
+    "heic": lambda: encoded("HEIF"),
+    "heic of two pictures": lambda: encoded_twice("HEIF"),
     "bmp": lambda: encoded("BMP"),
     "bmp 1 bit": lambda: encoded("BMP", "1"),
     "tiff raw": lambda: encoded("TIFF"),

@@ -1,7 +1,10 @@
 """Sources: every container gives the same rows, lines end at LF only, a damaged file is an error that names it."""
 
+import bz2
 import gzip
 import json
+import lzma
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 
 from lmms.configs.errors import SourceError
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_ROWS
+from lmms.prep.rows.find import unread_text
 from lmms.prep.sources import BLANK, chunk_values, find_sources, read_chunks
 
 RECORDS = [{"id": i, "messages": [{"role": "user", "content": f"line \u2028 {i}"}]} for i in range(3 * CHUNK_ROWS + 5)]
@@ -20,9 +25,9 @@ RECORDS = [{"id": i, "messages": [{"role": "user", "content": f"line \u2028 {i}"
 
 def values(*patterns: Path | str) -> list[Any]:
     found = []
-    for i, source in enumerate(find_sources([str(p) for p in patterns], None)):
-        for chunk in read_chunks(i, source):
-            found += [value for _, value in chunk_values(chunk)]
+    sources, _ = find_sources([str(p) for p in patterns], None)
+    for chunk in read_chunks(sources):
+        found += [value for _, value in chunk_values(chunk, sources[chunk.source].columns)]
     return found
 
 
@@ -30,10 +35,12 @@ def write(path: Path, records: list[Any] = RECORDS) -> Path:
     """Write records in the container that the name asks for."""
     lines = b"".join(json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in records)
     table = pa.Table.from_pylist(records)
-    if path.name.endswith(".gz"):
-        path.write_bytes(gzip.compress(lines))
-    elif path.name.endswith(".zst"):
-        path.write_bytes(pa.compress(lines, "zstd", asbytes=True))
+    compress = {".gz": gzip.compress, ".zst": zstd.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+    if path.suffix in compress:
+        text = json.dumps(records).encode() if ".json." in path.name else lines
+        path.write_bytes(compress[path.suffix](text))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records, ensure_ascii=False, indent=1), "utf-8")
     elif path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=700)
     elif path.name == "stream.arrow":
@@ -47,7 +54,12 @@ def write(path: Path, records: list[Any] = RECORDS) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "file.arrow", "stream.arrow"])
+COMPRESSED = ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.xz", "a.ndjson.bz2", "a.json.xz"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.ndjson", "a.json", "a.parquet", "file.arrow", "stream.arrow", *COMPRESSED]
+)
 def test_every_container_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     rows = values(write(tmp_path / name))
     assert [row["messages"] for row in rows] == [record["messages"] for record in RECORDS]
@@ -55,10 +67,10 @@ def test_every_container_gives_the_same_rows(name: str, tmp_path: Path) -> None:
 
 
 def test_rows_are_numbered_through_all_chunks(tmp_path: Path) -> None:
-    (source,) = find_sources([str(write(tmp_path / "a.jsonl"))], None)
-    chunks = list(read_chunks(0, source))
+    (source,), _ = find_sources([str(write(tmp_path / "a.jsonl"))], None)
+    chunks = list(read_chunks([source]))
     assert len(chunks) == 4
-    assert [row for chunk in chunks for row, _ in chunk_values(chunk)] == list(range(len(RECORDS)))
+    assert [row for chunk in chunks for row, _ in chunk_values(chunk, source.columns)] == list(range(len(RECORDS)))
     assert chunks[-1].file_bytes == source.bytes
 
 
@@ -76,7 +88,7 @@ def test_a_bad_line_is_a_reject_and_its_neighbours_are_read(tmp_path: Path) -> N
     assert isinstance(bad, Reject)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "file.arrow", "stream.arrow"])
+@pytest.mark.parametrize("name", ["a.json", "a.parquet", "file.arrow", "stream.arrow", *COMPRESSED])
 def test_a_cut_off_file_is_an_error_that_names_it_and_never_a_short_read(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -109,14 +121,31 @@ def test_a_source_that_is_not_there_is_an_error(make: Any, message: str, tmp_pat
 
 
 def test_a_file_of_another_kind_is_an_error_that_lists_the_known_kinds(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,b\n")
-    with pytest.raises(SourceError, match=r"\.jsonl\.zst"):
-        values(tmp_path / "a.csv")
+    (tmp_path / "a.txt").write_text("a,b\n")
+    with pytest.raises(SourceError, match=r"expected \.jsonl, .*\.zst.*\.parquet"):
+        values(tmp_path / "a.txt")
 
 
 def test_a_dict_of_splits_asks_for_one_split(tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     with pytest.raises(SourceError, match="train, test"):
+        values(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("dataset_dict.json", "["),
+        ("dataset_dict.json", '{"splits": "train"}'),
+        ("state.json", "{}"),
+        ("state.json", '{"_data_files": [{}]}'),
+        ("state.json", '{"_data_files": []}'),
+        ("state.json", '{"_data_files": [{"filename": "gone.arrow"}]}'),
+    ],
+)
+def test_a_damaged_folder_of_the_package_datasets_is_named(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SourceError, match=str(tmp_path)):
         values(tmp_path)
 
 
@@ -179,6 +208,121 @@ def test_what_a_build_leaves_in_a_folder_is_not_read_as_records(tmp_path: Path) 
     write(tmp_path / "out.lmms-part" / "packs.parquet")
     (tmp_path / "loop").symlink_to(tmp_path)
     assert values(tmp_path) == [{"name": "a"}]
+
+
+def unread(*patterns: Path) -> str:
+    return unread_text(find_sources([str(pattern) for pattern in patterns], None)[1])
+
+
+def test_hidden_names_map_caches_and_leftovers_of_a_folder_are_named_and_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "ds-train.arrow", RECORDS[:2])
+    names = (".ipynb_checkpoints/a.jsonl", ".trash/a.jsonl", "._x.jsonl", "__MACOSX/a.jsonl", "cache-0123456789.arrow")
+    for name in (*names, "a.txt", "b.txt", "c.PNG", "noending", "dataset_info.json", "config/x.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, RECORDS[:1]) if name in names else (tmp_path / name).write_text('{"a": 1}')
+    (tmp_path / "linked").symlink_to(tmp_path / ".trash")
+    assert len(values(tmp_path)) == 2
+    assert len(values(tmp_path / "*")) == 2
+    assert set(unread(tmp_path).split(", ")) == {
+        *("2 hidden folders", "1 hidden file", "1 folder __MACOSX", "1 map cache", "1 linked folder"),
+        *("2 files .txt", "1 file .png", "1 file without ending", "2 files .json without a list of records"),
+    }
+
+
+@pytest.mark.parametrize("name", [".trash/a.jsonl", "._x.jsonl", "cache-0.arrow", "dataset_info.json"])
+def test_a_file_that_the_user_names_is_read_whatever_its_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    assert len(values(write(tmp_path / name, RECORDS[:3]))) == 3
+
+
+def test_a_folder_without_records_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(SourceError, match=r"no file of chat records there \(1 file \.txt\)"):
+        values(tmp_path)
+
+
+def test_a_file_that_is_reached_by_a_link_or_a_hard_link_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"name": "a"}])
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    os.link(tmp_path / "a.jsonl", tmp_path / "c.jsonl")
+    assert values(tmp_path, tmp_path / "c.jsonl") == [{"name": "a"}]
+
+
+def test_a_folder_of_the_hubs_cache_is_read_at_its_newest_snapshot(tmp_path: Path) -> None:
+    """The files of a snapshot are links to blobs, whose names have no ending."""
+    for revision in ("old", "new"):
+        (tmp_path / "snapshots" / revision / "data").mkdir(parents=True)
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        write(tmp_path / "blobs" / "a.jsonl", [{"name": revision}]).rename(tmp_path / "blobs" / revision)
+        link = tmp_path / "snapshots" / revision / "data" / "train-00000-of-00001.jsonl"
+        link.symlink_to(Path("../../../blobs") / revision)
+    with pytest.raises(SourceError, match="several snapshots"):
+        values(tmp_path)
+    (tmp_path / "refs").mkdir()
+    (tmp_path / "refs" / "main").write_text("new")
+    assert values(tmp_path) == [{"name": "new"}]
+    assert values(tmp_path / "snapshots" / "old") == [{"name": "old"}]
+
+
+def test_zstd_with_the_longest_window_is_read(tmp_path: Path) -> None:
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 31})
+    lines = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)
+    (tmp_path / "a.jsonl.zst").write_bytes(compressor.compress(lines) + compressor.flush())
+    assert len(values(tmp_path / "a.jsonl.zst")) == len(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.jsonl", b'[\n {"messages": []},\n {"messages": []}\n]\n', "JSON list.*ending .json"),
+        ("a.jsonl", b'[{"messages": []}, {"messages": []}]\n', "JSON list"),
+        ("a.jsonl", '{"messages": []}\n'.encode("utf-16"), "UTF-16.*iconv"),
+        ("a.json", '[{"messages": []}]'.encode("utf-16-le"), "UTF-16"),
+        ("a.csv", "a,b\n".encode("utf-16"), "UTF-16"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        ("a.jsonl", gzip.compress(b"{}"), r"\.gz file"),
+        ("a.json", b'[{"a": 1}] [{"a": 2}]', "goes on after"),
+        ("a.tsv", b"a\tb\n1\t2\t3\n", "more fields"),
+    ],
+)
+def test_a_file_that_is_something_else_gets_one_sentence(
+    name: str, content: bytes, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=f"{name}.*{sentence}"):
+        values(tmp_path / name)
+
+
+def test_lines_that_are_lists_are_rows_like_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'[1]\n{"a": 1}\n')
+    assert values(tmp_path / "a.jsonl") == [[1], {"a": 1}]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".tsv.xz"])
+def test_a_row_of_a_csv_file_is_a_record_of_strings(ending: str, tmp_path: Path) -> None:
+    separator = "\t" if "tsv" in ending else ","
+    text = f'question{separator}n\n"two\nlines, one ""cell"""{separator}1\nä{separator}\n'.encode()
+    compress = {".gz": gzip.compress, ".xz": lzma.compress}.get(Path(ending).suffix, bytes)
+    (tmp_path / f"a{ending}").write_bytes(compress(text))
+    assert values(tmp_path / f"a{ending}") == [
+        {"question": 'two\nlines, one "cell"', "n": "1"},
+        {"question": "ä", "n": None},
+    ]
+
+
+def test_a_column_name_that_stands_twice_is_no_fault_unless_the_column_is_used(tmp_path: Path) -> None:
+    column = pa.array(["[]", "[]"])
+    pq.write_table(pa.table([column, column, column], ["x", "messages", "x"]), tmp_path / "a.parquet")
+    assert values(tmp_path / "a.parquet") == [{"messages": "[]", "x": True}] * 2
+    pq.write_table(pa.table([column, column], ["messages", "messages"]), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"b\.parquet.*two columns have the name messages"):
+        values(tmp_path / "b.parquet")
+
+
+def test_a_damaged_arrow_file_that_ended_the_process_is_an_error_that_names_it(shared: Path) -> None:
+    with pytest.raises(SourceError, match=r"lists\.arrow: cannot be read past row 0"):
+        values(shared / "data" / "damaged" / "lists.arrow")
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:

@@ -7,9 +7,6 @@ One deliberate difference: 16-bit grey is scaled to 8 bits. Pillow's conversion 
 Source: transformers 5.23, models/qwen2_vl/image_processing_pil_qwen2_vl.py and image_transforms.py (convert_to_rgb).
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -18,9 +15,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lmms.configs.contract.geometry import Vision, image_grid
-from lmms.configs.contract.images import DAMAGE, FORMATS
+from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.images import DAMAGE, FORMATS, NEEDS_HEIF, is_heic, pillow_reads_heic, strict_pillow
 from lmms.configs.contract.pack import Media
+from lmms.configs.errors import TrainError
 
 
 class BadMediaError(Exception):
@@ -30,11 +28,12 @@ class BadMediaError(Exception):
 def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.uint8]:
     """uint8 [patches, 3 * patch_size**2] of a still image, in the tower's order: squares to merge stand together.
 
-    Raises BadMediaError when the bytes cannot be decoded or are not of the size and grid that `media` states.
+    The grid is the shard's: a record may ask for another size than the processor takes. Raises BadMediaError when the
+    bytes cannot be decoded or are not of the size that `media` states, TrainError when an extra is needed to decode.
     """
     try:
-        with _trusting_pillow(), Image.open(BytesIO(data), formats=FORMATS) as image:
-            # Pixels only once the header says what was accepted when the shards were built.
+        with strict_pillow(None), Image.open(BytesIO(data), formats=_formats(data)) as image:
+            # The stored size is the limit: pixels only once the header says what was accepted when shards were built.
             if media.size not in (image.size, image.size[::-1]):
                 raise BadMediaError(f"the image is {_sides(image.size)}, the shard states {_sides(media.size)}")
             rgb = _rgb(ImageOps.exif_transpose(image), image.format)
@@ -42,8 +41,6 @@ def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.u
         raise BadMediaError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
     if rgb.size != media.size:
         raise BadMediaError(f"the image is {_sides(rgb.size)} upright, the shard states {_sides(media.size)}")
-    if image_grid(rgb.height, rgb.width, vision) != media.grid_thw:
-        raise BadMediaError(f"an image of {_sides(rgb.size)} has another grid than the {list(media.grid_thw)} stated")
     _, rows, columns = media.grid_thw
     resized = rgb.resize((columns * vision.patch_size, rows * vision.patch_size), Image.Resampling.BICUBIC)
     return _patches(np.asarray(resized), vision)
@@ -65,19 +62,12 @@ def pixel_constants(vision: Vision) -> Tensor:
     return torch.tensor([(255.0,) * 3, vision.image_mean, vision.image_std], dtype=torch.float32)
 
 
-@contextmanager
-def _trusting_pillow() -> Iterator[None]:
-    """Pillow without its limit of pixels, since the stored size is the limit, and without warnings about metadata.
-
-    Both settings hold for the whole process while the block runs: not for threads.
-    """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _formats(data: bytes) -> tuple[str, ...]:
+    if not is_heic(data):
+        return FORMATS
+    if not pillow_reads_heic():
+        raise TrainError(f"the shards hold HEIC pictures, and this environment cannot decode them: {NEEDS_HEIF}")
+    return ("HEIF",)
 
 
 def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:

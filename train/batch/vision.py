@@ -39,7 +39,7 @@ def make_pictures(
 ) -> Pictures:
     """The tower's inputs from each image's place in a sequence of `tokens` tokens, and from this rank's patches.
 
-    recipe: of a model with a tower. patches: image -> uint8 [patches, 3 * patch_size**2], of at least the images of this
+    recipe: of a model with a tower. patches: image -> uint8 [patches, 3 * patch_size**2], of at least those of this
     rank.
     Without any image: one black image of a single merged patch, which fills no row. A rank without images runs the
     tower on this image when another rank has images.

@@ -18,6 +18,10 @@ class Family:
     """The special token that opens a turn; the role follows, then a line break."""
     turn_end: str
     """The special token that closes a turn, which the model learns to end with."""
+    text_end: str
+    """The special token that closes a document without turns."""
+    image_around: tuple[str, str] | None = None
+    """The special tokens that the template puts before and behind a picture."""
 
 
 def other_keys(message: Message) -> dict[str, Any]:

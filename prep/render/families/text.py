@@ -8,6 +8,8 @@ from lmms.prep.render.families.family import Family, other_keys
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 """ChatML, which all Qwen families use."""
+TEXT_END = "<|endoftext|>"
+"""The token between documents in Qwen's own pretraining."""
 
 
 def template_messages(record: Record) -> list[dict[str, Any]]:
@@ -17,4 +19,4 @@ def template_messages(record: Record) -> list[dict[str, Any]]:
     return [{"role": m.role, "content": m.text, **other_keys(m)} for m in record.messages]
 
 
-FAMILY = Family(template_messages=template_messages, turn_start=TURN_START, turn_end=TURN_END)
+FAMILY = Family(template_messages=template_messages, turn_start=TURN_START, turn_end=TURN_END, text_end=TEXT_END)

@@ -10,7 +10,7 @@ from typing import Any
 from lmms.prep.records.parts import Part, Text
 from lmms.prep.records.record import Record
 from lmms.prep.render.families.family import Family, other_keys
-from lmms.prep.render.families.text import TURN_END, TURN_START
+from lmms.prep.render.families.text import TEXT_END, TURN_END, TURN_START
 
 
 def template_messages(record: Record) -> list[dict[str, Any]]:
@@ -39,4 +39,10 @@ def _template_parts(is_text: bool, run: Iterable[Part]) -> Iterator[dict[str, An
         yield from ({"type": "image"} for _ in run)
 
 
-FAMILY = Family(template_messages=template_messages, turn_start=TURN_START, turn_end=TURN_END)
+FAMILY = Family(
+    template_messages=template_messages,
+    turn_start=TURN_START,
+    turn_end=TURN_END,
+    text_end=TEXT_END,
+    image_around=("<|vision_start|>", "<|vision_end|>"),
+)

@@ -53,9 +53,11 @@ class Key(NamedTuple):
 
 
 def _keys(root: type, hint: Any, path: tuple[str | int, ...]) -> Iterator[Key]:
-    if type(None) in get_args(hint):  # X | None
-        (hint,) = (arg for arg in get_args(hint) if arg is not type(None))
-    if is_dataclass(hint):
+    if type(None) in get_args(hint):  # X | None, or X | Y | None
+        for kind in get_args(hint):
+            if kind is not type(None):
+                yield from _keys(root, kind, path)
+    elif is_dataclass(hint):
         for field in fields(hint):
             yield from _keys(root, get_type_hints(hint)[field.name], (*path, field.name))
     elif get_origin(hint) is tuple:

@@ -34,7 +34,7 @@ def edge_cases(folder: Path) -> list[tuple[Any, Any]]:
 
 def ends(references: list[ImageRef], root: Path, level: Level) -> list[tuple[int, int]] | str:
     try:
-        return [image_size(read_image(reference, root), level, MAX_PIXELS) for reference in references]
+        return [image_size(read_image(reference, (root,)), level, MAX_PIXELS) for reference in references]
     except Reject as reject:
         return reject.reason
 
@@ -44,6 +44,9 @@ def test_every_edge_case_of_a_picture_ends_as_expected(shared: Path) -> None:
     found_by_decoding_alone = []
     for record, expected in edge_cases(folder):
         found = ends(references(record), folder, "decode")
+        if "outcome_if_decoder_has_heic" in expected:
+            decoded = expected["outcome_if_decoder_has_heic"]
+            expected = {"outcome": decoded["outcome"], "images": [decoded]}
         if expected["outcome"] == "accepted":
             assert found == [(image["width"], image["height"]) for image in expected["images"]], record["id"]
         else:

@@ -1,14 +1,17 @@
 """Sizes of images from their headers, limits, and a name for what is no image; Pillow's own decoder is the oracle."""
 
 import struct
+import sys
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
+from lmms.configs.contract.images import PNG_TEXT_BYTES
 from lmms.prep.media.images import image_size
 from lmms.prep.reject import REASONS, Reject
 from tests.kit.pictures import (
@@ -23,6 +26,7 @@ from tests.kit.pictures import (
     encoded,
     encoded_twice,
     outcome,
+    picture,
     png_with,
     turned,
 )
@@ -143,8 +147,12 @@ ENDS: dict[str, tuple[bytes, str]] = {
     "zeros": (bytes(1000), "not_an_image"),
     "svg": (b'\xef\xbb\xbf <?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
     "svg, bare": (b"<svg></svg>", "SVG"),
-    "heic": (HEIC, "HEIC"),
-    "heic, major brand": (HEIC.replace(b"mif1", b"heic"), "HEIC"),
+    "heic of a header alone": (HEIC, "decode_error"),
+    "tga": (encoded("TGA"), "TGA"),
+    "tga, packed": (encoded("TGA", compression="tga_rle"), "TGA"),
+    "tga, grey": (encoded("TGA", "L"), "TGA"),
+    "tga, colours": (encoded("TGA", "P"), "TGA"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "not_an_image"),
     "jpeg xl": (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
     "jpeg xl stream": (b"\xff\x0a\xff\x07", "JPEG XL"),
     "pdf": (b"%PDF-1.7", "PDF"),
@@ -171,6 +179,54 @@ def test_what_is_no_usable_image_has_a_name(name: str, level: Level) -> None:
     else:
         assert caught.value.reason == "unsupported_format"
         assert caught.value.message.startswith(f"{expected} ")
+
+
+@pytest.mark.parametrize("brand", [b"mif1", b"heic"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_without_its_extra_heic_names_the_extra(level: Level, brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(Reject, match=r"HEIC pictures need .*'lmms\[heif\]', or convert") as caught:
+        image_size(HEIC.replace(b"mif1", brand), level, MAX_PIXELS)
+    assert caught.value.reason == "unsupported_format"
+
+
+def test_a_heic_is_measured_upright() -> None:
+    image, file = picture(), BytesIO()
+    image.info["exif"] = turned(6).tobytes()
+    image.save(file, "HEIF")
+    assert decoded_size(file.getvalue()) == (HEIGHT, WIDTH)
+    assert {outcome(file.getvalue(), level) for level in LEVELS} == {(HEIGHT, WIDTH)}
+
+
+def test_the_limit_of_pixels_holds_for_heic() -> None:
+    data = encoded("HEIF")
+    assert {outcome(data, level, max_pixels=WIDTH * HEIGHT) for level in LEVELS} == {(WIDTH, HEIGHT)}
+    assert {outcome(data, level, max_pixels=WIDTH * HEIGHT - 1) for level in LEVELS} == {"too_many_pixels"}
+
+
+def test_a_pointer_of_git_lfs_is_called_so() -> None:
+    with pytest.raises(Reject, match=r"Git LFS pointer .* git lfs pull"):
+        image_size(ENDS["git lfs"][0], "structure", MAX_PIXELS)
+
+
+def test_a_cursor_is_no_tga() -> None:
+    icon = bytearray(encoded("ICO", sizes=[(16, 16)], bitmap_format="bmp"))
+    icon[2] = 2
+    assert Image.open(BytesIO(icon)).format == "CUR"
+    assert {outcome(bytes(icon), level) for level in LEVELS} == {decoded_size(bytes(icon))}
+
+
+@pytest.mark.parametrize("kind", ["text", "profile", "profile behind the pixels"])
+def test_large_metadata_of_a_png_does_not_matter(kind: str) -> None:
+    """Pillow's own limits are 1 MiB a text and 64 MiB in all."""
+    large = zlib.compress(bytes(2 * 2**20))
+    content = (b"zTXt", b"key\0\0" + large) if kind == "text" else (b"iCCP", b"name\0\0" + large)
+    data = png_with(**{"behind" if kind.endswith("pixels") else "before": chunk(*content)})
+    assert decoded_size(data) is None
+    assert {outcome(data, level) for level in LEVELS} == {(WIDTH, HEIGHT)}
+    bomb = png_with(before=chunk(content[0], content[1][: -len(large)] + zlib.compress(bytes(PNG_TEXT_BYTES + 1))))
+    with pytest.raises(Reject, match="larger than 64 MiB unpacked; write it without"):
+        image_size(bomb, "structure", MAX_PIXELS)
 
 
 def test_real_pictures_pass_every_level_with_one_size(shared: Path) -> None:

@@ -21,6 +21,7 @@ from tests.kit.pictures import (
     encoded,
     encoded_twice,
     outcome,
+    png_with,
 )
 
 
@@ -48,6 +49,10 @@ def test_damaged_bytes_are_rejected_or_measured_as_pillow_would(name: str) -> No
         assert all(isinstance(end, tuple) or end in REASONS for end in found.values())
         expected = decoded_size(bytes(damaged))
         if expected and expected[0] * expected[1] <= 10**6:
+            if name.startswith("heic") and found["header"] != expected:
+                # libheif may decode another size than the header states; training refuses such a picture, too.
+                assert found["structure"] == found["decode"] == "decode_error"
+                continue
             assert found["header"] == found["decode"] == expected
             assert found["structure"] in (expected, "decode_error")
 
@@ -96,6 +101,7 @@ STRUCTURE_FAULTS: dict[str, Callable[[], bytes]] = {
     "png with parted pixels": lambda: (
         (d := encoded("PNG"))[:33] + chunk(b"IDAT", b"") + chunk(b"tEXt", b"a\0b") + d[33:]
     ),
+    "png of which a late text is cut off": lambda: png_with(behind=chunk(b"tEXt", b"key\0text"))[:-20],
     "png without pixels": lambda: encoded("PNG")[:33] + chunk(b"IEND", b""),
     "gif without a frame": lambda: (d := encoded("GIF", "P"))[: d.index(b",", 781)] + b";",
     "tiff with a strip outside": lambda: encoded("TIFF", compression="tiff_lzw").replace(
@@ -110,6 +116,21 @@ STRUCTURE_FAULTS: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", STRUCTURE_FAULTS)
 def test_a_faulty_structure_is_a_decode_error(name: str) -> None:
     assert outcome(STRUCTURE_FAULTS[name](), "structure") == "decode_error"
+
+
+PNG = encoded("PNG")
+DECODED_NONE_THE_LESS = {
+    "without IEND": PNG[:-12],
+    "cut off inside IEND": PNG[:-5],
+    "a wrong checksum of the pixels": PNG[:-16] + bytes([PNG[-16] ^ 1]) + PNG[-15:],
+    "a wrong checksum in a late text": png_with(behind=chunk(b"tEXt", b"key\0text")[:-1] + b"?"),
+}
+
+
+@pytest.mark.parametrize("name", DECODED_NONE_THE_LESS)
+def test_a_png_that_training_decodes_in_full_is_accepted_at_every_level(name: str) -> None:
+    data = DECODED_NONE_THE_LESS[name]
+    assert [outcome(data, level) for level in LEVELS] == [decoded_size(data)] * 3
 
 
 def test_each_level_finds_what_it_promises() -> None:

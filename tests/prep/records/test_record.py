@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lmms.prep.media.resize import Ask
 from lmms.prep.records.record import Record, parse_record
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
@@ -60,7 +61,7 @@ def test_a_surrogate_pair_is_one_character() -> None:
         ({"messages": None}, "messages_not_list", "messages"),
         ({"messages": []}, "empty_messages", "messages"),
         ({"messages": "not json"}, "invalid_json", "messages"),
-        ({"text": "plain"}, "later_text", "text"),
+        ({"text": "plain"}, "missing_messages", ""),
         (conversation(tools=[{}]), "bad_tools", "tools[0]"),
         (conversation(tools=3), "bad_tools", "tools"),
         (conversation(tools=["no json"]), "invalid_json", "tools[0]"),
@@ -95,12 +96,29 @@ def test_a_surrogate_pair_is_one_character() -> None:
         (conversation(image_turn({"type": ["text"]})), "unknown_part_type", "messages[0].content[0]"),
         (conversation({"role": {}, "content": "a"}), "unknown_role", "messages[0]"),
         (conversation(image_turn({"type": "input_audio"})), "later_audio", "messages[0].content[0]"),
-        (conversation(image_turn({"type": "image", "url": "a"})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "image", "src": "a"})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "image", "image": "a", "url": "b"})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "image", "base64": b"a"})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "image", "url": {"url": "a"}})), "bad_part", "messages[0].content[0]"),
+        *(
+            (conversation(image_turn({"type": "image", "image": "a", **ask})), "bad_part", "messages[0].content[0]")
+            for ask in (
+                {"max_pixels": 0},
+                {"max_pixels": "9"},
+                {"min_pixels": 2.5},
+                {"resized_height": 28},
+                {"min_pixels": 9, "max_pixels": 8},
+                {"max_pixels": True},
+                {"max_pixels": float("nan")},
+            )
+        ),
         (conversation(image_turn({"type": "image", "image": 3})), "bad_part", "messages[0].content[0]"),
         (conversation(image_turn({"type": "image_url", "image_url": {"detail": "low"}})), "part_missing_field", None),
         (conversation(image_turn({"type": "image"})), "count_mismatch", "messages[0].content[0]"),
         (conversation(USER, ASSISTANT, images=["a.png"]), "count_mismatch", "images"),
-        (conversation(USER, ASSISTANT, images="a.png"), "bad_part", "images"),
+        (conversation(USER, ASSISTANT, images="a.png"), "count_mismatch", "images"),
+        (conversation(USER, ASSISTANT, images=3), "bad_part", "images"),
+        (conversation(USER, ASSISTANT, images=[{}]), "bad_part", "images[0]"),
         (
             conversation(USER, {"role": "assistant", "content": [{"type": "image", "image": "a"}]}),
             "image_in_assistant",
@@ -116,8 +134,8 @@ def test_a_bad_record_is_rejected_by_name_and_place(value: Any, reason: str, pla
 
 
 def test_the_message_of_a_wrong_key_names_the_key_found_and_the_key_expected() -> None:
-    message = rejected(conversation(image_turn({"type": "image", "url": "a.png"}))).message
-    assert "'url'" in message
+    message = rejected(conversation(image_turn({"type": "image", "src": "a.png"}))).message
+    assert "'src'" in message
     assert "'image'" in message
 
 
@@ -140,6 +158,83 @@ def test_every_form_of_an_image_part_is_read() -> None:
         ("url", "a b.png"), ("url", "b.png"), ("path", "c.png"), ("bytes", b"d"), ("path", "e.png"), ("path", "f.png"),
     ]  # fmt: skip
     assert record.messages[0].text == "and"
+
+
+def test_parts_that_transformers_writes_are_read() -> None:
+    turn = image_turn(
+        {"type": "image", "url": "a.png"},
+        {"type": "image", "path": "b%20.png"},
+        {"type": "image", "base64": "QUJD"},
+        {"type": "image", "image_url": {"url": "d.png"}},
+        {"type": "image", "image": {"bytes": "QUJD", "path": "e.png"}},
+        {"type": "image", "image": None, "url": "f.png", "path": None},
+    )
+    assert references(parse_record(conversation(turn, ASSISTANT))) == [
+        ("url", "a.png"), ("path", "b%20.png"), ("base64", "QUJD"),
+        ("url", "d.png"), ("base64", "QUJD"), ("url", "f.png"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"images": "a.png"}, [("path", "a.png")]),
+        ({"images": {"bytes": b"a", "path": None}}, [("bytes", b"a")]),
+        ({"images": b"a"}, [("bytes", b"a")]),
+        ({"images": '["a.png"]'}, [("path", "a.png")]),
+        ({"images": "[a].png"}, [("path", "[a].png")]),
+        ({"images": [None, "a.png", {"bytes": None, "path": None}]}, [("path", "a.png")]),
+        ({"image": "a.png"}, [("path", "a.png")]),
+        ({"image": ["a.png"], "images": [None]}, [("path", "a.png")]),
+        ({"images": ["a.png"], "image": "a.png"}, [("path", "a.png")]),
+    ],
+)
+def test_a_bare_part_takes_from_every_form_of_the_column(columns: Any, expected: Any) -> None:
+    record = parse_record(conversation(image_turn({"type": "image"}), ASSISTANT, **columns))
+    assert references(record) == expected
+
+
+def test_a_part_may_ask_for_a_size() -> None:
+    asks = (
+        {"max_pixels": 1000},
+        {"min_pixels": 3136.0, "max_pixels": None},
+        {"resized_height": 28, "resized_width": 56},
+    )
+    turn = image_turn(
+        *({"type": "image", "image": "a.png", **ask} for ask in asks), {"type": "image", "image": "b.png"}
+    )
+    images = parse_record(conversation(turn, ASSISTANT)).images
+    assert [image.ask for image in images] == [Ask(None, 1000), Ask(3136), Ask(size=(28, 56)), None]
+
+
+NOTHING: list[Any] = [None, [], "", "[]", {}, "{}", [None], [{"bytes": None, "path": None}], "null"]
+
+
+@pytest.mark.parametrize("column", ["images", "image", "videos", "audios", "tools", "pictures", "video"])
+def test_a_column_of_nothing_is_no_column(column: str) -> None:
+    for nothing in NOTHING:
+        assert parse_record(conversation(**{column: nothing})).images == (), nothing
+
+
+@pytest.mark.parametrize("value", ["a.jpg", ["a.jpg"], {"path": "a.jpg", "bytes": None}, b"a", [None, "a.jpg"]])
+@pytest.mark.parametrize("column", ["image", "image_path", "pictures", "img", "video", "audio_url"])
+def test_media_that_no_part_takes_are_never_left_out_in_silence(column: str, value: Any) -> None:
+    reject = rejected(conversation(**{column: value}))
+    assert (reject.reason, reject.place) == ("unread_media", column)
+    assert f"`{column}`" in reject.message
+    reject = rejected(conversation({**USER, column: value}, ASSISTANT))
+    assert (reject.reason, reject.place) == ("unread_media", f"messages[0].{column}")
+
+
+def test_a_column_that_names_the_pictures_of_the_parts_once_more_is_no_loss() -> None:
+    turn = image_turn({"type": "image", "image": "a.png"})
+    assert parse_record(conversation(turn, ASSISTANT, image="a.png")).unused == ("column image",)
+    assert rejected(conversation(turn, ASSISTANT, image_paths=["a.png", "b.png"])).reason == "unread_media"
+    assert rejected(conversation(turn, ASSISTANT, video="a.mp4")).reason == "unread_media"
+
+
+def test_numbers_about_pictures_are_no_pictures() -> None:
+    assert parse_record(conversation(image=0, images=None, pictures=3, video=False)).images == ()
 
 
 def test_messages_of_a_table_may_be_a_json_string() -> None:

@@ -36,7 +36,7 @@ def image_tokens(record: Record, root: Path, folder: ModelFolder) -> list[int]:
     assert folder.vision
     sizes = []
     for image in record.images:
-        width, height = image_size(read_image(image.ref, root), "header", 10**9)
+        width, height = image_size(read_image(image.ref, (root,)), "header", 10**9)
         sizes.append(grid_tokens(image_grid(height, width, folder.vision), folder.vision.merge_size))
     return sizes
 
@@ -95,7 +95,7 @@ def test_ids_and_grids_of_real_image_records_are_those_of_the_official_processor
             rendered = render_record(renderer, record, image_tokens(record, root, folder))
             messages = FAMILIES[folder.family].template_messages(record)
             text = official.apply_chat_template(messages, tokenize=False, chat_template=folder.chat_template)
-            files = [read_image(image.ref, root) for image in record.images]
+            files = [read_image(image.ref, (root,)) for image in record.images]
             pictures = [Pillow.new("RGB", Pillow.open(io.BytesIO(data)).size) for data in files]
             expected = official(text=[text], images=pictures, return_tensors="np")
             assert rendered.input_ids.tolist() == expected["input_ids"][0].tolist()

@@ -1,6 +1,7 @@
 """The tensor that enters the vision tower is the processor's own, and what is not as stated is refused."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from pillow_heif import register_heif_opener
 from torch import Tensor
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -19,6 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from lmms.configs.contract.geometry import Vision, image_grid
 from lmms.configs.contract.model_folder import read_model_folder
 from lmms.configs.contract.pack import Media
+from lmms.configs.errors import TrainError
 from lmms.train.batch.images import BadMediaError, image_patches, normalised, pixel_constants
 from tests.kit.models import TINY_VISION
 
@@ -166,11 +170,16 @@ def test_a_picture_of_another_size_is_refused() -> None:
         image_patches(data, replace(media, size=(16, 24)), TINY_VISION)
 
 
-def test_a_grid_that_does_not_follow_from_the_size_is_refused() -> None:
-    data = encoded(Image.new("RGB", (24, 16)))
-    media = media_of(data, TINY_VISION)
-    with pytest.raises(BadMediaError, match=r"grid than the \[1, 6, 4\]"):
-        image_patches(data, replace(media, grid_thw=(1, 6, 4)), TINY_VISION)
+def test_a_size_that_a_record_asked_for_gives_the_pixels_of_the_picture_resized_so() -> None:
+    data = encoded(Image.fromarray(noise(50, 70, 3)))
+    side = TINY_VISION.factor
+    asked = (6 * side, 3 * side)
+    resized = encoded(Image.open(BytesIO(data)).resize(asked))
+    grid = image_grid(asked[1], asked[0], TINY_VISION)
+    assert grid != media_of(data, TINY_VISION).grid_thw
+    patches = image_patches(data, replace(media_of(data, TINY_VISION), grid_thw=grid), TINY_VISION)
+    ours = normalised(torch.from_numpy(patches), pixel_constants(TINY_VISION), TINY_VISION.temporal_patch_size)
+    assert torch.equal(ours, processor_pixels(resized, TINY_VISION))
 
 
 def test_a_header_with_too_many_pixels_is_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,3 +215,25 @@ def test_a_format_that_prep_does_not_accept_is_not_opened() -> None:
     assert Image.open(BytesIO(data)).format == "TGA"
     with pytest.raises(BadMediaError, match="decoded"):
         image_patches(data, media_of(data, TINY_VISION), TINY_VISION)
+
+
+def test_a_heic_is_decoded_with_its_extra_and_stops_a_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_heif_opener()
+    data = encoded(Image.fromarray(noise(40, 24, 3)), "HEIF")
+    media = media_of(data, TINY_VISION)
+    assert torch.equal(our_pixels(data, TINY_VISION), processor_pixels(data, TINY_VISION))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(TrainError, match=r"the shards hold HEIC pictures.*lmms\[heif\]"):
+        image_patches(data, media, TINY_VISION)
+
+
+def test_metadata_of_any_length_is_decoded_as_prep_accepts_it() -> None:
+    text = PngInfo()
+    text.add_text("key", "x" * 2**21, zip=True)
+    data = encoded(Image.fromarray(noise(16, 16, 3)), pnginfo=text)
+    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
+        Image.open(BytesIO(data)).load()
+    plain = encoded(Image.fromarray(noise(16, 16, 3)))
+    media = replace(media_of(plain, TINY_VISION), bytes=len(data))
+    patches = image_patches(data, media, TINY_VISION)
+    assert (patches == image_patches(plain, media, TINY_VISION)).all()

@@ -18,21 +18,16 @@ from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.data.fit import fitting_model
 from lmms.train.run import train
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import TOOL_TEMPLATE, tiny_model_folder
 from tests.kit.runs import silent
 
-TEMPLATE = (
-    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}<|im_end|>\n{% endfor %}"
-)
 CALL = {"function": {"name": "weather", "arguments": "{}"}}
 
 
 def config_of(folder: Path, out: str = "shards", **settings: Any) -> PrepConfig:
     turns = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
     (folder / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
-    (folder / "mine.jinja").write_text(TEMPLATE)
+    (folder / "mine.jinja").write_text(TOOL_TEMPLATE)
     model = str(tiny_model_folder(folder))
     config = PrepConfig(sources=(str(folder / "a.jsonl"),), model=model, seq_len=64, out=str(folder / out), workers=1)
     return replace(config, chat_template=str(folder / "mine.jinja"), **settings)
@@ -41,7 +36,7 @@ def config_of(folder: Path, out: str = "shards", **settings: Any) -> PrepConfig:
 def test_a_given_template_goes_from_the_build_to_the_exported_model(tmp_path: Path) -> None:
     build_shards(config_of(tmp_path))
     dataset = open_dataset(tmp_path / "shards")
-    assert fitting_model(str(tmp_path / "model"), dataset).chat_template == TEMPLATE
+    assert fitting_model(str(tmp_path / "model"), dataset).chat_template == TOOL_TEMPLATE
     run = {
         "model": {"path": str(tmp_path / "model"), "init": "random"},
         "data": {"shards": str(tmp_path / "shards"), "global_packs": 1, "workers": 0},
@@ -51,14 +46,14 @@ def test_a_given_template_goes_from_the_build_to_the_exported_model(tmp_path: Pa
     (tmp_path / "run.yaml").write_text(json.dumps(run))
     train(load_config(TrainConfig, tmp_path / "run.yaml"), silent)
     exported = export(tmp_path / "out" / checkpoint_name(1), tmp_path / "exported")
-    assert AutoTokenizer.from_pretrained(exported).chat_template == TEMPLATE
+    assert AutoTokenizer.from_pretrained(exported).chat_template == TOOL_TEMPLATE
     assert [path.name for path in exported.glob("chat_template*")] == ["chat_template.jinja"]
     assert "chat_template" not in json.loads((exported / "tokenizer_config.json").read_text())
 
 
 def test_a_damaged_template_of_shards_is_an_error(tmp_path: Path) -> None:
     build_shards(config_of(tmp_path))
-    (tmp_path / "shards" / TEMPLATE_NAME).write_text(TEMPLATE.replace("tools", "tolls"))
+    (tmp_path / "shards" / TEMPLATE_NAME).write_text(TOOL_TEMPLATE.replace("tools", "tolls"))
     with pytest.raises(DatasetError, match=r"chat_template\.jinja is damaged"):
         fitting_model(str(tmp_path / "model"), open_dataset(tmp_path / "shards"))
 
@@ -73,7 +68,7 @@ def test_a_template_that_is_missing_or_no_template_is_an_error(tmp_path: Path) -
 
 def test_sets_with_two_templates_do_not_train_together(tmp_path: Path) -> None:
     build_shards(config_of(tmp_path))
-    (tmp_path / "other.jinja").write_text(TEMPLATE.replace("{{ m.content }}", "-{{ m.content }}"))
+    (tmp_path / "other.jinja").write_text(TOOL_TEMPLATE.replace("{{ m.content }}", "-{{ m.content }}"))
     build_shards(replace(config_of(tmp_path, out="others"), chat_template=str(tmp_path / "other.jinja")))
     sets = [{"shards": str(tmp_path / name), "weight": 1} for name in ("shards", "others")]
     run = {

@@ -1,0 +1,100 @@
+"""A document: text, and pictures between texts, without roles. For continued pretraining and plain completions.
+
+{text}                    all of it is learned
+{prompt, completion}      strings; the completion is learned
+{texts, images}           lists of one length; at each place a text or a picture, the other is null
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmms.prep.records.parts import Image
+from lmms.prep.records.pictures import image_ref, is_absent, is_null_image
+from lmms.prep.records.strict_json import kind_of
+from lmms.prep.records.weights import parse_weight
+from lmms.prep.reject import Reject
+
+DOCUMENT_COLUMNS = ("text", "prompt", "completion", "texts")
+_USED_COLUMNS = ("text", "prompt", "completion", "texts", "images", "weight", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text of a document."""
+
+    text: str
+    is_learned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Texts and pictures in order, checked and typed."""
+
+    parts: tuple[Passage | Image, ...]
+    weight: float
+    """Weight of the whole document in the loss, above 0."""
+    unused: tuple[str, ...]
+    """Columns that hold something and are not used."""
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Image))
+
+    @property
+    def may_split(self) -> bool:
+        """Whether the document can be cut in pieces that all have text to learn from."""
+        return all(part.is_learned for part in self.parts if isinstance(part, Passage))
+
+
+def parse_document(raw: Mapping[str, Any]) -> Document:
+    """A document from the value of a JSON line or the row of a table. Raises Reject."""
+    weight = parse_weight(raw, "weight", "weight")
+    if weight == 0:
+        raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
+    if raw.get("texts") is not None:
+        parts = _interleaved(raw)
+    elif raw.get("text") is not None:
+        parts = (Passage(_string(raw, "text"), is_learned=True),)
+    else:
+        parts = (
+            Passage(_string(raw, "prompt"), is_learned=False),
+            Passage(_string(raw, "completion"), is_learned=True),
+        )
+    if not any(part.text for part in parts if isinstance(part, Passage) and part.is_learned):
+        raise Reject("empty_text", "the text to learn from is empty", next(c for c in DOCUMENT_COLUMNS if c in raw))
+    if raw.get("texts") is None and not is_absent(raw.get("images")):
+        raise Reject("count_mismatch", "`images` beside a text without places for them", "images")
+    unused = (f"column {key}" for key, value in raw.items() if value is not None and key not in _USED_COLUMNS)
+    return Document(parts, 1.0 if weight is None else weight, tuple(unused))
+
+
+def _string(raw: Mapping[str, Any], column: str) -> str:
+    value = raw.get(column)
+    if not isinstance(value, str):
+        raise Reject("bad_text", f"`{column}` is {kind_of(value)}, expected a string", column)
+    return value
+
+
+def _interleaved(raw: Mapping[str, Any]) -> tuple[Passage | Image, ...]:
+    texts, images = raw["texts"], raw.get("images") or []
+    for column, value in (("texts", texts), ("images", images)):
+        if not isinstance(value, list):
+            raise Reject("bad_text", f"`{column}` is {kind_of(value)}, expected a list", column)
+    if images and len(images) != len(texts):
+        message = f"{len(texts)} texts and {len(images)} images; expected a text or an image at each place"
+        raise Reject("count_mismatch", message, "images")
+    parts: list[Passage | Image] = []
+    for i, text in enumerate(texts):
+        image = None if not images or is_null_image(images[i]) else images[i]
+        if (text is None) == (image is None):
+            both = "neither a text nor an image" if text is None else "both a text and an image"
+            raise Reject("count_mismatch", f"{both} at one place; expected one of them", f"texts[{i}]")
+        if image is not None:
+            parts.append(Image(image_ref(image, f"images[{i}]"), f"images[{i}]"))
+        elif isinstance(text, str):
+            parts.append(Passage(text, is_learned=True))
+        else:
+            raise Reject("bad_text", f"a text is {kind_of(text)}, expected a string", f"texts[{i}]")
+    return tuple(parts)

@@ -1,0 +1,71 @@
+"""A map of fields, {messages: $.a.b, images: [$.pic]}: the columns of a form from wherever their values stand.
+
+A path is names and indexes: $.data.turns, $.files[0].path, or the same without `$.`. A list of paths gives the list of
+the values that are there.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Any
+
+from lmms.configs.errors import ConfigError, nearest
+
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+@cache
+def parse_path(path: str, name: str) -> tuple[str | int, ...]:
+    """The names and indexes of a path. name: key of the setting `fields`, for the ConfigError about a bad path."""
+    text = path[1:] if path.startswith("$") else "." + path
+    steps = [step[1] if step[1] is not None else int(step[2]) for step in _STEP.finditer(text)]
+    if _STEP.sub("", text) or not steps or isinstance(steps[0], int):
+        raise ConfigError(f"fields.{name} is {path!r}, expected a path such as $.data.turns or $.files[0]")
+    return tuple(steps)
+
+
+def check_fields_map(fields: Mapping[str, Any], columns: Collection[str]) -> None:
+    """ConfigError for a map of fields with a value that is no path, nor a list of paths, or a name not in `columns`."""
+    for name, paths in fields.items():
+        if name not in columns:
+            raise ConfigError(f"fields.{name}: no such column in the form of the source{nearest(name, columns)}")
+        for path in paths if isinstance(paths, list | tuple) else [paths]:
+            if not isinstance(path, str):
+                raise ConfigError(f"fields.{name} is {path!r}, expected a path such as $.data.turns, or a list of such")
+            parse_path(path, name)
+
+
+def columns_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns in which the paths begin."""
+    listed = {name: paths if isinstance(paths, list | tuple) else [paths] for name, paths in fields.items()}
+    return tuple(str(parse_path(path, name)[0]) for name, paths in listed.items() for path in paths)
+
+
+def pick_fields(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the columns of the map, and the columns that no path begins in."""
+    begun = columns_of(fields)
+    picked = {name: _picked(raw, paths, name) for name, paths in fields.items()}
+    others = {name: value for name, value in raw.items() if name not in begun and name not in fields}
+    return {**others, **{name: value for name, value in picked.items() if value is not None}}
+
+
+def original_place(place: str, fields: Mapping[str, Any]) -> str:
+    """The place in the record as it was, for a place in the picked record."""
+    column = re.match(r"\w*", place)
+    path = fields.get(column[0]) if column else None
+    return path.removeprefix("$.") + place[len(column[0]) :] if column and isinstance(path, str) else place
+
+
+def _picked(raw: Mapping[str, Any], paths: Any, name: str) -> Any:
+    if not isinstance(paths, list | tuple):
+        return _value(raw, parse_path(paths, name))
+    return [value for path in paths if (value := _value(raw, parse_path(path, name))) is not None]
+
+
+def _value(value: Any, steps: tuple[str | int, ...]) -> Any:
+    for step in steps:
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list) and step < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,20 @@
+"""Texts and pictures without roles, as OBELICS has them: {texts: ["a", null], images: [null, "b.jpg"]}."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms.prep.records.forms.form import Form, Normal, Roles
+from lmms.prep.records.forms.turns import missing
+
+
+def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
+    if record.get("texts") is None:
+        raise missing(record, "`texts`")
+    return Normal({name: value for name, value in record.items() if name not in ("messages", "text")}, is_document=True)
+
+
+def _fits(record: Mapping[str, Any]) -> bool:
+    return "texts" in record and "messages" not in record
+
+
+FORM = Form(("texts", "images", "weight"), _fits, _read)

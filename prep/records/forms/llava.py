@@ -1,0 +1,28 @@
+"""LLaVA: ShareGPT with pictures: {conversations: [{from, value: "<image>\\nWhat?"}], image: a.jpg}.
+
+Each tag takes the next entry of `image` or `images`; the text around a tag stays as written, line feeds too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
+from lmms.prep.records.forms.sharegpt import COLUMNS, LISTS, has_conversation, read_conversation
+from lmms.prep.records.forms.turns import MEDIA_COLUMNS, check_counts, media, with_places
+
+
+def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
+    messages, places = read_conversation(record, roles)
+    for message in messages:
+        if isinstance(message["content"], str):
+            message["content"] = with_places(message["content"])
+    entries = media(record)
+    check_counts(messages, entries)
+    return Normal(renamed(record, (*LISTS, "system", *MEDIA_COLUMNS), messages=messages, **entries), places)
+
+
+def _marks(record: Mapping[str, Any]) -> bool:
+    return has_conversation(record) and any(name in record for name in MEDIA_COLUMNS)
+
+
+FORM = Form((*COLUMNS, *MEDIA_COLUMNS), has_conversation, _read, _marks)

@@ -1,0 +1,143 @@
+"""ms-swift: {messages: [{role, content: "<image>What?"}], images, ...}, or {query, response, history, system}.
+
+Each tag takes the next entry of its column; where no tag is written, all pictures come before the first turn that is
+not the system's. A turn `tool_call` and turns of the assistant in a row are one turn. Objects with boxes are rejected.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lmms.prep.records.forms.alpaca import history_turns, joined
+from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
+from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation
+from lmms.prep.records.forms.turns import (
+    CALLS,
+    MEDIA_COLUMNS,
+    check_counts,
+    media,
+    missing,
+    peeked,
+    refuse_preferences,
+    system_turn,
+    with_places,
+)
+from lmms.prep.records.weights import WEIGHT_KEYS
+from lmms.prep.reject import Reject
+
+_SYSTEMS = ("system", "system_prompt")
+_QUERIES = ("query", "prompt", "question", "problem")
+_RESPONSES = ("response", "answer", "output", "targets", "target", "answer_key", "answers", "solution")
+_READ = (*LISTS, *_SYSTEMS, *_QUERIES, *_RESPONSES, *MEDIA_COLUMNS, "instruction", "input", "history", "objects")
+
+
+def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
+    refuse_preferences(record)
+    _refuse_objects(record.get("objects"))
+    column = _only(record, _SYSTEMS)
+    record = {**record, "system": record.get(column) if column else None}
+    has_list = any(record.get(name) is not None for name in LISTS)
+    messages, places = read_conversation(record, roles) if has_list else _read_query(record)
+    for message in messages:
+        message["content"] = _content(message)
+    messages, places = _joined_turns(messages, places)
+    entries = media(record)
+    _add_tags(messages, len(entries.get("images", [])))
+    check_counts(messages, entries)
+    return Normal(renamed(record, _READ, messages=messages, **entries), places)
+
+
+def _refuse_objects(objects: Any) -> None:
+    if isinstance(objects, Mapping) and not any(objects.values()):
+        return
+    if objects not in (None, [], ""):
+        raise Reject("later_objects", "boxes for <bbox> and <ref-object>; this version cannot place them", "objects")
+
+
+def _only(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The column of these names that is set: the first name, or else the only other one. Raises Reject."""
+    given = [name for name in names if record.get(name) not in (None, "")]
+    if len(given) > 1 and given[0] != names[0]:
+        message = f"both `{given[0]}` and `{given[1]}`; name the columns with `fields`"
+        raise Reject("missing_messages", message, given[1])
+    return given[0] if given else None
+
+
+def _read_query(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    query, response = _only(record, _QUERIES), _only(record, _RESPONSES)
+    question = record[query] if query else joined(record.get("instruction"), record.get("input"))
+    if question is None:
+        raise missing(record, "`query`")
+    answer = record[response] if response else None
+    answer = answer[0] if isinstance(answer, list) and answer else answer
+    system = system_turn(record)
+    history, places = history_turns(record.get("history"))
+    turns = [{"role": "user", "content": question}]
+    turns += [{"role": "assistant", "content": answer}] if answer is not None else []
+    placed = (query or "instruction", response or "")[: len(turns)]
+    return [*system, *history, *turns], (*["system"] * len(system), *places, *placed)
+
+
+def _content(message: Mapping[str, Any]) -> Any:
+    content = message["content"]
+    if message["role"] == "tool" and isinstance(content, Mapping):
+        content = json.dumps(content, ensure_ascii=False)
+    return with_places(content) if isinstance(content, str) else content
+
+
+def _joined_turns(
+    messages: list[dict[str, Any]], places: tuple[str, ...]
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The messages, with the assistant's in a row as one: text and then calls. Raises Reject."""
+    turns: list[dict[str, Any]] = []
+    placed: list[str] = []
+    for message, place in zip(messages, places, strict=True):
+        last = turns[-1] if turns else {}
+        if message["role"] != "assistant" or last.get("role") != "assistant":
+            turns.append(message)
+            placed.append(place)
+            continue
+        both_call = "tool_calls" in last and "tool_calls" in message
+        if not both_call and any(last.get(flag) != message.get(flag) for flag in WEIGHT_KEYS):
+            raise Reject("conflicting_weights", "turns of the assistant in a row, with other flags each", place)
+        turns[-1] = _one_turn(last, message, place)
+    return turns, tuple(placed)
+
+
+def _one_turn(first: dict[str, Any], second: dict[str, Any], place: str) -> dict[str, Any]:
+    contents = [m["content"] for m in (first, second) if m["content"] is not None]
+    if not all(isinstance(content, str) for content in contents) or ("tool_calls" in first and second["content"]):
+        raise Reject("bad_content_type", "turns of the assistant in a row that cannot be joined", place)
+    calls = [*first.get("tool_calls", []), *second.get("tool_calls", [])]
+    return {**first, "content": "".join(contents) if contents else None, **({"tool_calls": calls} if calls else {})}
+
+
+def _add_tags(messages: list[dict[str, Any]], pictures: int) -> None:
+    """Put all pictures before the first turn, where no turn has a place for one."""
+    first = next((m for m in messages if m["role"] != "system"), None)
+    if not pictures or first is None or any(isinstance(m["content"], list) for m in messages):
+        return
+    first["content"] = [*[{"type": "image"}] * pictures, {"type": "text", "text": first["content"]}]
+
+
+def _fits(record: Mapping[str, Any]) -> bool:
+    return "messages" in record or has_conversation(record) or _has_query(record)
+
+
+def _has_query(record: Mapping[str, Any]) -> bool:
+    answers = any(name in record for name in ("response", "answer", "output"))
+    return not any(name in record for name in LISTS) and answers and any(name in record for name in _QUERIES)
+
+
+def _marks(record: Mapping[str, Any]) -> bool:
+    turns = [turn for turn in peeked(record, "messages") if isinstance(turn, Mapping)]
+    contents = [turn.get("content") for turn in turns]
+    if any(turn.get("role") in (*CALLS, "tool_response") for turn in turns):
+        return True
+    if not turns or any(isinstance(content, list) for content in contents):
+        return _has_query(record)
+    has_tag = any(isinstance(content, str) and with_places(content) != content for content in contents)
+    return has_tag and any(record.get(name) not in (None, [], "") for name in (*MEDIA_COLUMNS, "objects"))
+
+
+FORM = Form((*_READ, "tools", "weight", "chat_template_kwargs"), _fits, _read, _marks)

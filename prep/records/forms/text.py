@@ -1,0 +1,20 @@
+"""Plain text: {text: a document}, for continued pretraining. Another column is named by `fields: {text: body}`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms.prep.records.forms.form import Form, Normal, Roles
+from lmms.prep.records.forms.turns import missing
+
+
+def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
+    if record.get("text") is None:
+        raise missing(record, "`text`")
+    return Normal({name: value for name, value in record.items() if name != "messages"}, is_document=True)
+
+
+def _fits(record: Mapping[str, Any]) -> bool:
+    return "text" in record and "messages" not in record
+
+
+FORM = Form(("text", "images", "image", "weight"), _fits, _read)

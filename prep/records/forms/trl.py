@@ -1,0 +1,65 @@
+"""TRL: {prompt, completion}, strings or lists of messages; or {messages, images}, pictures before the first question.
+
+Only the completion is learned. Strings are plain text, without a chat template. `prompt` alone, and answers to compare
+(`chosen`, `rejected`, `label`), are rejected: nothing of them is learned by imitation.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
+from lmms.prep.records.forms.turns import listed, media, missing, refuse_preferences
+from lmms.prep.records.strict_json import kind_of
+from lmms.prep.reject import Reject
+
+_IMAGES = ("images", "image")
+
+
+def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
+    refuse_preferences(record)
+    if record.get("label") is not None:
+        raise Reject("preference_data", "`label`: answers to prefer or avoid; only answers to learn fit", "label")
+    prompt, completion = record.get("prompt"), record.get("completion")
+    if record.get("messages") is not None:
+        turns = listed(record, "messages")
+        places = tuple(f"messages[{i}]" for i in range(len(turns)))
+    elif prompt is None:
+        raise missing(record, "`prompt` or `messages`")
+    elif completion is None:
+        raise Reject("no_assistant", "`prompt` without `completion`: nothing to learn from", "prompt")
+    elif isinstance(prompt, str) and isinstance(completion, str):
+        return Normal(record, is_document=True)
+    else:
+        turns, places = _both(record)
+    entries = media({name: record.get(name) for name in _IMAGES})
+    messages = _with_pictures(turns, len(entries.get("images", [])))
+    return Normal(renamed(record, ("prompt", "completion", *_IMAGES), messages=messages, **entries), places)
+
+
+def _both(record: Mapping[str, Any]) -> tuple[list[Any], tuple[str, ...]]:
+    prompt, completion = ([_turn(turn, name) for turn in listed(record, name)] for name in ("prompt", "completion"))
+    asked = [{**turn, "weight": 0} if turn.get("role") == "assistant" else turn for turn in prompt]
+    places = [f"{name}[{i}]" for name in ("prompt", "completion") for i in range(len(listed(record, name)))]
+    return [*asked, *completion], tuple(places)
+
+
+def _turn(turn: Any, column: str) -> Mapping[str, Any]:
+    if not isinstance(turn, Mapping):
+        raise Reject("message_not_object", f"a message is {kind_of(turn)}, expected an object", column)
+    return turn
+
+
+def _with_pictures(turns: list[Any], pictures: int) -> list[Any]:
+    """The turns, with all pictures before the first question if that is a string."""
+    first = next((i for i, turn in enumerate(turns) if isinstance(turn, Mapping) and turn.get("role") == "user"), None)
+    if not pictures or first is None or not isinstance(turns[first].get("content"), str):
+        return turns
+    parts = [*[{"type": "image"}] * pictures, {"type": "text", "text": turns[first]["content"]}]
+    return [*turns[:first], {**turns[first], "content": parts}, *turns[first + 1 :]]
+
+
+def _fits(record: Mapping[str, Any]) -> bool:
+    return "prompt" in record and not any(name in record for name in ("messages", "response", "answer", "output"))
+
+
+FORM = Form(("messages", "prompt", "completion", *_IMAGES, "tools", "weight", "chat_template_kwargs"), _fits, _read)

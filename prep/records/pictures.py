@@ -1,0 +1,116 @@
+"""Entries of a picture column, and columns that name media: which are read, which are empty, which nothing reads."""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from lmms.prep.media.read import ImageRef
+from lmms.prep.records.strict_json import kind_of, parse_json
+from lmms.prep.reject import Reject
+
+_MOVING = ("video", "audio", "sound")
+_STILL = ("image", "img", "picture", "photo", "pixel_values", "media")
+_ENDINGS = ("", "s", "_path", "_paths", "_file", "_files", "_url", "_urls", "_name", "_names", "_base64", "_bytes")
+_MOVING_COLUMNS = {word + ending for word in _MOVING for ending in _ENDINGS}
+NAMES_OF_MEDIA = {word + ending for word in _STILL for ending in _ENDINGS} | _MOVING_COLUMNS
+"""Names of columns that hold pictures, videos or sounds in the data sets of other systems."""
+
+
+class Bare:
+    """The entries of a column such as `images`, in order: a part without a value takes the next entry."""
+
+    def __init__(self, column: str, entries: Iterable[ImageRef]) -> None:
+        self.column = column
+        self.taken = 0
+        """Entries that a part took."""
+        self._entries = deque(entries)
+
+    def take(self, place: str) -> ImageRef:
+        """The next entry, for the bare part at this place."""
+        if not self._entries:
+            raise Reject("count_mismatch", f"a bare image part without an entry left in `{self.column}`", place)
+        self.taken += 1
+        return self._entries.popleft()
+
+    def check_empty(self) -> None:
+        """Reject for entries that no part took. A column `image` of which nothing was taken is for check_all_read."""
+        if self._entries and (self.taken or self.column == "images"):
+            message = f"`{self.column}` has {len(self._entries)} more entries than there are bare image parts"
+            raise Reject("count_mismatch", message, self.column)
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a column or key holds nothing: null, empty, `[null]`, a struct of nulls, or the JSON text of such."""
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null", "[null]")
+    if isinstance(value, Mapping):
+        return all(item is None for item in value.values())
+    return value is None or (isinstance(value, list) and all(map(is_null_image, value)))
+
+
+def is_null_image(value: Any) -> bool:
+    """Whether an entry names no picture: null, or a struct of nulls as tables have them."""
+    return value is None or (isinstance(value, Mapping) and value != {} and is_absent(value))
+
+
+def parse_images(raw: Mapping[str, Any]) -> Bare:
+    """What the bare parts of a record take: the entries of `images`, or of `image` where there is no `images`.
+
+    The column is a list, or a single picture; in a table it may also be a JSON list. Nulls in the list count for
+    nothing. Raises Reject.
+    """
+    column = "image" if is_absent(raw.get("images")) and _entries(raw.get("image")) else "images"
+    value = raw.get(column)
+    if is_absent(value):
+        return Bare(column, ())
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        value = json_list(value)
+    if not isinstance(value, list):
+        return Bare(column, [image_ref(value, column)])
+    return Bare(column, [image_ref(v, f"{column}[{i}]") for i, v in enumerate(value) if not is_null_image(v)])
+
+
+def image_ref(value: Any, place: str) -> ImageRef:
+    """The picture that an entry names: a path, text with its bytes, bytes, or the struct {bytes, path} of datasets."""
+    if isinstance(value, Mapping):
+        unknown = [key for key in value if key not in ("bytes", "path")]
+        if unknown:
+            raise Reject("bad_part", f"key {unknown[0]!r} in an image struct; expected 'bytes' and 'path'", place)
+        if isinstance(value.get("bytes"), str):  # JSON has no bytes
+            return ImageRef("base64", value["bytes"])
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, bytes):
+        return ImageRef("bytes", value)
+    if isinstance(value, str):
+        return ImageRef("path", value)
+    raise Reject("bad_part", f"an image is {kind_of(value)}, expected a path, a data URI, base64 or bytes", place)
+
+
+def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: int, place: str = "") -> None:
+    """Reject for a column of a record, or a key of a message, that names media which no part takes.
+
+    read: columns or keys that were read. taken: pictures that the holder's parts have; a column of no more pictures
+    only names them once more. place: of a message; "" for a record.
+    """
+    if NAMES_OF_MEDIA.isdisjoint(holder):
+        return
+    for key in sorted(holder.keys() & NAMES_OF_MEDIA):
+        entries = 0 if key in read else _entries(holder[key])
+        if entries and (key in _MOVING_COLUMNS or entries > taken):
+            message = f"`{key}` names media that no part of the record takes; name them in parts, or in `images`"
+            raise Reject("unread_media", message, f"{place}.{key}" if place else key)
+
+
+def _entries(value: Any) -> int:
+    """How many pictures, videos or sounds a value names; a number or a boolean says something else."""
+    if is_absent(value) or isinstance(value, bool | int | float):
+        return 0
+    return sum(_entries(entry) for entry in value) if isinstance(value, list) else 1
+
+
+def json_list(text: str) -> Any:
+    """The JSON list in a cell of text, else the text itself: a path may begin with a bracket."""
+    try:
+        return parse_json(text, "images")
+    except Reject:
+        return text

@@ -1,0 +1,47 @@
+"""A raw row -> a typed Record, by way of the form of its source."""
+
+from dataclasses import replace
+from typing import Any
+
+from lmms.configs.settings.sources import DEFAULT_READING, Reading
+from lmms.prep.records.document import Document, parse_document
+from lmms.prep.records.forms import normal_form
+from lmms.prep.records.forms.fields import original_place
+from lmms.prep.records.forms.form import Normal
+from lmms.prep.records.parts import Image
+from lmms.prep.records.record import Message, Record, parse_record
+from lmms.prep.reject import Reject
+
+
+def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record | Document:
+    """A conversation or a document from the value of a JSON line or the row of a table.
+
+    Raises Reject, with the place in the raw record.
+    """
+    try:
+        normal = normal_form(raw, reading)
+        record = _parsed(normal, reading)
+    except Reject as reject:
+        if not reading.fields:
+            raise
+        raise Reject(reject.reason, reject.message, original_place(reject.place, reading.fields)) from None
+    return _placed(record, normal) if normal.places and isinstance(record, Record) else record
+
+
+def _parsed(normal: Normal, reading: Reading) -> Record | Document:
+    try:
+        return parse_document(normal.record) if normal.is_document else parse_record(normal.record, reading)
+    except Reject as reject:
+        raise normal.located(reject) from None
+
+
+def _placed(record: Record, normal: Normal) -> Record:
+    """The record with the places that its pictures have in the raw record: a later fault names them."""
+    return replace(record, messages=tuple(_placed_message(message, normal) for message in record.messages))
+
+
+def _placed_message(message: Message, normal: Normal) -> Message:
+    if isinstance(message.content, str):
+        return message
+    parts = (replace(p, place=normal.original(p.place)) if isinstance(p, Image) else p for p in message.content)
+    return replace(message, content=tuple(parts))

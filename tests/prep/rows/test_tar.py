@@ -1,0 +1,85 @@
+"""WebDatasets: members of one key are a record, with their bytes in place of their names."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms.configs.errors import SourceError
+from lmms.prep.reject import Reject
+from lmms.prep.sources import chunk_values, find_sources, read_chunks
+
+PART = {"type": "image", "image": "1.jpg"}
+
+
+def values(file: Path) -> list[Any]:
+    sources, _ = find_sources([str(file)], None)
+    return [value for chunk in read_chunks(sources) for _, value in chunk_values(chunk, sources[chunk.source].columns)]
+
+
+def write(file: Path, members: dict[str, Any], mode: Any = "w") -> Path:
+    with tarfile.open(file, mode) as tar:
+        for name, content in members.items():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz"), ("a.tar.xz", "w:xz")]
+)
+def test_members_of_one_key_are_a_record(name: str, mode: str, tmp_path: Path) -> None:
+    members = {
+        "d/1.json": {"messages": [{"content": [PART]}]},
+        "d/1.jpg": b"JPEG 1",
+        "d/1.txt": b"words",
+        "d/2.left.png": b"PNG l",
+        "d/2.right.png": b"PNG r",
+        "d/2.json": {"messages": []},
+        "e/1.json": {"text": "1.jpg"},
+        "._3.json": {},
+        "4.json": b"{",
+        "5.jpg": b"alone",
+    }
+    rows = values(write(tmp_path / name, members, mode))
+    assert rows[0] == {"messages": [{"content": [{"type": "image", "image": b"JPEG 1"}]}], "txt": "words"}
+    assert rows[1] == {"messages": [], "images": [b"PNG l", b"PNG r"]}
+    assert rows[2] == {"text": "1.jpg"}
+    assert isinstance(rows[3], Reject)
+    assert rows[3].reason == "invalid_json"
+    assert rows[4] == {"images": [b"alone"]}
+    assert len(rows) == 5
+
+
+def test_a_text_that_is_the_name_of_a_member_stays_a_text(tmp_path: Path) -> None:
+    record = {"messages": [{"content": "1.jpg"}], "images": ["d/1.jpg", {"path": "1.jpg"}]}
+    (row,) = values(write(tmp_path / "a.tar", {"d/1.jpg": b"JPEG", "d/1.json": record}))
+    assert row == {"messages": [{"content": "1.jpg"}], "images": [b"JPEG", {"path": b"JPEG"}]}
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz")])
+def test_a_cut_off_tar_file_is_never_a_shorter_one(name: str, mode: str, tmp_path: Path) -> None:
+    file = write(tmp_path / name, {f"{i}.json": {"n": i, "text": "x" * 600} for i in range(30)}, mode)
+    data = file.read_bytes()
+    refused = 0
+    for cut in range(1, len(data), len(data) // 70):
+        file.write_bytes(data[:cut])
+        try:
+            assert len(values(file)) == 30  # the end of the padding is gone
+        except SourceError:
+            refused += 1
+    assert refused > 50
+
+
+def test_a_header_that_is_damaged_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tar", {f"{i}.json": {"n": i} for i in range(5)})
+    data = bytearray(file.read_bytes())
+    data[2 * 1024 + 150] ^= 1  # in the checksum of the third header
+    file.write_bytes(data)
+    with pytest.raises(SourceError, match=r"a\.tar: .*a header is damaged"):
+        values(file)

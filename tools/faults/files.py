@@ -1,0 +1,246 @@
+"""Random changes to files of records of every kind: whatever a file holds, reading ends with rows or with a sentence.
+
+    python -m tools.faults.files --changes 2000 --report docs/faults.md
+
+A sound file is made of each kind; each change hits a copy: bytes flipped, cut out, put in, or the end cut off. A
+process reads a batch of copies as a build does, to the last record. Wrong are: a process that dies or hangs, an error
+that does not name its file, an exception that is not for the user, and a table that gives another number of rows.
+"""
+
+import argparse
+import bz2
+import gzip
+import io
+import json
+import lzma
+import random
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import polars as pl
+from backports import zstd
+
+from lmms.configs.errors import SourceError
+from lmms.prep.records.record import parse_record
+from lmms.prep.reject import Reject
+from lmms.prep.rows.child import ReadTable, table_reader
+from lmms.prep.sources import BLANK, chunk_values, find_sources, source_chunks
+
+TITLE = "# Damaged files"
+ROWS, BATCH, PATIENCE_S = 40, 100, 600.0
+_TABLES = (".parquet", ".arrow", ".stream.arrow")
+
+READ, REJECTED, REFUSED = "read", "rows rejected", "file refused"
+
+
+def records() -> list[dict[str, object]]:
+    """Conversations of several lengths with tools, null and text of several alphabets."""
+    texts = ("What is this?", "Wie heißt das?", "这是什么? \u2028", '{"quoted": "\\\\"}')
+    return [
+        {
+            "id": i,
+            "messages": [
+                {"role": "user", "content": texts[i % 4] * (i % 7 + 1), "name": None},
+                {"role": "assistant", "content": f"answer {i}", "name": "a" if i % 3 else None},
+            ],
+        }
+        for i in range(ROWS)
+    ]
+
+
+def sound_files() -> Mapping[str, bytes]:
+    """Ending -> the content of a sound file of that kind."""
+    lines = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records())
+    cells = pl.DataFrame({"id": range(ROWS), "messages": [json.dumps(record["messages"]) for record in records()]})
+    table = pl.DataFrame(records())
+    return {
+        ".jsonl": lines,
+        ".jsonl.gz": gzip.compress(lines),
+        ".jsonl.zst": zstd.compress(lines),
+        ".jsonl.xz": lzma.compress(lines),
+        ".jsonl.bz2": bz2.compress(lines),
+        ".json": json.dumps(records(), indent=1).encode(),
+        ".csv": _written(cells.write_csv),
+        ".tsv": _written(lambda file: cells.write_csv(file, separator="\t")),
+        ".tar": _tar("w"),
+        ".tar.gz": _tar("w:gz"),
+        ".parquet": _written(table.write_parquet),
+        ".arrow": _written(lambda file: table.write_ipc(file, compat_level=pl.CompatLevel.oldest())),
+        ".stream.arrow": _written(lambda file: table.write_ipc_stream(file, compat_level=pl.CompatLevel.oldest())),
+    }
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """A copy with one to eight bytes changed, or a piece cut out, put in or cut off."""
+    copy = bytearray(data)
+    place, length = rng.randrange(len(copy)), rng.randint(1, 64)
+    how = rng.choice(("bytes", "bytes", "bytes", "out", "in", "off"))
+    if how == "bytes":
+        for _ in range(rng.randint(1, 8)):
+            copy[rng.randrange(len(copy))] = rng.randrange(256)
+    elif how == "out":
+        del copy[place : place + length]
+    elif how == "in":
+        copy[place:place] = rng.randbytes(length)
+    else:
+        del copy[place:]
+    return bytes(copy)
+
+
+def outcome(file: Path, read_table: ReadTable) -> str:
+    """What became of a damaged file: READ, REJECTED, REFUSED, or a sentence about what is wrong."""
+    rows = rejected = 0
+    try:
+        (source,), _ = find_sources([str(file)], None)
+        for chunk in source_chunks(0, source, read_table):
+            for _, value in chunk_values(chunk, source.columns):
+                rows += 1
+                try:
+                    if isinstance(value, Reject):
+                        raise value
+                    if value is not BLANK:
+                        parse_record(value)
+                except Reject:
+                    rejected += 1
+    except SourceError as error:
+        return REFUSED if str(file) in str(error) else f"an error does not name {file}: {error}"
+    except Exception as error:  # noqa: BLE001  (the campaign looks for exceptions of any kind)
+        return f"{file}: {type(error).__name__}: {error}"
+    if file.name.endswith(_TABLES) and rows != ROWS:
+        return f"{file}: {rows} rows in place of {ROWS}"
+    return REJECTED if rejected else READ
+
+
+def read_batch(folder: Path) -> None:
+    """Print a line of JSON (name, outcome) for each file of a folder, after a line with the name alone."""
+    with table_reader() as read_table:
+        for file in sorted(folder.iterdir()):
+            print(json.dumps([file.name]), flush=True)
+            print(json.dumps([file.name, outcome(file, read_table)]), flush=True)
+
+
+def campaign(
+    changes: int, seed: int, keep: Path, say: Callable[[str], None]
+) -> tuple[Mapping[str, Counter[str]], list[str]]:
+    """(ending -> outcome -> files, sentences about what went wrong). Files that went wrong stay in `keep`."""
+    rng, sound = random.Random(seed), sound_files()
+    outcomes: dict[str, Counter[str]] = {ending: Counter() for ending in sound}
+    wrong: list[str] = []
+    for start in range(0, changes, BATCH):
+        with tempfile.TemporaryDirectory(prefix="lmms-files-") as made:
+            folder = Path(made)
+            for number in range(start, min(start + BATCH, changes)):
+                ending = rng.choice(list(sound))
+                (folder / f"{number:06d}{ending}").write_bytes(damaged(sound[ending], rng))
+            for name, result in _read_in_process(folder).items():
+                ending = name[6:]
+                outcomes[ending][result if result in (READ, REJECTED, REFUSED) else "wrong"] += 1
+                if result not in (READ, REJECTED, REFUSED):
+                    wrong.append(f"{name}: {result}")
+                    keep.mkdir(parents=True, exist_ok=True)
+                    (keep / name).write_bytes((folder / name).read_bytes())
+        say(f"{min(start + BATCH, changes)} changes, {len(wrong)} wrong")
+    return outcomes, wrong
+
+
+def _read_in_process(folder: Path) -> dict[str, str]:
+    """Name -> outcome of each file of a folder; a process that dies or hangs is the outcome of its last file."""
+    results: dict[str, str] = {}
+    while left := [file for file in sorted(folder.iterdir()) if file.name not in results]:
+        with tempfile.TemporaryDirectory(prefix="lmms-files-") as made:
+            for file in left:
+                (Path(made) / file.name).hardlink_to(file)
+            command = [sys.executable, "-m", "tools.faults.files", "--batch", made]
+            try:
+                done = subprocess.run(command, stdout=subprocess.PIPE, timeout=PATIENCE_S)
+                said, end = done.stdout, f"the process ended with status {done.returncode}"
+            except subprocess.TimeoutExpired as error:
+                said, end = error.stdout or b"", f"the process did not end within {PATIENCE_S:g} s"
+        lines = [json.loads(line) for line in said.splitlines()]
+        results |= {line[0]: line[1] for line in lines if len(line) == 2}
+        if unfinished := [line[0] for line in lines if line[0] not in results]:
+            results[unfinished[0]] = end
+        elif len(lines) < 2 * len(left):
+            raise SystemExit(f"the campaign's own process failed: {end}")
+    return results
+
+
+def report(outcomes: Mapping[str, Counter[str]], wrong: list[str], changes: int, seed: int, seconds: float) -> str:
+    """The part of the page about files."""
+    kinds = (READ, REJECTED, REFUSED)
+    lines = [
+        TITLE,
+        "",
+        "Made by `python -m tools.faults.files`: a sound file of every kind, hit by a random change (bytes changed,",
+        "cut out, put in, or the end cut off) and read as a build does, to the last record. A changed text may",
+        "still be sound.",
+        "",
+        f"Seed {seed}: {changes:,} changes in {seconds / 60:.0f} minutes.",
+        f"**{len(wrong) or 'None'} of them ended a process, hung, gave an error without the file's name or"
+        " lost a row of a table.**",
+        "",
+        f"| file | {' | '.join(kinds)} |",
+        "|---|---|---|---|",
+        *(f"| `{ending}` | {' | '.join(str(counts[kind]) for kind in kinds)} |" for ending, counts in outcomes.items()),
+        *(["", "What went wrong:", "", *(f"- {sentence}" for sentence in wrong)] if wrong else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(page: Path, text: str) -> None:
+    """Put this part at the end of a page, in place of the part that is there."""
+    written = page.read_text(encoding="utf-8") if page.is_file() else ""
+    first = written.partition(f"\n{TITLE}\n")[0] if f"\n{TITLE}\n" in written else written
+    page.write_text(first + ("\n" if first else "") + text, encoding="utf-8")
+
+
+def _written(write: Callable[[io.BytesIO], object]) -> bytes:
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
+
+
+def _tar(mode: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
+        for i, record in enumerate(records()):
+            record["messages"] = [
+                {"role": "user", "content": [{"type": "image"}]},
+                {"role": "assistant", "content": "x"},
+            ]
+            for ending, data in (("json", json.dumps(record).encode()), ("jpg", bytes(range(200)))):
+                info = tarfile.TarInfo(f"{i:04d}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a campaign and write its part of the page; returns 0 if nothing went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--changes", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, help="write the part of the page here")
+    parser.add_argument("--keep", type=Path, default=Path("wrong-files"), help="folder for files that went wrong")
+    parser.add_argument("--batch", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.batch:
+        read_batch(given.batch)
+        return 0
+    began = time.monotonic()
+    outcomes, wrong = campaign(given.changes, given.seed, given.keep, lambda line: print(line, flush=True))
+    text = report(outcomes, wrong, given.changes, given.seed, time.monotonic() - began)
+    print(text)
+    if given.report:
+        write_report(given.report, text)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
