@@ -116,7 +116,8 @@ def anonymous_bytes() -> int:
 def peak_growth() -> Iterator[list[int]]:
     """A list that gets by how much anonymous_bytes grew at most within the block.
 
-    A thread looks every millisecond; on a busy machine it may look much later, so the end of the block is looked at too.
+    A thread looks every millisecond. On a busy machine it may look much later, so the
+    end of the block is looked at too.
     """
     before, peak, over = anonymous_bytes(), [0], threading.Event()
 
