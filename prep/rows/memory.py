@@ -5,6 +5,7 @@ from typing import Any
 
 from lmms.configs.errors import SourceError
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Rows, rows_of_chunk
+from lmms.prep.rows.nulls import without_struct_nulls
 
 
 def memory_rows(records: Any) -> Iterator[Rows]:
@@ -21,7 +22,7 @@ def memory_rows(records: Any) -> Iterator[Rows]:
                 yield from split_batch(batch)
     elif hasattr(records, "iter_slices"):
         rows = rows_of_chunk(records.height, records.estimated_size())
-        yield from (frame.to_dicts() for frame in records.iter_slices(rows))
+        yield from (list(map(without_struct_nulls, frame.to_dicts())) for frame in records.iter_slices(rows))
     elif isinstance(records, Iterable) and not isinstance(records, str | bytes | Mapping):
         yield from _chunks(records)
     else:
