@@ -25,12 +25,7 @@ def rows() -> list[dict[str, Any]]:
                     {"role": "user", "content": "?", "tool_calls": None},
                     {"role": "assistant", "content": None, "tool_calls": [call]},
                 ],
-                "tools": [
-                    {
-                        "type": "function",
-                        "function": {"name": key, "parameters": {"properties": {key: {"type": "string"}}}},
-                    }
-                ],
+                "tools": [{"type": "function", "function": {"name": key, "parameters": {"properties": properties}}}],
             }
         )
     return made
