@@ -14,6 +14,9 @@ def memory_rows(records: Any) -> Iterator[Rows]:
     Neither package is imported: a data set is known by its `with_format`, a frame by its `iter_slices`. SourceError for
     any other type, and for an entry that is no dict.
     """
+    if isinstance(records, Mapping):
+        names = ", ".join(map(str, records)) or "nothing"
+        raise SourceError(f"records is a {type(records).__name__} of {names}; give one of its values, such as a split")
     if hasattr(records, "with_format"):
         from lmms.prep.rows.arrow import split_batch
 
@@ -23,7 +26,7 @@ def memory_rows(records: Any) -> Iterator[Rows]:
     elif hasattr(records, "iter_slices"):
         rows = rows_of_chunk(records.height, records.estimated_size())
         yield from (list(map(without_struct_nulls, frame.to_dicts())) for frame in records.iter_slices(rows))
-    elif isinstance(records, Iterable) and not isinstance(records, str | bytes | Mapping):
+    elif isinstance(records, Iterable) and not isinstance(records, str | bytes):
         yield from _chunks(records)
     else:
         kind = type(records).__name__
