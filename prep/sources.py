@@ -282,7 +282,10 @@ def _parsed(value: Any) -> Any:
     if not isinstance(value, TarRow):
         return value
     record = {} if value.record is None else _line_value(value.record)
-    return with_members(record, value) if isinstance(record, dict) else record
+    try:
+        return with_members(record, value) if isinstance(record, dict) else record
+    except Reject as reject:
+        return reject
 
 
 def _line_value(line: bytes) -> Any:

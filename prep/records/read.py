@@ -30,7 +30,9 @@ def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record | Docume
 
 def _parsed(normal: Normal, reading: Reading) -> Record | Document:
     try:
-        return parse_document(normal.record) if normal.is_document else parse_record(normal.record, reading)
+        return (
+            parse_document(normal.record, normal.document) if normal.document else parse_record(normal.record, reading)
+        )
     except Reject as reject:
         raise normal.located(reject) from None
 

@@ -26,6 +26,8 @@ def history_turns(history: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Messages of [[question, answer], ...], and their places. Raises Reject."""
     if isinstance(history, str) and history:
         history = parse_json(history, "history")
+    if not isinstance(history or [], list):
+        raise Reject("messages_not_list", f"`history` is {kind_of(history)}, expected a list", "history")
     messages, places = [], []
     for i, pair in enumerate(history or []):
         if not isinstance(pair, list) or len(pair) != 2:
