@@ -36,6 +36,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("plan", "reject", "shards", "tables"),
         ("media", "rows", "writer"),
         ("records",),
+        ("choice",),
         ("render", "sources"),
         ("samples",),
         ("engine",),
