@@ -27,6 +27,7 @@ from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.files import at_home, new_folder, remove
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.choice.first import first_records
 from lmms.prep.engine.ledger import Ledger, check_filters, check_held_out, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
@@ -43,7 +44,6 @@ from lmms.prep.shards import WrittenShard, cut_shards, write_shard
 from lmms.prep.sources import (
     Source,
     find_sources,
-    first_records,
     memory_chunks,
     memory_source,
     memory_with_form,
@@ -104,7 +104,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         check_filters(ledger)
         check_rejects(ledger, config.max_rejects, config.folder)
         if eval_part:
-            check_held_out(held_out, ledger.read.total())
+            check_held_out(held_out, ledger)
         halves = [
             (half, into, _planned_and_written(config, half.all_samples(), recipe.limits, spool, into, report))
             for half, into in ((ledger, part), (held_out, eval_part))

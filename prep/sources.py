@@ -17,6 +17,7 @@ child only.
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -37,7 +38,8 @@ from lmms.configs.settings.sources import (
     decide_reading,
 )
 from lmms.configs.source_list import expand_sources
-from lmms.prep.choice.filter import filter_columns, passes
+from lmms.prep.choice.filter import filter_columns
+from lmms.prep.choice.first import first_records
 from lmms.prep.media.roots import MediaRoot, media_roots
 from lmms.prep.records.forms import ALL_COLUMNS, FORMS, columns_read, find_form
 from lmms.prep.records.forms.fields import check_fields_map, column_of, pick_fields
@@ -48,7 +50,7 @@ from lmms.prep.rows.chunk import Chunk, Packed, Rows, TarRow
 from lmms.prep.rows.find import FileSet, Unread, find_files
 from lmms.prep.rows.json_list import read_json
 from lmms.prep.rows.kinds import TABLES, Kind
-from lmms.prep.rows.lines import check_pointer, read_lines
+from lmms.prep.rows.lines import check_pointer, is_blank, read_lines
 from lmms.prep.rows.memory import memory_rows
 from lmms.prep.rows.remote import fetch_files, is_url
 from lmms.prep.rows.tar import read_tar, with_members
@@ -61,8 +63,6 @@ FIRST_RECORDS = 16
 """Records of a source from which its form is found."""
 BLANK = object()
 """The value of a line of white space: skipped, not rejected."""
-LEFT_OUT = object()
-"""The value of a record that a filter leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,7 @@ class Source:
     @property
     def chosen_by(self) -> tuple[str, ...]:
         """Columns that decide which records are taken."""
-        by_filter = filter_columns(self.choice.filter) if self.choice.filter else ()
-        return (*by_filter, *([column_of(self.choice.eval_by)] if self.choice.eval_by else []))
+        return columns_of_choice(self.choice)
 
     @property
     def bytes(self) -> int:
@@ -119,6 +118,7 @@ def find_sources(
     unread: Unread = Counter()
     for entry, config in enumerate(expand_sources(configs)):
         reading, choice = decide_reading(config, base), decide_choice(config, base)
+        columns_of_choice(choice)  # its faults before anything is read
         check_fields_map(reading.fields, FORMS[reading.form].columns if reading.form else ALL_COLUMNS)
         file_sets, unread_here = _files_at(config.path, fetched)
         unread += unread_here
@@ -132,6 +132,12 @@ def find_sources(
             _check_same(first, source, config.path)
     _check_names(list(sources.values()))
     return list(sources.values()), unread
+
+
+def columns_of_choice(choice: Choice) -> tuple[str, ...]:
+    """The columns that decide which records are taken. ConfigError for a filter or a path that is none."""
+    by_filter = filter_columns(choice.filter) if choice.filter else ()
+    return (*by_filter, *([column_of(choice.eval_by)] if choice.eval_by else []))
 
 
 def _files_at(path: str, fetched: Path | None) -> tuple[list[FileSet], Unread]:
@@ -268,30 +274,9 @@ def read_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
     with table_reader() as read_table:
         for _, group in groupby(enumerate(sources), lambda numbered: numbered[1].entry):
             numbered = list(group)
-            chunks = (chunk for index, source in numbered for chunk in source_chunks(index, source, read_table))
-            yield from first_records(chunks, numbered[0][1].choice.max_records)
-
-
-def first_records(chunks: Iterable[Chunk], most: int | None) -> Iterator[Chunk]:
-    """The chunks with the first records, as many as `most`; nothing is read behind them. Blank lines do not count."""
-    left = most
-    for chunk in chunks:
-        if left is None:
-            yield chunk
-            continue
-        ends = _record_ends(chunk)
-        if len(ends) >= left:
-            yield replace(chunk, most=ends[left - 1])
-            return
-        left -= len(ends)
-        yield chunk
-
-
-def _record_ends(chunk: Chunk) -> Sequence[int]:
-    """The number of rows up to and with each record of a chunk."""
-    if not isinstance(chunk.rows, list):
-        return range(1, len(chunk.rows) + 1)
-    return [i for i, row in enumerate(chunk.rows, 1) if not (isinstance(row, bytes) and _is_blank(row))]
+            all_chunks = (chunk for index, source in numbered for chunk in source_chunks(index, source, read_table))
+            with closing(all_chunks) as chunks:
+                yield from first_records(chunks, numbered[0][1].choice.max_records)
 
 
 def source_chunks(index: int, source: Source, read_table: ReadTable) -> Iterator[Chunk]:
@@ -335,23 +320,6 @@ def chunk_values(chunk: Chunk, columns: Collection[str]) -> Iterator[tuple[int, 
         yield row, _parsed(value)
 
 
-def chosen_values(chunk: Chunk, source: Source) -> tuple[Iterable[tuple[int, Any]], frozenset[str]]:
-    """(row, value) of each row, see chunk_values, and the columns of the filter that at least one record has.
-
-    A record that the filter leaves out has LEFT_OUT for a value.
-    """
-    values = chunk_values(chunk, source.columns)
-    text = source.choice.filter
-    if text is None:
-        return values, frozenset()
-    rows = list(values)
-    records = [value for _, value in rows if isinstance(value, Mapping)]
-    last = chunk.first_row + len(rows) - 1
-    is_taken = iter(passes(text, records, f"rows {chunk.first_row} to {last} of {source.name}"))
-    chosen = [(row, LEFT_OUT if isinstance(v, Mapping) and not next(is_taken) else v) for row, v in rows]
-    return chosen, frozenset(name for name in filter_columns(text) if any(name in record for record in records))
-
-
 def _values(rows: Rows, columns: Collection[str]) -> Iterable[Any]:
     if isinstance(rows, Packed):
         rows = rows.unpack()
@@ -372,13 +340,9 @@ def _parsed(value: Any) -> Any:
 
 
 def _line_value(line: bytes) -> Any:
-    if _is_blank(line):
+    if is_blank(line):
         return BLANK
     try:
         return parse_line(line)
     except Reject as reject:
         return reject
-
-
-def _is_blank(line: bytes) -> bool:
-    return not line.strip(b" \t\r")

@@ -9,6 +9,7 @@ from lmms.configs.ranges import Range
 from lmms.configs.typed import Json, check_fields
 
 T = TypeVar("T")
+_LEAVE_OUT = "to leave a source out, take it from the list"
 
 Role = Literal["system", "user", "assistant", "tool"]
 Targets = Literal["assistant", "last", "all"]
@@ -78,9 +79,9 @@ class SourceConfig(RecordConfig):
     """File, folder or glob; or a YAML file with a list of sources, such as the data set file of LMMs-Engine."""
     name: str | None = None
     """Name in metrics and tables, which no other source has; by default the path."""
-    weight: Annotated[float, Range(1e-6, 1e6)] | None = None
+    weight: Annotated[float, Range(0.001, 1000, advice=_LEAVE_OUT)] | None = None
     """Weight in the loss: the weight of each record is multiplied by this; by default 1."""
-    repeat: Annotated[float, Range(1e-6, 10_000)] | None = None
+    repeat: Annotated[float, Range(0.001, 1000, advice=_LEAVE_OUT)] | None = None
     """How often each record is packed; with 2.5 twice, and half of the records, by seed, a third time. Default 1."""
     min_pixels: Annotated[int, Range(1)] | None = None
     """Smallest image area after the resize, in pixels; by default the build's."""

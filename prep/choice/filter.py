@@ -5,7 +5,8 @@ lacks is null there, and a filter that is null leaves the record out, as in SQL.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,14 @@ from lmms.configs.errors import ConfigError
 if TYPE_CHECKING:
     import polars as pl
 
+LEFT_OUT = object()
+"""The value of a record that a filter leaves out."""
+
 _OVER_ROWS = {"Agg", "Over", "Len", "SubQuery", "Quantile", "Rank", "Shift", "Correlation", "NullCount"}
 """What polars calls a part of an expression that looks at more than one row."""
 _NAMES = {"Column", "Literal"}
+_DECIMAL = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|(?<![\w.])(\d+\.\d*|\.\d+)(?![\w.])""")
+"""A text, a quoted name, or (group 1) a number such as 0.5."""
 
 
 @cache
@@ -29,6 +35,23 @@ def filter_columns(text: str) -> tuple[str, ...]:
     if _OVER_ROWS.intersection(_parts(json.loads(expression.meta.serialize(format="json")))):
         raise _bad(text, "it looks at more than one record, as avg(score) does")
     return columns
+
+
+def take_filtered(
+    values: Iterable[tuple[int, Any]], text: str | None, source: str
+) -> tuple[Iterable[tuple[int, Any]], frozenset[str]]:
+    """(row, value) of the rows of a chunk, with LEFT_OUT for a record that the filter leaves out; and columns.
+
+    text: the filter, if any. source: its name. The columns are those of the filter that at least one record has.
+    """
+    if text is None:
+        return values, frozenset()
+    rows = list(values)
+    records = [value for _, value in rows if isinstance(value, Mapping)]
+    place = f"rows {rows[0][0]} to {rows[-1][0]} of {source}" if rows else source
+    is_taken = iter(passes(text, records, place))
+    taken = [(row, LEFT_OUT if isinstance(v, Mapping) and not next(is_taken) else v) for row, v in rows]
+    return taken, frozenset(name for name in filter_columns(text) if any(name in record for record in records))
 
 
 def passes(text: str, rows: Sequence[Mapping[str, Any]], place: str) -> list[bool]:
@@ -50,9 +73,15 @@ def _parsed(text: str) -> "pl.Expr":
     import polars as pl
 
     try:
-        return pl.sql_expr(text)
+        return pl.sql_expr(_DECIMAL.sub(_as_float, text))
     except pl.exceptions.PolarsError as error:
         raise _bad(text, _first_line(error)) from error
+
+
+def _as_float(match: re.Match[str]) -> str:
+    """A number such as 0.5 as 0.5e0: polars would compare the decimal 0.5 with a text as two texts, "10" below "9"."""
+    number = match[1]
+    return match[0] if number is None else f"0{number}0e0"
 
 
 def _series(text: str, name: str, values: list[Any], place: str) -> "pl.Series":
@@ -75,11 +104,11 @@ def _evaluated(text: str, series: Mapping[str, "pl.Series"], place: str) -> "pl.
     for empty in (pl.Null(), pl.String(), pl.List(pl.String())):
         typed = [values.cast(empty) if values.dtype == pl.Null else values for values in series.values()]
         try:
-            return pl.DataFrame(typed).select(pl.sql_expr(text).alias("passes"))["passes"]
+            return pl.DataFrame(typed).select(_parsed(text).alias("passes"))["passes"]
         except pl.exceptions.PolarsError as error:
             errors.append(error)
     kinds = ", ".join(f"{name} is {values.dtype}" for name, values in series.items())
-    advice = "; CAST(column AS DOUBLE) makes numbers of texts" if "String" in kinds else ""
+    advice = "; TRY_CAST(column AS DOUBLE) makes numbers of texts" if "String" in kinds else ""
     raise ConfigError(
         f"filter {text!r} cannot be evaluated on {place}, where {kinds}: {_first_line(errors[0])}{advice}"
     ) from errors[0]

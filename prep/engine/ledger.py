@@ -93,9 +93,10 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     raise BuildError("\n".join([f"{share}, {limit}. All of them, with reasons: {kept}", *lines]))
 
 
-def check_held_out(held_out: Ledger, read: int) -> None:
+def check_held_out(held_out: Ledger, ledger: Ledger) -> None:
     """BuildError if no record is for evaluation, though the settings ask for a share of them."""
     if not held_out.read.total():
+        read = ledger.read.total() - ledger.skipped.total()
         share = max(source.choice.eval_share for source in held_out.sources)
         raise BuildError(
             f"none of {read:,} records is for evaluation, with eval_share {share:g}; expected one at least: set a"

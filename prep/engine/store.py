@@ -13,12 +13,13 @@ import xxhash
 from lmms.configs.contract.manifest import SKIPPED
 from lmms.configs.contract.mds import decode_sample, encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
+from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Made, Recipe, make_samples
-from lmms.prep.sources import BLANK, LEFT_OUT, Source, chosen_values
+from lmms.prep.sources import BLANK, Source, chunk_values
 
 SPOOLED = np.dtype(
     {
@@ -111,7 +112,7 @@ def spool_chunk(
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
     train, held_out = _Tally(), _Tally()
-    values, filter_columns = chosen_values(chunk, source)
+    values, filter_columns = take_filtered(chunk_values(chunk, source.columns), source.choice.filter, source.name)
     all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
     with spool_path(folder, chunk_id).open("wb") as file:
         for (row, value), count in zip(values, all_copies, strict=False):
