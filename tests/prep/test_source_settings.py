@@ -117,6 +117,8 @@ def test_copies_of_a_record_are_in_different_packs_where_records_of_one_length_a
     source = write(tmp_path / "a.jsonl", [chat(100 + i, words=20) for i in range(60)])
     manifest = build(tmp_path, SourceConfig(path=source, repeat=3))
     assert (manifest.counts["packed"], manifest.counts["samples"]) == (60, 180)
+    once = build(tmp_path, source, out="once")
+    assert once.fingerprints["records"] != manifest.fingerprints["records"]
     for pack in packs(tmp_path / "out"):
         rows = pack.samples[:, 1].tolist()
         assert len(rows) > 2
