@@ -14,10 +14,11 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens
 from lmms.configs.contract.pack import Media, Pack
 from lmms.configs.settings.sources import TooLong
+from lmms.prep.choice.evaluation import is_for_evaluation
 from lmms.prep.media.images import image_size
 from lmms.prep.media.network import Network
 from lmms.prep.media.read import read_image
-from lmms.prep.media.resize import picture_grid
+from lmms.prep.media.resize import picture_grid, with_areas
 from lmms.prep.records.cut import first_messages, learned_ends
 from lmms.prep.records.document import Document
 from lmms.prep.records.parts import Image
@@ -64,11 +65,13 @@ class Made:
     """Names of what was not used."""
     cut_turns: int
     """Turns at the end that were left out, since the conversation was too long."""
+    is_for_evaluation: bool
 
 
 def make_samples(value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made:
     """The samples of one raw value. Raises Reject."""
     record = read_record(value, source.reading)
+    held_out = is_for_evaluation(source.choice, value, record)
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     if isinstance(record, Document):
@@ -80,8 +83,10 @@ def make_samples(value: Any, row: int, source_id: int, source: Source, renderer:
         made = [(rendered, pictures[: len(kept.images)])]
         cut_turns = len(record.messages) - len(kept.messages)
         notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
+    if source.chosen_by:
+        notes = tuple(note for note in notes if note.removeprefix("column ") not in source.chosen_by)
     samples = tuple(_sample(rendered, of_piece, record.weight, (source_id, row), recipe) for rendered, of_piece in made)
-    return Made(samples, notes, cut_turns)
+    return Made(samples, notes, cut_turns, held_out)
 
 
 def _cut_document(
@@ -155,10 +160,11 @@ def _sample(
 
 def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
     assert recipe.vision is not None
+    vision = with_areas(recipe.vision, source.reading.min_pixels, source.reading.max_pixels)
     try:
         data = read_image(image.ref, source.roots, network=recipe.network)
         width, height = image_size(data, recipe.verify_media, recipe.max_image_pixels)
-        grid_thw = picture_grid(height, width, recipe.vision, image.ask)
+        grid_thw = picture_grid(height, width, vision, image.ask)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
     return _Picture(data, (width, height), grid_thw)
