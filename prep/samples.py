@@ -44,6 +44,10 @@ class Recipe:
     """How images are fetched that records name by http; None: they are rejected."""
 
 
+_FURTHER = 8
+"""Beginnings of a conversation that are tried beyond the first that does not fit."""
+NO_TEXT = "pictures of a long document with no text between them"
+"""Note about a document of which a piece has nothing to learn, and is left out."""
 LEFT_OUT = "text that the template leaves out"
 """Note about a record of which a template leaves out text that is only context."""
 
@@ -130,18 +134,20 @@ def _cut_turns(
         return not _fits(shorter, pictures[: len(kept.images)], recipe.limits)
 
     ends = learned_ends(record)
-    fitting = bisect_left(ends, True, key=is_longer)
-    if not fitting:
+    first = bisect_left(ends, True, key=is_longer)
+    # A template may drop reasoning once a question follows, so a longer beginning may be shorter: look a little further.
+    fitting = next(
+        (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
+    )
+    if fitting is None and not first:
         raise _too_long(rendered, pictures, recipe.limits)
-    return beginning(ends[fitting - 1])
+    return beginning(ends[first - 1 if fitting is None else fitting])
 
 
 def _sample(
     rendered: Rendered, pictures: Sequence[_Picture], weight: float, place: tuple[int, int], recipe: Recipe
 ) -> Pack:
     """The pack of one sample. place: number of the source, and row."""
-    if not rendered.targets:
-        raise Reject("no_target_tokens", "a piece of the document has pictures alone: nothing to learn from")
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     return Pack(
         input_ids=rendered.input_ids,

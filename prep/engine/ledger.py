@@ -111,11 +111,16 @@ def reject_rows(ledger: Ledger) -> list[dict[str, Any]]:
             "source": ledger.sources[source].name,
             "row": row,
             "reason": reject.reason,
-            "message": reject.message,
-            "place": reject.place,
+            "message": _printable(reject.message),
+            "place": _printable(reject.place),
         }
         for source, row, reject in ledger.rejects
     ]
+
+
+def _printable(text: str) -> str:
+    """A text that a table can hold: half of a surrogate pair, which a message may quote, is written as its escape."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:

@@ -141,6 +141,8 @@ def _made(value: object, row: int, source_id: int, source: Source, renderer: Ren
         return make_samples(value, row, source_id, source, renderer, recipe)
     except Reject as reject:
         return reject
+    except RecursionError:
+        return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
 
 
 def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
