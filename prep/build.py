@@ -47,6 +47,7 @@ from lmms.prep.sources import (
     read_chunks,
     with_forms,
 )
+from lmms.prep.transforms.function import function_hashes
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "workers")
@@ -85,6 +86,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     if not sources:
         raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
     _check_options(sources, folder.chat_template)
+    _function_hashes(sources)
     out = Path(config.out)
     with new_folder(out, BuildError) as part:
         spool = part / "spool"
@@ -118,6 +120,11 @@ def _check_options(sources: Sequence[Source], chat_template: str) -> None:
             )
 
 
+def _function_hashes(sources: Sequence[Source]) -> dict[str, str]:
+    """The functions of the user's that sources name -> hash of their file. Raises ConfigError."""
+    return function_hashes([step for source in sources for step in source.reading.transforms])
+
+
 def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
     return Recipe(
         limits=pack_limits(config.seq_len, _max_patches(config, folder), folder.vision, folder.image_token_id),
@@ -125,6 +132,8 @@ def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
         text_overlap=config.text_overlap,
+        seed=config.seed,
+        edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,
     )
 
@@ -242,7 +251,8 @@ def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts
         packing=ALGORITHM,
         renderer=RENDERER_VERSION,
         records=ledger.digest.hexdigest(),
-        settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST},
+        settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST}
+        | ({"functions": hashes} if (hashes := _function_hashes(ledger.sources)) else {}),
     )
 
 

@@ -36,7 +36,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("plan", "reject", "shards", "tables"),
         ("media", "rows", "writer"),
         ("records",),
-        ("render", "sources"),
+        ("render", "sources", "transforms"),
         ("samples",),
         ("engine",),
         ("build",),

@@ -5,11 +5,13 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.settings.transforms import Transform, read_transforms
 from lmms.configs.typed import Json, check_fields
 
 Role = Literal["system", "user", "assistant", "tool"]
 Targets = Literal["assistant", "last", "all"]
 Reasoning = Literal["template", "optional", "masked", "stripped"]
+Coords = Literal["norm1000", "absolute"]
 TooLong = Literal["reject", "split", "truncate_turns"]
 DataType = Literal["json", "jsonl", "arrow", "parquet", "csv"]
 FormName = Literal[
@@ -25,6 +27,7 @@ FormName = Literal[
     "lmms_engine",
     "text",
     "interleaved",
+    "objects",
 ]
 
 
@@ -47,6 +50,13 @@ class RecordConfig:
     too_long: TooLong | None = None
     """What becomes of a record longer than a pack: reject; split (default): plain text is cut in pieces, a conversation
     is rejected; truncate_turns: a conversation also loses its last turns, whole exchanges with their answers."""
+
+    coords: Coords | None = None
+    """How boxes and points are written: norm1000, thousandths of the picture's sides, or absolute, pixels after the
+    processor's resize. By default as the model's family was trained: absolute for Qwen2.5-VL, else norm1000."""
+    transforms: tuple[Mapping[str, Json], ...] | None = None
+    """Changes of the records, in order, such as [{name: hflip, prob: 0.3}, {function: "mine:shorter"}]; see
+    docs/records.md."""
 
 
 NO_RECORD_SETTINGS = RecordConfig()
@@ -74,6 +84,7 @@ class SourceConfig(RecordConfig):
 
     def __post_init__(self) -> None:
         check_fields(self, "sources")
+        read_transforms(self.transforms or (), "sources.transforms")
         if not isinstance(self.data_folder, str | None):
             raise ConfigError(f"sources.data_folder is {self.data_folder!r}, expected a folder or an empty string")
         if self.media_root is not None and self.data_folder is not None:
@@ -92,10 +103,21 @@ class Reading:
     reasoning: Reasoning
     template_options: Mapping[str, Json]
     too_long: TooLong
+    coords: Coords | None
+    """None: as the model's family writes them."""
+    transforms: tuple[Transform, ...]
 
 
 DEFAULT_READING = Reading(
-    form=None, fields={}, roles={}, targets="assistant", reasoning="template", template_options={}, too_long="split"
+    form=None,
+    fields={},
+    roles={},
+    targets="assistant",
+    reasoning="template",
+    template_options={},
+    too_long="split",
+    coords=None,
+    transforms=(),
 )
 
 
@@ -105,4 +127,5 @@ def decide_reading(*configs: RecordConfig) -> Reading:
     for field in fields(Reading):
         given = (value for config in configs if (value := getattr(config, field.name)) is not None)
         values[field.name] = next(given, getattr(DEFAULT_READING, field.name))
+    values["transforms"] = read_transforms(values["transforms"])
     return Reading(**values)
