@@ -42,9 +42,9 @@ def parse_shape(
 ) -> Shape:
     """The shape of a flat list of numbers: x1, y1, x2, y2 of a box, or x, y of each point. Raises Reject."""
     numbers = value if isinstance(value, list | tuple) else ()
-    is_whole = all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 2**31 for n in numbers)
+    are_numbers = all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 2**31 for n in numbers)
     fits = len(numbers) == 4 if kind == "box" else numbers and len(numbers) % 2 == 0
-    if not is_whole or not fits:
+    if not are_numbers or not fits:
         expected = "four numbers x1, y1, x2, y2" if kind == "box" else "numbers x, y"
         raise Reject("bad_box", f"{str(value)[:60]!r} is no {kind.rstrip('s')}; expected {expected}", place)
     if kind == "points":

@@ -86,7 +86,12 @@ def _json(value: Any, place: str) -> str:
 def _fits(record: Mapping[str, Any]) -> bool:
     has_picture = record.get("image") is not None or record.get("images") is not None
     has_turns = any(record.get(name) is not None for name in ("messages", "conversations", "conversation", "query"))
-    return has_picture and not has_turns and any(isinstance(item, Mapping) for item in peeked(record, "objects"))
+    has_objects = isinstance(record.get("objects"), list | str)
+    return has_picture and has_objects and not has_turns
 
 
-FORM = Form(_READ, _fits, _read)
+def _marks(record: Mapping[str, Any]) -> bool:
+    return _fits(record) and any(isinstance(item, Mapping) for item in peeked(record, "objects"))
+
+
+FORM = Form(_READ, _fits, _read, _marks)
