@@ -16,7 +16,7 @@ from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.train.plan.cards import Card
-    from lmms.train.plan.dry_run import DryRun
+    from lmms.train.plan.dry_run_result import DryRun
 
 _BAR_WIDTH = 24
 _UNEQUAL = 0.01
@@ -126,7 +126,7 @@ def _memory(result: "DryRun") -> Table:
 
 
 def _cards(result: "DryRun") -> Table:
-    from lmms.train.plan.dry_run import MFU_SUPPOSED
+    from lmms.train.plan.dry_run_result import MFU_SUPPOSED
 
     low, high = MFU_SUPPOSED
     whole_run = f"time of the whole run, if MFU is {high:.0%} to {low:.0%}"

@@ -1,11 +1,12 @@
 """lmms export."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from lmms.cli import ui
+from lmms.configs.settings.train import ExportType
 
 
 def export(
@@ -13,9 +14,7 @@ def export(
         Path, typer.Argument(metavar="CKPT", help="A checkpoint folder (OUTPUT/step-...), or a run's OUTPUT folder.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
-    dtype: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="fp32: the master weights; bf16: half the space.")
-    ] = "fp32",
+    dtype: Annotated[ExportType, typer.Option(help="fp32: the master weights; bf16: half the space.")] = "fp32",
     merged: Annotated[
         bool, typer.Option("--merged", help="For a run with LoRA: write a whole model with LoRA added to the weights.")
     ] = False,

@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(prep_app, name="prep")
-inspect_app.command()(order)
+inspect_app.command(context_settings=ANY_OPTION)(order)
 inspect_app.command()(step)
 inspect_app.command()(run)
 app.add_typer(inspect_app, name="inspect")
@@ -63,7 +63,7 @@ def lmms(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command of this process's arguments; `__main__` calls it."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -86,7 +86,3 @@ def main() -> None:
 def _fail(message: str) -> NoReturn:
     ui.error_console().print(f"[bold red]error:[/] {escape(message)}")
     sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

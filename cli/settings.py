@@ -49,6 +49,16 @@ def read_settings(words: Sequence[str], kind: type, options: Collection[str]) ->
     return others, settings
 
 
+def options_of(command: Callable[..., Any]) -> list[str]:
+    """The options that a command itself knows, with their dashes."""
+    options: list[str] = []
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        for info in getattr(hint, "__metadata__", ()):
+            if isinstance(info, typer.models.OptionInfo):
+                options += info.param_decls or ["--" + name.replace("_", "-")]
+    return options
+
+
 def with_options(kind: type, but: Collection[str]) -> Callable[[Command], Command]:
     """A command with an option for every field of a config, except those in `but`; they arrive as **options.
 

@@ -12,14 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from lmms.cli.dry_run import show as show_dry_run
-from lmms.cli.live import view
-from lmms.cli.settings import read_settings
+from lmms.cli.live.view import view
+from lmms.cli.settings import options_of, read_settings
 from lmms.configs import errors
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.train import TrainConfig
 
-_OPTIONS = ("--config", "--resume", "--nproc", "--print-config", "--dry-run", "--card", "--ranks", "--json")
 _STOPPED = 128 + signal.SIGTERM
 """Exit code in a shell of a process ended by SIGTERM. The run is saved and goes on with the same command."""
 
@@ -86,7 +85,7 @@ def train(
 
 def _run_file(config: Path | None, words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The run file, if one is named, and the settings among the words of the command line."""
-    others, settings = read_settings(words, TrainConfig, _OPTIONS)
+    others, settings = read_settings(words, TrainConfig, options_of(train))
     files = [*([config] if config else []), *map(Path, others)]
     if len(files) > 1:
         raise ConfigError(
@@ -163,11 +162,26 @@ def _launch(settings: TrainConfig, nproc: int) -> None:
         saved = stopped.sigval != signal.SIGTERM or is_saved(Path(settings.output).expanduser())
         raise typer.Exit(128 + (stopped.sigval if saved else signal.SIGKILL)) from None
     except ChildFailedError as error:
-        rank, message = _first_failure(error.failures)
+        rank, message = _first_failure(_with_siblings(error.failures))
         kind, _, text = message.partition(": ")
         if hasattr(errors, kind):
             raise getattr(errors, kind)(f"rank {rank}: {text}") from error
         raise TrainError(f"rank {rank} failed: {message}; --debug shows where") from error
+
+
+def _with_siblings(failures: Mapping[int, Any]) -> dict[int, Any]:
+    """The failures that torch tells of, and those of the other ranks that stored an error.
+
+    torch tells of one rank, whichever it meets first: on a busy machine, of ranks that ended because another did.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    every = dict(failures)
+    for failure in failures.values():
+        for file in Path(failure.error_file).parent.parent.glob("*/error.json"):
+            rank = int(file.parent.name)
+            every.setdefault(rank, ProcessFailure(local_rank=rank, pid=0, exitcode=1, error_file=str(file)))
+    return every
 
 
 def _first_failure(failures: Mapping[int, Any]) -> tuple[int, str]:

@@ -29,6 +29,11 @@ def no_room(text: str, folder: Path, needed: int) -> str:
     return ""
 
 
+def why_not(error: OSError, folder: Path, needed: int) -> str:
+    """Why a file of `needed` bytes could not be written into `folder`, in a short sentence: see no_room."""
+    return no_room(str(error), folder, needed) or error.strerror or str(error)
+
+
 def size_text(size: int) -> str:
     """A number of bytes for a person: 1.4 GiB."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):

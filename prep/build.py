@@ -23,7 +23,7 @@ from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.errors import BuildError, ConfigError
-from lmms.configs.files import new_folder
+from lmms.configs.files import new_folder, remove
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
@@ -76,21 +76,21 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
     """
     folder = _model_folder(config)
     recipe = _recipe(config, folder)
-    sources, unread = find_sources(config.sources, config.media_root, config)
-    sources = with_forms(sources)
-    memory: Iterator[Chunk] = iter(())
-    if records is not None:
-        chunks = memory_chunks(len(sources), records)
-        source, memory = memory_with_form(memory_source(config.media_root, config), chunks)
-        sources.append(source)
-    if not sources:
-        raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
-    _check_options(sources, folder.chat_template)
-    _function_hashes(sources)
     out = Path(config.out)
     with new_folder(out, BuildError) as part:
-        spool = part / "spool"
+        spool, fetched = part / "spool", part / "fetched"
         spool.mkdir()
+        sources, unread = find_sources(config.sources, config.media_root, config, fetched)
+        sources = with_forms(sources)
+        memory: Iterator[Chunk] = iter(())
+        if records is not None:
+            chunks = memory_chunks(len(sources), records)
+            source, memory = memory_with_form(memory_source(config.media_root, config), chunks)
+            sources.append(source)
+        if not sources:
+            raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
+        _check_options(sources, folder.chat_template)
+        _function_hashes(sources)
         ledger = _read(config, sources, memory, folder, spool, report)
         samples = ledger.all_samples()
         check_rejects(ledger, config.max_rejects, out)
@@ -99,6 +99,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         )
         written = _write(config, samples, plan, recipe.limits, spool, part, report)
         shutil.rmtree(spool)
+        remove(fetched)
         facts, account = _facts(config, folder, ledger), _account(ledger, samples, unread)
         return write_folder(part, facts, written, _samples(samples, plan), account)
 
@@ -167,6 +168,11 @@ def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
     return f"rows {chunk.first_row} to {chunk.first_row + len(chunk.rows) - 1} of {sources[chunk.source].name}"
 
 
+def _bytes_needed(spooled: int, done: int, total: int) -> int:
+    """About how large the spool and the shards become, from the spool after `done` of `total` bytes of the input."""
+    return 2 * spooled * total // done if done else 2 * spooled
+
+
 def _read(
     config: PrepConfig,
     sources: list[Source],
@@ -184,7 +190,7 @@ def _read(
     setup = partial(_load_renderer, folder)
     done = 0
     with (
-        room_for(spool.parent, lambda: 2 * folder_bytes(spool) * sum(sizes) // max(done, 1)),
+        room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))),
         closing(map_ordered(task, chunks, config.workers, setup, partial(_name_of, sources))) as results,
     ):
         for spooled in results:

@@ -8,6 +8,7 @@
     .arrow                        Arrow IPC, file or stream, one record a row
     a folder with state.json      datasets.Dataset.save_to_disk
     other folders, globs          every file of a kind above in them, by name
+    URLs                          copied first, see prep/rows/remote.py
 
 Those of the first four lines may be compressed: .gz, .zst, .xz, .bz2. The libraries that read tables are loaded in a
 child only.
@@ -18,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lmms.configs.errors import SourceError, refuse_file_limit
@@ -42,6 +44,7 @@ from lmms.prep.rows.json_list import read_json
 from lmms.prep.rows.kinds import TABLES, Kind
 from lmms.prep.rows.lines import check_pointer, read_lines
 from lmms.prep.rows.memory import memory_rows
+from lmms.prep.rows.remote import fetch_files, is_url
 from lmms.prep.rows.tar import read_tar, with_members
 
 if TYPE_CHECKING:
@@ -80,19 +83,23 @@ class Source:
 
 
 def find_sources(
-    configs: Sequence[SourceConfig | str], media_root: MediaRoot, base: RecordConfig = NO_RECORD_SETTINGS
+    configs: Sequence[SourceConfig | str],
+    media_root: MediaRoot,
+    base: RecordConfig = NO_RECORD_SETTINGS,
+    fetched: Path | None = None,
 ) -> tuple[list[Source], Unread]:
-    """The sources behind paths, folders and globs, and what is not read there.
+    """The sources behind paths, folders, globs and URLs, and what is not read there.
 
     A file that is reached twice, also by a link or as a hard link, is one source. They come in the order given, by name
-    within a folder or glob. base: settings of the build, for what a source does not set itself.
+    within a folder or glob. base: settings of the build, for what a source does not set itself. fetched: folder for
+    copies of files behind URLs, which is there as long as the sources are read.
     """
     sources: dict[tuple[int, int], Source] = {}
     unread: Unread = Counter()
     for config in expand_sources(configs):
         reading = decide_reading(config, base)
         check_fields_map(reading.fields, FORMS[reading.form].columns if reading.form else ALL_COLUMNS)
-        file_sets, unread_here = find_files(config.path)
+        file_sets, unread_here = _files_at(config.path, fetched)
         unread += unread_here
         for files in file_sets:
             _check_type(files, config.data_type)
@@ -102,6 +109,13 @@ def find_sources(
             status = files.files[0].stat()
             sources.setdefault((status.st_dev, status.st_ino), source)
     return list(sources.values()), unread
+
+
+def _files_at(path: str, fetched: Path | None) -> tuple[list[FileSet], Unread]:
+    if not is_url(path):
+        return find_files(path)
+    assert fetched is not None
+    return fetch_files(path, fetched)
 
 
 def _check_type(files: FileSet, data_type: str | None) -> None:
@@ -188,17 +202,18 @@ def read_records(
     """
     from lmms.prep.records.read import read_record
 
-    files, _ = find_sources(sources, media_root, base)
-    files = with_forms(files)
-    for chunk in read_chunks(files):
-        source = files[chunk.source]
-        for row, value in chunk_values(chunk, source.columns):
-            if value is BLANK:
-                continue
-            try:
-                yield source, row, value if isinstance(value, Reject) else read_record(value, source.reading)
-            except Reject as reject:
-                yield source, row, reject
+    with TemporaryDirectory(prefix="lmms-sources-") as fetched:
+        files, _ = find_sources(sources, media_root, base, Path(fetched))
+        files = with_forms(files)
+        for chunk in read_chunks(files):
+            source = files[chunk.source]
+            for row, value in chunk_values(chunk, source.columns):
+                if value is BLANK:
+                    continue
+                try:
+                    yield source, row, value if isinstance(value, Reject) else read_record(value, source.reading)
+                except Reject as reject:
+                    yield source, row, reject
 
 
 def read_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:

@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import DEFAULT_READING, FormName, decide_reading
 from lmms.prep.records.forms import FORMS, find_form, normal_form
 from lmms.prep.reject import REASONS
-from lmms.train.watch.metrics import StepLog
+from lmms.train.watch.metrics import line_of
 from tests.kit.folders import tiny_model_folder
+from tests.kit.logs import step_log
+from tests.kit.models import tiny_model
+from tests.kit.runs import write_run
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import made_docs  # noqa: E402  (tools are scripts, not a package)
 
-LMMS = [sys.executable, "-m", "lmms.cli.main"]
+LMMS = [sys.executable, "-m", "lmms.cli"]
 
 
 def test_the_page_of_commands_is_what_help_prints() -> None:
@@ -55,7 +58,8 @@ def test_the_page_of_records_lists_every_reason() -> None:
 def test_the_page_of_metrics_lists_every_key_of_a_line() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert page == made_docs.filled(page, "metrics", made_docs.metrics_table())
-    assert re.findall(r"^\| `(\w+)` \| .+ \|$", page, re.MULTILINE) == [key.name for key in fields(StepLog)]
+    cells = re.findall(r"^\| (`.+?`) \| .+ \|$", page, re.MULTILINE)
+    assert [key for cell in cells for key in re.findall(r"`(\w+)`", cell)] == list(line_of(step_log(1)))
 
 
 def test_every_reason_that_the_code_gives_has_a_meaning_and_the_other_way_round() -> None:
@@ -91,6 +95,30 @@ def test_the_session_of_the_readme_runs(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
+def test_the_loops_of_the_docs_run(tmp_path: Path) -> None:
+    settings = write_run(tmp_path, "qwen3_vl")
+    tiny_model("qwen3_vl").hf.save_pretrained(tmp_path / "model")
+    run = {"max_steps": 2, "device": "cpu", "output": "run", "model": {"path": "model"}}
+    run |= {"data": {"shards": "shards", "global_packs": 4}, "eval": {"shards": "shards", "every_steps": 2}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    assert Path(settings["data.shards"]) == tmp_path / "shards"
+    page = (ROOT / "docs" / "loops.md").read_text()
+    said = []
+    for number in (0, 1):
+        (tmp_path / "loop.py").write_text(block(page, "python", number))
+        result = subprocess.run(
+            [sys.executable, "loop.py"],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        said.append(re.findall(r"^(step \d|evaluation): loss \d", result.stdout, re.MULTILINE))
+    assert said == [[], ["step 1", "step 2", "evaluation"]]
+    assert (tmp_path / "after-3.pt").is_file()
+
+
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     code = block((ROOT / "README.md").read_text(), "python")
     draw_pictures(tmp_path, "records", 30, 0)
@@ -122,9 +150,10 @@ def test_the_example_of_every_help_text_is_a_command_line_that_parses(command: t
     assert words[: len(command)] == list(command)
     # With --help at its end a line is parsed and nothing is done: an unknown option would be an error.
     assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
-    if command in (("prep", "build-shards"), ("train",)):
+    if command in (("prep", "build-shards"), ("train",), ("inspect", "order")):
         # Any option may be a setting there; what is none is refused when the settings are read.
-        result = CliRunner().invoke(app, [*command, "--no-such-option=1", "--print-config"])
+        named = ["shards", "model.path=m"] if command == ("inspect", "order") else ["--print-config"]
+        result = CliRunner().invoke(app, [*command, *named, "--no-such-option=1"])
         assert isinstance(result.exception, ConfigError)
     else:
         assert CliRunner().invoke(app, [*words, "--no-such-option", "--help"]).exit_code == 2

@@ -5,6 +5,7 @@ at every start, and gigabytes on a machine that only builds shards.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,16 +49,18 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("optim", "watch"),
         ("checkpoint", "evaluation", "step"),
         ("due", "plan", "step_log"),
-        ("loop", "setup"),
+        ("plain_loop", "setup"),
         ("feeder",),
+        ("loop",),
         ("run",),
     ),
     "cli": (
-        ("run_log", "settings", "ui"),
+        ("settings", "ui"),
         ("dry_run", "export", "inspect", "prep"),
         ("demo", "live"),
         ("train",),
         ("main",),
+        ("__main__",),
     ),
 }
 """House -> its rooms, folders and single files, from the ground floor up: a room imports those of lower floors."""
@@ -189,6 +192,15 @@ def test_a_room_imports_only_rooms_of_lower_floors(house: str) -> None:
 )
 def test_an_arrow_upward_is_seen(source: str, expected: list[str]) -> None:
     assert upward("train", FLOORS["train"], "watch", source) == expected
+
+
+def test_every_room_is_in_the_table_of_rooms() -> None:
+    """The houses, their folders, and the presets, which are no package."""
+    rooms = {str(file.parent.relative_to(ROOT)) for house in MAY_IMPORT for file in ROOT.glob(f"{house}/*/__init__.py")}
+    page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    table = re.findall(r"^\| `([\w/]+)` \|", page, re.MULTILINE)
+    assert set(table) == {*rooms, *MAY_IMPORT, "configs/presets"}
+    assert len(table) == len(set(table))
 
 
 def circles(imports: Mapping[str, set[str]]) -> set[str]:

@@ -66,6 +66,11 @@ def test_every_file_of_the_rooms_is_in_the_wheel(wheel: Path) -> None:
     assert packed == files
 
 
+def test_type_checkers_are_told_that_each_package_has_types(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert {f"lmms/{room}/py.typed" for room in ROOMS} <= set(archive.namelist())
+
+
 def test_an_installed_wheel_prints_help_and_builds_shards(commands: Path, tmp_path: Path) -> None:
     assert "prep" in run(commands / "lmms", "--help", folder=tmp_path)
     place = run(commands / "python", "-c", "import lmms.cli; print(lmms.cli.__path__[0])", folder=tmp_path).strip()

@@ -5,7 +5,6 @@ step at which the runs differ and exits 1; exits 0 where the runs agree in all s
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,20 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.errors import LmmsError, TrainError
-from lmms.train.watch.metrics import METRICS_NAME
+from lmms.train.watch.metrics import METRICS_NAME, metrics_lines
 
 Steps = Mapping[int, Mapping[str, Any]]
 
 
 def read_steps(run: Path) -> dict[int, dict[str, Any]]:
     """Step -> its whole line of metrics.jsonl. TrainError for a folder that is not a run's output."""
-    path = run / METRICS_NAME
-    try:
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
-        return {line["step"]: line for line in lines}
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainError(f"{path} cannot be read ({type(error).__name__}: {error}); expected a run's folder") from error
+    if not (run / METRICS_NAME).is_file():
+        raise TrainError(f"{run / METRICS_NAME} cannot be read (no such file); expected a run's folder")
+    return {line["step"]: line for line in metrics_lines(run)}
 
 
 def differences(first: Steps, second: Steps, rel: float) -> Iterator[str]:

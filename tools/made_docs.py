@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from lmms.configs.by_part import PARTS
 from lmms.configs.help import field_help
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.train import TrainConfig
@@ -70,7 +71,8 @@ def reasons_table(reasons: Mapping[str, str]) -> str:
 
 def metrics_table() -> str:
     """Key and meaning, in the order of a line of metrics.jsonl."""
-    rows = [f"| `{key}` | {text} |" for key, text in field_help(StepLog).items()]
+    keys = {"grad_norms": "`, `".join(f"grad_norm_{part}" for part in PARTS)}
+    rows = [f"| `{keys.get(name, name)}` | {text} |" for name, text in field_help(StepLog).items()]
     return "\n".join(["| key | meaning |", "|---|---|", *rows]) + "\n"
 
 
@@ -165,7 +167,7 @@ def _default(field: "Field[Any]") -> str:
 def help_text(command: tuple[str, ...]) -> str:
     """What `lmms COMMAND --help` prints, 100 columns wide and without colours."""
     environment = {**os.environ, "COLUMNS": str(_WIDTH), "TERMINAL_WIDTH": str(_WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
-    run = [sys.executable, "-m", "lmms.cli.main", *command, "--help"]
+    run = [sys.executable, "-m", "lmms.cli", *command, "--help"]
     text = subprocess.run(run, env=environment, capture_output=True, check=True, text=True).stdout
     return "\n".join(line.rstrip() for line in text.strip("\n").split("\n")) + "\n"
 
@@ -183,7 +185,7 @@ def demo_view() -> str:
         "TERM": "xterm-256color",
         "COLORTERM": "truecolor",
     }
-    run = [sys.executable, "-m", "lmms.cli.main", "demo"]
+    run = [sys.executable, "-m", "lmms.cli", "demo"]
     process = subprocess.Popen(run, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
     output = b""

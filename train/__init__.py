@@ -6,17 +6,20 @@ from lmms.configs.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lmms.train.batch.batch import Batch
+    from lmms.train.batch.loader import Loading
     from lmms.train.checkpoint.export import export
     from lmms.train.checkpoint.state import TrainerState
     from lmms.train.data.shards import PackReader
     from lmms.train.data.steps import StepPlan
     from lmms.train.data.verify import verify
-    from lmms.train.evaluation import Evaluation, evaluate
+    from lmms.train.evaluation import EvalSet, Evaluation, evaluate
     from lmms.train.feeder import feed
-    from lmms.train.loop import PackDataset, Step, load_model, open_shards
     from lmms.train.model.forward import TrainModel
+    from lmms.train.optim.schedule import lr_share
     from lmms.train.parallel.world import World, start_world, stop_world
-    from lmms.train.plan.dry_run import DryRun, dry_run
+    from lmms.train.plain_loop import PackDataset, Step, load_model, open_shards
+    from lmms.train.plan.dry_run import dry_run
+    from lmms.train.plan.dry_run_result import DryRun
     from lmms.train.plan.preview import Preview, preview
     from lmms.train.run import train
     from lmms.train.setup import Run, start
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "DryRun",
+    "EvalSet",
     "Evaluation",
     "History",
     "Learner",
+    "Loading",
     "PackDataset",
     "PackReader",
     "Preview",
@@ -50,6 +55,7 @@ __all__ = [
     "export",
     "feed",
     "load_model",
+    "lr_share",
     "open_shards",
     "preview",
     "read_history",
@@ -67,7 +73,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "train": "lmms.train.run",
-        **dict.fromkeys(("DryRun", "dry_run"), "lmms.train.plan.dry_run"),
+        "dry_run": "lmms.train.plan.dry_run",
+        "DryRun": "lmms.train.plan.dry_run_result",
         **dict.fromkeys(("Preview", "preview"), "lmms.train.plan.preview"),
         "export": "lmms.train.checkpoint.export",
         "verify": "lmms.train.data.verify",
@@ -76,7 +83,7 @@ __getattr__, __dir__ = lazy_names(
         "StepLog": "lmms.train.watch.metrics",
         "PackReader": "lmms.train.data.shards",
         # For a user's loop, on one process.
-        **dict.fromkeys(("PackDataset", "Step", "load_model", "open_shards"), "lmms.train.loop"),
+        **dict.fromkeys(("PackDataset", "Step", "load_model", "open_shards"), "lmms.train.plain_loop"),
         "Batch": "lmms.train.batch.batch",
         "TrainModel": "lmms.train.model.forward",
         "StepPlan": "lmms.train.data.steps",
@@ -85,8 +92,10 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("Watch", "unwatched"), "lmms.train.watch.watch"),
         **dict.fromkeys(("Run", "start"), "lmms.train.setup"),
         "TrainerState": "lmms.train.checkpoint.state",
+        "lr_share": "lmms.train.optim.schedule",
+        "Loading": "lmms.train.batch.loader",
         "feed": "lmms.train.feeder",
         **dict.fromkeys(("Learner", "StepResult", "take_step"), "lmms.train.step"),
-        **dict.fromkeys(("Evaluation", "evaluate"), "lmms.train.evaluation"),
+        **dict.fromkeys(("EvalSet", "Evaluation", "evaluate"), "lmms.train.evaluation"),
     },
 )

@@ -1,132 +1,145 @@
-"""Packs and a model for a plain torch loop on one process: no run, no output folder, the same order as `lmms train`.
+"""The loop of a run: step, evaluate, log, save."""
 
-data = PackDataset(DataConfig(shards="shards", global_packs=2), "model")
-model = load_model("model")
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-for step in itertools.islice(data, 100):
-    for batch in step.batches:
-        loss, _ = model(batch, batch.images > 0)
-        (loss / step.weight).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-"""
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
+from functools import partial
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch.utils.data import IterableDataset, get_worker_info
-
-from lmms.configs.contract.manifest import Dataset, open_dataset
-from lmms.configs.contract.model_folder import TRAIN_FILES, resolve_model
-from lmms.configs.errors import ConfigError, TrainError
-from lmms.configs.settings.data import DataConfig
-from lmms.configs.settings.kernels import KernelsConfig
-from lmms.configs.settings.train import ModelConfig, TrainConfig
+from lmms.configs.errors import TrainError
 from lmms.train.batch.batch import Batch
-from lmms.train.batch.loader import batches
-from lmms.train.checkpoint.pretrained import load_pretrained
-from lmms.train.checkpoint.resume import resumed_state
-from lmms.train.checkpoint.state import state_from_dict, state_to_dict
-from lmms.train.data.phases import order_of
-from lmms.train.data.shards import PackReader
-from lmms.train.data.steps import Progress, RankShare, plan_steps
-from lmms.train.model.build import keep_in, materialize
-from lmms.train.model.folder import model_of
-from lmms.train.model.forward import TrainModel
-from lmms.train.model.kernels import choose_kernels, this_machine, use_kernels
-from lmms.train.plan.open import open_run
+from lmms.train.batch.loader import Loading
+from lmms.train.checkpoint.keep import Keep, better
+from lmms.train.checkpoint.read import tensors_of
+from lmms.train.checkpoint.state import TrainerState
+from lmms.train.checkpoint.write import Saver, saving
+from lmms.train.data.steps import StepPlan
+from lmms.train.due import due_after
+from lmms.train.evaluation import Evaluation, evaluate
+from lmms.train.feeder import feed
+from lmms.train.optim.schedule import lr_share
+from lmms.train.plan.out_of_memory import explaining_out_of_memory, in_step
+from lmms.train.setup import Run
+from lmms.train.step import StepResult, seed_step, take_step
+from lmms.train.step_log import TakenStep, step_log
+from lmms.train.watch.metrics import StepLog, alarmed_parts, append_metrics, count_zero_steps, peak_memory
+from lmms.train.watch.profile import profiling, window_of
+from lmms.train.watch.watch import Watch
 
 
-def open_shards(where: str | Path) -> Dataset:
-    """A complete shard folder, or its URL. DatasetError where a file is missing or not as the manifest says."""
-    return open_dataset(where)
+def take_steps(run: Run, state: TrainerState, watch: Watch) -> TrainerState:
+    """Step, evaluate, log, save: to the end, or until a signal asks to stop. Returns the last state, which is saved."""
+    config, course, model = run.config, run.course, run.learner.model
+    with ExitStack() as opened:
+        saver = opened.enter_context(_saving(run, state.step, watch))
+        window = window_of(config.profile, state.step, course.steps)
+        profile = opened.enter_context(profiling(config.profile, run.output, run.world, model, window, watch))
+        watch = replace(watch, mark=profile.marks)
+        watch.begin(f"step {min(state.step + 1, course.steps)} of {course.steps}, its first packs are read")
+        for plan, batches in opened.enter_context(closing(feed(run, state))):
+            moment = partial(in_step, plan, profile.marks)
+            with profile.step(plan.step), explaining_out_of_memory(run.memory, moment, watch):
+                before = state
+                state, taken = _step(run, before, plan, batches, watch)
+                due = due_after(config, course.steps, before, state, taken.result)
+                evaluation = _evaluate(run, plan, watch) if due.evaluation else None
+                watch.mark("after")
+                log = step_log(course, taken, state.skipped, evaluation, profiled=plan.step in profile.slowed)
+                _log(run, log, watch, always=bool(evaluation) or due.failure)
+                if due.failure:
+                    raise TrainError(_with_advice(run, taken, state.skipped))
+                # SIGTERM ends an evaluation too: what was trained before it has to be saved in time.
+                stop = taken.result.stop or (due.evaluation and evaluation is None)
+                saver.check()
+                if due.save or stop:
+                    state = _save(run, state, log, saver, watch)
+            if stop and plan.step < course.steps:
+                watch.say(f"stopped by SIGTERM after step {plan.step}; the same command goes on from there")
+                break
+    return state
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Step:
-    """What one optimizer step trains on."""
-
-    number: int
-    """Steps count from 1."""
-    batches: list[Batch]
-    """A batch for each forward pass, on the CPU; `batch.to("cuda")` moves a batch."""
-    weight: float
-    """The sum of the step's target weights: what the summed losses are divided by."""
-    tokens: int
-
-
-class PackDataset(IterableDataset[Step]):
-    """The steps of a run over shards, without end, in the order that `lmms train` would take on one rank.
-
-    The state is a position: `state_dict` after a step says where the next step begins, and `load_state_dict` refuses
-    shards, seeds and step sizes that differ from those of the state.
-    """
-
-    def __init__(self, data: DataConfig, model: str | Path, seed: int = 0) -> None:
-        """data: the shards or the mixture, and data.global_packs, micro_packs, workers, on_bad_media.
-
-        model: folder or hub id, with the tokenizer, template and processor of the shards; weights are not needed.
-        """
-        config = TrainConfig(
-            model=ModelConfig(path=str(model), init="random"), data=data, output=".", max_steps=1, seed=seed
-        )
-        self._config = config
-        self._opened = open_run(config, lambda coming: None)
-        self._state = self._opened.fresh
-
-    def __iter__(self) -> Iterator[Step]:
-        """The steps after the position. Closing the iterator ends the loader processes (data.workers)."""
-        if get_worker_info() is not None:
-            raise ConfigError(
-                "a PackDataset is in a worker of torch's DataLoader, which cannot keep its position; give DataLoader"
-                " num_workers=0 and set data.workers"
-            )
-        sets, data = self._opened.sets, self._config.data
-        order = order_of(sets, self._opened.phase)
-        share, done = RankShare(micro_packs=data.micro_packs), Progress(self._state.step, self._state.position)
-        plans, ahead = (plan_steps(order, sets, share, done) for _ in range(2))
-        requests = (request for plan in ahead for request in plan.passes)
-        reader = PackReader(sets.datasets)
-        with closing(batches(reader, self._opened.recipe, requests, data.workers, self._config.stall_s)) as loader:
-            for plan in plans:
-                passes = [next(loader) for _ in plan.passes]
-                self._state = replace(self._state, step=plan.step, position=plan.position + len(plan.packs))
-                yield Step(number=plan.step, batches=passes, weight=plan.weight, tokens=plan.tokens)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position at which the next step begins, and what the order was made of."""
-        return state_to_dict(self._state)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the step at which `state_dict` was called, from the next `iter` on.
-
-        TrainError where other packs would come next, with what differs.
-        """
-        try:
-            stored = state_from_dict(state)
-        except (TypeError, LookupError, AttributeError) as error:
-            raise TrainError(
-                f"the state is not one of a PackDataset ({error}); pass what state_dict returned"
-            ) from None
-        self._state = resumed_state(self._opened.fresh, stored, Path("the state"), ())
+def _step(
+    run: Run, state: TrainerState, plan: StepPlan, batches: Iterator[Batch], watch: Watch
+) -> tuple[TrainerState, TakenStep]:
+    """Take a step, and say what a person should know of it."""
+    config = run.config
+    began = time.perf_counter()
+    seed_step(config.seed, plan.step, run.world.rank)
+    share = lr_share(plan.step, config.optim, run.course.steps)
+    result = take_step(run.learner, plan, batches, share, watch)
+    seconds = time.perf_counter() - began
+    after = _next_state(state, plan, result)
+    alarms = alarmed_parts(state.zero_steps, after.zero_steps)
+    memory = peak_memory(run.world.device)
+    taken = TakenStep(plan=plan, result=result, lr_share=share, seconds=seconds, memory=memory, alarms=alarms)
+    if result.fault and after.skipped <= config.max_skipped:
+        watch.say(f"ALARM: {_with_advice(run, taken, after.skipped)}")
+    for sentence in result.masked:
+        watch.say(f"masked: {sentence}")
+    for part in alarms:
+        count = after.zero_steps[part]
+        watch.say(f"ALARM: {part} is trained, but its gradient was 0 for {count} steps that reach it")
+    return after, taken
 
 
-def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TrainModel:
-    """A pretrained model for a loop of one process, with the kernels of this machine.
+def _next_state(state: TrainerState, plan: StepPlan, result: StepResult) -> TrainerState:
+    """The state after a step. The position moves here, after the update: packs only read ahead are not in it."""
+    state = replace(state, step=plan.step, position=plan.position + len(plan.packs))
+    if result.fault:
+        return replace(state, skipped=state.skipped + 1)
+    reached = {part: part == "llm" or any(plan.has_images) for part in result.part_norms}
+    zero_steps = count_zero_steps(state.zero_steps, result.part_norms, reached)
+    return replace(state, zero_steps=zero_steps, skipped=0)
 
-    path: folder or hub id. The model takes a Batch of the same device and returns its summed loss, see
-    TrainModel.forward. ModelError for a folder that holds no such model, or weights that do not fit.
-    """
-    folder = resolve_model(str(path), TRAIN_FILES)
-    model = model_of(folder, "none")
-    place = torch.device(device)
-    use_kernels(model, choose_kernels(KernelsConfig(liger="off"), this_machine(place, dtype)))
-    # Before there are values: buffers, such as rotary frequencies, stay fp32.
-    keep_in(model, dtype, masters=())
-    materialize(model, place)
-    load_pretrained(model.hf, folder)
-    return model
+
+def _evaluate(run: Run, plan: StepPlan, watch: Watch) -> Evaluation | None:
+    """An evaluation; None if SIGTERM came before its end."""
+    assert run.eval_set
+    watch.begin(f"evaluation after step {plan.step}")
+    watch.mark("evaluation/forward")
+    loading = Loading(run.config.data.micro_packs, run.config.data.workers, run.config.stall_s)
+    return evaluate(run.learner.model, run.eval_set, run.world, loading, watch)
+
+
+def _log(run: Run, log: StepLog, watch: Watch, *, always: bool) -> None:
+    """Write the step into metrics.jsonl, and tell the listeners every log_steps, or when something happened."""
+    if run.world.is_main:
+        append_metrics(run.output, log)
+    if always or log.alarms or log.step == log.steps or log.step % run.config.log_steps == 0:
+        watch.say(log)
+
+
+def _saving(run: Run, step: int, watch: Watch) -> AbstractContextManager[Saver]:
+    config = run.config
+    return saving(
+        run.output,
+        run.world,
+        Keep(limit=config.save_total_limit, every=config.save_keep_every),
+        step,
+        asynchronous=config.save_async,
+        grace_s=config.grace_s,
+        report=watch.say,
+    )
+
+
+def _save(run: Run, state: TrainerState, log: StepLog, saver: Saver, watch: Watch) -> TrainerState:
+    """Save the state, and whether its step is the best step so far. Returns the state that was saved."""
+    watch.beat(f"step {state.step}, its checkpoint")
+    # A checkpoint has all that a SIGUSR1 before the save can have meant.
+    watch.asked.save = 0
+    if run.measure:
+        value = log.loss if run.measure.metric == "loss" else log.eval_loss
+        state = replace(state, best=better(state.best, state.step, run.measure, value))
+    saver.save(state, tensors_of(run.learner.model, run.learner.optimizer, run.checkpointed))
+    return state
+
+
+def _with_advice(run: Run, taken: TakenStep, skipped: int) -> str:
+    """What a person needs to know of the last of `skipped` steps in a row that were not finite."""
+    most = run.config.max_skipped
+    counted = f"skipped, {skipped} in a row of at most {most}" if skipped <= most else f"max_skipped is {most}"
+    return (
+        f"{taken.result.fault}; {counted}; `lmms inspect step {run.output} {taken.plan.step}` names its records,"
+        " `lmms inspect shard DIR --pack I` shows a pack; if it goes on, lower optim.lr"
+    )

@@ -1,6 +1,7 @@
 """A run up to its first step: shards, order, model, optimizer, and the checkpoint that it goes on from."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from lmms.configs.errors import TrainError
 from lmms.configs.files import write_whole
 from lmms.configs.load import to_yaml
+from lmms.configs.room import no_room
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.initial import Initial, fill_initial, plan_initial
 from lmms.train.checkpoint.keep import resumed_best
@@ -25,19 +27,22 @@ from lmms.train.model.kernels import choose_kernels, compile_blocks, this_machin
 from lmms.train.model.offload import LEAST_BYTES, copy_on_stream, offload_blocks, pinned_room
 from lmms.train.optim.groups import make_optimizer, trained_parts
 from lmms.train.optim.rules import muon_line
-from lmms.train.optim.table import Row, table_lines, trained_table, write_table
+from lmms.train.optim.table import table_lines, trained_table, write_table
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import World, compute_dtype
 from lmms.train.plan.cards import ranks_peak
+from lmms.train.plan.likely_mistakes import likely_mistakes
 from lmms.train.plan.open import MOST_SOURCES, Opened, open_run, padded, remarks
-from lmms.train.plan.out_of_memory import START, MemoryContext, explaining_out_of_memory
+from lmms.train.plan.out_of_memory import BEFORE_STEPS, MemoryContext, explaining_out_of_memory
 from lmms.train.plan.stand import Stand, stand_of
-from lmms.train.plan.unlikely import unlikely
 from lmms.train.step import Learner
 from lmms.train.step_log import Course
 from lmms.train.watch.metrics import open_metrics
 from lmms.train.watch.profile import check_profile, window_of, window_remarks
 from lmms.train.watch.watch import Watch
+
+_FILES_BYTES = 2**20
+"""More than the files take with which a run begins in its output folder, without metrics.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -80,7 +85,7 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
 
     prepare(config, opened.model, world, initial.checkpointed, backend=backend if kernels.compile else None)
     memory = MemoryContext(config=config, output=output, world=world, opened=opened, checkpointed=initial.checkpointed)
-    with explaining_out_of_memory(memory, lambda: START, watch):
+    with explaining_out_of_memory(memory, lambda: BEFORE_STEPS, watch):
         optimizer = _filled(config, opened.model, world, initial, stand.checkpoint, watch)
     learner = Learner(
         model=opened.model,
@@ -100,8 +105,14 @@ def start(config: TrainConfig, world: World, watch: Watch, *, backend: str = "in
     )
     table = trained_table(opened.model, optimizer)
     if world.is_main:
-        _open_output(output, config, state, stand, table, watch)
-        write_kernels(output, kernels, machine)
+        with _writing(output):
+            write_whole(output / "config.yaml", to_yaml(config))
+            write_phases(output, stand.phases)
+            write_table(output, table)
+            open_metrics(output, state.step)
+            write_kernels(output, kernels, machine)
+        for unfinished in list_checkpoints(output)[1]:
+            watch.say(f"not used, since it is not complete: {unfinished}")
     for line in _first_lines(config, course, stand, opened, world, [f"kernels: {kernels}", *table_lines(table)]):
         watch.say(line)
     run = Run(
@@ -168,7 +179,7 @@ def _first_lines(
     if config.optim.name == "muon":
         yield muon_line(model)
     yield from window_remarks(config.profile, window_of(config.profile, state.step, course.steps))
-    yield from unlikely(config.optim, model, course.steps)
+    yield from likely_mistakes(config.optim, model, course.steps)
     yield from remarks(config, course.order, course.phase, world.data_size, course.steps, state)
     for loss, recipe in (("loss", opened.recipe), ("evaluation's loss", opened.eval_recipe)):
         if recipe and recipe.by == "set":
@@ -188,18 +199,11 @@ def _measure(config: TrainConfig, evaluated: Sets | None) -> Measure | None:
     return Measure(metric=metric, greater=config.greater_is_better, shards=shards, loss_weight=loss_weight)
 
 
-def _open_output(
-    output: Path, config: TrainConfig, state: TrainerState, stand: Stand, table: Sequence[Row], watch: Watch
-) -> None:
-    """Write the files with which a run that stands at `state` goes on in its output folder."""
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """A TrainError where the block cannot write into the output folder."""
     try:
-        write_whole(output / "config.yaml", to_yaml(config))
-        write_phases(output, stand.phases)
-        write_table(output, table)
-        open_metrics(output, state.step)
+        yield
     except OSError as error:
-        raise TrainError(
-            f"{output} cannot be written: {error.strerror}; make room, or choose another output"
-        ) from error
-    for unfinished in list_checkpoints(output)[1]:
-        watch.say(f"not used, since it is not complete: {unfinished}")
+        reason = no_room(str(error), output, _FILES_BYTES) or f"{error.strerror}; make room, or choose another output"
+        raise TrainError(f"{output} cannot be written: {reason}") from error

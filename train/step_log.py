@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.by_part import Part
+from lmms.configs.by_part import PARTS, Part
 from lmms.configs.stores.store import shown
 from lmms.configs.words import short_places
 from lmms.train.batch.recipe import Recipe, loss_by_group
@@ -70,9 +70,7 @@ def step_log(
         loss=result.loss,
         lr=taken.lr_share * course.lr,
         grad_norm=result.grad_norm,
-        grad_norm_llm=result.part_norms.get("llm"),
-        grad_norm_vision=result.part_norms.get("vision"),
-        grad_norm_aligner=result.part_norms.get("aligner"),
+        grad_norms={part: result.part_norms.get(part) for part in PARTS},
         tokens=plan.tokens,
         target_tokens=plan.target_tokens,
         prompt_tokens=prompt_tokens,

@@ -1,6 +1,5 @@
 """The steps of `lmms demo`: draw, prepare, look, train, kill, resume, export, ask."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from PIL import Image
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from lmms.cli import ui
 from lmms.cli.demo.draw import QUESTIONS, Picture, draw_pictures
-from lmms.configs.errors import TrainError
+from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import to_yaml
 from lmms.configs.settings.data import DataConfig
 from lmms.configs.settings.memory import MemoryConfig
@@ -49,6 +48,8 @@ def demo(
     start = time.monotonic()
     screen = ui.console()
     if out is not None:
+        if out.exists():
+            raise ConfigError(f"{out} exists; remove it or name another folder")
         out.mkdir(parents=True)
         right = _tell(screen, out, seed)
     else:
@@ -117,9 +118,10 @@ def _prepare(screen: Console, folder: Path, seed: int) -> None:
 def _look(screen: Console, folder: Path) -> None:
     from tokenizers import Tokenizer
 
-    from lmms.cli.inspect.shard import pack_segments, segment_text
+    from lmms.cli.inspect.shard import segment_text
     from lmms.configs.contract.manifest import open_dataset
     from lmms.train.data.shards import PackReader, read_sidecar
+    from lmms.train.data.view import pack_segments
 
     dataset = open_dataset(folder / "shards")
     pack = PackReader([dataset]).read(read_sidecar(dataset).place(0))
@@ -143,39 +145,33 @@ def _run_config(folder: Path, seed: int) -> TrainConfig:
 
 def _train(screen: Console, folder: Path, name: str, kill_after: int | None) -> None:
     """`lmms train` in a new process, watched by its metrics; killed without warning after step `kill_after`, if any."""
-    metrics, log = folder / "run" / "metrics.jsonl", folder / f"{name}.log"
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(folder / "run.yaml")]
-    before = _steps(metrics)
+    from lmms.train.watch.metrics import metrics_lines
+
+    run, log = folder / "run", folder / f"{name}.log"
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", str(folder / "run.yaml")]
+    before = metrics_lines(run)
     with log.open("w") as file, ui.progress(screen, "steps") as show:
         # One thread: a model this small is no faster with two, and far slower when the threads wait for a busy core.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
             time.sleep(0.2)
-            steps = _steps(metrics)
+            steps = metrics_lines(run)
             if steps and steps != before:
                 show(name, steps[-1]["step"], STEPS, f"loss {steps[-1]['loss']:.3f}")
             if kill_after and steps and steps[-1]["step"] >= kill_after:
                 process.kill()
                 process.wait()
     if kill_after and process.returncode == -signal.SIGKILL:
-        saved = sorted(path.name for path in (folder / "run").glob("step-????????"))
+        saved = sorted(path.name for path in run.glob("step-????????"))
         screen.print(
-            f"  [red]killed[/] after step {_steps(metrics)[-1]['step']}; complete checkpoints: {', '.join(saved)}"
+            f"  [red]killed[/] after step {metrics_lines(run)[-1]['step']}; complete checkpoints: {', '.join(saved)}"
         )
     elif process.returncode:
         raise TrainError(f"{' '.join(command)} ended with status {process.returncode}:\n{log.read_text()[-2000:]}")
     else:
         resumed = next(line for line in log.read_text().splitlines() if line.startswith("resumed from"))
-        screen.print(f"  {resumed.replace(str(folder) + os.sep, '')}; loss {_steps(metrics)[-1]['loss']:.3f}")
-
-
-def _steps(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl so far; the last one may still be half written."""
-    if not metrics.exists():
-        return []
-    lines = metrics.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+        screen.print(f"  {resumed.replace(str(folder) + os.sep, '')}; loss {metrics_lines(run)[-1]['loss']:.3f}")
 
 
 def _ask(screen: Console, folder: Path, held_out: Sequence[Picture]) -> float:

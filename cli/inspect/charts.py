@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from lmms.cli import ui
+from lmms.configs.by_part import PARTS
 from lmms.train.watch.curves import curve
 from lmms.train.watch.history import History
 
@@ -29,12 +30,7 @@ CHARTS = (
     Chart(
         title="gradient norm",
         unit="",
-        series=(
-            ("grad_norm", "all"),
-            ("grad_norm_llm", "llm"),
-            ("grad_norm_vision", "vision"),
-            ("grad_norm_aligner", "aligner"),
-        ),
+        series=(("grad_norm", "all"), *((f"grad_norm_{part}", part) for part in PARTS)),
     ),
     Chart(title="learning rate", unit="", series=(("lr", "lr"),)),
     Chart(

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from lmms.cli import ui
 from lmms.cli.inspect.order_settings import order_settings
+from lmms.cli.settings import options_of
 from lmms.configs.words import counted
 
 if TYPE_CHECKING:
@@ -23,72 +23,38 @@ _PACKS_A_RANK = (1, 2, 4, 8)
 _SHARE_SHOWN = 0.01
 
 
-class _Part(StrEnum):
-    VISION = "vision"
-    ALIGNER = "aligner"
-    LLM = "llm"
-
-
 def order(
-    places: Annotated[
+    words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DIR...",
-            help="Shard folders or URLs; several are mixed. Or a run's output folder, to go on from there.",
+            metavar="DIR...|FILE|KEY=VALUE",
+            help="Shard folders or URLs, several are mixed; or a run's output folder, to go on from there; or its run"
+            " file. Settings as for `lmms train`.",
         ),
     ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="Run file of `lmms train`, for its order. Default for a run's folder: its config.yaml."),
+        Path | None, typer.Option(metavar="FILE", help="The run file, if not named first; a run's folder has its own.")
     ] = None,
-    global_batch: Annotated[
-        int | None, typer.Option(metavar="G", min=1, help="Packs of a step, data.global_packs; required with shards.")
-    ] = None,
-    world: Annotated[int, typer.Option(metavar="W", min=1, help="Ranks, divided by parallel.sequence.")] = 1,
-    micro: Annotated[
-        int | None, typer.Option(metavar="M", min=1, help="Packs of a pass, data.micro_packs; 1 by default.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="K", min=0, help="Loader processes a rank, data.workers; 2 by default.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(metavar="E", min=1, help="Passes over the shards to look at.")] = 1,
-    group: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Neighbours of like cost, data.group_packs; 1 by default.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="The run's seed; 0 by default.")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_ID", help="The model to train, if the shards were built for another.")
-    ] = None,
-    freeze: Annotated[
-        list[_Part] | None, typer.Option(help="A part that is not trained, as in the setting `train`; may be repeated.")
-    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks that read different packs.")] = 1,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the shards to look at.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a step, nothing else.")] = False,
 ) -> None:
     """Show the steps of a run to come: digests, balance of the ranks, mix of the sources, what a rank reads.
 
-    Example: lmms inspect order shards/ --global-batch 64 --world 8 --group 8
+    Example: lmms inspect order shards/ data.global_packs=64 data.group_packs=8 --ranks 8
     """
     from lmms.train.data.balance import repeats
     from lmms.train.plan.preview import preview, step_previews
 
-    options = {
-        "--global-batch": global_batch,
-        "--micro": micro,
-        "--workers": workers,
-        "--group": group,
-        "--seed": seed,
-        "--model": model,
-        "--freeze": [part.value for part in freeze or ()],
-    }
-    settings, run = order_settings(places or (), config, options, epochs)
+    settings, run = order_settings(words or (), config, epochs, options_of(order))
     with ui.doing("opening the shards and the model, which says what a pack costs"):
-        view = preview(settings, world=world, epochs=epochs, run=run)
+        view = preview(settings, ranks=ranks, epochs=epochs, run=run)
     if as_json:
         for step in step_previews(view):
             typer.echo(json.dumps(asdict(step), ensure_ascii=False))
         return
     screen = ui.console()
-    screen.print(ui.facts(f"order of {counted(len(view.order.costs), 'pack')}", _summary(view, settings.data.workers)))
+    screen.print(ui.facts(f"order of {counted(len(view.order.costs), 'pack')}", _summary(view)))
     screen.print(_first_steps(view))
     screen.print(_losses(view))
     times = ", ".join(counted(number, "time") for number in repeats(view.order))
@@ -96,14 +62,14 @@ def order(
     screen.print(f"lost: one pack a pass, sets repeated {times} to fill a window; in two waits: group = ranks")
 
 
-def _summary(view: "Preview", workers: int) -> list[tuple[str, str]]:
+def _summary(view: "Preview") -> list[tuple[str, str]]:
     from lmms.train.data.balance import straggler_loss
     from lmms.train.data.order import ORDER_VERSION
 
     order, costs = view.order, view.order.costs
     low, high = (float(bound / costs.mean()) for bound in (costs.min(), costs.max()))
     (once, once_random), (twice, twice_random) = (
-        [straggler_loss(rows, steps, view.world, view.micro_packs) for steps in (view.steps, view.shuffled)]
+        [straggler_loss(rows, steps, view.ranks, view.micro_packs) for steps in (view.steps, view.shuffled)]
         for rows in (costs[None], view.costs)
     )
     vision = view.costs[1].sum() / costs.sum()
@@ -117,21 +83,20 @@ def _summary(view: "Preview", workers: int) -> list[tuple[str, str]]:
         ("order", f"{ORDER_VERSION}, seed {order.sets[0].seed}, groups of {order.phase.group}"),
         ("steps", f"{len(view.steps):,} of {counted(order.global_packs, 'pack')}; an epoch has {steps_an_epoch:,.2f}"),
         ("cost of a pack", f"{low:.2f} to {high:.2f} of the mean; {vision:.1%} of all is the vision tower"),
-        ("lost by waiting", f"{once:.2%} on {counted(view.world, 'rank')}, {once_random:.2%} in random order"),
+        ("lost by waiting", f"{once:.2%} on {counted(view.ranks, 'rank')}, {once_random:.2%} in random order"),
         ("  in two waits", f"{twice:.2%}, {twice_random:.2%} in random order: after the vision tower too"),
-        ("rank 0 reads", _reads(view, workers)),
+        ("rank 0 reads", _reads(view)),
         ("mix of sources", _mix(view)),
         ("sources", _shares(view)),
     ]
 
 
-def _reads(view: "Preview", workers: int) -> str:
+def _reads(view: "Preview") -> str:
     from lmms.train.plan.preview import rank_reads
 
-    reads = rank_reads(view.sets, view.steps[0], 0, view.world, view.micro_packs)
-    shared = f", shared by {workers} workers" if workers > 1 else ""
+    reads = rank_reads(view.sets, view.steps[0], 0, view.ranks, view.micro_packs)
     packs = f"{counted(reads.packs, 'pack')} of {counted(reads.shards, 'shard')}"
-    return f"{packs} in step 1, {ui.count(reads.bytes)}B{shared}"
+    return f"{packs} in step 1, {ui.count(reads.bytes)}B"
 
 
 def _mix(view: "Preview") -> str:

@@ -1,7 +1,6 @@
 """lmms inspect: the content of a shard folder, as the model will read it."""
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 _PREVIEW = 1200
 """Characters of a conversation that are shown, unless the user named the pack."""
 _FAULTS_SHOWN = 20
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+_STYLES = {"prompt": "", "target": "bold green", "weight": "bold yellow", "media": "bold cyan"}
+"""Kind of a piece of a conversation -> its style."""
 
 app = typer.Typer(no_args_is_help=True, help="Look into shards: totals, packs as text, a full check.")
 
@@ -45,6 +45,7 @@ def shard(
     """
     from lmms.configs.contract.manifest import open_dataset
     from lmms.train.data.shards import PackReader, read_sidecar
+    from lmms.train.data.view import pack_json
 
     dataset = open_dataset(folder)
     sidecar = read_sidecar(dataset)
@@ -74,31 +75,7 @@ def verify(folder: Folder) -> None:
     if faults:
         more = [f"... and {len(faults) - _FAULTS_SHOWN} more"] if len(faults) > _FAULTS_SHOWN else []
         raise DatasetError("\n".join([f"{folder} is damaged:", *faults[:_FAULTS_SHOWN], *more]))
-    screen.print(f"{folder} is whole", soft_wrap=True)
-
-
-def pack_json(number: int, pack: "Pack", manifest: "Manifest") -> dict[str, Any]:
-    """A pack as plain values; positions are token positions within the pack."""
-    return {"pack": number, "input_ids": pack.input_ids.tolist(), "segments": list(pack_segments(pack, manifest))}
-
-
-def pack_segments(pack: "Pack", manifest: "Manifest") -> Iterator[dict[str, Any]]:
-    """Each conversation of a pack: its place, source, row, weight, targets [start, end, message's weight] and media."""
-    targets = [
-        [*span, weight] for span, weight in zip(pack.targets.tolist(), pack.target_weights.tolist(), strict=True)
-    ]
-    bounds = pack.cu_seqlens.tolist()
-    samples = zip(pack.samples.tolist(), pack.sample_weights.tolist(), strict=True)
-    for ((source, row), weight), start, end in zip(samples, bounds, bounds[1:], strict=False):
-        yield {
-            "start": start,
-            "end": end,
-            "source": manifest.sources[source]["name"],
-            "row": row,
-            "weight": weight,
-            "targets": [target for target in targets if start <= target[0] < end],
-            "media": [media.to_json() for media in pack.media if start <= media.start < end],
-        }
+    screen.print(f"{folder} is whole; next: `lmms train` with data.shards={folder}", soft_wrap=True)
 
 
 def _tokenizer(manifest: "Manifest", model: str | None) -> "Tokenizer":
@@ -146,6 +123,8 @@ def _mean_weight(sidecar: "Sidecar") -> str:
 def _show_pack(
     screen: Console, number: int, pack: "Pack", dataset: "Dataset", tokenizer: "Tokenizer", shorten: bool
 ) -> None:
+    from lmms.train.data.view import pack_segments
+
     screen.rule(
         f"[bold]pack {number}[/]  {len(pack.input_ids):,} tokens, {counted(len(pack.lengths), 'conversation')}",
         align="left",
@@ -167,26 +146,7 @@ def _show_pack(
 def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") -> Text:
     """The conversation as the model reads it: targets green, other tokens plain, an image as a short description; a
     weight of a message that is not 1 stands before its target."""
-    targets = {(start, end): weight for start, end, weight in segment["targets"]}
-    images = {(m["start"], m["end"]): m for m in segment["media"]}
-    text = Text()
-    at = segment["start"]
-    for start, end in sorted([*targets, *images]):
-        text.append(_decoded(tokenizer, pack, at, start))
-        if (start, end) in images:
-            media = images[start, end]
-            (w, h), (_, grid_h, grid_w) = media["size"], media["grid_thw"]
-            grid = f"{grid_w} x {grid_h} patches, {end - start} tokens"
-            what = f"{media['kind']} {w} x {h}, {grid}, {media['bytes']:,} bytes"
-            text.append(f"[{what}]", style="bold cyan")
-        else:
-            if targets[start, end] != 1:
-                text.append(f"[weight {targets[start, end]:g}]", style="bold yellow")
-            text.append(_decoded(tokenizer, pack, start, end), style="bold green")
-        at = end
-    return text.append(_decoded(tokenizer, pack, at, segment["end"]))
+    from lmms.train.data.view import segment_pieces
 
-
-def _decoded(tokenizer: "Tokenizer", pack: "Pack", start: int, end: int) -> str:
-    """The text of some tokens, with control characters, which a terminal would obey, as visible signs."""
-    return tokenizer.decode(pack.input_ids[start:end].tolist(), skip_special_tokens=False).translate(_CONTROL_PICTURES)
+    pieces = segment_pieces(pack, segment, lambda ids: tokenizer.decode(ids, skip_special_tokens=False))
+    return Text.assemble(*((piece.text, _STYLES[piece.kind]) for piece in pieces))

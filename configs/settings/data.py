@@ -12,6 +12,9 @@ Packs = Annotated[int, Range(1, 2**20)]
 Amount = Annotated[float, Range(above=0)]
 
 
+OnBadMedia = Literal["stop", "mask"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShareConfig:
     """One set of shards of a mixture, and its amount: weight, tokens or epochs, the same kind for all sets."""
@@ -45,7 +48,7 @@ class DataConfig:
     """Packs of one forward pass on one rank; the passes of a step are accumulated."""
     workers: Annotated[int, Range(0, 1024)] = 2
     """Loader processes a rank; 0 loads in the training process. Any number gives the same order."""
-    on_bad_media: Literal["stop", "mask"] = "stop"
+    on_bad_media: OnBadMedia = "stop"
     """An image that fails at training: stop with its record's name, or train its conversation with weight 0."""
     cache: str | None = None
     """Folder on this node for shards read from a URL; runs may share it. Default: packs are read from the URL."""

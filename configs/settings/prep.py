@@ -19,7 +19,7 @@ class PrepConfig(RecordConfig):
     """One build. The docstring under a field is its help text, on the command line too."""
 
     sources: tuple[SourceConfig | str, ...]
-    """Files, folders or globs of chat records: .jsonl (.gz, .zst), .parquet, .arrow, save_to_disk folders. In
+    """Files, folders, globs or URLs of records: .jsonl, .json, .csv, .parquet, .arrow, .tar, save_to_disk folders. In
     YAML also {path: ..., ...}, with settings of that source; a .yaml file is a list of such, or a data set file of
     LMMs-Engine."""
     model: str

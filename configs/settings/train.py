@@ -17,10 +17,15 @@ from lmms.configs.settings.memory import MemoryConfig, check_recompute
 from lmms.configs.settings.optim import OptimConfig
 from lmms.configs.settings.parallel import ParallelConfig, check_offload
 from lmms.configs.settings.profile import ProfileConfig
+from lmms.configs.stores.store import is_url
 from lmms.configs.typed import check_fields
 
 Steps = Annotated[int, Range(1)]
 Length = Annotated[float, Range(above=0)]
+Precision = Literal["auto", "bf16", "fp32"]
+Device = Literal["auto", "cpu", "cuda"]
+ExportType = Literal["fp32", "bf16"]
+"""The type of the weights that `lmms export` writes."""
 How = Literal["full", "lora", "frozen"]
 """How a parameter is trained; lora: the parameter is frozen, and linear layers get LoRA."""
 EVERYTHING: Mapping[str, How] = MappingProxyType({"default": "full"})
@@ -38,7 +43,7 @@ class ModelConfig:
     init_from: str | None = None
     """Other weights to start with, at step 0 only: a checkpoint or the output of a run (without its averages and
     position), a model folder, or a PEFT adapter."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     """Compute type; master weights are always fp32. auto: bf16 on CUDA, fp32 on the CPU."""
 
     def __post_init__(self) -> None:
@@ -107,7 +112,7 @@ class TrainConfig:
     """Boards that show the run: TensorBoard, wandb."""
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     """Steps whose time and memory are recorded in output/profile."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto: cuda if there is a GPU."""
     deterministic: bool = False
     """The same run on the same machines gives the same bits, at some cost in speed. An operation with no deterministic
@@ -150,4 +155,4 @@ class TrainConfig:
     @property
     def _reads_far_away(self) -> bool:
         places = [share.shards for share in (*self.data.shares, *((self.eval,) if self.eval else ()))]
-        return any("://" in place for place in places)
+        return any(is_url(place) for place in places)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 OBJECT_SCHEMES = ("s3", "gs", "az", "http", "https")
 """Kinds of URL that obstore reads; fsspec reads the others."""
-_BLOCK = 8 * 2**20
+BLOCK = 8 * 2**20
 """Bytes of one request: few enough for a slow line to get in time."""
 _PAUSES_S = (0.1, 15.0)
 """Pause after the first failure, and the longest pause after many."""
@@ -63,14 +63,14 @@ class RemoteStore:
         return self._ask(lambda connection: connection.sizes(), self.where)
 
     def read(self, name: str) -> bytes:
-        blocks = [self._block(name, 0, _BLOCK)]
-        while len(blocks[-1]) == _BLOCK:
-            blocks.append(self._block(name, len(blocks) * _BLOCK, (len(blocks) + 1) * _BLOCK))
+        blocks = [self._block(name, 0, BLOCK)]
+        while len(blocks[-1]) == BLOCK:
+            blocks.append(self._block(name, len(blocks) * BLOCK, (len(blocks) + 1) * BLOCK))
         return b"".join(blocks)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         end = offset + size
-        return b"".join([self._block(name, start, min(start + _BLOCK, end)) for start in range(offset, end, _BLOCK)])
+        return b"".join([self._block(name, start, min(start + BLOCK, end)) for start in range(offset, end, BLOCK)])
 
     def _block(self, name: str, start: int, end: int) -> bytes:
         def get(connection: Connection) -> bytes:

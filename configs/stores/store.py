@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from lmms.configs.errors import ConfigError, DatasetError, nearest, refuse_file_limit
-from lmms.configs.stores.remote import OBJECT_SCHEMES, RemoteStore, missing
+from lmms.configs.stores.remote import BLOCK, OBJECT_SCHEMES, RemoteStore, missing
 
 _MODULES = {
     **dict.fromkeys(OBJECT_SCHEMES, ("obstore", "obstore")),
@@ -21,7 +21,6 @@ _MODULES = {
     "dbfs": ("databricks", "lmms[dbfs]"),
 }
 """URL scheme -> (the module that reads such URLs, the package to install)."""
-_BLOCK = 8 * 2**20
 
 
 class Store(Protocol):
@@ -79,18 +78,28 @@ class LocalStore:
             raise DatasetError(f"{path} cannot be read ({error.strerror}); copy it again or rebuild") from error
 
 
+def scheme_of(where: str | Path) -> str | None:
+    """The kind of a URL in lower case, such as s3, known or not; None for a folder of this node."""
+    url = re.match(r"(\w[\w+.-]+)://|(dbfs):/", str(where))
+    return (url[1] or url[2]).lower() if url else None
+
+
+def is_url(where: str | Path) -> bool:
+    """Whether a place is read over the network, and is no folder of this node."""
+    return scheme_of(where) is not None
+
+
 def open_store(where: str | Path, retry_s: float) -> Store:
     """The store of a folder or URL. Checked at once: that the folder exists, or that the URL's module is installed.
 
     retry_s: seconds for which a failing store is asked again.
     """
-    url = re.match(r"(\w[\w+.-]+)://|(dbfs):/", str(where))
-    if url is None:
+    scheme = scheme_of(where)
+    if scheme is None:
         folder = Path(where).expanduser()
         if not folder.is_dir():
             raise DatasetError(f"{folder} is not a folder; expected one that `lmms prep build-shards` wrote")
         return LocalStore(folder)
-    scheme = (url[1] or url[2]).lower()
     if scheme not in _MODULES:
         raise ConfigError(f"{shown(str(where))}: unknown kind of URL {scheme!r}{nearest(scheme, _MODULES)}")
     module, package = _MODULES[scheme]
@@ -127,5 +136,5 @@ def setting_text(value: Any) -> str:
 
 def read_blocks(store: Store, name: str, size: int) -> Iterator[bytes]:
     """The bytes of a file, a few MB at a time; fewer than `size` if the file ends earlier."""
-    for start in range(0, size, _BLOCK):
-        yield store.read_range(name, start, min(_BLOCK, size - start))
+    for start in range(0, size, BLOCK):
+        yield store.read_range(name, start, min(BLOCK, size - start))

@@ -16,6 +16,11 @@ from lmms.prep.rows.compressed import BLOCK, open_content
 
 _END = bytes(tarfile.BLOCKSIZE)
 _TEXT = ("txt", "text", "cls", "caption")
+_OTHER_MEDIA = {
+    **dict.fromkeys(("wav", "mp3", "flac", "ogg", "opus", "m4a"), "audios"),
+    **dict.fromkeys(("mp4", "webm", "avi", "mov", "mkv"), "videos"),
+}
+"""Last part of an ending -> the column for such members; all others are pictures."""
 _MEDIA_KEYS = ("image", "images", "path")
 """Keys under which a record names members."""
 
@@ -26,13 +31,18 @@ def read_tar(file: Path) -> Iterator[tuple[list[TarRow], int]]:
 
 
 def with_members(record: Mapping[str, Any], row: TarRow) -> dict[str, Any]:
-    """A record with the bytes of members in place of their names, or all media of its key as its `images`."""
+    """A record with the bytes of members in place of their names.
+
+    If the record names none, all media of its key are its `images`, `audios` and `videos`.
+    """
     texts = {ending: text.decode(errors="replace") for ending, text in row.texts.items() if ending not in record}
     by_name = {name: data for path, data in row.media.items() for name in (path, path.rpartition("/")[2])}
     placed = {key: _placed(value, by_name, key) for key, value in record.items()}
-    if placed == record and row.media and "images" not in record:
-        placed["images"] = list(row.media.values())
-    return {**placed, **texts}
+    columns: dict[str, list[bytes]] = {}
+    for name, data in row.media.items():
+        columns.setdefault(_OTHER_MEDIA.get(name.rpartition(".")[2].lower(), "images"), []).append(data)
+    given = columns if placed == record else {}
+    return {**given, **placed, **texts}
 
 
 def _placed(value: Any, by_name: Mapping[str, bytes], key: str) -> Any:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from lmms.cli.demo import story
 from lmms.cli.demo.ask import ask
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.demo.story import STEPS
+from lmms.configs.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "out"
-    command = [sys.executable, "-m", "lmms.cli.main", "demo", "--out", str(folder)]
+    command = [sys.executable, "-m", "lmms.cli", "demo", "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -44,6 +46,11 @@ def test_answers_follow_the_picture_and_not_the_question(demo: tuple[Path, str],
     assert sum(a == p.answers for a, p in zip(answers, pictures, strict=True)) >= 32
     swapped = ask(folder / "model", tmp_path, pictures[1:] + pictures[:1])
     assert swapped == answers[1:] + answers[:1]
+
+
+def test_a_folder_that_is_there_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{tmp_path} exists; remove it or name another folder"):
+        story.demo(out=tmp_path)
 
 
 def test_the_same_seed_draws_the_same_pictures(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lmms.cli import live
-from lmms.cli.live import Course, Panel, Trend, line
+from lmms.cli.live import view as live
+from lmms.cli.live.course import Course, Trend
+from lmms.cli.live.panel import Panel, line
 from lmms.train.watch.metrics import SetLog
 from tests.kit.logs import step_log, write_metrics
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
@@ -77,3 +78,30 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert "column [/b]" in result.output
     assert "out[red]" in result.output.replace("\n", "")
+
+
+def test_what_of_a_folder_is_not_read_is_one_line_of_the_closing_table(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "data", "set", 30, 0)
+    (tmp_path / "data" / "notes.txt").write_text("")
+    (tmp_path / "data" / ".trash").mkdir()
+    (tmp_path / "data" / ".trash" / "set.jsonl").write_bytes((tmp_path / "data" / "set.jsonl").read_bytes())
+    options = ("--model", tiny_model_folder(tmp_path), "--seq-len", 256, "--out", tmp_path / "out", "--workers", 1)
+    result = lmms("prep", "build-shards", tmp_path / "data", *options)
+    assert "30 read = 30 packed" in result.output
+    (line,) = [line for line in result.output.splitlines() if "not read" in line]
+    assert " ".join(line.split()) == "not read 30 files .png, 1 hidden folder, 1 file .txt"
+
+
+def test_ctrl_c_removes_what_was_begun_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_pictures(tmp_path, "set", 30, 0)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmms.prep.build.spool_chunk", interrupted)
+    result = build(tmp_path, "out")
+    assert (result.exit_code, result.output.splitlines()[-1]) == (
+        130,
+        f"stopped: there is nothing at {tmp_path / 'out'}, and what was begun is removed",
+    )
+    assert not list(tmp_path.glob("out*"))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lmms.cli import live
-from lmms.cli.run_log import LOG_NAME, run_log
+from lmms.cli.live import view as live
+from lmms.cli.live.run_log import LOG_NAME, run_log
 from lmms.configs.errors import TrainError
 from tests.kit.logs import step_log
 
@@ -41,6 +41,30 @@ def test_a_log_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path: P
     add("one")
     add("two")
     assert said == [f"ALARM: {tmp_path / LOG_NAME} cannot be written (Is a directory); the run goes on without"]
+
+
+def test_a_disk_that_is_full_is_named_in_a_short_sentence(tmp_path: Path) -> None:
+    (tmp_path / LOG_NAME).symlink_to("/dev/full")
+    said: list[str] = []
+    run_log(tmp_path, said.append)("one")
+    (line,) = said
+    assert line.startswith(
+        f"ALARM: {tmp_path / LOG_NAME} cannot be written (the disk of {tmp_path} is full: 24 bytes are"
+    )
+    assert line.endswith("make room, or choose another folder); the run goes on without")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device"), "error: OSError: [Errno 28] No space left on device"),
+        (RuntimeError("NCCL error: remote process exited"), "error: RuntimeError: NCCL error: remote process exited"),
+    ],
+)
+def test_the_log_has_errors_that_are_not_ours(tmp_path: Path, error: Exception, says: str) -> None:
+    with pytest.raises(type(error)):
+        viewed(tmp_path, "started at step 0", error)
+    assert [line[20:] for line in (tmp_path / LOG_NAME).read_text().splitlines()] == ["started at step 0", says]
 
 
 def test_the_log_has_what_the_terminal_said_and_why_the_run_ended(

@@ -133,7 +133,7 @@ def test_help_has_a_short_form_on_every_level() -> None:
 
 
 def test_completion_can_be_installed(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m lmms.cli.main --install-completion; true"
+    command = f"{sys.executable} -m lmms.cli --install-completion; true"
     done = subprocess.run(["bash", "-c", command], env={**os.environ, "HOME": str(tmp_path)}, capture_output=True)
     assert b"bash completion installed" in done.stdout, done.stderr
     assert "_LMMS_COMPLETE" in (tmp_path / ".bash_completions" / "lmms.sh").read_text()

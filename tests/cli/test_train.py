@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from lmms.cli.export import export
-from lmms.cli.train import _first_failure
+from lmms.cli.train import _first_failure, _with_siblings
 from lmms.configs.load import to_yaml
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.run import train
@@ -18,7 +19,7 @@ from tests.kit.runs import read_metrics, run_config, silent, write_run
 
 
 def lmms(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lmms.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "lmms.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
@@ -96,3 +97,17 @@ def test_of_failures_in_the_same_second_the_one_that_explains_is_the_first() -> 
     assert _first_failure({0: lost, 1: ours}) == (1, "TrainError: memory ran out")
     earlier = SimpleNamespace(message="Signal 9 (SIGKILL) received", timestamp=6)
     assert _first_failure({0: lost, 1: ours, 2: earlier}) == (2, "Signal 9 (SIGKILL) received")
+
+
+def test_the_error_of_the_rank_that_failed_is_found_where_torch_tells_of_another(tmp_path: Path) -> None:
+    """Two ranks that have ended when the launcher looks: torch tells of the first of them."""
+    for rank, message, second in (
+        (0, "RuntimeError: Connection closed by peer", "101"),
+        (1, "TrainError: full", "100"),
+    ):
+        (tmp_path / str(rank)).mkdir()
+        stored = {"message": message, "extraInfo": {"timestamp": second}}
+        (tmp_path / str(rank) / "error.json").write_text(json.dumps({"message": stored}))
+    told = ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file=str(tmp_path / "0" / "error.json"))
+    assert _first_failure({0: told}) == (0, "RuntimeError: Connection closed by peer")
+    assert _first_failure(_with_siblings({0: told})) == (1, "TrainError: full")

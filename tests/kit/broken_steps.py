@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-import lmms.train.run
+import lmms.train.loop
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import tensors_of
 from lmms.train.parallel.sharding import local_of
@@ -41,6 +41,6 @@ def train_with(monkeypatch: pytest.MonkeyPatch, step: Step, config: TrainConfig)
     """Train; what was said."""
     events: list[StepLog | str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(lmms.train.run, "take_step", step)
+        patch.setattr(lmms.train.loop, "take_step", step)
         train(config, events.append)
     return [event for event in events if isinstance(event, str)]

@@ -12,30 +12,17 @@ from lmms.train.checkpoint.keep import Keep
 from lmms.train.checkpoint.read import load_checkpoint
 from lmms.train.checkpoint.state import Base, Best, Measure, TrainerState
 from lmms.train.checkpoint.write import saving
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.phases import RunPhase, SetShare
 from lmms.train.parallel.world import World
+from tests.kit.phases import first_phase
 
 LOSS = Measure(metric="loss", greater=False, shards="", loss_weight="token")
 
 
 def phase(**turns: int) -> RunPhase:
     """A phase over sets of these index hashes, each with its turns."""
-    cost = ModelCost(
-        token=1.0, target=1.0, squared_length=0.0, patch=0.0, squared_image=0.0, squared_window=0.0, window=0
-    )
-    sets = tuple(SetShare(shards=f"/{index}", index=index, turns=count, cursor=0) for index, count in turns.items())
-    return RunPhase(
-        step=0,
-        position=0,
-        global_packs=8,
-        group_packs=2,
-        seed=1,
-        cost=cost,
-        pass_packs=10.0,
-        pack_tokens=100.0,
-        sets=sets,
-    )
+    sets = [SetShare(shards=f"/{index}", index=index, turns=count, cursor=0) for index, count in turns.items()]
+    return first_phase(sets, global_packs=8, group_packs=2, seed=1, pass_packs=10.0, pack_tokens=100.0)
 
 
 STATE = TrainerState(

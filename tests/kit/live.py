@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lmms.train.batch.batch import Batch
-from lmms.train.model.attention import reference_attention
+from lmms.train.model.attention import Documents
 from lmms.train.model.forward import TrainModel
+from lmms.train.model.reference import reference_attention
 from lmms.train.plan.trace import tensors_in
 
 TOLERANCE = {torch.float32: 0.03, torch.bfloat16: 0.04}
@@ -48,11 +49,10 @@ class LiveStorages(TorchDispatchMode):
         self._storages[storage._cdata] = weakref.ref(storage)
 
 
-def kernel_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
+def kernel_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
     """attention.varlen_attention on the CPU, keeping for backward what the GPU's kernel keeps."""
-    output: Tensor = _KernelAttention.apply(query, key, value, cu_seqlens, scale, causal)
+    bounds, _, scale, causal = documents
+    output: Tensor = _KernelAttention.apply(query, key, value, bounds, scale, causal)
     return output
 
 

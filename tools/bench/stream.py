@@ -42,7 +42,7 @@ def first_batch_of_many(folder: Path, like: Path, packs: int, shards: int, round
 
 def data_wait(config: Path, output: Path, steps: int) -> dict[str, float]:
     """Figures of a run of so many steps, with the share of time in which it waited for data, without the first step."""
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(config), "--resume", "never"]
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", str(config), "--resume", "never"]
     subprocess.run([*command, f"max_steps={steps}", f"output={output}"], check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (output / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
     seconds = [line["tokens"] / line["tokens_per_s"] for line in lines]

@@ -52,7 +52,7 @@ def prepare(folder: Path, seed: int) -> TrainConfig:
     """Write shards of small pictures; returns the settings of a run over them that crosses ends of epochs."""
     draw_pictures(folder, "train", PICTURES, seed)
     # In a process of its own: this one forks the ranks, and a fork after polars has started its threads hangs.
-    command = [sys.executable, "-m", "lmms.cli.main", "prep", "build-shards", str(folder / "train.jsonl"), "--quiet"]
+    command = [sys.executable, "-m", "lmms.cli", "prep", "build-shards", str(folder / "train.jsonl"), "--quiet"]
     options = ["--model", str(MODEL), "--seq-len", str(SEQ_LEN), "--out", str(folder / "shards"), "--workers", "1"]
     subprocess.run([*command, *options], check=True)
     return TrainConfig(

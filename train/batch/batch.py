@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lmms.configs.contract.check import check_pack
 from lmms.configs.contract.families import FAMILIES
-from lmms.configs.contract.hashing import mix64
 from lmms.configs.contract.loss_weight import span_weights
 from lmms.configs.contract.pack import Pack, join_packs
 from lmms.configs.errors import DatasetError, TrainError
 from lmms.train.batch.images import BadMediaError, image_patches
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.vision import Pictures, make_pictures
+from lmms.train.data.sets import packs_digest
 from lmms.train.data.shards import Place
 from lmms.train.families import family_of
 from lmms.train.parallel.share import WHOLE, Share, share_images
@@ -65,7 +65,7 @@ class Batch:
     share: Share
     """Which part of the sequence this is. What counts once for all parts (digest, masked) is in the first part."""
 
-    def to(self, device: torch.device, non_blocking: bool = True) -> "Batch":
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Batch":
         """The same batch with its tensors on this device."""
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
@@ -99,11 +99,7 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     if tower is not None:
         rank_images = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
         patches, masked = _decode(packs, places, recipe, rank_images)
-        # Sets differ in the areas of their images alone, which are settled by now.
-        geometry = recipe.sets[0].vision
-        assert geometry is not None
-        tokens = len(joined.input_ids)
-        pictures = make_pictures(recipe.family, joined.media, patches, geometry, tower, tokens, recipe.share)
+        pictures = make_pictures(recipe, joined.media, patches, len(joined.input_ids))
         weights[np.isin(segments, list(masked))] = 0
     weights *= counts
     whole = Batch(
@@ -120,7 +116,7 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
         vision=pictures,
         images=len(joined.media),
         packs=tuple(map(recipe.name, places)),
-        digest=int(mix64(np.array([place.xxh3 for place in places], np.uint64)).sum(dtype=np.uint64)) * counts,
+        digest=packs_digest(np.array([place.xxh3 for place in places], np.uint64)) * counts,
         masked=tuple(masked.values()) if counts else (),
         share=WHOLE,
     )

@@ -14,12 +14,15 @@ from lmms.configs.contract.loss_weight import LossWeight
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import ModelError
+from lmms.configs.settings.data import OnBadMedia
 from lmms.configs.words import short_places
 from lmms.train.batch.shapes import Shapes
 from lmms.train.data.shards import Place
 from lmms.train.families import family_of
 from lmms.train.families.family import Tower
 from lmms.train.parallel.share import WHOLE, Share
+
+By = Literal["set", "source"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +42,9 @@ class Recipe:
     sets: tuple[SetRecipe, ...]
     tower: Tower | None
     vocab_size: int
-    on_bad_media: Literal["stop", "mask"]
+    on_bad_media: OnBadMedia
     loss_weight: LossWeight = "token"
-    by: Literal["set", "source"] = "set"
+    by: By = "set"
     """What the loss is split by: sets of shards, or the sources of all sets, one set after the other."""
     share: Share = WHOLE
     """The part of every batch that this rank trains on."""
@@ -86,8 +89,8 @@ class Recipe:
 def make_recipe(
     manifests: Sequence[Manifest],
     hf_config: PretrainedConfig,
-    on_bad_media: Literal["stop", "mask"],
-    by: Literal["set", "source"] = "set",
+    on_bad_media: OnBadMedia,
+    by: By = "set",
     share: Share = WHOLE,
     loss_weight: LossWeight = "token",
 ) -> Recipe:

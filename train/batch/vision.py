@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.pack import Media
 from lmms.train.batch.images import pixel_constants
+from lmms.train.batch.recipe import Recipe
 from lmms.train.families import images_of
-from lmms.train.families.family import Tower, TowerInputs
-from lmms.train.parallel.share import WHOLE, Exchange, Share, exchange_of, share_images
+from lmms.train.families.family import TowerInputs
+from lmms.train.parallel.share import Exchange, exchange_of, share_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,20 +35,19 @@ class Pictures:
 
 
 def make_pictures(
-    family: str,
-    media: Sequence[Media],
-    patches: Mapping[int, npt.NDArray[np.uint8]],
-    vision: Vision,
-    tower: Tower,
-    tokens: int,
-    share: Share = WHOLE,
+    recipe: Recipe, media: Sequence[Media], patches: Mapping[int, npt.NDArray[np.uint8]], tokens: int
 ) -> Pictures:
     """The tower's inputs from each image's place in a sequence of `tokens` tokens, and from this rank's patches.
 
-    patches: image -> uint8 [patches, 3 * patch_size**2], of at least the images of this rank.
+    recipe: of a model with a tower. patches: image -> uint8 [patches, 3 * patch_size**2], of at least those of this
+    rank.
     Without any image: one black image of a single merged patch, which fills no row. A rank without images runs the
     tower on this image when another rank has images.
     """
+    # Sets differ in the areas of their images alone, which are settled by now.
+    vision, tower, share = recipe.sets[0].vision, recipe.tower, recipe.share
+    assert vision is not None
+    assert tower is not None
     m = vision.merge_size
     images = share_images(media, share.ranks)[share.index]
     black = np.zeros((m**2, 3 * vision.patch_size**2), np.uint8)
@@ -60,7 +59,7 @@ def make_pictures(
         pixel_constants=pixel_constants(vision),
         grid_thw=grid_thw,
         rows=torch.from_numpy(rows),
-        tower=images_of(family).inputs(grid_thw, tower),
+        tower=images_of(recipe.family).inputs(grid_thw, tower),
         temporal_patch_size=vision.temporal_patch_size,
         exchange=exchange if share.ranks > 1 else None,
     )

@@ -4,7 +4,6 @@ on the CPU."""
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +12,7 @@ from lmms.configs.contract.model_folder import TRAIN_FILES, read_model_folder, r
 from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.files import new_folder
 from lmms.configs.room import no_room
+from lmms.configs.settings.train import ExportType
 from lmms.train.checkpoint.adapter import unlike, write_adapter
 from lmms.train.checkpoint.files import check_export
 from lmms.train.checkpoint.initial import checked_base, fill_base
@@ -34,7 +34,7 @@ from lmms.train.model.lora import add_lora, merge_lora
 def export(
     checkpoint: Path,
     out: Path,
-    dtype: Literal["fp32", "bf16"] = "fp32",
+    dtype: ExportType = "fp32",
     merged: bool = False,
     model: str | None = None,
 ) -> Path:

@@ -96,3 +96,14 @@ def _is_entry(entry: object) -> bool:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
+
+
+def named_checkpoint(setting: str) -> Path:
+    """The checkpoint that a setting `resume` names. TrainError for a folder that is no complete checkpoint."""
+    checkpoint = Path(setting).expanduser()
+    if (fault := fault_of(checkpoint)) is not None:
+        raise TrainError(
+            f"resume is {setting!r}: {checkpoint} is not a complete checkpoint ({fault}); expected auto, never or the"
+            " folder of a checkpoint"
+        )
+    return checkpoint

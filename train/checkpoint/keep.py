@@ -7,7 +7,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,13 +42,24 @@ def to_delete(steps: Iterable[int], keep: Keep, best: int | None) -> list[int]:
     return [step for step in older if step != best and (keep.every is None or step % keep.every != 0)]
 
 
-def delete_old(output: Path, keep: Keep, best: int | None) -> None:
-    """Delete the complete checkpoints in this folder that `to_delete` names."""
+def delete_old(output: Path, keep: Keep, best: int | None) -> Iterator[str]:
+    """Delete the complete checkpoints in this folder that `to_delete` names. Yields an alarm for each that stays.
+
+    What cannot be deleted only takes room: the checkpoints that a run goes on from are there.
+    """
     folders = step_folders(output)
     complete = set(list_checkpoints(output)[0])
     for step in to_delete((step for step, path in folders.items() if path in complete), keep, best):
         # Renamed first: a deletion that is cut off must not leave a folder that looks like a checkpoint.
-        shutil.rmtree(folders[step].rename(folders[step].with_name(folders[step].name + PART_SUFFIX)))
+        part = folders[step].with_name(folders[step].name + PART_SUFFIX)
+        try:
+            shutil.rmtree(folders[step].rename(part))
+        except OSError as error:
+            stays = part if part.exists() else folders[step]
+            yield (
+                f"ALARM: the old checkpoint {stays} could not be deleted ({error.strerror}), and takes up room; delete"
+                " it by hand"
+            )
 
 
 def better(best: Best | None, step: int, measure: Measure, value: float | None) -> Best | None:

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from lmms.configs.files import mode_by_umask, write_whole
-from lmms.train.checkpoint.pretrained import INDEX_NAME, WEIGHTS_NAME, source_names, tensor_files
+from lmms.train.checkpoint.pretrained import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, source_names, tensor_files
 
 _CONFIG = "config.json"
 _COPIED = ("*.json", "*.jinja", "*.txt", "additional_chat_templates/*.jinja")
 """Files of tokenizer, template, processor and generation settings."""
-_NOT_COPIED = (_CONFIG, INDEX_NAME, "adapter_config.json")
+_NOT_COPIED = (_CONFIG, WEIGHTS_INDEX_NAME, "adapter_config.json")
 _DTYPES = ("dtype", "torch_dtype")
 """The key of transformers from 4.56 on, and the older key, which all versions read."""
 
@@ -102,7 +102,7 @@ def write_weights(model: PreTrainedModel, source: Path, folder: Path) -> None:
         total = sum(sizes[name] for names in layout.values() for name in names.values())
         places = {stored: file for file, names in layout.items() for stored in names}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-        write_whole(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+        write_whole(folder / WEIGHTS_INDEX_NAME, json.dumps(index, indent=2) + "\n")
 
 
 def _layout(model: PreTrainedModel, source: Path) -> dict[str, dict[str, str]]:

@@ -25,7 +25,7 @@ from lmms.configs.errors import ModelError
 from lmms.train.model.names import is_lora, own_parameters, parameter_name
 from lmms.train.parallel.sharding import local_of
 
-WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_NAME, WEIGHTS_INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 
 _OLD_BUFFERS = r"rotary_emb\.inv_freq$"
 """Buffers that old files store in every layer; today they are computed."""
@@ -83,7 +83,7 @@ def weights_digest(folder: Path) -> str:
                     file.seek(place)
                     digest.update(file.read(_END))
         except FileNotFoundError:
-            raise ModelError(f"{path} is missing, but {INDEX_NAME} names it; copy the folder again") from None
+            raise ModelError(f"{path} is missing, but {WEIGHTS_INDEX_NAME} names it; copy the folder again") from None
     return digest.hexdigest()
 
 
@@ -118,8 +118,8 @@ def local_rows(parameter: torch.Tensor) -> slice:
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Stored tensor name -> its file."""
     try:
-        if (folder / INDEX_NAME).is_file():
-            weight_map = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
+        if (folder / WEIGHTS_INDEX_NAME).is_file():
+            weight_map = json.loads((folder / WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
             if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
                 raise TypeError("weight_map is not a table of file names")
             return {name: folder / file for name, file in weight_map.items()}
@@ -127,7 +127,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
             return dict.fromkeys(file.keys(), folder / WEIGHTS_NAME)
     except FileNotFoundError:
         raise ModelError(
-            f"{folder} has no {WEIGHTS_NAME} or {INDEX_NAME}; to start from random weights, set model.init: random"
+            f"{folder} has no {WEIGHTS_NAME} or {WEIGHTS_INDEX_NAME}; to start from random weights, set model.init:"
+            " random"
         ) from None
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder}: its safetensors are damaged ({error}); copy the folder again") from error
@@ -169,7 +170,7 @@ def _read_file(
                 elif not torch.equal(rows, view[local_rows(parameter)].to(rows)):
                     faults.append(f"{stored} differs from the weight that config.json ties it to")
     except FileNotFoundError:
-        raise ModelError(f"{file} is missing, but {INDEX_NAME} names it; copy the folder again") from None
+        raise ModelError(f"{file} is missing, but {WEIGHTS_INDEX_NAME} names it; copy the folder again") from None
     except SafetensorError as error:
         raise ModelError(f"{file} is damaged ({error}); copy the folder again") from error
     return faults

@@ -1,7 +1,6 @@
 """Which run may go on with an output folder, from which checkpoint, and which changes a person should know."""
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from lmms.configs.files import PART_SUFFIX
 from lmms.configs.nested import flat
 from lmms.configs.room import size_text
 from lmms.configs.stores.store import setting_text
-from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, refuse_damaged
+from lmms.train.checkpoint.files import COMPLETE_NAME, fault_of, named_checkpoint, refuse_damaged
 from lmms.train.checkpoint.read import (
     checkpoint_name,
     damaged_of_all,
@@ -25,7 +24,7 @@ from lmms.train.checkpoint.read import (
 )
 from lmms.train.checkpoint.state import TrainerState
 from lmms.train.parallel.world import World
-from lmms.train.watch.metrics import METRICS_NAME
+from lmms.train.watch.metrics import metrics_lines
 
 T = TypeVar("T")
 
@@ -33,11 +32,12 @@ BROKEN_SUFFIX = ".broken"
 """Suffix of a checkpoint that was set aside."""
 
 
-_LEFTOVERS = (f"step-*{PART_SUFFIX}", f"profile/*{PART_SUFFIX}")
+_LEFTOVERS = tuple(f"{folder}*{PART_SUFFIX}" for folder in ("", "profile/", "oom/"))
+"""Patterns of what is still being written in an output folder: see configs.files.beside."""
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
+def output_locked(output: Path) -> Iterator[None]:
     """A context with the output folder, made if needed, for this process alone. TrainError while another run has it.
 
     The lock ends with the process: a kill leaves no lock behind. A run that fails before it writes anything leaves no
@@ -66,17 +66,20 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def clear_leftovers(output: Path, say: Callable[[str], None]) -> None:
-    """Delete the folders that an earlier run left half-written in its output folder, before this run writes anything.
+    """Delete what an earlier run left half-written in its output folder, before this run writes anything.
 
-    A killed run, or a run on a full disk, leaves them; they may fill the disk. Only for the run that has the lock.
+    A killed run, or a run on a full disk, leaves files and folders, which may fill the disk. What cannot be deleted is
+    an alarm: a run writes beside it. Only for the run that has the lock.
     """
-    for folder in sorted(path for pattern in _LEFTOVERS for path in output.glob(pattern) if path.is_dir()):
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    for leftover in sorted({path for pattern in _LEFTOVERS for path in output.glob(pattern)}):
+        files = [path for path in (leftover, *leftover.rglob("*")) if path.is_file()]
+        size = size_text(sum(path.stat().st_size for path in files))
         try:
-            shutil.rmtree(folder)
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         except OSError as error:
-            raise TrainError(f"{folder}, left half-written by an earlier run, cannot be deleted: {error}") from error
-        say(f"deleted {folder}, which an earlier run left half-written ({size_text(size)})")
+            say(f"ALARM: {leftover}, left half-written by an earlier run ({size}), cannot be deleted: {error.strerror}")
+        else:
+            say(f"deleted {leftover}, which an earlier run left half-written ({size})")
 
 
 def resume_from(setting: str, output: Path, world: World, say: Callable[[str], None]) -> Path | None:
@@ -121,12 +124,7 @@ def _candidate(setting: str, output: Path, say: Callable[[str], None]) -> Path |
         return None
     chosen, step = None, 0
     if setting != "never":
-        chosen = Path(setting).expanduser()
-        if (fault := fault_of(chosen)) is not None:
-            raise TrainError(
-                f"resume is {setting!r}: {chosen} is not a complete checkpoint ({fault}); expected auto, never or the"
-                " folder of a checkpoint"
-            )
+        chosen = named_checkpoint(setting)
         step = read_state(chosen).step
     later = [path for other, path in folders.items() if other > step or (other == step and not _same(path, chosen))]
     in_the_way = [path for path in later if fault_of(path) is None]
@@ -165,12 +163,8 @@ def _set_aside(checkpoint: Path, fault: str, say: Callable[[str], None]) -> None
 
 def is_saved(output: Path) -> bool:
     """Whether the newest complete checkpoint of a run that has ended holds the last step of its log."""
-    log = output / METRICS_NAME
-    whole, newline, _ = log.read_bytes().rpartition(b"\n") if log.exists() else (b"", b"", b"")
-    if not newline:
-        return False
-    step = json.loads(whole.rpartition(b"\n")[2])["step"]
-    return fault_of(output / checkpoint_name(step)) is None
+    lines = metrics_lines(output)
+    return bool(lines) and fault_of(output / checkpoint_name(lines[-1]["step"])) is None
 
 
 def resumed_state(

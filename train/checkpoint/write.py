@@ -26,7 +26,7 @@ from lmms.configs.files import PART_SUFFIX, sync_folder, write_whole
 from lmms.configs.room import no_room
 from lmms.train.checkpoint.dcp import Writer
 from lmms.train.checkpoint.files import COMPLETE_NAME, STATE_NAME, describe_files, fault_of
-from lmms.train.checkpoint.keep import Keep, delete_old, write_best
+from lmms.train.checkpoint.keep import BEST_NAME, Keep, delete_old, write_best
 from lmms.train.checkpoint.read import checkpoint_name, files_of, list_checkpoints
 from lmms.train.checkpoint.state import Best, TrainerState, state_to_dict
 from lmms.train.parallel.world import World, of_all_ranks
@@ -73,12 +73,12 @@ class Saver:
             return
         self._writing.ended.wait()
         outcome, self._writing = self._writing.outcome, None
-        if isinstance(outcome, Path):
-            self._report(f"saved {outcome}")
-        elif outcome is None:
+        if outcome is None:
             raise TrainError("the thread that writes checkpoints died; its error was printed where it happened")
-        else:
+        if isinstance(outcome, TrainError):
             raise outcome
+        for line in outcome:
+            self._report(line)
 
     def close(self, grace_s: float) -> None:
         """Wait at most so many seconds for a save that is still being written, whether it succeeds or not."""
@@ -86,8 +86,9 @@ class Saver:
             if not self._writing.ended.is_set():
                 self._report(f"waiting up to {grace_s:g} s for the checkpoint that is being written")
                 self._writing.ended.wait(grace_s)
-            if isinstance(self._writing.outcome, Path):
-                self._report(f"saved {self._writing.outcome}")
+            if isinstance(self._writing.outcome, list):
+                for line in self._writing.outcome:
+                    self._report(line)
 
 
 @contextmanager
@@ -129,11 +130,11 @@ class _Place:
 class _Writing(threading.Thread):
     """One save."""
 
-    def __init__(self, write: Callable[[], Path]) -> None:
+    def __init__(self, write: Callable[[], list[str]]) -> None:
         super().__init__(name="checkpoint", daemon=True)
         self._write = write
-        self.outcome: Path | TrainError | None = None
-        """The folder of the checkpoint, or the error; None until the end."""
+        self.outcome: list[str] | TrainError | None = None
+        """What a person should know of the checkpoint, or the error; None until the end."""
         self.ended = threading.Event()
         """Waited for instead of the thread: Python takes a thread for dead when Ctrl-C interrupted its join."""
 
@@ -146,8 +147,8 @@ class _Writing(threading.Thread):
             self.ended.set()
 
 
-def _write(place: _Place, keep: Keep, state: TrainerState, staged: dict[str, torch.Tensor]) -> Path:
-    """Write a checkpoint of the staged tensors, on all ranks together; returns its folder."""
+def _write(place: _Place, keep: Keep, state: TrainerState, staged: dict[str, torch.Tensor]) -> list[str]:
+    """Write a checkpoint of the staged tensors, on all ranks together; returns what a person should know of it."""
     final = place.output / checkpoint_name(state.step)
     part = final.with_name(final.name + PART_SUFFIX)
     rank, size = place.world.rank, place.world.size
@@ -158,7 +159,7 @@ def _write(place: _Place, keep: Keep, state: TrainerState, staged: dict[str, tor
         names = of_all_ranks(lambda: files_of(part) if place.world.is_main else [], place.group)[0]
         shares = of_all_ranks(lambda: describe_files(part, names[rank::size]), place.group)
         files = {name: entry for share in shares for name, entry in share.items()}
-        place.on_main(lambda: _finish(part, final, files, keep, state.best))
+        place.on_main(lambda: _finish(part, final, files))
     except (CheckpointException, RuntimeError, TrainError) as error:
         if place.world.is_main:
             # The rest of it would fill the disk, which the log and the run that goes on need.
@@ -167,7 +168,12 @@ def _write(place: _Place, keep: Keep, state: TrainerState, staged: dict[str, tor
         if room := no_room(causes, place.output, sum(tensor.nbytes for tensor in staged.values())):
             causes = f"{room}; {_kept(place.output)}"
         raise TrainError(f"{final}: the checkpoint could not be written: {causes}") from error
-    return final
+    # What follows cannot take the checkpoint back.
+    place.on_main(lambda: _name_best(final, state.best))
+    lines = [f"saved {final}"]
+    if place.world.is_main:
+        lines += delete_old(place.output, keep, None if state.best is None else state.best.step)
+    return lines
 
 
 def _kept(output: Path) -> str:
@@ -180,20 +186,32 @@ def _kept(output: Path) -> str:
 def _begin(part: Path, final: Path, state: TrainerState) -> None:
     if fault_of(final) is None:
         raise TrainError(f"{final} is a complete checkpoint already, of another run")
-    for unfinished in (*final.parent.glob(f"step-*{PART_SUFFIX}"), *final.parent.glob(final.name)):
-        shutil.rmtree(unfinished)
+    for leftover in final.parent.glob(f"step-*{PART_SUFFIX}"):
+        # A rest that cannot be deleted was reported when that was first tried; only this step's name has to be free.
+        shutil.rmtree(leftover, ignore_errors=leftover != part)
+    if final.exists():
+        shutil.rmtree(final)
     part.mkdir(parents=True)
     write_whole(part / STATE_NAME, json.dumps(state_to_dict(state), indent=1))
 
 
-def _finish(part: Path, final: Path, files: dict[str, Any], keep: Keep, best: Best | None) -> None:
+def _finish(part: Path, final: Path, files: dict[str, Any]) -> None:
     write_whole(part / COMPLETE_NAME, json.dumps(files, indent=1))
     sync_folder(part)
     part.rename(final)
     sync_folder(final.parent)
-    if best is not None:
+
+
+def _name_best(final: Path, best: Best | None) -> None:
+    if best is None:
+        return
+    try:
         write_best(final.parent, best)
-    delete_old(final.parent, keep, None if best is None else best.step)
+    except OSError as error:
+        raise TrainError(
+            f"{final} is saved, but {BEST_NAME}, which names the best checkpoint, cannot be written"
+            f" ({error.strerror}); make room, and the same command goes on from there"
+        ) from error
 
 
 def _causes(error: BaseException) -> str:

@@ -27,7 +27,7 @@ class StragglerLoss:
     random_twice: float
 
 
-def take_steps(order: Order, position: int, num_steps: int) -> Int64s:
+def packs_of_steps(order: Order, position: int, num_steps: int) -> Int64s:
     """int64 [steps, global_packs]: the packs of the steps from a position on, in each step the most expensive first."""
     packs = step_packs(replace(order, global_packs=num_steps * order.global_packs), position)
     steps = packs.reshape(num_steps, order.global_packs)
@@ -68,7 +68,7 @@ def expected_loss(order: Order, costs: Int64s, world: int, packs_a_rank: int, gr
     fills a window, and a window's packs are looked at: what a larger set of the same kind would give.
     """
     order, origin = _at_scale(order, world * packs_a_rank, group)
-    steps = take_steps(order, 0, max(WINDOW_PACKS // order.global_packs, 2))
+    steps = packs_of_steps(order, 0, max(WINDOW_PACKS // order.global_packs, 2))
     shuffled = in_random_order(steps)
     once, twice = order.costs[None], costs[:, origin]
     return StragglerLoss(

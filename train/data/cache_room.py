@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from lmms.configs.files import PART_ENDING
 from lmms.configs.stores.store import Cache
 
-ENDING, _PART_ENDING = ".lmms-cache", ".lmms-part"
-"""Endings that no other program would give to a file, since files with these endings are deleted."""
+ENDING = ".lmms-cache"
+"""An ending that no other program would give to a file, since files with this ending are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Claim(NamedTuple):
 @contextmanager
 def claimed(cache: Cache, name: str, size: int, need: Need) -> Iterator[Claim]:
     """A claim to fetch a file, with room made for it."""
-    part = cache.folder / f"{name.removesuffix(ENDING)}.{size}{_PART_ENDING}"
+    part = cache.folder / f"{name.removesuffix(ENDING)}.{size}{PART_ENDING}"
     with ExitStack() as releases:
         with locked(cache.folder):
             reserved, files = _reserved(cache.folder), _files(cache.folder)
@@ -93,12 +94,12 @@ def _files(folder: Path) -> dict[str, tuple[int, float]]:
 def _reserved(folder: Path) -> int:
     """Bytes of the shards that are being fetched. Parts that killed processes left are removed."""
     total = 0
-    for part in folder.glob(f"*{_PART_ENDING}"):
+    for part in folder.glob(f"*{PART_ENDING}"):
         with suppress(FileNotFoundError), _opened(part) as descriptor:  # its fetch was stopped just now
             if _try_lock(descriptor):
                 shutil.rmtree(part)
             else:
-                total += int(part.name.removesuffix(_PART_ENDING).rpartition(".")[2])
+                total += int(part.name.removesuffix(PART_ENDING).rpartition(".")[2])
     return total
 
 

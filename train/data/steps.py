@@ -54,14 +54,14 @@ class Progress(NamedTuple):
     """Packs trained in these steps."""
 
 
-ONE_RANK, START = RankShare(), Progress()
+ONE_RANK, NO_STEPS = RankShare(), Progress()
 
 
 def plan_steps(
     order: Order,
     sets: Sets,
     share: RankShare = ONE_RANK,
-    done: Progress = START,
+    done: Progress = NO_STEPS,
     padded_to: int | None = None,
 ) -> Iterator[StepPlan]:
     """One rank's plans of the steps after those that are done, without end.

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 TowerInputs = dict[str, Tensor | int]
 """Keyword arguments of a vision tower's forward."""
 
-Place = tuple[int, int]
-"""Place of a computation in the forward pass of its part: (block, stage in the block)."""
+Point = tuple[int, int]
+"""Point of a computation in the forward pass of its part: (block, stage in the block)."""
 
 _BEHIND = 10**9
-FIRST: Place = (-1, 0)
-NEVER: Place = (_BEHIND + 1, 0)
+FIRST: Point = (-1, 0)
+NEVER: Point = (_BEHIND + 1, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +55,8 @@ class ModelPart:
     behind: tuple[str, ...] = ()
     """Patterns of what comes after the blocks, one after the other."""
 
-    def place(self, name: str) -> Place:
-        """The place of a module or parameter of this part. ModelError for a name that no pattern knows."""
+    def point(self, name: str) -> Point:
+        """The point of a module or parameter of this part. ModelError for a name that no pattern knows."""
         if self.blocks and (in_block := re.search(rf"\b{self.blocks}\.(\d+)\.(.+)", name)):
             block, inner = int(in_block[1]), in_block[2]
         elif self.before and re.search(self.before, name):

@@ -10,20 +10,19 @@ choose_kernels chooses the kernel of a run, by name.
 """
 
 import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.library import custom_op
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from lmms.configs.settings.kernels import Attention
+from lmms.train.model.reference import reference_attention
 from lmms.train.parallel.sequence import to_heads, to_tokens
 
 ATTENTION_NAME = "lmms_flash_varlen"
@@ -38,7 +37,20 @@ ATTENTION_NAMES: Mapping[Attention, str] = {
 }
 """Kernel -> the name that it has in transformers."""
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int, float, bool], Tensor]
+
+class Documents(NamedTuple):
+    """The documents of one sequence, and how their tokens attend."""
+
+    cu_seqlens: Tensor
+    """int32 [documents + 1]"""
+    max_length: int
+    """Tokens of the longest document, or any upper bound of that number."""
+    scale: float
+    """The factor of each product of query and key."""
+    causal: bool
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Documents], Tensor]
 """A function with the arguments of varlen_attention."""
 
 _PARAMETERS = inspect.signature(varlen_attn).parameters
@@ -47,93 +59,59 @@ _GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _PARAMETERS e
 """torch 2.11 has no enable_gqa: its kernel takes fewer key heads as they are."""
 
 
-def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
-    """[T, heads, D] from query [T, heads, D], key and value [T, key_heads, D]; cu_seqlens int32 [documents + 1].
-
-    heads is a multiple of key_heads. max_length is the longest document in tokens, or any upper bound of that length.
-    """
+def varlen_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+    """[T, heads, D] from query [T, heads, D], key and value [T, key_heads, D]; heads is a multiple of key_heads."""
     # A tensor without values stands for a tensor on a GPU: see trace_pass.
     if query.is_meta or (query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)):
+        bounds, longest, scale, causal = documents
         options = {**(_CAUSAL if causal else {}), **(_GROUPED if query.shape[1] != key.shape[1] else {})}
-        output = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scale, **options)
+        output = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, **options)
         assert isinstance(output, Tensor)
         return output
-    return reference_attention(query, key, value, cu_seqlens, scale, causal)
-
-
-def reference_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
-) -> Tensor:
-    """varlen_attention, one document at a time; the CPU waits for the device to learn the lengths."""
-    if torch.compiler.is_compiling():
-        output: Tensor = documents_attention(query, key, value, cu_seqlens, scale, causal)
-        return output
-    lengths = cu_seqlens.diff().tolist()
-    # [1, heads, T, D], as SDPA takes it
-    q, k, v = (part.transpose(0, 1).unsqueeze(0).split_with_sizes(lengths, dim=2) for part in (query, key, value))
-    grouped = query.shape[1] != key.shape[1]
-    outputs = [
-        F.scaled_dot_product_attention(*document, is_causal=causal, scale=scale, enable_gqa=grouped)
-        for document in zip(q, k, v, strict=True)
-    ]
-    return torch.cat(outputs, dim=2).squeeze(0).transpose(0, 1)
+    return _sdpa(query, key, value, documents)
 
 
 def with_windows(
-    attend: Attend,
-    windows: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    max_length: int,
-    scale: float,
-    causal: bool,
+    attend: Attend, windows: int, query: Tensor, key: Tensor, value: Tensor, documents: Documents
 ) -> Tensor:
-    """attend, with `windows` more documents before those of cu_seqlens, each max_length long: a dense batch."""
-    rows = windows * max_length
+    """attend, with `windows` more documents before the others, each max_length long: a dense batch."""
+    rows = windows * documents.max_length
     if rows == 0:
-        return attend(query, key, value, cu_seqlens, max_length, scale, causal)
+        return attend(query, key, value, documents)
     if query.is_meta:
         # Without values torch would keep whole matrices of scores, which no GPU does.
-        dense = attend(query[:rows], key[:rows], value[:rows], cu_seqlens, max_length, scale, causal)
+        dense = attend(query[:rows], key[:rows], value[:rows], documents)
     else:
         # [windows, heads, max_length, D]
         q, k, v = (
-            part[:rows].view(windows, max_length, *part.shape[1:]).transpose(1, 2) for part in (query, key, value)
+            part[:rows].view(windows, documents.max_length, *part.shape[1:]).transpose(1, 2)
+            for part in (query, key, value)
         )
-        dense = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(1, 2).flatten(0, 1)
+        dense = F.scaled_dot_product_attention(q, k, v, is_causal=documents.causal, scale=documents.scale)
+        dense = dense.transpose(1, 2).flatten(0, 1)
     if rows == len(query):
         return dense
-    return torch.cat([dense, attend(query[rows:], key[rows:], value[rows:], cu_seqlens, max_length, scale, causal)])
+    return torch.cat([dense, attend(query[rows:], key[rows:], value[rows:], documents)])
 
 
-def _flash_attn_2(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
+def _flash_attn_2(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
     output: Tensor = flash_attn_varlen_func(
         query,
         key,
         value,
-        cu_seqlens,
-        cu_seqlens,
-        max_length,
-        max_length,
-        softmax_scale=scale,
-        causal=causal,
+        *(documents.cu_seqlens, documents.cu_seqlens),
+        *(documents.max_length, documents.max_length),
+        softmax_scale=documents.scale,
+        causal=documents.causal,
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     return output
 
 
-def _sdpa(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
-    return reference_attention(query, key, value, cu_seqlens, scale, causal)
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+    return reference_attention(query, key, value, documents.cu_seqlens, documents.scale, documents.causal)
 
 
 def attend_documents(
@@ -157,7 +135,8 @@ def attend_documents(
     causal = bool(module.is_causal) if is_causal is None else is_causal
     if sequence_group is not None:
         q, k, v = to_heads(q, k, v, sequence_group)
-    output = with_windows(attend, dense_windows, q, k, v, cu_seq_lens_q, max_length_q, scaling, causal)
+    documents = Documents(cu_seq_lens_q, max_length_q, scaling, causal)
+    output = with_windows(attend, dense_windows, q, k, v, documents)
     if sequence_group is not None:
         output = to_tokens(output, sequence_group)
     return output.unsqueeze(0), None
@@ -174,77 +153,3 @@ ATTENDS: Mapping[Attention, Attend] = {
 
 for _kernel, _attend in ATTENDS.items():
     AttentionInterface.register(ATTENTION_NAMES[_kernel], partial(attend_documents, _attend))
-
-
-@custom_op("lmms::documents_attention", mutates_args=())
-def documents_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
-) -> Tensor:
-    """reference_attention as an operator that the compiler does not look into."""
-    lengths, heads = cu_seqlens.diff().tolist(), query.shape[1]
-    documents = zip(*(_documents(part, lengths, heads) for part in (query, key, value)), strict=True)
-    return _joined(_weights(q, k, scale, causal) @ v for q, k, v in documents)
-
-
-@custom_op("lmms::documents_attention_backward", mutates_args=())
-def _backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    lengths, heads = cu_seqlens.diff().tolist(), query.shape[1]
-    q_grads, k_grads, v_grads = list[Tensor](), list[Tensor](), list[Tensor]()
-    documents = zip(*(_documents(part, lengths, heads) for part in (grad, query, key, value)), strict=True)
-    for g, q, k, v in documents:
-        weights = _weights(q, k, scale, causal)
-        of_weights = g @ v.mT
-        of_scores = scale * weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True))
-        q_grads.append(of_scores @ k)
-        k_grads.append(of_scores.mT @ q)
-        v_grads.append(weights.mT @ g)
-    return _joined(q_grads), _summed(_joined(k_grads), key), _summed(_joined(v_grads), value)
-
-
-@documents_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool) -> Tensor:
-    return torch.empty_like(query, memory_format=torch.contiguous_format)
-
-
-@_backward.register_fake
-def _(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (query, key, value))
-    return query, key, value
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.scale, ctx.causal = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None, None
-
-
-documents_attention.register_autograd(_differentiate, setup_context=_save)
-
-
-def _documents(part: Tensor, lengths: list[int], heads: int) -> tuple[Tensor, ...]:
-    """[T, some heads, D] -> [heads, length, D] for each document."""
-    whole = part.repeat_interleave(heads // part.shape[1], dim=1).transpose(0, 1)
-    return whole.split_with_sizes(lengths, dim=1)
-
-
-def _joined(documents: Iterable[Tensor]) -> Tensor:
-    return torch.cat(list(documents), dim=1).transpose(0, 1).contiguous()
-
-
-def _summed(grad: Tensor, part: Tensor) -> Tensor:
-    """[T, heads, D] -> [T, heads of part, D]: each head of part served several heads."""
-    return grad.reshape(*part.shape[:2], -1, part.shape[2]).sum(2)
-
-
-def _weights(query: Tensor, key: Tensor, scale: float, causal: bool) -> Tensor:
-    scores = scale * query @ key.mT
-    if causal:
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
-    return scores.softmax(-1)

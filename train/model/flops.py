@@ -19,7 +19,7 @@ from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How
 from lmms.train.data.costs import ModelCost
 from lmms.train.families import family_of
-from lmms.train.families.family import FIRST, NEVER, Family, ModelPart, Place
+from lmms.train.families.family import FIRST, NEVER, Family, ModelPart, Point
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import lora_layers, trained_names
 from lmms.train.model.names import is_lora, own_parameters, parameter_name
@@ -44,7 +44,7 @@ def model_cost(model: TrainModel, train: Mapping[str, How] = EVERYTHING, lora: L
     linear: Counter[str] = Counter()
     for name, layer in layers.items():
         part = family.part_of(name)
-        passes_back, weights = first[part.name] < part.place(name), layer.weight.numel()
+        passes_back, weights = first[part.name] < part.point(name), layer.weight.numel()
         group = "head" if name == _HEAD else part.name
         linear[group] += _linear(first_names[f"{name}.weight"] in trained, passes_back) * weights
         if name in with_lora:
@@ -65,20 +65,20 @@ def model_cost(model: TrainModel, train: Mapping[str, How] = EVERYTHING, lora: L
     )
 
 
-def _first_trained(family: Family, names: Collection[str]) -> dict[Part, Place]:
+def _first_trained(family: Family, names: Collection[str]) -> dict[Part, Point]:
     """Part -> its first place after which gradients pass through every layer."""
-    trained: dict[Part, list[Place]] = {part.name: [] for part in family.parts}
+    trained: dict[Part, list[Point]] = {part.name: [] for part in family.parts}
     for name in names:
         part = family.part_of(name)
-        trained[part.name].append(part.place(name))
-    first: dict[Part, Place] = {}
+        trained[part.name].append(part.point(name))
+    first: dict[Part, Point] = {}
     for part in family.parts:
         fed = any(first[before.name] != NEVER for before in family.parts if before.feeds == part.name)
         first[part.name] = FIRST if fed else min(trained[part.name], default=NEVER)
     return first
 
 
-def _attentions(part: ModelPart, layers: Mapping[str, _Layer], first: Place) -> dict[int, int]:
+def _attentions(part: ModelPart, layers: Mapping[str, _Layer], first: Point) -> dict[int, int]:
     """Block -> operations of its attention for a pair of positions.
 
     The two products of an attention have no weights; they are as wide as the input of its output layer.
@@ -86,7 +86,7 @@ def _attentions(part: ModelPart, layers: Mapping[str, _Layer], first: Place) -> 
     costs = {}
     for name, layer in layers.items():
         if name.endswith(part.attention):
-            block, stage = part.place(name)
+            block, stage = part.point(name)
             costs[block] = _attention(first < (block, stage)) * layer.weight.shape[1]
     return costs
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch import nn
-from torch._dynamo.utils import counters
 from torch.nn.attention import activate_flash_attention_impl
 from transformers import PreTrainedModel
 
@@ -176,8 +175,3 @@ def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> No
     modules: list[Any] = list(blocks)
     for block in modules:
         block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend)
-
-
-def compiled_graphs() -> int:
-    """Graphs that this process has compiled so far."""
-    return int(counters["stats"]["unique_graphs"])

@@ -31,7 +31,7 @@ _NARROW = 8
 """A product whose inner length is so many times shorter than its rows, such as LoRA's second product, is computed
 again: that takes less time than reading the result."""
 
-Place = tuple[int, int]
+Address = tuple[int, int]
 """Storage and offset of a weight: the same for its transposed view, while weights may share a storage."""
 
 
@@ -63,29 +63,29 @@ def _recomputed(block: nn.Module, recompute: Recompute, forward: Callable[..., A
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
-def _policy(unread: Place | None, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _policy(unread: Address | None, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Whether `elementwise` keeps the result of an operator. unread: the weight whose product nothing reads."""
     return CheckpointPolicy.MUST_SAVE if _keeps(operator, args, unread) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _keeps(operator: Any, args: tuple[Any, ...], unread: Place | None) -> bool:
+def _keeps(operator: Any, args: tuple[Any, ...], unread: Address | None) -> bool:
     name = operator.name()
     if name not in PRODUCTS:
         return name in ATTENTIONS
     right: Tensor = args[-1]
     if _NARROW * right.shape[0] <= right.shape[1]:
         return False
-    return unread is None or _place(right) != unread
+    return unread is None or _address(right) != unread
 
 
-def _last_weight(block: Any) -> Place | None:
-    """The place of the weight of a block's last product, which is only added to the block's input.
+def _last_weight(block: Any) -> Address | None:
+    """The address of the weight of a block's last product, which is only added to the block's input.
 
     None with LoRA around that layer: LoRA's products come after it, so backward would compute it again to reach them.
     """
     last = [child for child in block.mlp.children() if hasattr(child, "weight")][-1]
-    return _place(last.weight) if type(last) is nn.Linear else None
+    return _address(last.weight) if type(last) is nn.Linear else None
 
 
-def _place(weight: Tensor) -> Place:
+def _address(weight: Tensor) -> Address:
     return weight.untyped_storage()._cdata, int(weight.storage_offset())

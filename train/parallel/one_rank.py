@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 _ALIGNED = 64
 """Elements: copies of one block lie in one storage, and kernels want them to begin at round addresses."""
 
-Place = tuple[nn.Module, str]
+Owner = tuple[nn.Module, str]
 """A module, and the name of a parameter that is directly in the module."""
 
 
@@ -105,7 +105,7 @@ class _Unit:
     """The copies that are made and freed together. Tied weights have one copy."""
 
     def __init__(self, modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
-        tied: dict[nn.Parameter, list[Place]] = {}
+        tied: dict[nn.Parameter, list[Owner]] = {}
         for module in modules:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.dtype != dtype:

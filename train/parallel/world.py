@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lmms.configs.errors import ConfigError, LmmsError, TrainError
 from lmms.configs.settings.parallel import check_offload, check_ranks
+from lmms.configs.settings.train import Device, Precision
 from lmms.train.parallel.launched import launched
 from lmms.train.parallel.share import WHOLE, Share
 
@@ -97,7 +98,7 @@ def _gather(value: T, group: dist.ProcessGroup | None) -> list[T]:
 
 
 def start_world(
-    setting: Literal["auto", "cpu", "cuda"],
+    setting: Device,
     stall_s: float = 1800.0,
     sequence: int = 1,
     replicate: int = 1,
@@ -139,7 +140,7 @@ def stop_world() -> None:
     dist.destroy_process_group()
 
 
-def compute_dtype(setting: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
+def compute_dtype(setting: Precision, device: torch.device) -> torch.dtype:
     """The type of weights and activations in forward and backward; master weights and reductions are fp32."""
     if setting == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32

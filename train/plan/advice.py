@@ -7,7 +7,6 @@ from typing import Any
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.optim import MOMENTUM
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.batch.batch import Batch
 from lmms.train.data.shards import Place
 from lmms.train.parallel.share import WHOLE
 from lmms.train.plan.estimate import (
@@ -86,28 +85,22 @@ def _with(config: TrainConfig, section: str, values: Mapping[str, Any]) -> Train
         return None
 
 
-def proposals_of(
-    traced: Traced,
-    opened: Opened,
-    ranks: int,
-    batches: Sequence[Batch],
-    overlaid: Collection[str],
-    enough: int,
-    *,
-    goes_on: bool,
-) -> list[Proposal]:
+def proposals_of(traced: Traced, ranks: int, enough: int, *, goes_on: bool) -> list[Proposal]:
     """Each single change that saves memory: settings, more ranks until `enough` bytes are reached, another training.
 
-    overlaid: see traced_model. goes_on: there is a checkpoint to go on from.
+    goes_on: there is a checkpoint to go on from.
     """
     config, trained = traced.config, parameters_by_part(traced.model, trained=True)
     total = largest(memory_of(traced, ranks))
     least = total - _WORTH_IT * (total - ALLOWANCE_BYTES)
-    kept = max(offloaded_bytes(traced_model(config, opened, overlaid), batch, cuda_dtype(config)) for batch in batches)
+    kept = max(
+        offloaded_bytes(traced_model(config, traced.opened, traced.overlaid), batch, cuda_dtype(config))
+        for batch in traced.batches
+    )
     mild: list[Proposal] = []
     other_runs: list[Proposal] = []
     for change, changed in single_changes(config, trained, -(-kept // 10**9)):
-        needed = largest(memory_of(_traced_with(changed, traced, opened, batches, overlaid), ranks))
+        needed = largest(memory_of(_traced_with(changed, traced), ranks))
         trains_otherwise = change.startswith(("train.", "optim."))
         proposal = Proposal(change=change, total=needed, from_start=goes_on and trains_otherwise)
         (other_runs if trains_otherwise else mild).append(proposal)
@@ -118,16 +111,14 @@ def proposals_of(
     return [proposal for proposal in (*mild, *other_runs) if proposal.total <= least]
 
 
-def _traced_with(
-    changed: TrainConfig, traced: Traced, opened: Opened, batches: Sequence[Batch], overlaid: Collection[str]
-) -> Traced:
+def _traced_with(changed: TrainConfig, traced: Traced) -> Traced:
     """The passes with changed settings: they are traced again only where they may differ."""
-    config = traced.config
+    config, batches = traced.config, traced.batches
     if changed.data != config.data:
-        batches = heaviest(changed, opened)
+        batches = heaviest(changed, traced.opened)
     elif (changed.memory, changed.train) == (config.memory, config.train):
         return replace(traced, config=changed)
-    return trace(changed, opened, batches, overlaid)
+    return trace(changed, traced.opened, batches, traced.overlaid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,11 +155,10 @@ def advise(
     if places:
         batch = batch_of(config, opened, places)
         here = largest(memory_of(trace(config, opened, [batch], overlaid), ranks))
-    batches = heaviest(config, opened)
-    traced = trace(config, opened, batches, overlaid)
+    traced = trace(config, opened, heaviest(config, opened), overlaid)
     # A pass may need a little more than the passes with most tokens, patches or targets.
     most = max(largest(memory_of(traced, ranks)), here or 0)
-    proposals = proposals_of(traced, opened, ranks, batches, overlaid, min(memory, most - 1), goes_on=goes_on)
+    proposals = proposals_of(traced, ranks, min(memory, most - 1), goes_on=goes_on)
     return Advice(
         here=here, heaviest=most, proposals=proposals, remarks=figure_remarks(config, states_of(traced, ranks))
     )

@@ -13,7 +13,8 @@ from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.errors import ConfigError, ModelError, TrainError
 from lmms.configs.settings.log import LogConfig, wandb_mode
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.checkpoint.files import fault_of
+from lmms.configs.stores.store import is_url
+from lmms.train.checkpoint.files import named_checkpoint
 from lmms.train.data.fit import check_one_template, fitting_model
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -27,10 +28,11 @@ def check_run(config: TrainConfig) -> None:
     """
     output = Path(config.output).expanduser()
     check_output(output)
-    check_resume(config.resume)
+    if config.resume not in ("auto", "never"):
+        named_checkpoint(config.resume)
     check_boards(config.log)
     places = [share.shards for share in config.data.shares] + ([config.eval.shards] if config.eval else [])
-    datasets = [open_dataset(place) for place in places if "://" not in place]
+    datasets = [open_dataset(place) for place in places if not is_url(place)]
     _check_model(config, output, datasets)
 
 
@@ -40,18 +42,6 @@ def check_output(output: Path) -> None:
     fault = "not a folder" if not nearest.is_dir() else "" if os.access(nearest, os.W_OK | os.X_OK) else "read-only"
     if fault:
         raise TrainError(f"output {output} cannot be opened as a folder: {nearest} is {fault}")
-
-
-def check_resume(setting: str) -> None:
-    """TrainError for a setting `resume` that names no complete checkpoint."""
-    if setting in ("auto", "never"):
-        return
-    checkpoint = Path(setting).expanduser()
-    if (fault := fault_of(checkpoint)) is not None:
-        raise TrainError(
-            f"resume is {setting!r}: {checkpoint} is not a complete checkpoint ({fault}); expected auto, never or the"
-            " folder of a checkpoint"
-        )
 
 
 def check_boards(config: LogConfig) -> None:

@@ -1,8 +1,7 @@
 """The memory and the length of a run before it starts: `lmms train --dry-run`. No GPU is needed."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -10,7 +9,6 @@ from statistics import median
 import numpy as np
 
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
-from lmms.configs.errors import ConfigError
 from lmms.configs.settings.memory import MemoryConfig, check_activations
 from lmms.configs.settings.parallel import check_ranks
 from lmms.configs.settings.train import TrainConfig
@@ -21,9 +19,10 @@ from lmms.train.checkpoint.state import Base
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import Order
 from lmms.train.data.phases import RunPhase, order_of
-from lmms.train.plan.advice import Proposal, figure_remarks, proposals_of
+from lmms.train.plan.advice import figure_remarks, proposals_of
 from lmms.train.plan.cards import Card
 from lmms.train.plan.checks import check_output
+from lmms.train.plan.dry_run_result import DryRun, Heaviest, Length
 from lmms.train.plan.estimate import (
     cuda_dtype,
     heaviest,
@@ -35,100 +34,15 @@ from lmms.train.plan.estimate import (
     states_of,
     trace,
 )
+from lmms.train.plan.likely_mistakes import likely_mistakes
 from lmms.train.plan.memory import States
 from lmms.train.plan.open import expected_waiting, open_run, remarks
 from lmms.train.plan.stand import stand_of
-from lmms.train.plan.unlikely import unlikely
-from lmms.train.watch.metrics import METRICS_NAME
+from lmms.train.watch.metrics import metrics_lines
 from lmms.train.watch.profile import check_profile
-
-MFU_SUPPOSED = (0.3, 0.5)
-"""Share of a card's data-sheet peak that training may reach. It is supposed: a run tells its real share."""
 
 _RATE_LINES = 100
 """The number of newest lines of metrics.jsonl whose median is a run's rate."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heaviest:
-    """The largest numbers in the passes that were traced: those of the packs with most tokens, patches and targets."""
-
-    tokens: int
-    patches: int
-    images: int
-    target_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Length:
-    """How long the run is. Operations are strict, see model_cost."""
-
-    steps: int
-    """Steps that are still to be taken."""
-    tokens_a_step: float
-    steps_an_epoch: float
-    """An epoch is one pass over the shards, or over the mixture."""
-    tokens_an_epoch: float
-    flops_a_step: float
-    flops_an_epoch: float
-    tokens_per_s: float | None
-    """Tokens of all ranks, measured by the run in `output`; None where no run was."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DryRun:
-    """All that `lmms train --dry-run` shows."""
-
-    model: str
-    parameters: dict[str, int]
-    """Part -> its parameters."""
-    trained: dict[str, int]
-    precision: str
-    optimizer: str
-    """optim.name."""
-    recompute: str
-    ranks: int
-    global_packs: int
-    micro_packs: int
-    passes: int
-    """Forward and backward passes of each rank in a step."""
-    shards: int
-    packs: int
-    resumes: str | None
-    """The checkpoint that the run would go on from."""
-    heaviest: Heaviest
-    memory: list[dict[str, int]]
-    """Bytes of each rank by component, see COMPONENTS."""
-    staged: int
-    """Bytes of main memory that a checkpoint takes on a rank until it is written."""
-    cards: list[Card]
-    proposals: list[Proposal]
-    """Changes that would need less memory; empty where every card has enough."""
-    length: Length
-    waiting: float
-    """Time that ranks lose by waiting for one another, as a share of the time without waiting."""
-    remarks: list[str]
-
-    @property
-    def total(self) -> int:
-        """Bytes of the rank that needs most."""
-        return largest(self.memory)
-
-    @property
-    def largest(self) -> str:
-        """The component that needs most, on that rank."""
-        fullest = max(self.memory, key=lambda components: sum(components.values()))
-        return max(fullest, key=lambda name: fullest[name])
-
-    def hours(self, card: Card) -> tuple[float, float] | None:
-        """Hours of the whole run at the higher and the lower of MFU_SUPPOSED; None for a card of unknown speed."""
-        if card.peak_flops is None:
-            return None
-        slowest, fastest = (
-            self.length.steps * self.length.flops_a_step / (self.ranks * card.peak_flops * mfu) / 3600
-            for mfu in MFU_SUPPOSED
-        )
-        return fastest, slowest
 
 
 def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
@@ -187,9 +101,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
         memory=memory,
         staged=staged_bytes(traced, ranks, initial.checkpointed),
         cards=list(cards),
-        proposals=proposals_of(traced, opened, ranks, batches, overlaid, min(short), goes_on=bool(checkpoint))
-        if short
-        else [],
+        proposals=proposals_of(traced, ranks, min(short), goes_on=bool(checkpoint)) if short else [],
         length=_length(phases[-1], order, max(steps - state.step, 0), output),
         waiting=expected_waiting(config, order, ranks // sequence, state.position),
         remarks=[
@@ -200,7 +112,7 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
             ),
             *_before_gradients(memory, states, passes_of(config, ranks)),
             *figure_remarks(config, states),
-            *unlikely(config.optim, opened.model, steps),
+            *likely_mistakes(config.optim, opened.model, steps),
             *remarks(config, order, phases[-1], ranks // sequence, steps, state),
         ],
     )
@@ -250,14 +162,6 @@ def _length(phase: RunPhase, order: Order, steps: int, output: Path) -> Length:
 
 def _measured_rate(output: Path) -> float | None:
     """Tokens a second of the newest steps of the run in this folder, if there are any, without profiled steps."""
-    path = output / METRICS_NAME
-    if not path.exists():
-        return None
-    try:
-        # A last line without a newline is still being written.
-        lines = path.read_text("utf-8").rpartition("\n")[0].splitlines()[-_RATE_LINES:]
-        steps = [step for line in lines if not (step := json.loads(line)).get("profiled")]
-        rates = [rate for step in steps if (rate := step.get("tokens_per_s")) is not None]
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
+    steps = [step for step in metrics_lines(output)[-_RATE_LINES:] if not step.get("profiled")]
+    rates = [rate for step in steps if (rate := step.get("tokens_per_s")) is not None]
     return median(rates) if rates else None

@@ -19,7 +19,7 @@ from lmms.train.optim.rules import bytes_by_rule
 from lmms.train.parallel.world import compute_dtype
 from lmms.train.plan.memory import States, copied_bytes, gathered_bytes, rank_memory, state_bytes
 from lmms.train.plan.open import Opened, make_model, padded
-from lmms.train.plan.trace import Moment, tensors_in, trace_pass, units
+from lmms.train.plan.trace import Peak, tensors_in, trace_pass, units
 
 
 def batch_of(config: TrainConfig, opened: Opened, places: Sequence[Place]) -> Batch:
@@ -51,8 +51,12 @@ class Traced:
     """Settings, and the memory of their heaviest passes. The number of ranks does not change it."""
 
     config: TrainConfig
+    opened: Opened
+    batches: Sequence[Batch]
+    overlaid: Collection[str]
+    """See traced_model."""
     model: TrainModel
-    passes: Callable[[bool], list[tuple[list[Moment], int]]]
+    passes: Callable[[bool], list[tuple[list[Peak], int]]]
     """A call with alone (one rank, or several): for each of the heaviest batches, its moments and its bytes."""
 
 
@@ -61,7 +65,7 @@ def trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], overlai
     dtype, offload = cuda_dtype(config), config.memory.offload_bytes
 
     @cache
-    def passes(alone: bool) -> list[tuple[list[Moment], int]]:
+    def passes(alone: bool) -> list[tuple[list[Peak], int]]:
         return [
             (
                 trace_pass(traced_model(config, opened, overlaid), batch, dtype, offload, alone=alone),
@@ -70,7 +74,8 @@ def trace(config: TrainConfig, opened: Opened, batches: Sequence[Batch], overlai
             for batch in batches
         ]
 
-    return Traced(config=config, model=traced_model(config, opened, overlaid), passes=passes)
+    model = traced_model(config, opened, overlaid)
+    return Traced(config=config, opened=opened, batches=batches, overlaid=overlaid, model=model, passes=passes)
 
 
 def memory_of(traced: Traced, ranks: int) -> list[dict[str, int]]:
@@ -79,7 +84,7 @@ def memory_of(traced: Traced, ranks: int) -> list[dict[str, int]]:
     sharers = ranks // parallel.replicate
     alone, of_units = ranks == 1 and not parallel.offload, units(traced.model)
 
-    def gathered(moment: Moment) -> int:
+    def gathered(moment: Peak) -> int:
         if alone:
             return copied_bytes(of_units, dtype, parallel.reshard)
         return gathered_bytes(moment, of_units, dtype.itemsize, sharers, parallel.reshard)

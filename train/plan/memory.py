@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lmms.train.plan.trace import Moment
+from lmms.train.plan.trace import Peak
 
 ALLOWANCE_BYTES, ALLOWANCE_SHARE = int(1.5 * 2**30), 0.05
 """Assumed, not computed: bytes for the CUDA context, libraries and communication; a share that the allocator loses."""
@@ -64,7 +64,7 @@ def state_bytes(
 
 
 def gathered_bytes(
-    moment: Moment, units: Sequence[Sequence[nn.Parameter]], element_size: int, ranks: int, reshard: bool = True
+    moment: Peak, units: Sequence[Sequence[nn.Parameter]], element_size: int, ranks: int, reshard: bool = True
 ) -> int:
     """Bytes of weights in the compute type, gathered from all ranks: the last unit (outside blocks) and the largest
     block; without reshard all blocks whose backward is not done.
@@ -88,7 +88,7 @@ def copied_bytes(units: Sequence[Sequence[nn.Parameter]], dtype: torch.dtype, re
 
 
 def rank_memory(
-    states: States, gathered: Callable[[Moment], int], moments: Sequence[Moment], batch: int, *, accumulates: bool
+    states: States, gathered: Callable[[Peak], int], moments: Sequence[Peak], batch: int, *, accumulates: bool
 ) -> dict[str, int]:
     """Bytes by component, see COMPONENTS, at the moment that needs most.
 
@@ -97,7 +97,7 @@ def rank_memory(
     """
     all_reduced = moments[-1].reduced
 
-    def components(moment: Moment) -> dict[str, int]:
+    def components(moment: Peak) -> dict[str, int]:
         done = 1.0 if accumulates else moment.reduced / max(all_reduced, 1)
         return {
             "weights": states.weights,

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from lmms.configs.contract.manifest import Dataset, Manifest, given_template
 from lmms.configs.contract.model_folder import ModelFolder
@@ -12,10 +11,10 @@ from lmms.configs.settings.parallel import check_sequence_heads
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import Cache, shown
 from lmms.configs.words import counted
-from lmms.train.batch.recipe import Recipe, make_recipe
+from lmms.train.batch.recipe import By, Recipe, make_recipe
 from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.state import Base, TrainerState
-from lmms.train.data.balance import straggler_loss, take_steps
+from lmms.train.data.balance import packs_of_steps, straggler_loss
 from lmms.train.data.costs import ModelCost
 from lmms.train.data.fit import check_one_template, fitting_model
 from lmms.train.data.order import ORDER_VERSION, Order
@@ -98,7 +97,7 @@ def open_run(
     )
 
 
-def _by(manifests: Sequence[Manifest]) -> Literal["set", "source"]:
+def _by(manifests: Sequence[Manifest]) -> By:
     """Whether the log has the loss on these shards by source, or by set."""
     return "source" if sum(len(manifest.sources) for manifest in manifests) <= MOST_SOURCES else "set"
 
@@ -113,7 +112,7 @@ def make_model(config: TrainConfig, folder: Path) -> TrainModel:
 
 def expected_waiting(config: TrainConfig, order: Order, ranks: int, position: int) -> float:
     """Time that ranks lose by waiting for one another in the steps to come, see straggler_loss."""
-    steps = take_steps(order, position, _STEPS_LOOKED_AT)
+    steps = packs_of_steps(order, position, _STEPS_LOOKED_AT)
     return straggler_loss(order.costs[None], steps, ranks, config.data.micro_packs)
 
 

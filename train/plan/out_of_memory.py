@@ -56,7 +56,7 @@ class Moment:
     """The packs of the pass; empty outside passes."""
 
 
-START = Moment(phrase="before the first step, making the model and its averages", name="start")
+BEFORE_STEPS = Moment(phrase="before the first step, making the model and its averages", name="start")
 
 
 def in_step(plan: StepPlan, marks: Marks) -> Moment:

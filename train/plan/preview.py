@@ -11,11 +11,11 @@ import numpy.typing as npt
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.data.balance import in_random_order, step_costs, take_steps
+from lmms.train.data.balance import in_random_order, packs_of_steps, step_costs
 from lmms.train.data.costs import table_costs
 from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import Order, deal
-from lmms.train.data.phases import go_on, order_of, run_steps, start_phase
+from lmms.train.data.phases import order_of, start_phase
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
 from lmms.train.data.sources import Sources, join_sources, source_tokens
 
@@ -60,7 +60,7 @@ class Preview:
     """[steps, global_packs]: the packs of each step, the most expensive first."""
     shuffled: Int64s
     """The same packs in random order."""
-    world: int
+    ranks: int
     micro_packs: int
 
 
@@ -84,8 +84,8 @@ class StepPreview:
     """The data that rank 0 reads."""
 
 
-def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path | None = None) -> Preview:
-    """The next steps of a run with these settings, on `world` ranks, for some passes over its shards or to its end.
+def preview(config: TrainConfig, *, ranks: int = 1, epochs: int = 1, run: Path | None = None) -> Preview:
+    """The next steps of a run with these settings, on so many ranks, for some passes over its shards or to its end.
 
     run: the output folder to go on from; the steps are then those after its newest complete checkpoint, or after the
     checkpoint that config.resume names. Raises subclasses of LmmsError, as `lmms train` does for the same settings.
@@ -95,36 +95,31 @@ def preview(config: TrainConfig, *, world: int = 1, epochs: int = 1, run: Path |
     for dataset in sets.datasets:
         fitting_model(str(folder), dataset)
     # Imported after the checks: loading torch and transformers takes seconds.
-    from lmms.train.checkpoint.read import read_state
-    from lmms.train.checkpoint.resume import resumed_state
     from lmms.train.model.flops import model_cost
     from lmms.train.model.folder import model_of
     from lmms.train.plan.open import fresh_state
+    from lmms.train.plan.stand import stand_of
 
     cost = model_cost(model_of(folder, "none"), config.train, config.lora)
-    phases, step, position = [start_phase(config, sets, cost)], 0, 0
-    if run and (checkpoint := _checkpoint(config, run)):
-        stored = read_state(checkpoint)
-        resumed_state(
-            fresh_state(config, sets.datasets, folder, phases[0], cost), stored, checkpoint, config.resume_changes
-        )
-        step, position = stored.step, stored.position
-        phases = go_on(stored.phases, phases[0], step, position)
-    left = run_steps(config, phases) - step
+    phase = start_phase(config, sets, cost)
+    fresh = fresh_state(config, sets.datasets, folder, phase, cost)
+    stand = stand_of(config, fresh, phase, _checkpoint(config, run) if run else None)
+    state, phase = stand.state, stand.phase
+    left = stand.steps - state.step
     if left < 1:
-        raise ConfigError(f"nothing is left to show: the run is at step {step} of {step + left}")
-    order = order_of(sets, phases[-1])
-    steps = take_steps(order, position, min(math.ceil(epochs * phases[-1].pass_packs / order.global_packs), left))
+        raise ConfigError(f"nothing is left to show: the run is at step {state.step} of {stand.steps}")
+    order = order_of(sets, phase)
+    steps = packs_of_steps(order, state.position, min(math.ceil(epochs * phase.pass_packs / order.global_packs), left))
     return Preview(
         sets=sets,
         sources=join_sources(sets),
         order=order,
         costs=np.concatenate([table_costs(cost, sidecar) for sidecar in sets.sidecars], axis=1),
-        step=step,
-        position=position,
+        step=state.step,
+        position=state.position,
         steps=steps,
         shuffled=in_random_order(steps),
-        world=world,
+        ranks=ranks,
         micro_packs=config.data.micro_packs,
     )
 
@@ -145,7 +140,7 @@ def step_previews(view: Preview) -> Iterator[StepPreview]:
     ordered, shuffled = (
         mean / highest
         for highest, mean in (
-            step_costs(once, steps, view.world, view.micro_packs) for steps in (view.steps, view.shuffled)
+            step_costs(once, steps, view.ranks, view.micro_packs) for steps in (view.steps, view.shuffled)
         )
     )
     shares = source_shares(view)
@@ -159,7 +154,7 @@ def step_previews(view: Preview) -> Iterator[StepPreview]:
             balance=float(ordered[i]),
             balance_random=float(shuffled[i]),
             sources=dict(zip(view.sources.names, shares[i].tolist(), strict=True)),
-            rank_reads=rank_reads(view.sets, packs, 0, view.world, view.micro_packs),
+            rank_reads=rank_reads(view.sets, packs, 0, view.ranks, view.micro_packs),
         )
 
 

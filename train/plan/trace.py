@@ -34,7 +34,7 @@ _ENDLESS = 2**50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Moment:
+class Peak:
     """The moment with most memory in use while the same gradients are done. Bytes of a whole, unsharded model."""
 
     used: Mapping[Kind, int]
@@ -50,7 +50,7 @@ class Moment:
 
 def trace_pass(
     model: TrainModel, batch: Batch, dtype: torch.dtype, offload: int = 0, *, alone: bool = False
-) -> list[Moment]:
+) -> list[Peak]:
     """The moments of one pass over a batch in this compute type, in order; the first moment is that of forward.
 
     model: from build_model, with its frozen parts frozen; it cannot be used for anything else afterwards. Units are
@@ -112,7 +112,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind: Kind = "llm"
         self.alone = alone
-        self.moments: list[Moment] = []
+        self.moments: list[Peak] = []
         self.reduced = 0
         self.reducing = 0
         self.done = 0
@@ -127,9 +127,9 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._add(tensor.untyped_storage())
         return output
 
-    def moment(self) -> Moment:
+    def moment(self) -> Peak:
         """The peak since the last moment; the next moment starts from the bytes in use now."""
-        moment = Moment(used=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
+        moment = Peak(used=dict(self._peak), reducing=self.reducing, reduced=self.reduced, done=self.done)
         self._peak = self._used.copy()
         return moment
 

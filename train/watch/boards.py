@@ -23,7 +23,7 @@ from lmms.configs.settings.log import wandb_mode
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import shown_setting
 from lmms.train.parallel.world import World
-from lmms.train.watch.metrics import StepLog
+from lmms.train.watch.metrics import StepLog, line_of
 from lmms.train.watch.watch import Say
 
 TENSORBOARD_NAME = "tensorboard"
@@ -84,7 +84,7 @@ def boards(config: TrainConfig, output: Path, world: World, step: int, report: S
 
 def numbers(log: StepLog) -> dict[str, float]:
     """Every number of a step's line in metrics.jsonl under its key, inner keys after a slash; of alarms, how many."""
-    line = {**flat(asdict(log), "/"), "alarms": len(log.alarms)}
+    line = {**flat(line_of(log), "/"), "alarms": len(log.alarms)}
     known = {name: value for name, value in line.items() if isinstance(value, int | float)}
     return {name: value for name, value in known.items() if name not in ("step", "time")}
 

@@ -3,7 +3,6 @@
 Nothing heavy is loaded, and a run may still be writing: a last line without its end is left out.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from lmms.configs.errors import TrainError
 from lmms.configs.nested import flat
 from lmms.configs.stores.store import shown_setting
 from lmms.configs.yaml12 import parse_yaml
-from lmms.train.watch.metrics import METRICS_NAME
+from lmms.train.watch.metrics import METRICS_NAME, damaged_line, metrics_lines
 
 _NEEDED = ("loss", "lr", "grad_norm", "tokens", "tokens_per_s", "data_wait", "memory", "epoch", "time")
 """Keys of every line, since the first version."""
@@ -61,42 +60,27 @@ class History:
 def read_history(folder: Path) -> History:
     """The history of the run in this output folder. TrainError for another folder, no steps, or a damaged line."""
     path = folder / METRICS_NAME
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise TrainError(
-            f"{path} cannot be read ({error.strerror}); expected the output folder of a run of `lmms train`"
-        ) from error
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
+    if not path.is_file():
+        raise TrainError(f"{path} cannot be read (no such file); expected the output folder of a run of `lmms train`")
+    lines = metrics_lines(folder)
     if not lines:
         raise TrainError(f"{path} has no step yet; a run writes its first line after its first step")
-    steps: list[int] = []
-    digests: list[str] = []
     alarms: list[tuple[int, str]] = []
     rows: list[dict[str, float]] = []
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-            if type(entry["step"]) is not int or (steps and entry["step"] <= steps[-1]):
-                raise ValueError(f"step is {entry['step']!r}, expected a number above {steps[-1] if steps else 0}")
             # null: a number that was not finite
-            _ = [entry[name] is None or float(entry[name]) for name in _NEEDED]
-            alarms += [(entry["step"], str(part)) for part in entry.get("alarms", ())]
-            rows.append(_numbers(entry))
+            _ = [line[name] is None or float(line[name]) for name in _NEEDED]
+            alarms += [(line["step"], str(part)) for part in line.get("alarms", ())]
+            rows.append(_numbers(line))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise TrainError(
-                f"{path} is damaged in line {number} ({what}); without it the rest can be shown"
-            ) from error
-        steps.append(entry["step"])
-        digests.append(str(entry.get("digest", "")))
+            raise damaged_line(path, number, error) from error
     names = dict.fromkeys(name for row in rows for name in row)
     return History(
         folder=str(folder),
-        steps=np.array(steps, np.int64),
+        steps=np.array([line["step"] for line in lines], np.int64),
         columns={name: np.array([row.get(name, np.nan) for row in rows]) for name in names},
-        digests=np.array(digests),
+        digests=np.array([str(line.get("digest", "")) for line in lines]),
         alarms=tuple(alarms),
         settings=_settings(folder / "config.yaml"),
     )

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmms.configs.by_part import Part
 from lmms.configs.errors import TrainError
 from lmms.configs.files import write_whole
 from lmms.configs.nested import finite
+from lmms.configs.room import why_not
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +49,8 @@ class StepLog:
     """The default learning rate: of what optim.lr does not name."""
     grad_norm: float
     """L2 norm of all gradients."""
-    grad_norm_llm: float | None
-    """L2 norm of the language model's gradients. None where the part is frozen or not in the model."""
-    grad_norm_vision: float | None
-    """L2 norm of the vision tower's gradients; 0 in a step without images."""
-    grad_norm_aligner: float | None
-    """L2 norm of the gradients of the merger between both; 0 in a step without images."""
+    grad_norms: dict[Part, float | None]
+    """L2 norm of each part's gradients; 0 in a step that does not reach the part, None where it is not trained."""
     tokens: int
     """Tokens of the step, over all ranks: target, prompt and visual tokens."""
     target_tokens: int
@@ -142,18 +139,59 @@ def alarmed_parts(before: Mapping[Part, int], after: Mapping[Part, int]) -> tupl
     return tuple(p for p, count in after.items() if count % ZERO_STEPS == 0 and count > before.get(p, 0))
 
 
+def line_of(log: StepLog) -> dict[str, Any]:
+    """The line of a step: its fields by name, in their order, with a key for the gradient norm of each part."""
+    line: dict[str, Any] = {}
+    for name, value in asdict(log).items():
+        line |= {f"grad_norm_{part}": norm for part, norm in value.items()} if name == "grad_norms" else {name: value}
+    return line
+
+
+def metrics_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the run in this output folder, by step; none without a file. A line without its end, which a process
+    is writing or was killed in, is left out.
+
+    TrainError for a file that cannot be read, and for a damaged line, with its number.
+    """
+    path = folder / METRICS_NAME
+    entries: list[dict[str, Any]] = []
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            entry, last = json.loads(line), entries[-1]["step"] if entries else 0
+            if type(entry["step"]) is not int or (entries and entry["step"] <= last):
+                raise ValueError(f"step is {entry['step']!r}, expected a number above {last}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged_line(path, number, error) from error
+        entries.append(entry)
+    return entries
+
+
+def damaged_line(path: Path, number: int, error: Exception) -> TrainError:
+    """The error for a line of metrics.jsonl that is not one of `line_of`."""
+    return TrainError(
+        f"{path} is damaged in line {number} ({type(error).__name__}: {error}); take the line out, or move the file"
+        " away, to go on"
+    )
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise TrainError(f"{path} cannot be read: {error.strerror}") from error
+    return [line for line in lines if line.endswith(b"\n")]
+
+
 def open_metrics(folder: Path, step: int) -> None:
     """Make metrics.jsonl hold the lines up to `step` and no others, so that a resumed run never holds a step twice.
 
     A line that a kill cut off goes too.
     """
     path = folder / METRICS_NAME
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    try:
-        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainError(f"{path} is damaged ({type(error).__name__}: {error}); move it away to go on") from error
-    write_whole(path, b"".join(kept))
+    lines = zip(_whole_lines(path), metrics_lines(folder), strict=True)
+    write_whole(path, b"".join(line for line, entry in lines if entry["step"] <= step))
 
 
 def append_metrics(folder: Path, log: StepLog) -> None:
@@ -161,11 +199,12 @@ def append_metrics(folder: Path, log: StepLog) -> None:
 
     Numbers that are not finite are null, since JSON has no other word for them.
     """
-    path, line = folder / METRICS_NAME, json.dumps(finite(asdict(log)), allow_nan=False).encode() + b"\n"
+    path, line = folder / METRICS_NAME, json.dumps(finite(line_of(log)), allow_nan=False).encode() + b"\n"
+    left = line
     try:
         with path.open("ab", buffering=0) as file:
-            written = file.write(line)
+            # A full disk takes a part of a line, and says so when it is asked to take the rest.
+            while left:
+                left = left[file.write(left) :]
     except OSError as error:
-        raise TrainError(f"{path} cannot be written: {error.strerror}") from error
-    if written != len(line):
-        raise TrainError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")
+        raise TrainError(f"{path} cannot be written: {why_not(error, folder, len(line))}") from error

@@ -1,6 +1,5 @@
 """The records that a step of a run trained on."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from lmms.train.data.order import by_cost, step_packs
 from lmms.train.data.phases import order_of, phase_of_step, read_phases
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
 from lmms.train.data.shards import PackReader
-from lmms.train.watch.metrics import METRICS_NAME
+from lmms.train.watch.metrics import METRICS_NAME, damaged_line, metrics_lines
 
 _Row = tuple[int, int, int, int, int]
 """Pack, segment, source, row, tokens of a conversation."""
@@ -89,11 +88,11 @@ def records_of(run: Path, step: int) -> StepRecords:
 
 def _logged_digest(run: Path, step: int) -> str | None:
     path = run / METRICS_NAME
-    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
-    try:
-        digests = {log["step"]: str(log["digest"]) for log in map(json.loads, whole.splitlines())}
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    lines = metrics_lines(run)
+    for number, line in enumerate(lines, 1):
+        if "digest" not in line:
+            raise damaged_line(path, number, KeyError("digest"))
+    digests = {line["step"]: str(line["digest"]) for line in lines}
     if digests and step > max(digests):
         raise TrainError(
             f"step {step} was not taken: {path} ends with step {max(digests)}; for what comes see `lmms inspect order`"

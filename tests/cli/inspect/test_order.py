@@ -16,12 +16,13 @@ from lmms.configs.words import counted
 from lmms.train.data.costs import ModelCost, table_costs
 from lmms.train.data.mixture import PERIOD, Phase
 from lmms.train.data.order import by_cost, step_packs
-from lmms.train.data.phases import RunPhase, SetShare, write_phases
+from lmms.train.data.phases import SetShare, write_phases
 from lmms.train.data.sets import Sets, make_order, open_sets, packs_digest
 from lmms.train.model.flops import model_cost
 from lmms.train.model.folder import model_of
 from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
+from tests.kit.phases import first_phase
 from tests.kit.processes import loaded_by
 
 
@@ -52,7 +53,7 @@ def order_lines(*words: object) -> list[dict[str, Any]]:
 
 def test_json_is_one_line_a_step_to_the_end_of_the_epochs(shards: Path, sets: Sets, cost: ModelCost) -> None:
     total = len(sets.tokens)
-    lines = order_lines(shards, "--global-batch", 4, "--world", 2, "--epochs", 2, "--seed", 3)
+    lines = order_lines(shards, "data.global_packs=4", "--ranks", 2, "--epochs", 2, "--seed", 3)
     order = make_order(sets, Phase(), cost, 3, 4)
     assert [(line["step"], line["position"]) for line in lines] == [(i + 1, 4 * i) for i in range(-(-2 * total // 4))]
     for line in lines:
@@ -72,29 +73,33 @@ def test_json_is_one_line_a_step_to_the_end_of_the_epochs(shards: Path, sets: Se
 
 
 def test_shares_of_sources_are_those_of_the_data_set_over_an_epoch(shards: Path, sets: Sets) -> None:
-    (line,) = order_lines(shards, "--global-batch", len(sets.tokens))
+    (line,) = order_lines(shards, f"data.global_packs={len(sets.tokens)}")
     manifest = sets.datasets[0].manifest
     expected = {Path(source["name"]).name: source["tokens"] / manifest.counts["tokens"] for source in manifest.sources}
     assert line["sources"] == pytest.approx(expected)
 
 
 def test_group_and_seed_decide_the_order_and_ranks_do_not(shards: Path) -> None:
-    words = (shards, "--global-batch", 4)
-    digests = [[line["digest"] for line in order_lines(*words, *more)] for more in ((), ("--group", 2), ("--seed", 1))]
+    words = (shards, "data.global_packs=4")
+    digests = [
+        [line["digest"] for line in order_lines(*words, *more)] for more in ((), ("data.group_packs=2",), ("--seed", 1))
+    ]
     assert len(set(map(tuple, digests))) == 3
-    assert [line["digest"] for line in order_lines(*words, "--world", 4, "--workers", 0, "--micro", 2)] == digests[0]
+    assert [
+        line["digest"] for line in order_lines(*words, "--ranks", 4, "data.workers=0", "data.micro_packs=2")
+    ] == digests[0]
 
 
 def test_costs_are_those_of_the_parts_that_are_trained(shards: Path) -> None:
-    words = (shards, "--global-batch", 4, "--world", 4)
-    balances = {tuple(line["balance"] for line in order_lines(*words, *more)) for more in ((), ("--freeze", "llm"))}
+    words = (shards, "data.global_packs=4", "--ranks", 4)
+    balances = {tuple(line["balance"] for line in order_lines(*words, *more)) for more in ((), ("train.llm=frozen",))}
     assert len(balances) == 2
 
 
 def test_several_sets_are_mixed_by_their_packs(shards: Path, tmp_path: Path) -> None:
     other = small_shards(tmp_path, 10)
     sets = open_sets([shards, other])
-    lines = order_lines(shards, other, "--global-batch", len(sets.tokens))
+    lines = order_lines(shards, other, f"data.global_packs={len(sets.tokens)}")
     assert {name[:6] for name in lines[0]["sources"]} == {"set 0,", "set 1,"}
     of_second = sum(share for name, share in lines[0]["sources"].items() if name.startswith("set 1,"))
     assert of_second == pytest.approx(sets.sidecars[1].tokens.sum() / sets.tokens.sum(), rel=0.2)
@@ -102,7 +107,9 @@ def test_several_sets_are_mixed_by_their_packs(shards: Path, tmp_path: Path) -> 
 
 def test_the_screen_says_what_a_person_decides_by(shards: Path, sets: Sets) -> None:
     total = len(sets.tokens)
-    output = lmms("inspect", "order", shards, "--global-batch", 4, "--world", 4, "--group", 4, "--epochs", 3).output
+    output = lmms(
+        "inspect", "order", shards, "data.global_packs=4", "--ranks", 4, "data.group_packs=4", "--epochs", 3
+    ).output
     assert f"{total:,} packs in {counted(len(sets.datasets[0].shards), 'shard')}" in output
     assert "groups of 4" in output
     assert "in random order" in output
@@ -119,17 +126,7 @@ def test_the_screen_says_what_a_person_decides_by(shards: Path, sets: Sets) -> N
 @pytest.fixture
 def run(shards: Path, sets: Sets, cost: ModelCost, tmp_path: Path) -> Path:
     share = SetShare(shards=str(shards), index=sets.datasets[0].index_hash, turns=PERIOD, cursor=0)
-    phase = RunPhase(
-        step=0,
-        position=0,
-        global_packs=4,
-        group_packs=1,
-        seed=3,
-        cost=cost,
-        pass_packs=9,
-        pack_tokens=9.0,
-        sets=(share,),
-    )
+    phase = first_phase([share], seed=3, cost=cost)
     write_phases(tmp_path, [phase])
     return tmp_path
 
@@ -138,7 +135,7 @@ def test_the_records_of_a_step_are_one_json_line_each(run: Path, shards: Path) -
     lines = [json.loads(line) for line in lmms("inspect", "step", run, 2, "--json").output.splitlines()]
     records = records_of(run, 2).records
     assert lines == [{**asdict(record), "shards": str(shards)} for record in records]
-    (second,) = (line for line in order_lines(shards, "--global-batch", 4, "--seed", 3) if line["step"] == 2)
+    (second,) = (line for line in order_lines(shards, "data.global_packs=4", "--seed", 3) if line["step"] == 2)
     assert sum(line["tokens"] for line in lines) == second["tokens"]
 
 
@@ -146,7 +143,7 @@ def test_a_step_is_inspected_without_torch(run: Path) -> None:
     assert loaded_by("inspect", "step", run, 1) == set()
 
 
-@pytest.mark.parametrize("words", [["nowhere"], ["nowhere", "--global-batch", "4", "--model", "nobody"]])
+@pytest.mark.parametrize("words", [["nowhere"], ["nowhere", "data.global_packs=4", "model.path=nobody"]])
 def test_an_order_that_cannot_be_shown_is_refused_without_torch(words: list[str]) -> None:
     """The costs of packs follow from the model, which is opened when the shards are."""
     assert loaded_by("inspect", "order", *words, status=1) == set()

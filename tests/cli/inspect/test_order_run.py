@@ -69,7 +69,7 @@ def logged(output: Path) -> dict[int, str]:
 
 def test_a_run_file_and_a_run_that_goes_on_have_the_steps_that_are_trained(folder: Path, tmp_path: Path) -> None:
     config = mixed(folder, tmp_path / "run")
-    coming = digests("--config", written(config, tmp_path / "first.yaml"), "--world", 2)
+    coming = digests("--config", written(config, tmp_path / "first.yaml"), "--ranks", 2)
     train(config, silent)
     assert coming == logged(tmp_path / "run")
 
@@ -119,14 +119,13 @@ def test_what_lmms_train_would_not_go_on_from_is_refused(folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config", "FILE", "SHARDS"], r"shards: the settings of a run say which packs and how"),
-        (["--config", "FILE", "--seed", "0"], "--seed: the settings of a run say"),
-        (["--config", "FILE", "--micro", "1", "--freeze", "llm"], "--micro, --freeze: the settings of a run say"),
+        (["--config", "FILE", "SHARDS"], r"shards: expected one run, as its file, its output folder or both, or"),
+        (["FILE", "FILE"], "expected one run"),
+        (["FILE", "--world", "4"], "unknown key 'world'"),
         ([], "nothing is named"),
-        (["SHARDS"], "--global-batch is not given"),
     ],
 )
-def test_settings_that_are_given_twice_or_not_at_all_are_refused(
+def test_a_run_that_is_named_twice_or_not_at_all_is_refused(
     words: list[str], message: str, folder: Path, tmp_path: Path
 ) -> None:
     file = written(mixed(folder, tmp_path / "run"), tmp_path / "run.yaml")
@@ -135,7 +134,16 @@ def test_settings_that_are_given_twice_or_not_at_all_are_refused(
         raise inspect(*(places.get(word, word) for word in words)).exception or AssertionError
 
 
+def test_a_run_is_shown_with_other_settings_as_lmms_train_takes_them(folder: Path, tmp_path: Path) -> None:
+    file = written(mixed(folder, tmp_path / "run"), tmp_path / "run.yaml")
+    other = digests(file, "--seed", 6, "data.group_packs=1", "max_steps=2")
+    assert list(other) == [1, 2]
+    again = replace(mixed(folder, tmp_path / "run", max_steps=2), seed=6)
+    again = replace(again, data=replace(again.data, group_packs=1))
+    assert other == digests("--config", written(again, tmp_path / "again.yaml"))
+
+
 def test_one_source_has_no_mix(folder: Path) -> None:
-    output = inspect(folder / "b" / "shards", "--global-batch", 2).output
+    output = inspect(folder / "b" / "shards", "data.global_packs=2").output
     (line,) = (line for line in output.splitlines() if "mix of sources" in line)
     assert line.split()[-2:] == ["one", "source"]

@@ -89,7 +89,8 @@ def test_targets_are_coloured_and_nothing_else(shards: Path) -> None:
     from rich.text import Text
     from tokenizers import Tokenizer
 
-    from lmms.cli.inspect.shard import pack_segments, segment_text
+    from lmms.cli.inspect.shard import segment_text
+    from lmms.train.data.view import pack_segments
 
     dataset = open_dataset(shards)
     pack = PackReader([dataset]).read(read_sidecar(dataset).place(0))
@@ -135,7 +136,7 @@ def test_a_tokenizer_that_is_not_the_shards_is_refused(shards: Path, tmp_path: P
 def test_a_whole_folder_verifies(shards: Path) -> None:
     result = lmms("inspect", "verify", shards)
     assert result.exit_code == 0
-    assert "is whole" in result.output
+    assert "is whole; next: `lmms train` with data.shards=" in result.output
 
 
 def flip_in_shard(folder: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_run_has_one_length(settings: dict[str, object], message: str) -> None
         ({"lora.rank": 8}, "lora is set, but nothing is trained with it; set train"),
         ({"train.llm": "lora", "lora.rank": 0}, "lora.rank is 0, expected at least 1"),
         ({"data.shards": "s3://b/s", "stall_s": 100}, "data.retry_s is 120, expected at most 0.9 x stall_s"),
+        ({"data.shards": "dbfs:/Volumes/s", "stall_s": 100}, "data.retry_s is 120, expected at most 0.9 x stall_s"),
         ({"eval.shards": "https://b/s", "stall_s": 100}, "data.retry_s is 120, expected at most 0.9 x stall_s"),
         ({"optim.decay_ratio": -0.5}, "optim.decay_ratio is -0.5, expected 0 to 1"),
     ],

@@ -48,7 +48,7 @@ def test_a_missing_file_and_a_folder_in_its_place_are_named(tmp_path: Path) -> N
 
 
 def test_blocks_are_the_file_and_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_BLOCK", 4)
+    monkeypatch.setattr(store, "BLOCK", 4)
     (tmp_path / "a").write_bytes(b"0123456789")
     assert list(read_blocks(LocalStore(tmp_path), "a", 10)) == [b"0123", b"4567", b"89"]
     assert b"".join(read_blocks(LocalStore(tmp_path), "a", 14)) == b"0123456789"

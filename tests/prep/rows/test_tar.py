@@ -45,6 +45,7 @@ def test_members_of_one_key_are_a_record(name: str, mode: str, tmp_path: Path) -
         "._3.json": {},
         "4.json": b"{",
         "5.jpg": b"alone",
+        "5.WAV": b"sound",
     }
     rows = values(write(tmp_path / name, members, mode))
     assert rows[0] == {"messages": [{"content": [{"type": "image", "image": b"JPEG 1"}]}], "txt": "words"}
@@ -52,7 +53,7 @@ def test_members_of_one_key_are_a_record(name: str, mode: str, tmp_path: Path) -
     assert rows[2] == {"text": "1.jpg"}
     assert isinstance(rows[3], Reject)
     assert rows[3].reason == "invalid_json"
-    assert rows[4] == {"images": [b"alone"]}
+    assert rows[4] == {"images": [b"alone"], "audios": [b"sound"]}
     assert len(rows) == 5
 
 

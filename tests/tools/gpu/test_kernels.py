@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmms.configs.errors import ConfigError
-from lmms.train.model.attention import Attend, reference_attention, varlen_attention
+from lmms.train.model.attention import Attend, Documents, varlen_attention
+from lmms.train.model.reference import reference_attention
 from tools.gpu.pieces.attention import KERNELS, attend_by, check_layer, drawn, nested_attention
 from tools.gpu.pieces.losses import CHUNKED, PACKAGES, TOLERANCES, WHOLE, check_loss, loss_by, whole_cross_entropy
 from tools.gpu.pieces.models import MINI, model_config
@@ -39,8 +40,8 @@ def test_the_trainers_attention_passes_and_others_do_not(layer: Layer) -> None:
     assert check_layer(varlen_attention, layer, CPU, 20).passed
 
     wrong: list[Attend] = [
-        lambda q, k, v, bounds, longest, scale, causal: reference_attention(q, k, v, bounds, 1.1 * scale, causal),
-        lambda q, k, v, bounds, longest, scale, causal: reference_attention(q, k, v, bounds[[0, -1]], scale, causal),
+        lambda q, k, v, of: reference_attention(q, k, v, of.cu_seqlens, 1.1 * of.scale, of.causal),
+        lambda q, k, v, of: reference_attention(q, k, v, of.cu_seqlens[[0, -1]], of.scale, of.causal),
     ]
     assert not any(check_layer(attend, layer, CPU, 20).passed for attend in wrong)
 
@@ -63,7 +64,7 @@ def test_jagged_attention_is_the_reference(causal: bool, monkeypatch: pytest.Mon
     q, k, v = (part.detach().float() for part in drawn(layer, CPU)[0])
     expected = reference_attention(q, k, v, layer.cu_seqlens, 0.25, causal)
     monkeypatch.setattr("tools.gpu.pieces.attention.F.scaled_dot_product_attention", one_by_one)
-    torch.testing.assert_close(nested_attention(q, k, v, layer.cu_seqlens, 7, 0.25, causal), expected)
+    torch.testing.assert_close(nested_attention(q, k, v, Documents(layer.cu_seqlens, 7, 0.25, causal)), expected)
 
 
 def test_what_a_cpu_cannot_do_is_said_and_not_tried() -> None:
@@ -131,5 +132,5 @@ def test_losses_and_attention_take_tensors_of_a_gpu() -> None:
         assert whole_cross_entropy(hidden, weight, labels, ones, labels, 3)[1].shape == (3, 2)
         q, k, v = (torch.empty(16, heads, 128, device=cuda, dtype=torch.bfloat16) for heads in (4, 2, 2))
         bounds = torch.zeros(3, device=cuda, dtype=torch.int32)
-        output = attend_by("varlen", cuda)(q, k, v, bounds, 8, 0.1, True)
+        output = attend_by("varlen", cuda)(q, k, v, Documents(bounds, 8, 0.1, True))
         assert (output.is_cuda, output.shape, output.dtype) == (True, q.shape, torch.bfloat16)

@@ -1,6 +1,8 @@
 """Which checkpoints go, and which one best.json names."""
 
+import errno
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +21,11 @@ from lmms.train.checkpoint.keep import (
     to_delete,
     write_best,
 )
-from lmms.train.checkpoint.read import checkpoint_name
+from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints
 from lmms.train.checkpoint.state import Best, Measure
+from lmms.train.checkpoint.write import saving
 from lmms.train.parallel.world import World, start_world, stop_world
-from tests.kit.checkpoints import LOSS, save
+from tests.kit.checkpoints import LOSS, numbers, save, state_at
 
 STEPS = st.sets(st.integers(0, 60), max_size=20)
 
@@ -66,6 +69,42 @@ def test_deleting_once_is_enough_and_in_any_rhythm_the_same(
 def test_only_the_newest_are_kept(tmp_path: Path, world: World) -> None:
     assert save(tmp_path, world, 8, 9, 10, keep=Keep(limit=2)) == ["step-00000009", "step-00000010"]
     assert save(tmp_path, world, 11, keep=Keep(limit=1)) == ["step-00000011"]
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_is_an_alarm_and_saving_goes_on(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, where a file that somebody reads leaves a .nfs file in the folder."""
+    remove = shutil.rmtree
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        if path.name.startswith("step-00000001") and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        if not path.name.startswith("step-00000001"):
+            remove(path, ignore_errors)
+
+    lines: list[str] = []
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with saving(tmp_path, world, Keep(limit=1), 0, asynchronous=True, grace_s=1, report=lines.append) as saver:
+        for step in (1, 2, 3):
+            saver.save(state_at(step), numbers(step))
+    part = tmp_path / "step-00000001.part"
+    alarm = f"ALARM: the old checkpoint {part} could not be deleted (Directory not empty), and takes up room"
+    assert [line.partition(";")[0] for line in lines] == [
+        f"saved {tmp_path / checkpoint_name(1)}",
+        f"saved {tmp_path / checkpoint_name(2)}",
+        alarm,
+        f"saved {tmp_path / checkpoint_name(3)}",
+    ]
+    assert list_checkpoints(tmp_path)[0] == [tmp_path / checkpoint_name(3)]
+    assert part.exists()
+
+
+def test_a_best_that_cannot_be_named_is_an_error_that_says_what_is_saved(tmp_path: Path, world: World) -> None:
+    (tmp_path / BEST_NAME).mkdir()
+    with pytest.raises(TrainError, match=r"step-00000002 is saved, but best\.json, .* cannot be written \(Is a dir"):
+        save(tmp_path, world, 2, best=2)
+    assert list_checkpoints(tmp_path)[0] == [tmp_path / checkpoint_name(2)]
 
 
 def test_without_a_limit_all_are_kept(tmp_path: Path, world: World) -> None:

@@ -114,7 +114,11 @@ def anonymous_bytes() -> int:
 
 @contextmanager
 def peak_growth() -> Iterator[list[int]]:
-    """A list that gets by how much anonymous_bytes grew at most within the block, looked at every millisecond."""
+    """A list that gets by how much anonymous_bytes grew at most within the block.
+
+    A thread looks every millisecond. On a busy machine it may look much later, so the
+    end of the block is looked at too.
+    """
     before, peak, over = anonymous_bytes(), [0], threading.Event()
 
     def look() -> None:
@@ -128,6 +132,7 @@ def peak_growth() -> Iterator[list[int]]:
     finally:
         over.set()
         thread.join()
+        peak[0] = max(peak[0], anonymous_bytes() - before)
 
 
 def read_as_rank(rank: int, ranks: int, folder: Path) -> None:

@@ -1,6 +1,8 @@
 """From which checkpoint a run goes on, and with what it may not."""
 
+import errno
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +15,7 @@ import torch
 
 from lmms.configs.errors import TrainError
 from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints
-from lmms.train.checkpoint.resume import changes, locked, resume_from, resumed_state
+from lmms.train.checkpoint.resume import changes, clear_leftovers, output_locked, resume_from, resumed_state
 from lmms.train.checkpoint.state import Best
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.step import seed_step
@@ -203,23 +205,60 @@ def test_settings_that_changed_are_listed() -> None:
 
 
 def test_an_output_folder_is_for_one_run(tmp_path: Path) -> None:
-    with locked(tmp_path / "out"), pytest.raises(TrainError, match="another run is writing"), locked(tmp_path / "out"):
+    with (
+        output_locked(tmp_path / "out"),
+        pytest.raises(TrainError, match="another run is writing"),
+        output_locked(tmp_path / "out"),
+    ):
         pass
-    with locked(tmp_path / "out"):
+    with output_locked(tmp_path / "out"):
         assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_run_that_fails_before_it_writes_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "a" / "out"):
+    with pytest.raises(TrainError, match="refused"), output_locked(tmp_path / "a" / "out"):
         raise TrainError("refused")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
-    with pytest.raises(TrainError, match="refused"), locked(tmp_path / "mine"):
+    with pytest.raises(TrainError, match="refused"), output_locked(tmp_path / "mine"):
         raise TrainError("refused")
-    with suppress(FileExistsError), locked(tmp_path / "b"):
+    with suppress(FileExistsError), output_locked(tmp_path / "b"):
         (tmp_path / "b" / "metrics.jsonl").touch()
         (tmp_path / "b").mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]
+
+
+def test_what_a_killed_run_left_half_written_goes_and_the_rest_stays(tmp_path: Path) -> None:
+    kept = [tmp_path / "step-00000001" / "trainer.json", tmp_path / "oom" / "start-rank-0.pickle"]
+    parts = [
+        tmp_path / "oom" / "start-rank-1.pickle.part",
+        tmp_path / "profile" / "steps-1-2-rank-0.part" / "trace.json",
+        tmp_path / "step-00000002.part" / "trainer.json",
+        tmp_path / "trained.json.part",
+    ]
+    for path in (*kept, *parts):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(2048))
+    lines: list[str] = []
+    clear_leftovers(tmp_path, lines.append)
+    assert len(lines) == 4
+    assert lines[0] == f"deleted {parts[0]}, which an earlier run left half-written (2.0 KiB)"
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_a_leftover_that_cannot_be_deleted_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    part = tmp_path / "step-00000002.part"
+    part.mkdir()
+    lines: list[str] = []
+    clear_leftovers(tmp_path, lines.append)
+    assert lines == [
+        f"ALARM: {part}, left half-written by an earlier run (0 bytes), cannot be deleted: Operation not permitted"
+    ]
 
 
 def draws() -> tuple[Any, ...]:

@@ -11,10 +11,10 @@ from lmms.configs.contract.hashing import counter_hash
 from lmms.train.data.balance import (
     expected_loss,
     in_random_order,
+    packs_of_steps,
     repeats,
     step_costs,
     straggler_loss,
-    take_steps,
 )
 from lmms.train.data.mixture import PERIOD, Phase
 from lmms.train.data.order import WINDOW_PACKS, Order, SetOrder, by_cost, deal, step_packs
@@ -68,7 +68,7 @@ def test_costs_of_a_step_are_those_of_the_packs_that_ranks_are_dealt(
 
 def test_steps_are_taken_as_a_run_takes_them() -> None:
     order = order_of(long_tailed(1_000), 24)
-    steps = take_steps(order, 960, 10)
+    steps = packs_of_steps(order, 960, 10)
     expected = [by_cost(order, step_packs(order, 960 + 24 * i)) for i in range(10)]
     assert steps.tolist() == [packs.tolist() for packs in expected]
 

@@ -10,7 +10,7 @@ import pytest
 
 from lmms.configs.contract.hashing import counter_hash, key64
 from lmms.train.data import order as order_module
-from lmms.train.data.balance import in_random_order, take_steps
+from lmms.train.data.balance import in_random_order, packs_of_steps
 from lmms.train.data.mixture import Phase
 from lmms.train.data.order import Order, SetOrder, set_packs
 from lmms.train.data.sources import Sources, design_effect
@@ -50,7 +50,7 @@ def order_of(costs: np.ndarray, global_packs: int, group: int = 1, shard_packs: 
 def test_steps_mix_sources_at_least_as_well_as_random_order(global_packs: int) -> None:
     """The bound: the variance of a step's tokens of each source is that of random order or less."""
     sources, costs = made_packs(65_536)
-    steps = take_steps(order_of(costs, global_packs), 0, 65_536 // global_packs)
+    steps = packs_of_steps(order_of(costs, global_packs), 0, 65_536 // global_packs)
     assert design_effect(sources, in_random_order(steps)) == pytest.approx(1, abs=0.2)
     assert design_effect(sources, steps) < 0.7
     for length in (4, 16):
@@ -61,7 +61,7 @@ def test_steps_mix_sources_at_least_as_well_as_random_order(global_packs: int) -
 def test_steps_mix_sources_as_random_order_does_where_cost_says_nothing_of_them(global_packs: int) -> None:
     sources, _ = made_packs(65_536)
     costs = 10**12 + (10**12 * drawn(65_536, "any")).astype(np.int64)
-    steps = take_steps(order_of(costs, global_packs), 0, 65_536 // global_packs)
+    steps = packs_of_steps(order_of(costs, global_packs), 0, 65_536 // global_packs)
     # 65,536 / G steps of about nine free shares each: a standard error of 0.005 and 0.015.
     assert design_effect(sources, steps) == pytest.approx(1, abs=0.05)
 
@@ -71,7 +71,7 @@ def test_groups_mix_sources_less_within_a_step_and_better_over_more(group: int, 
     """The bound within a step: a group counts as one pack, so the variance is at most `group` times that of random
     order. The walk over all costs then brings it down, to that of random order where groups are small."""
     sources, costs = made_packs(65_536)
-    steps = take_steps(order_of(costs, group, group), 0, 65_536 // group)
+    steps = packs_of_steps(order_of(costs, group, group), 0, 65_536 // group)
     effects = [design_effect(sources, steps.reshape(len(steps) // length, -1)) for length in (1, 4, 16, 64)]
     assert group / 3 < effects[0] <= group
     assert effects == sorted(effects, reverse=True)
@@ -84,7 +84,7 @@ def test_a_window_has_the_mix_of_the_data_set_whatever_the_groups(monkeypatch: p
     sources, costs = made_packs(102_400)
     effects = []
     for seed in range(4):
-        windows = [take_steps(order_of(costs, 1_024, group, 128, seed), 0, 100) for group in (1, 8)]
+        windows = [packs_of_steps(order_of(costs, 1_024, group, 128, seed), 0, 100) for group in (1, 8)]
         assert np.array_equal(*(np.sort(steps, axis=1) for steps in windows))
         effects.append(design_effect(sources, windows[0]))
     # 400 windows of about nine free shares.

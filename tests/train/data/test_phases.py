@@ -20,6 +20,7 @@ from lmms.train.data.phases import (
     run_steps,
     write_phases,
 )
+from tests.kit.phases import first_phase
 
 COST = ModelCost(token=1.0, target=2.0, squared_length=3.0, patch=4.0, squared_image=5.0, squared_window=6.0, window=8)
 
@@ -27,17 +28,7 @@ COST = ModelCost(token=1.0, target=2.0, squared_length=3.0, patch=4.0, squared_i
 def run_phase(global_packs: int = 8, **turns: int) -> RunPhase:
     """A phase from the start of a run; its sets are named by their index."""
     sets = tuple(SetShare(shards=f"/data/{name}", index=name, turns=n, cursor=0) for name, n in turns.items())
-    return RunPhase(
-        step=0,
-        position=0,
-        global_packs=global_packs,
-        group_packs=1,
-        seed=0,
-        cost=COST,
-        pass_packs=100,
-        pack_tokens=50.0,
-        sets=sets,
-    )
+    return first_phase(sets, global_packs=global_packs, cost=COST, pass_packs=100, pack_tokens=50.0)
 
 
 def config(**length: float) -> TrainConfig:

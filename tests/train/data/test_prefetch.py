@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,26 +22,10 @@ from lmms.train.data import prefetch
 from lmms.train.data.cache import cached_name, fetch, need_of
 from lmms.train.data.prefetch import cache_keeper
 from lmms.train.data.shards import PackReader, read_sidecar
-from tests.kit.served import all_packs, all_same, requests, same, served_folder, served_packs, shard_path
-from tests.kit.servers import Server, web_server
+from tests.kit.served import all_packs, all_same, requests, same, shard_path
+from tests.kit.servers import Server
 
 BOTH = ((0, 1), (0, 0))
-
-
-@pytest.fixture(scope="module")
-def packs() -> list[Pack]:
-    return served_packs()
-
-
-@pytest.fixture
-def root(tmp_path: Path, packs: list[Pack]) -> Path:
-    return served_folder(tmp_path / "served", packs)
-
-
-@pytest.fixture
-def web(root: Path) -> Iterator[tuple[Server, str]]:
-    with web_server(root) as (server, url):
-        yield server, url + "/shards"
 
 
 @pytest.fixture

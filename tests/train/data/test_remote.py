@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,24 +20,8 @@ from lmms.train.data.shards import PackReader, Place, read_sidecar
 from lmms.train.data.verify import verify
 from tests.kit.clouds import HUB, OLD, VOLUME, clouds
 from tests.kit.clouds import requests as requests_of
-from tests.kit.served import all_packs, all_same, requests, same, served_folder, served_packs, shard_path
-from tests.kit.servers import PASSWORD, USER, Server, s3_server, sftp_server, web_server
-
-
-@pytest.fixture(scope="module")
-def packs() -> list[Pack]:
-    return served_packs()
-
-
-@pytest.fixture
-def root(tmp_path: Path, packs: list[Pack]) -> Path:
-    return served_folder(tmp_path / "served", packs)
-
-
-@pytest.fixture
-def web(root: Path) -> Iterator[tuple[Server, str]]:
-    with web_server(root) as (server, url):
-        yield server, url + "/shards"
+from tests.kit.served import all_packs, all_same, requests, same, shard_path
+from tests.kit.servers import PASSWORD, USER, Server, s3_server, sftp_server
 
 
 def after(seconds: float, act: Callable[[], object]) -> threading.Thread:
@@ -324,6 +308,6 @@ def test_a_reader_connects_again_in_another_process(web: tuple[Server, str], pac
 def test_files_of_many_blocks_are_put_together(
     web: tuple[Server, str], packs: list[Pack], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_BLOCK", 1000)
+    monkeypatch.setattr(remote, "BLOCK", 1000)
     assert all_same(all_packs(open_dataset(web[1])), packs)
     assert requests(root).count("packs.parquet") > 1

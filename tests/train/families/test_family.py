@@ -21,7 +21,7 @@ def test_layers_are_placed_in_the_order_in_which_a_forward_pass_reaches_them(fam
         # The mergers of a tower run one after the other.
         top = max((top for top in tops if tops[top] is part and f"{name}.".startswith(f"{top}.")), key=len)
         merger = name.split(".")[3] if top.endswith("_list") else ""
-        reached.setdefault(f"{top}.{merger}", []).append(part.place(name))
+        reached.setdefault(f"{top}.{merger}", []).append(part.point(name))
 
     for name, module in model.hf.named_modules():
         if list(module.parameters(recurse=False)):
@@ -61,9 +61,9 @@ def test_a_module_of_no_part_is_an_error() -> None:
 def test_a_layer_that_no_stage_knows_is_an_error() -> None:
     """A new version of transformers may have one; costs would be wrong without a word."""
     part = family_of("qwen3").parts[-1]
-    assert part.place("model.layers.3.self_attn.q_proj.weight") < part.place("model.layers.3.self_attn.o_proj.weight")
+    assert part.point("model.layers.3.self_attn.q_proj.weight") < part.point("model.layers.3.self_attn.o_proj.weight")
     with pytest.raises(ModelError, match=r"layers\.3\.linear_attn\.in_proj: .* in the part llm"):
-        part.place("model.layers.3.linear_attn.in_proj")
+        part.point("model.layers.3.linear_attn.in_proj")
 
 
 def test_a_deeper_module_of_another_part_wins() -> None:

@@ -7,7 +7,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from lmms.train.families.family import Tower
 from lmms.train.families.qwen2_5_vl import tower_inputs
-from lmms.train.model.attention import reference_attention, varlen_attention, with_windows
+from lmms.train.model.attention import Documents, varlen_attention, with_windows
+from lmms.train.model.reference import reference_attention
 from tests.kit.models import tiny_config, tiny_model
 
 TOWER = Tower(patch_size=4, merge_size=2, window_size=16)
@@ -70,11 +71,12 @@ def test_windows_before_documents_are_documents_of_one_length(windows: int, caus
     rest = all_of_them[windows:] - 4 * windows
     asked: list[int] = []
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scale: float, causal: bool) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
         asked.append(len(q))
-        return varlen_attention(q, k, v, cu, longest, scale, causal)
+        return varlen_attention(q, k, v, documents)
 
-    found = with_windows(attend, windows, *tensors, rest, 4, 0.3, causal)  # type: ignore[arg-type, call-arg]
+    q, k, v = tensors
+    found = with_windows(attend, windows, q, k, v, Documents(rest, 4, 0.3, causal))
     torch.testing.assert_close(found, reference_attention(*tensors, all_of_them, 0.3, causal))
     assert asked == ([6] if windows < 3 else [])
 

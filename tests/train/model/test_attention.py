@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from lmms.train.model.attention import ATTENTION_NAME, reference_attention, varlen_attention
+from lmms.train.model.attention import ATTENTION_NAME, Documents, varlen_attention
+from lmms.train.model.reference import reference_attention
 
 LENGTHS = (5, 1, 9, 2)
 CU_SEQLENS = torch.tensor([0, 5, 6, 15, 17], dtype=torch.int32)
@@ -38,7 +39,7 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, cau
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 1)])
 def test_documents_attend_to_themselves_alone(heads: int, key_heads: int, causal: bool) -> None:
     tensors = parts(heads, key_heads)
-    found = varlen_attention(*tensors, CU_SEQLENS, max(LENGTHS), 0.3, causal)
+    found = varlen_attention(*tensors, Documents(CU_SEQLENS, max(LENGTHS), 0.3, causal))
     expected = dense_attention(*tensors, 0.3, causal)
     torch.testing.assert_close(found, expected)
     direction = torch.randn_like(expected)
@@ -50,8 +51,8 @@ def test_documents_attend_to_themselves_alone(heads: int, key_heads: int, causal
 def test_empty_documents_are_allowed() -> None:
     tensors = parts(4, 2)
     padded = torch.tensor([0, 5, 5, 6, 15, 17, 17, 17], dtype=torch.int32)
-    found = varlen_attention(*tensors, padded, max(LENGTHS), 0.3, True)
-    assert torch.equal(found, varlen_attention(*tensors, CU_SEQLENS, max(LENGTHS), 0.3, True))
+    found = varlen_attention(*tensors, Documents(padded, max(LENGTHS), 0.3, True))
+    assert torch.equal(found, varlen_attention(*tensors, Documents(CU_SEQLENS, max(LENGTHS), 0.3, True)))
 
 
 def test_transformers_finds_the_function_and_builds_no_mask() -> None:
@@ -73,7 +74,7 @@ def test_cuda_in_half_precision_takes_the_kernel(causal: bool) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         tensors = [part.to("cuda:0") for part in parts(4, 2, torch.bfloat16)]
         with Record():
-            output = varlen_attention(*tensors, CU_SEQLENS.to("cuda:0"), 16, 0.3, causal)
+            output = varlen_attention(*tensors, Documents(CU_SEQLENS.to("cuda:0"), 16, 0.3, causal))
     assert output.shape == (sum(LENGTHS), 4, 16)
     kernel = [args for name, args in called if "_varlen_attn" in name]
     assert len(kernel) == 1
@@ -87,7 +88,7 @@ def test_the_kernel_agrees_with_the_reference(heads: int, key_heads: int, causal
     tensors = parts(heads, key_heads, torch.bfloat16, "cuda")
     cu_seqlens = CU_SEQLENS.cuda()
     exact = [part.detach().float().requires_grad_() for part in tensors]
-    found = varlen_attention(*tensors, cu_seqlens, max(LENGTHS), 0.3, causal)
+    found = varlen_attention(*tensors, Documents(cu_seqlens, max(LENGTHS), 0.3, causal))
     expected = reference_attention(*exact, cu_seqlens, 0.3, causal)
     torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
     direction = torch.randn_like(expected)

@@ -16,15 +16,15 @@ from lmms.configs.settings.train import How
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.padding import pad_batch
 from lmms.train.batch.recipe import Recipe
-from lmms.train.model.attention import documents_attention, reference_attention
 from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.kernels import compile_blocks, compiled_graphs
+from lmms.train.model.kernels import compile_blocks
 from lmms.train.model.offload import copy_at_once, offload_blocks
+from lmms.train.model.reference import documents_attention, reference_attention
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
-from tests.kit.compiled import no_recompiles
+from tests.kit.compiled import compiled_graphs, no_recompiles
 from tests.kit.live import kept_bytes, saved_bytes
 from tests.kit.models import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
 from tests.kit.offload import offloaded

@@ -128,7 +128,7 @@ def test_flash_attn_2_is_told(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> 
     monkeypatch.setitem(sys.modules, "flash_attn", package)
     part = torch.zeros(2, 1, 4)
     with deterministic(some_config(deterministic=wanted)):
-        attention._flash_attn_2(part, part, part, torch.tensor([0, 2]), 2, 1.0, True)
+        attention._flash_attn_2(part, part, part, attention.Documents(torch.tensor([0, 2]), 2, 1.0, True))
     assert told == [wanted]
 
 

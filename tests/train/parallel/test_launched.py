@@ -59,7 +59,7 @@ def test_half_of_it_or_no_number_is_an_error(announce, values: dict[str, str], s
 
 def test_a_run_that_would_wait_for_nobody_ends_at_once(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(to_yaml(run_config(write_run(tmp_path, "qwen3"))))
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml"]
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", tmp_path / "run.yaml"]
     environment = {**os.environ, "WORLD_SIZE": "2", "COLUMNS": "500"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.train.batch.batch import Batch, make_batch
-from lmms.train.model.attention import reference_attention
+from lmms.train.model.reference import reference_attention
 from lmms.train.parallel.sequence import to_heads, to_tokens
 from lmms.train.parallel.share import WHOLE, Share
 from lmms.train.parallel.world import start_world, stop_world

@@ -10,6 +10,7 @@ import pytest
 
 from lmms.configs.errors import ConfigError, DatasetError, LmmsError, ModelError, TrainError
 from lmms.configs.load import to_yaml
+from lmms.train.plan import checks
 from lmms.train.plan.checks import check_run
 from tests.kit.runs import run_config, write_run
 
@@ -37,6 +38,16 @@ def test_what_a_run_cannot_use_is_named_before_it_starts(
     check_run(run_config(settings))
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/shards", "dbfs:/Volumes/a/shards"])
+def test_places_behind_a_url_are_left_to_the_run(
+    settings: dict[str, Any], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(checks, "open_dataset", opened.append)
+    check_run(run_config(settings | {"data.shards": place}))
+    assert opened == []
+
+
 def test_a_board_whose_package_is_missing_is_named(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ConfigError, match=r"log\.tensorboard is set, but the package tensorboard cannot be imported"):
@@ -58,7 +69,7 @@ def test_the_command_says_so_without_loading_torch_and_leaves_no_folder(
     (tmp_path / "run.yaml").write_text(to_yaml(run_config(settings | {"data.shards": str(tmp_path / "nosuch")})))
     for more in ([], ["--nproc", "2"]):
         run = subprocess.run(
-            [sys.executable, "-m", "lmms.cli.main", "train", "--config", str(tmp_path / "run.yaml"), *more],
+            [sys.executable, "-m", "lmms.cli", "train", "--config", str(tmp_path / "run.yaml"), *more],
             env={**os.environ, "PYTHONPATH": str(tmp_path / "broken")},
             capture_output=True,
             text=True,

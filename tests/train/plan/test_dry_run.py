@@ -17,10 +17,11 @@ from lmms.configs.errors import ConfigError, LmmsError, ModelError, TrainError
 from lmms.configs.settings.parallel import ParallelConfig
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import checkpoint_name
-from lmms.train.data.balance import straggler_loss, take_steps
+from lmms.train.data.balance import packs_of_steps, straggler_loss
 from lmms.train.data.phases import order_of
 from lmms.train.plan.cards import MEMORY, Card, cards_to_show, find_card
-from lmms.train.plan.dry_run import DryRun, dry_run
+from lmms.train.plan.dry_run import dry_run
+from lmms.train.plan.dry_run_result import DryRun
 from lmms.train.plan.memory import ALLOWANCE_BYTES, COMPONENTS
 from lmms.train.plan.open import open_run
 from lmms.train.plan.trace import units
@@ -101,7 +102,7 @@ def test_length_operations_and_waiting_are_those_of_the_order(settings: dict[str
     assert found.length.tokens_an_epoch == pytest.approx(opened.sets.tokens.sum())
     assert found.length.flops_an_epoch == pytest.approx(order.costs.sum())
     assert found.length.flops_a_step == pytest.approx(order.costs.mean() * 4)
-    assert found.waiting == straggler_loss(order.costs[None], take_steps(order, 0, 64), 2, 2)
+    assert found.waiting == straggler_loss(order.costs[None], packs_of_steps(order, 0, 64), 2, 2)
     fastest, slowest = found.hours(BIG[0]) or (0.0, 0.0)
     assert slowest * 3600 == pytest.approx(5 * found.length.flops_a_step / (2 * 1e15 * 0.3))
     assert fastest == pytest.approx(slowest * 0.3 / 0.5)

@@ -23,7 +23,7 @@ from lmms.train.optim.rules import bytes_by_rule
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.plan.memory import States, copied_bytes, gathered_bytes, local_elements, rank_memory, state_bytes
-from lmms.train.plan.trace import Moment, tensors_in, trace_pass, units
+from lmms.train.plan.trace import Peak, tensors_in, trace_pass, units
 from tests.kit.live import TOLERANCE, LiveStorages, kept_bytes, kernel_attention, local
 from tests.kit.models import frozen, tiny_config, tiny_model
 from tests.kit.passes import some_batch
@@ -182,8 +182,8 @@ def test_rows_are_cut_as_fsdp_cuts_them() -> None:
 def test_gradients_count_from_when_they_are_there_and_always_where_passes_accumulate() -> None:
     states = States(weights=0, optimizer=0, gradients=100)
     moments = [
-        Moment(used={"llm": 1000}, reducing=0, reduced=0),
-        Moment(used={"backward": 10}, reducing=400, reduced=800),
+        Peak(used={"llm": 1000}, reducing=0, reduced=0),
+        Peak(used={"backward": 10}, reducing=400, reduced=800),
     ]
     once = rank_memory(states, lambda moment: 0, moments, 0, accumulates=False)
     often = rank_memory(states, lambda moment: 0, moments, 0, accumulates=True)

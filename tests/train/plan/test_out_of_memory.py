@@ -252,7 +252,7 @@ use = out_of_memory.CardUse(name="small", memory=2**31, free=0, allocated=2**30,
 out_of_memory.card_use = lambda device: use
 
 if __name__ == "__main__":
-    from lmms.cli.main import main
+    from lmms.cli.__main__ import main
     main()
 """
 

@@ -50,7 +50,7 @@ def test_a_damaged_line_is_named_with_its_number(line: str, what: str, tmp_path:
     write_metrics(tmp_path, [step_log(1), step_log(3)])
     with (tmp_path / METRICS_NAME).open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(TrainError, match=rf"metrics\.jsonl is damaged in line 3 \(.*{what}.*\); without it"):
+    with pytest.raises(TrainError, match=rf"metrics\.jsonl is damaged in line 3 \(.*{what}.*\); take the line out"):
         read_history(tmp_path)
 
 

@@ -15,6 +15,7 @@ from lmms.train.watch.metrics import (
     alarmed_parts,
     append_metrics,
     count_zero_steps,
+    metrics_lines,
     open_metrics,
     peak_memory,
 )
@@ -29,7 +30,11 @@ def test_a_line_holds_every_field_of_its_step(tmp_path: Path) -> None:
     open_metrics(tmp_path, 0)
     append_metrics(tmp_path, step_log(1))
     (line,) = (tmp_path / METRICS_NAME).read_text().splitlines()
-    assert json.loads(line) == {**asdict(step_log(1)), "alarms": []}
+    norms = {"grad_norm_llm": 1.5, "grad_norm_vision": None, "grad_norm_aligner": 0.0}
+    fields = asdict(step_log(1))
+    del fields["grad_norms"]
+    assert json.loads(line) == {**fields, **norms, "alarms": []}
+    assert list(json.loads(line))[4:9] == ["grad_norm", *norms, "tokens"]
 
 
 @pytest.mark.parametrize(("resumed", "kept"), [(0, []), (2, [1, 2]), (9, [1, 2, 3])])
@@ -55,6 +60,28 @@ def test_a_damaged_line_is_refused_by_name(tmp_path: Path, line: str) -> None:
     (tmp_path / METRICS_NAME).write_text(line)
     with pytest.raises(TrainError, match=r"metrics\.jsonl is damaged"):
         open_metrics(tmp_path, 5)
+
+
+def test_lines_are_read_up_to_the_line_that_is_being_written(tmp_path: Path) -> None:
+    assert metrics_lines(tmp_path) == []
+    for step in (1, 3):
+        append_metrics(tmp_path, step_log(step))
+    with (tmp_path / METRICS_NAME).open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in metrics_lines(tmp_path)] == [1, 3]
+    with (tmp_path / METRICS_NAME).open("a") as file:
+        file.write('ss": 1}\n{"step": 4}\n')
+    with pytest.raises(TrainError, match=r"damaged in line 4 \(ValueError: step is 4, expected a number above 4\)"):
+        metrics_lines(tmp_path)
+
+
+def test_a_disk_that_is_full_is_named_in_a_short_sentence(tmp_path: Path) -> None:
+    (tmp_path / METRICS_NAME).symlink_to("/dev/full")
+    with pytest.raises(
+        TrainError,
+        match=rf"metrics\.jsonl cannot be written: the disk of {tmp_path} is full: .* are needed, .* are free",
+    ):
+        append_metrics(tmp_path, step_log(1))
 
 
 def test_zero_steps_count_only_steps_that_reach_the_part() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.profiler import profile
 
-import lmms.train.run
+import lmms.train.loop
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.load import to_yaml
 from lmms.configs.settings.profile import ProfileConfig
@@ -167,7 +167,7 @@ def test_a_window_that_is_left_before_its_end_leaves_nothing(
             raise TrainError("stop here")
         return take_step(learner, plan, *rest)
 
-    monkeypatch.setattr(lmms.train.run, "take_step", step)
+    monkeypatch.setattr(lmms.train.loop, "take_step", step)
     config = run_config(settings, max_steps=5, profile__start=2)
     with pytest.raises(TrainError, match="stop here"):
         train(config, silent)
@@ -218,7 +218,7 @@ def test_a_window_that_sigterm_ends_says_that_nothing_of_it_is_kept(
             os.kill(os.getpid(), signal.SIGTERM)
         return take_step(learner, plan, *rest)
 
-    monkeypatch.setattr(lmms.train.run, "take_step", step)
+    monkeypatch.setattr(lmms.train.loop, "take_step", step)
     said: list[StepLog | str] = []
     assert not train(run_config(settings, max_steps=5, profile__start=2), said.append)
     assert "profile: its window was left before its end, nothing of it is kept" in said
@@ -227,7 +227,7 @@ def test_a_window_that_sigterm_ends_says_that_nothing_of_it_is_kept(
 
 def test_the_profiler_says_nothing_across_the_view(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(to_yaml(run_config(settings, max_steps=2, profile__start=2, profile__steps=1)))
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml"]
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", tmp_path / "run.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0
     assert done.stderr == ""

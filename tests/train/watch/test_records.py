@@ -11,10 +11,9 @@ import xxhash
 
 from lmms.configs.contract.manifest import SAMPLES_NAME
 from lmms.configs.errors import DatasetError, TrainError
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.mixture import PERIOD
 from lmms.train.data.order import by_cost, step_packs
-from lmms.train.data.phases import RunPhase, SetShare, order_of, write_phases
+from lmms.train.data.phases import SetShare, order_of, write_phases
 from lmms.train.data.sets import Sets, open_sets
 from lmms.train.data.shards import PackReader
 from lmms.train.plan.preview import rank_reads
@@ -22,10 +21,9 @@ from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME
 from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
+from tests.kit.phases import first_phase
 from tests.kit.runs import read_metrics, run_config, silent, write_run
 from tests.kit.servers import web_server
-
-COST = ModelCost(token=1, target=1, squared_length=1, patch=1, squared_image=0, squared_window=0, window=0)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +43,7 @@ def run(places: list[str], sets: Sets, tmp_path: Path) -> Path:
         SetShare(shards=place, index=dataset.index_hash, turns=PERIOD // 2, cursor=0)
         for place, dataset in zip(places, sets.datasets, strict=True)
     )
-    first = RunPhase(
-        step=0, position=0, global_packs=3, group_packs=1, seed=4, cost=COST, pass_packs=9, pack_tokens=9.0, sets=shares
-    )
+    first = first_phase(shares, global_packs=3, seed=4)
     cursors = (3, 3)
     moved = tuple(replace(share, cursor=cursor) for share, cursor in zip(shares, cursors, strict=True))
     write_phases(tmp_path, [first, replace(first, step=2, position=6, global_packs=5, sets=moved)])
@@ -151,17 +147,8 @@ def test_what_a_run_read_is_what_its_steps_are_said_to_hold(family: str, tmp_pat
 
 
 def test_a_rank_reads_its_packs_and_those_that_keep_it_in_step(run: Path, sets: Sets) -> None:
-    phase = RunPhase(
-        step=0,
-        position=0,
-        global_packs=5,
-        group_packs=1,
-        seed=0,
-        cost=COST,
-        pass_packs=9,
-        pack_tokens=9.0,
-        sets=tuple(SetShare(shards="", index=d.index_hash, turns=PERIOD // 2, cursor=0) for d in sets.datasets),
-    )
+    shares = [SetShare(shards="", index=d.index_hash, turns=PERIOD // 2, cursor=0) for d in sets.datasets]
+    phase = first_phase(shares, global_packs=5)
     order = order_of(sets, phase)
     packs = by_cost(order, step_packs(order, 0))
     sizes = np.concatenate([sidecar.bytes for sidecar in sets.sidecars])

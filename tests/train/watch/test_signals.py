@@ -124,3 +124,12 @@ def test_a_second_sigterm_changes_nothing() -> None:
     process.send_signal(signal.SIGTERM)
     assert process.communicate("\n", timeout=GUARD_S) == ("left\n", "")
     assert process.returncode == 0
+
+
+def test_an_import_of_the_command_line_blocks_no_signal_and_its_process_does() -> None:
+    """SIGUSR1 is to come to `lmms train` alone, and not to the threads of numpy."""
+    blocked = "import signal, sys; {}; print(signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    start = "import lmms.cli.main as m; m.main = lambda: None; import lmms.cli.__main__ as p; p.main()"
+    for code, expected in (("import lmms.cli.main, lmms.cli.__main__", "False"), (start, "True")):
+        run = subprocess.run([sys.executable, "-c", blocked.format(code)], capture_output=True, text=True)
+        assert run.stdout.strip() == expected, run.stderr

@@ -60,3 +60,11 @@ def test_a_run_that_fills_the_disk_says_so_and_the_same_command_goes_on(tmp_path
     assert not leftover.exists()
     assert [line["step"] for line in read_metrics(output)] == [1, 2, 3]
     assert [path.name for path in list_checkpoints(output)[0]] == [checkpoint_name(step) for step in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "kernels.json"])
+def test_a_run_that_cannot_write_its_first_files_says_so(tmp_path: Path, name: str) -> None:
+    settings = write_run(tmp_path, "qwen2")
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(TrainError, match=r"out cannot be written: Is a directory; make room, or choose another output"):
+        lines_of(settings, 1)

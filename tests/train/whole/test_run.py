@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import lmms.train.run
+import lmms.train.loop
 from lmms.configs.by_part import Part
 from lmms.configs.errors import ConfigError, ModelError, TrainError
 from lmms.configs.load import load_config, to_yaml
@@ -26,7 +26,7 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import setting_text
 from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.read import checkpoint_name, list_checkpoints, read_state
-from lmms.train.checkpoint.resume import locked
+from lmms.train.checkpoint.resume import output_locked
 from lmms.train.data.phases import read_phases
 from lmms.train.optim.table import TRAINED_NAME, Row, table_lines
 from lmms.train.run import train
@@ -139,7 +139,7 @@ def test_each_group_is_moved_at_its_own_peak_times_the_schedule(
         seen.append({group["peak"]: group["lr"] for group in learner.optimizer.param_groups})
         return result
 
-    monkeypatch.setattr(lmms.train.run, "take_step", step)
+    monkeypatch.setattr(lmms.train.loop, "take_step", step)
     schedule = {"schedule": "linear", "warmup_steps": 2, "min_lr_ratio": 0.1, "lr": {"default": 1e-2, "vision": 1e-3}}
     config = run_config(settings, max_steps=6, **{f"optim__{name}": value for name, value in schedule.items()})
     train(config, silent)
@@ -377,7 +377,7 @@ def test_another_freeze_is_refused_on_resume(settings: dict[str, Any], before: l
 
 def test_an_output_that_another_run_writes_is_refused_and_free_afterwards(settings: dict[str, Any]) -> None:
     config = run_config(settings, max_steps=1)
-    with locked(Path(config.output)), pytest.raises(TrainError, match="another run is writing"):
+    with output_locked(Path(config.output)), pytest.raises(TrainError, match="another run is writing"):
         train(config, silent)
     assert list(Path(config.output).iterdir()) == []
     train(config, silent)
@@ -388,7 +388,7 @@ def test_what_rank_0_refuses_is_refused_on_every_rank(settings: dict[str, Any], 
     config = run_config(settings, max_steps=1, resume="never", data__global_packs=4)
     if fault == "later":
         train(config, silent)
-    with locked(Path(config.output)) if fault == "locked" else nullcontext():
+    with output_locked(Path(config.output)) if fault == "locked" else nullcontext():
         messages = printed_by_two_ranks(config, tmp_path)
     expected = "another run is writing" if fault == "locked" else "holds later checkpoints"
     last = [message.rstrip().splitlines()[-1] for message in messages]

@@ -146,7 +146,7 @@ def test_sigterm_during_an_evaluation_saves_what_was_trained(
         arguments[-1].asked.stop = 1
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr("lmms.train.run.evaluate", ended)
+    monkeypatch.setattr("lmms.train.loop.evaluate", ended)
     config = evaluated(places, tmp_path / "run", max_steps=9, save_steps=100)
     config = replace(config, metric_for_best_model="eval_loss")
     events: list[Any] = []
@@ -161,7 +161,7 @@ def running(config: TrainConfig, file: Path) -> subprocess.Popen[str]:
     """`lmms train` in a process of its own that has logged its first step."""
     file.write_text(to_yaml(config))
     process = subprocess.Popen(
-        [sys.executable, "-m", "lmms.cli.main", "train", "--config", file], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "lmms.cli", "train", "--config", file], stdout=subprocess.PIPE, text=True
     )
     log = Path(config.output) / METRICS_NAME
     deadline = time.monotonic() + GUARD_S
@@ -191,7 +191,7 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(places: dict[str, 
 def test_sigusr1_before_the_first_step_waits_for_the_run_to_listen(places: dict[str, Path], tmp_path: Path) -> None:
     config = run_config(settings_of(places), output=str(tmp_path / "run"), max_steps=3, save_steps=5000)
     (tmp_path / "run.yaml").write_text(to_yaml(config))
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml", "--nproc", "2"]
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", tmp_path / "run.yaml", "--nproc", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while "torch" not in Path(f"/proc/{process.pid}/maps").read_text():
         time.sleep(0.01)
@@ -210,7 +210,7 @@ def test_ranks_have_their_grace_time_under_the_launcher(
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
     config = run_config(settings_of(places), output=str(tmp_path / "run"), max_steps=9, data__global_packs=100)
     (tmp_path / "run.yaml").write_text(to_yaml(config))
-    command = [sys.executable, "-m", "lmms.cli.main", "train", "--config", tmp_path / "run.yaml", "--nproc", "2"]
+    command = [sys.executable, "-m", "lmms.cli", "train", "--config", tmp_path / "run.yaml", "--nproc", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / METRICS_NAME).exists():
         assert process.poll() is None

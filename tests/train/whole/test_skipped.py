@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import lmms.train.run
+import lmms.train.loop
 from lmms.configs.errors import ConfigError, TrainError
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import checkpoint_name, read_state, tensors_of
@@ -98,7 +98,7 @@ def test_more_in_a_row_than_allowed_stop_the_run_also_over_a_resumption(
 def test_without_any_allowed_the_first_one_stops(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config(settings, max_skipped=0, log_steps=10)
     events: list[StepLog | str] = []
-    monkeypatch.setattr(lmms.train.run, "take_step", poisoned({2}))
+    monkeypatch.setattr(lmms.train.loop, "take_step", poisoned({2}))
     with pytest.raises(TrainError, match=r"step 2: .*; max_skipped is 0"):
         train(config, events.append)
     assert skips(config.output) == [0, 1]
@@ -130,7 +130,7 @@ def _rank(rank: int, ranks: int, config: TrainConfig) -> None:
         hook.remove()
         return result
 
-    lmms.train.run.take_step = step  # type: ignore[assignment]
+    lmms.train.loop.take_step = step  # type: ignore[assignment]
     events: list[StepLog | str] = []
     train(config, events.append if rank == 0 else silent)
     if rank == 0:

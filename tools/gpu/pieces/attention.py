@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmms.configs.settings.kernels import Attention, KernelsConfig
 from lmms.train.model import kernels
-from lmms.train.model.attention import Attend, reference_attention, varlen_attention, with_windows
+from lmms.train.model.attention import Attend, Documents, varlen_attention, with_windows
+from lmms.train.model.reference import reference_attention
 from tools.gpu.pieces.measuring import Check, check, median_seconds, relative_error
 from tools.gpu.pieces.models import Sizes, model_config
 from tools.gpu.pieces.packs import pack_file
@@ -91,11 +92,10 @@ def attend_by(backend: Kernel, device: torch.device) -> Attend:
     return kernels.use_attention(backend)
 
 
-def nested_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, causal: bool
-) -> Tensor:
+def nested_attention(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
     """SDPA by cuDNN over torch's jagged tensors: cuDNN's form for many documents, which the trainer does not use."""
     groups = query.shape[1] // key.shape[1]
+    cu_seqlens, max_length, scale, causal = documents
     q, k, v = (
         torch.nested.nested_tensor_from_jagged(part, cu_seqlens, min_seqlen=1, max_seqlen=max_length).transpose(1, 2)
         for part in (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
@@ -150,8 +150,8 @@ def _speed(attend: Attend, layer: Layer, device: torch.device, repeats: int) -> 
 
 
 def _call(attend: Attend, layer: Layer, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    scale, bounds = layer.width**-0.5, layer.cu_seqlens
-    return with_windows(attend, layer.dense_windows, *inputs, bounds, layer.max_length, scale, layer.causal)
+    documents = Documents(layer.cu_seqlens, layer.max_length, layer.width**-0.5, layer.causal)
+    return with_windows(attend, layer.dense_windows, *inputs, documents)
 
 
 def _worst_document(computed: Tensor, expected: Tensor, lengths: list[int]) -> float:

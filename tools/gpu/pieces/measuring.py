@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from lmms.configs.errors import TrainError
 from lmms.train import StepResult
-from lmms.train.model.kernels import compiled_graphs
 from lmms.train.watch.metrics import peak_memory
 from tools.gpu.pieces.models import Sizes
 
@@ -109,12 +109,12 @@ def time_steps(take: Callable[[], StepResult], sizes: Sizes, device: torch.devic
     steps = Steps()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    before, began = compiled_graphs(), time.monotonic()
+    before, began = int(counters["stats"]["unique_graphs"]), time.monotonic()
     for _ in range(sizes.warm_steps):
         _keep(steps, take())
     synchronize(device)
     steps.warm_seconds = time.monotonic() - began
-    steps.graphs = compiled_graphs() - before
+    steps.graphs = int(counters["stats"]["unique_graphs"]) - before
     while len(steps.seconds) < sizes.timed_steps:
         began_step = time.perf_counter()
         result = take()
@@ -124,7 +124,7 @@ def time_steps(take: Callable[[], StepResult], sizes: Sizes, device: torch.devic
         _keep(steps, result)
         if time.monotonic() + steps.seconds[-1] > deadline:
             break
-    steps.recompiles = compiled_graphs() - before - steps.graphs
+    steps.recompiles = int(counters["stats"]["unique_graphs"]) - before - steps.graphs
     steps.peak_memory = peak_memory(device)
     return steps
 

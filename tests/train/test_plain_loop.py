@@ -2,12 +2,13 @@
 
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from lmms.configs import ConfigError, DataConfig, TrainError
+from lmms.configs import ConfigError, DataConfig, DatasetError, TrainError
 from lmms.train import (
     PackDataset,
     Step,
@@ -15,6 +16,7 @@ from lmms.train import (
     feed,
     load_model,
     open_shards,
+    plain_loop,
     start,
     start_world,
     stop_world,
@@ -91,6 +93,16 @@ def test_a_state_of_another_order_is_refused(settings: dict[str, Any]) -> None:
         packs_of(settings, seed=1).load_state_dict(packs_of(settings).state_dict())
     with pytest.raises(TrainError, match="the state is not one of a PackDataset"):
         packs_of(settings).load_state_dict({"position": 3})
+
+
+def test_a_store_is_waited_for_as_long_as_its_setting_says() -> None:
+    """No limit of `lmms train` is in the way that a caller could not set; the store itself is the first to fail."""
+    with pytest.raises(DatasetError, match=r"http://127\.0\.0\.1:1/shards/manifest\.json cannot be read"):
+        PackDataset(DataConfig(shards="http://127.0.0.1:1/shards", retry_s=0.0), "nosuch")
+    data = DataConfig(shards="http://127.0.0.1:1/shards", retry_s=5e6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_loop, "open_run", lambda config, beat: SimpleNamespace(fresh=None, config=config))
+        assert PackDataset(data, "nosuch")._config.stall_s == 1e7
 
 
 def test_workers_of_torch_are_refused_since_they_cannot_keep_a_position(settings: dict[str, Any]) -> None:

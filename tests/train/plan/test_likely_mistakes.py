@@ -8,7 +8,7 @@ from lmms.configs.settings.lora import LoraConfig
 from lmms.configs.settings.optim import OptimConfig
 from lmms.train.model.lora import add_lora
 from lmms.train.optim.groups import set_trained
-from lmms.train.plan.unlikely import unlikely
+from lmms.train.plan.likely_mistakes import likely_mistakes
 from tests.kit.models import tiny_model
 
 
@@ -16,7 +16,7 @@ def lines(train: dict[str, Any], steps: int, **optim: Any) -> list[str]:
     model, lora = tiny_model("qwen3_vl"), LoraConfig()
     add_lora(model, train, lora)
     set_trained(model, train, lora)
-    return list(unlikely(OptimConfig(**optim), model, steps))
+    return list(likely_mistakes(OptimConfig(**optim), model, steps))
 
 
 def test_a_rate_of_a_frozen_part_is_named() -> None:

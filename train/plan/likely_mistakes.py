@@ -13,7 +13,7 @@ _LOW_FOR_LORA = 5e-5
 """The paper of LoRA (arXiv 2106.09685) trains at 2e-4; a rate for full training is about a tenth of that."""
 
 
-def unlikely(optim: OptimConfig, model: nn.Module, steps: int) -> Iterator[str]:
+def likely_mistakes(optim: OptimConfig, model: nn.Module, steps: int) -> Iterator[str]:
     """A line for each probable mistake in the learning rates of a model in a run of so many steps.
 
     model: its trained and frozen parameters are set; on any device.

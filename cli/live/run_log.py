@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lmms.configs.room import why_not
+
 LOG_NAME = "train.log"
 
 
@@ -25,7 +27,8 @@ def run_log(output: Path, failed: Callable[[str], None]) -> Callable[[str], None
                 file.writelines(waiting)
             waiting.clear()
         except OSError as error:
-            broken.append(f"ALARM: {output / LOG_NAME} cannot be written ({error.strerror}); the run goes on without")
+            reason = why_not(error, output, len("".join(waiting)))
+            broken.append(f"ALARM: {output / LOG_NAME} cannot be written ({reason}); the run goes on without")
             failed(broken[0])
 
     return add

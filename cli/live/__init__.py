@@ -1,0 +1,1 @@
+"""The view of `lmms train` during a run, and train.log."""
