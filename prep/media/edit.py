@@ -28,7 +28,7 @@ class Edit(Protocol):
         ...
 
     def point(self, point: Point, size: Size) -> Point:
-        """Where a point is afterwards. size: of the picture before."""
+        """The place of a point afterwards. size: of the picture before."""
         ...
 
     def pixels(self, image: Image.Image) -> Image.Image:

@@ -31,7 +31,7 @@ class Shape:
     image: int
     """Number of the picture among those of the record."""
     place: str
-    """Where the shape stands in the raw record."""
+    """The place of the shape in the raw record."""
     unit: Unit = "pixel"
     stated: Size | None = None
     """The size of the picture that the points are for, as the record states it."""

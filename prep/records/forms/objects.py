@@ -61,8 +61,8 @@ def _answer(objects: list[Any], stated: Size | None) -> Iterator[Any]:
             raise Reject("bad_box", f"an object is {kind_of(item)}, expected a mapping with a box and a label", place)
         filled = {key: value for key, value in item.items() if value is not None}
         if not any(key in filled for key in (*_BOXES, *_POINTS)):
-            found = ", ".join(map(str, filled)) or "none"
-            raise Reject("bad_box", f"an object with the keys {found}; expected one of {', '.join(_BOXES)}, ...", place)
+            keys = ", ".join(map(str, filled)) or "none"
+            raise Reject("bad_box", f"an object with the keys {keys}; expected one of {', '.join(_BOXES)}, ...", place)
         text += "{" if i == 0 else ", {"
         for number, (key, value) in enumerate(filled.items()):
             text += f"{', ' if number else ''}{json.dumps(key, ensure_ascii=False)}: "
