@@ -190,8 +190,7 @@ def _transform(entry: Mapping[str, Any], place: str) -> Transform:
         raise ConfigError(f"{place} has the keys {', '.join(entry) or 'none'}; expected `name` or `function`")
     name = entry.get("name", "function")
     if name not in TRANSFORM_NAMES and "function" not in entry:
-        meant = nearest(str(name), TRANSFORM_NAMES)
-        raise ConfigError(f"{place}: no transform {name!r}{meant}; expected one of {', '.join(TRANSFORM_NAMES)}")
+        raise ConfigError(f"{place}: no transform {name!r}{nearest(str(name), TRANSFORM_NAMES)}")
     kind = TRANSFORM_NAMES.get(name, Function)
     options = {option: value for option, value in entry.items() if option != "name"}
     checked = check(kind, options, "", f"{place} ({name})")

@@ -48,9 +48,9 @@ Part = Text | Image | Shape
 
 def parse_part(part: Any, place: str, images: Bare) -> Part:
     """The typed part; a bare image part takes the next entry of `images`."""
-    if isinstance(part, Shape):  # of a form: a raw record holds none
-        return part
     if not isinstance(part, Mapping):
+        if isinstance(part, Shape):  # made by a form: a raw record holds none
+            return part
         raise Reject("part_not_object", f"a part is {kind_of(part)}, expected an object", place)
     kind = part.get("type")
     if not isinstance(kind, str | None):

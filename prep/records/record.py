@@ -100,7 +100,7 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     roles = [message.role for message in parsed]
     if "assistant" not in roles and reading.targets != "all":
         raise Reject("no_assistant", "no assistant turn: nothing to learn from, except with targets=all", "messages")
-    columns = columns_of(reading.transforms)
+    columns = columns_of(reading.transforms) if reading.transforms else ()
     weights = learned_weights(roles, [message.weight for message in parsed], reading.targets)
     weight = parse_weight(raw, "weight", "weight")
     if weight == 0:
@@ -237,7 +237,7 @@ def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, 
 def _unused(
     raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare, asked: Sequence[str]
 ) -> tuple[str, ...]:
-    used = (*_USED_COLUMNS, *asked, *([images.column] if images.taken else []))
+    used = (*_USED_COLUMNS, *asked, images.column) if images.taken else (*_USED_COLUMNS, *asked)
     columns = [key for key, value in raw.items() if value is not None and key not in used]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))
