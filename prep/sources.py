@@ -44,6 +44,7 @@ from lmms.prep.rows.json_list import read_json
 from lmms.prep.rows.kinds import TABLES, Kind
 from lmms.prep.rows.lines import check_pointer, read_lines
 from lmms.prep.rows.memory import memory_rows
+from lmms.prep.rows.nulls import without_struct_nulls
 from lmms.prep.rows.remote import fetch_files, is_url
 from lmms.prep.rows.tar import read_tar, with_members
 
@@ -265,13 +266,14 @@ def chunk_values(chunk: Chunk, columns: Collection[str]) -> Iterator[tuple[int, 
 
 
 def _values(rows: Rows, columns: Collection[str]) -> Iterable[Any]:
+    is_table = isinstance(rows, Packed)
     if isinstance(rows, Packed):
         rows = rows.unpack()
     if isinstance(rows, list):
-        return rows
+        return map(without_struct_nulls, rows) if is_table else rows
     from lmms.prep.rows.arrow import batch_values
 
-    return batch_values(rows, columns)
+    return map(without_struct_nulls, batch_values(rows, columns))
 
 
 def _parsed(value: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lmms.configs.errors import SourceError
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Rows, rows_of_chunk
+from lmms.prep.rows.nulls import without_struct_nulls
 
 
 def memory_rows(records: Any) -> Iterator[Rows]:
@@ -13,6 +14,9 @@ def memory_rows(records: Any) -> Iterator[Rows]:
     Neither package is imported: a data set is known by its `with_format`, a frame by its `iter_slices`. SourceError for
     any other type, and for an entry that is no dict.
     """
+    if isinstance(records, Mapping):
+        names = ", ".join(map(str, records)) or "nothing"
+        raise SourceError(f"records is a {type(records).__name__} of {names}; give one of its values, such as a split")
     if hasattr(records, "with_format"):
         from lmms.prep.rows.arrow import split_batch
 
@@ -21,8 +25,8 @@ def memory_rows(records: Any) -> Iterator[Rows]:
                 yield from split_batch(batch)
     elif hasattr(records, "iter_slices"):
         rows = rows_of_chunk(records.height, records.estimated_size())
-        yield from (frame.to_dicts() for frame in records.iter_slices(rows))
-    elif isinstance(records, Iterable) and not isinstance(records, str | bytes | Mapping):
+        yield from (list(map(without_struct_nulls, frame.to_dicts())) for frame in records.iter_slices(rows))
+    elif isinstance(records, Iterable) and not isinstance(records, str | bytes):
         yield from _chunks(records)
     else:
         kind = type(records).__name__

@@ -77,11 +77,18 @@ def test_files_and_memory_may_be_packed_together(records: list[dict[str, Any]], 
     assert [source["read"] for source in both.sources] == [30, 31]
 
 
-@pytest.mark.parametrize("wrong", [7, "records.jsonl", {"messages": []}])
+@pytest.mark.parametrize("wrong", [7, "records.jsonl"])
 def test_what_holds_no_records_is_named(wrong: Any, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"records is a \w+, expected an iterable of dicts, a polars frame"):
         build_shards(config(tmp_path, "out"), records=wrong)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_of_splits_asks_for_a_split(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    """What a DatasetDict is: a dict of data sets."""
+    splits = {"train": records[:2], "test": records[:2]}
+    with pytest.raises(SourceError, match="a dict of train, test; give one of its values, such as a split"):
+        build_shards(config(tmp_path, "out"), records=splits)
 
 
 def test_an_entry_that_is_no_record_is_named_by_its_number(records: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 The run checks everything again, on its ranks; here the errors come before large packages are loaded.
 """
 
+import json
 import os
+import shutil
+from contextlib import suppress
 from importlib import import_module
+from math import prod
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.errors import ConfigError, ModelError, TrainError
+from lmms.configs.room import size_text
 from lmms.configs.settings.log import LogConfig, wandb_mode
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import is_url
@@ -19,6 +24,14 @@ from lmms.train.data.fit import check_one_template, fitting_model
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 """A model folder has one of these files: all weights, or the list of the files that hold them."""
+
+_WEIGHT_BYTES = 4
+"""Bytes of a master weight in a checkpoint."""
+_AVERAGE_BYTES = {"adamw": 8, "adamw-bf16": 4, "adamw-8bit": 2, "muon": 4}
+"""Bytes that each rule's averages need for a weight, at least."""
+_NOT_COUNTED = ("__metadata__", "lm_head.weight")
+_LONGEST_HEADER = 100 * 2**20
+"""The longest header that safetensors reads."""
 
 
 def check_run(config: TrainConfig) -> None:
@@ -90,3 +103,33 @@ def _check_model(config: TrainConfig, output: Path, datasets: list[Dataset]) -> 
         raise ModelError(
             f"{folder} has no {' or '.join(WEIGHT_FILES)}; to start from random weights, set model.init: random"
         )
+    if all(how == "full" for how in config.train.values()):
+        _check_space(output, _parameters(folder) * (_WEIGHT_BYTES + _AVERAGE_BYTES[config.optim.name]))
+
+
+def _check_space(output: Path, needed: int) -> None:
+    """TrainError where the disk has no room for one checkpoint of this many bytes."""
+    nearest = next(path for path in (output, *output.parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < needed:
+        raise TrainError(
+            f"output {output}: a checkpoint of this run has at least {size_text(needed)}, but the disk of {nearest} has"
+            f" {size_text(free)} free; make room, or choose another folder"
+        )
+
+
+def _parameters(folder: Path) -> int:
+    """Numbers in the weights of a model folder, by the headers of its files; 0 where it has none.
+
+    The format of safetensors: 8 bytes with the length of a JSON header, then the header. A head is left out, since it
+    may be the embedding once more.
+    """
+    count = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            # What is wrong with the file is for the loading of weights to say.
+            with suppress(ValueError, AttributeError, KeyError, TypeError):
+                header = json.loads(opened.read(min(size, _LONGEST_HEADER)))
+                count += sum(prod(entry["shape"]) for name, entry in header.items() if name not in _NOT_COUNTED)
+    return count

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lmms.configs.errors import ConfigError, DatasetError, LmmsError, ModelError, TrainError
 from lmms.configs.load import to_yaml
@@ -46,6 +49,22 @@ def test_places_behind_a_url_are_left_to_the_run(
     monkeypatch.setattr(checks, "open_dataset", opened.append)
     check_run(run_config(settings | {"data.shards": place}))
     assert opened == []
+
+
+@pytest.mark.parametrize(("rule", "bytes_each"), [("adamw", 12), ("adamw-8bit", 6)])
+def test_a_disk_without_room_for_a_checkpoint_is_named(
+    settings: dict[str, Any], rule: str, bytes_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"a": torch.zeros(3, 5), "b": torch.zeros(1000, dtype=torch.bfloat16), "lm_head.weight": torch.zeros(9)}
+    save_file(weights, Path(settings["model.path"]) / "model.safetensors")
+    run = settings | {"optim.name": rule}
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage(1015 * bytes_each))
+    check_run(run_config(run))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage(1015 * bytes_each - 1))
+    with pytest.raises(TrainError, match=r"a checkpoint of this run has at least .* free; make room"):
+        check_run(run_config(run))
+    check_run(run_config(run | {"train": {"llm": "frozen", "default": "full"}}))
 
 
 def test_a_board_whose_package_is_missing_is_named(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
