@@ -78,6 +78,7 @@ def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | N
     from lmms.prep.rows.find import unread_text
 
     out, counts = settings.out, manifest.counts
+    cut_turns = sum(source["cut_turns"] for source in manifest.sources)
     evaluated = f" eval.shards={settings.eval_folder}" if held_out else ""
     unread = {note.removeprefix(NOT_READ): n for note, n in manifest.notes.items() if note.startswith(NOT_READ)}
     skips = {note.removeprefix(SKIPPED): n for note, n in manifest.notes.items() if note.startswith(SKIPPED)}
@@ -98,6 +99,7 @@ def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | N
             if counts["samples"] != counts["packed"]
             else []
         ),
+        *([("cut off", f"{counted(cut_turns, 'turn')} at the end of long conversations")] if cut_turns else []),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
         ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),

@@ -50,6 +50,7 @@ from lmms.prep.sources import (
     read_chunks,
     with_forms,
 )
+from lmms.prep.transforms.function import function_hashes
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "eval_out", "workers")
@@ -95,6 +96,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
             raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
         _check_options(sources, folder.chat_template)
         _check_areas(sources, folder.vision)
+        _function_hashes(sources)
         eval_part = None
         if any(source.choice.eval_share for source in sources):
             eval_part = folders.enter_context(new_folder(config.eval_folder, BuildError))
@@ -147,6 +149,11 @@ def _check_areas(sources: Sequence[Source], vision: Vision | None) -> None:
             )
 
 
+def _function_hashes(sources: Sequence[Source]) -> dict[str, str]:
+    """The functions of the user's that sources name -> hash of their file. Raises ConfigError."""
+    return function_hashes([step for source in sources for step in source.reading.transforms])
+
+
 def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
     return Recipe(
         limits=pack_limits(config.seq_len, _max_patches(config, folder), folder.vision, folder.image_token_id),
@@ -154,6 +161,8 @@ def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
         text_overlap=config.text_overlap,
+        seed=config.seed,
+        edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,
     )
 
@@ -296,7 +305,8 @@ def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts
         packing=ALGORITHM,
         renderer=RENDERER_VERSION,
         records=ledger.digest.hexdigest(),
-        settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST},
+        settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST}
+        | ({"functions": hashes} if (hashes := _function_hashes(ledger.sources)) else {}),
     )
 
 

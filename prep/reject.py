@@ -55,6 +55,11 @@ REASONS: Mapping[str, str] = {
     "bad_part": "a part has an unknown key, or a value of a wrong type",
     "image_in_assistant": "an image in an assistant turn: the model reads images, it does not write them",
     "unread_media": "a column or key names pictures, videos or sounds, and no part of the record takes them",
+    "bad_box": "a box or point is malformed, turned, outside its picture, or for a picture of another size",
+    # transforms
+    "missing_column": "a transform reads a column that the record lacks, or that holds no text",
+    "transform_error": "a transform cannot change the record, or a function of the user failed",
+    "transform_dropped": "a function of the user returned no record",
     # images
     "missing_file": "no such file under the media roots",
     "not_a_file": "the path is a folder, a device or a pipe",
@@ -74,7 +79,6 @@ REASONS: Mapping[str, str] = {
     # later
     "later_video": "video is not supported yet",
     "later_audio": "audio is not supported yet",
-    "later_objects": "boxes of `objects` for the tags <bbox> and <ref-object> are not supported yet",
     # the record against the model
     "images_unsupported": "the record has images, the model reads none",
     "count_mismatch": "the number of bare image parts or tags is not the number of pictures in the record's column",

@@ -5,7 +5,8 @@ A sample has the form of the contract's Pack, so the spool between reading and w
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,21 +14,24 @@ import numpy as np
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens
 from lmms.configs.contract.pack import Media, Pack
-from lmms.configs.settings.sources import TooLong
+from lmms.configs.settings.sources import Coords, TooLong
 from lmms.prep.choice.evaluation import is_for_evaluation
+from lmms.prep.media.edit import edited
 from lmms.prep.media.images import image_size
 from lmms.prep.media.network import Network
-from lmms.prep.media.read import read_image
+from lmms.prep.media.read import ImageRef, read_image
 from lmms.prep.media.resize import picture_grid, with_areas
 from lmms.prep.records.cut import first_messages, learned_ends
 from lmms.prep.records.document import Document
 from lmms.prep.records.parts import Image
 from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Record
+from lmms.prep.records.written import has_shapes, with_shapes_written
 from lmms.prep.reject import Reject
 from lmms.prep.render.document import Piece, cut_document, render_document
 from lmms.prep.render.render import Rendered, Renderer, render_record
 from lmms.prep.sources import Source
+from lmms.prep.transforms import transformed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,10 @@ class Recipe:
     max_image_pixels: int
     text_overlap: int
     """Tokens at the end of a piece of a document that the next piece begins with, as context."""
+    seed: int = 0
+    """Decides what transforms draw."""
+    edited_jpeg_quality: int | None = None
+    """Quality of the JPEGs that edited pictures become; None: PNG."""
     network: Network | None = None
     """How images are fetched that records name by http; None: they are rejected."""
 
@@ -64,7 +72,7 @@ class Made:
     """What one record became."""
 
     samples: tuple[Pack, ...]
-    """One, or the pieces of a long document in order."""
+    """One, or the pieces of a long document in order, or what transforms made of the record."""
     notes: tuple[str, ...]
     """Names of what was not used."""
     cut_turns: int
@@ -76,21 +84,52 @@ def make_samples(value: Any, row: int, source_id: int, source: Source, renderer:
     """The samples of one raw value. Raises Reject."""
     record = read_record(value, source.reading)
     held_out = is_for_evaluation(source.choice, value, record)
+    if not source.reading.transforms:
+        return replace(_made(record, (source_id, row), source, renderer, recipe), is_for_evaluation=held_out)
+    if isinstance(record, Document):
+        raise Reject("transform_error", "transforms change conversations; this record is a text without turns")
+    key = (recipe.seed, source.name, row)
+    variants = transformed(record, source.reading.transforms, key, partial(_measured, source=source, recipe=recipe))
+    made = [_made(variant, (source_id, row), source, renderer, recipe) for variant in variants]
+    return Made(
+        samples=tuple(sample for each in made for sample in each.samples),
+        notes=tuple(dict.fromkeys(note for each in made for note in each.notes)),
+        cut_turns=sum(each.cut_turns for each in made),
+        is_for_evaluation=held_out,
+    )
+
+
+def _made(
+    record: Record | Document, place: tuple[int, int], source: Source, renderer: Renderer, recipe: Recipe
+) -> Made:
+    """What a record becomes as it stands. place: number of the source, and row."""
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     if isinstance(record, Document):
         pieces = _cut_document(record, sizes, pictures, source.reading.too_long, renderer, recipe)
-        made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces]
-        cut_turns, notes = 0, record.unused
+        made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
+        if not made:
+            raise Reject("no_target_tokens", "pictures with no text between them that fits: nothing to learn from")
+        cut_turns, notes = 0, (*record.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
     else:
+        record = _with_texts(record, pictures, source.reading.coords or renderer.family.coords, recipe)
         kept, rendered = _cut_turns(record, sizes, pictures, source.reading.too_long, renderer, recipe)
         made = [(rendered, pictures[: len(kept.images)])]
         cut_turns = len(record.messages) - len(kept.messages)
         notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
     if source.chosen_by:
         notes = tuple(note for note in notes if note.removeprefix("column ") not in source.chosen_by)
-    samples = tuple(_sample(rendered, of_piece, record.weight, (source_id, row), recipe) for rendered, of_piece in made)
-    return Made(samples, notes, cut_turns, held_out)
+    samples = tuple(_sample(rendered, of_piece, record.weight, place, recipe) for rendered, of_piece in made)
+    return Made(samples, notes, cut_turns, is_for_evaluation=False)
+
+
+def _with_texts(record: Record, pictures: Sequence[_Picture], coords: Coords, recipe: Recipe) -> Record:
+    """The record with its boxes and points as text; they stay for a model that has no pictures, which rejects those."""
+    if recipe.vision is None or not has_shapes(record):
+        return record
+    patch = recipe.vision.patch_size
+    sizes = [(p.size, (p.grid_thw[2] * patch, p.grid_thw[1] * patch)) for p in pictures]
+    return with_shapes_written(record, sizes, coords)
 
 
 def _cut_document(
@@ -135,7 +174,7 @@ def _cut_turns(
 
     ends = learned_ends(record)
     first = bisect_left(ends, True, key=is_longer)
-    # A template may drop reasoning once a question follows, so a longer beginning may be shorter: look a little further.
+    # A template may drop reasoning once a question follows, so a longer beginning may have fewer tokens.
     fitting = next(
         (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
     )
@@ -164,16 +203,32 @@ def _sample(
     )
 
 
-def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
-    assert recipe.vision is not None
-    vision = with_areas(recipe.vision, source.reading.min_pixels, source.reading.max_pixels)
+def _measured(image: Image, source: Source, recipe: Recipe) -> Image:
+    """The picture with its bytes and its size."""
+    if image.size is not None:
+        return image
     try:
         data = read_image(image.ref, source.roots, network=recipe.network)
-        width, height = image_size(data, recipe.verify_media, recipe.max_image_pixels)
-        grid_thw = picture_grid(height, width, vision, image.ask)
+        size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
-    return _Picture(data, (width, height), grid_thw)
+    return replace(image, ref=ImageRef("bytes", data), size=size)
+
+
+def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
+    assert recipe.vision is not None
+    image = _measured(image, source, recipe)
+    data, size = image.ref.value, image.size
+    assert isinstance(data, bytes)
+    assert size is not None
+    try:
+        if image.edits:
+            data, size = edited(data, image.edits, recipe.edited_jpeg_quality)
+        vision = with_areas(recipe.vision, source.reading.min_pixels, source.reading.max_pixels)
+        grid_thw = picture_grid(size[1], size[0], vision, image.ask)
+    except Reject as reject:
+        raise Reject(reject.reason, reject.message, image.place) from None
+    return _Picture(data, size, grid_thw)
 
 
 def _patches(pictures: Sequence[_Picture]) -> int:

@@ -20,11 +20,14 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.load import load_config
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import DEFAULT_READING, FormName, decide_reading
+from lmms.configs.settings.transforms import TRANSFORM_NAMES
 from lmms.configs.stores.store import LocalStore
 from lmms.prep.build import build_shards
 from lmms.prep.records.forms import FORMS, find_form, normal_form
+from lmms.prep.records.shapes import Shape
 from lmms.prep.reject import REASONS
 from lmms.train.watch.metrics import line_of
+from tests.kit.boxes import samples, write_boxes
 from tests.kit.folders import tiny_model_folder
 from tests.kit.logs import step_log
 from tests.kit.models import tiny_model
@@ -196,7 +199,13 @@ def records_of(kind: str) -> list[tuple[str, list[dict[str, Any]]]]:
 def test_the_example_of_a_form_is_read_as_the_page_says(name: FormName, lines: list[dict[str, Any]]) -> None:
     record, expected = lines
     assert find_form([record]) == name
-    assert normal_form(record, replace(DEFAULT_READING, form=name)).record == expected
+    normal = normal_form(record, replace(DEFAULT_READING, form=name)).record
+    assert json.loads(json.dumps(normal, default=numbers)) == expected
+
+
+def numbers(shape: Shape) -> list[float]:
+    """The numbers of a box as records have them: its first and its third corner."""
+    return [*shape.points[0], *shape.points[2]]
 
 
 def test_the_page_of_records_has_an_example_or_a_word_for_every_form() -> None:
@@ -239,3 +248,22 @@ def test_the_sources_on_the_page_of_records_are_built(tmp_path: Path, monkeypatc
     held_out = read_manifest(LocalStore(tmp_path / "shards-eval"))
     assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
     assert held_out.sources[2]["packed"] == 0
+
+
+def test_the_transforms_on_the_page_of_records_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "records.md").read_text()
+    settings, code = (re.findall(rf"```{kind} transforms\n(.*?)```", page, re.DOTALL)[0] for kind in ("yaml", "python"))
+    write_boxes(tmp_path)
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "run.yaml").write_text(f"{settings}model: {tiny_model_folder(tmp_path)}\nseq_len: 4096\nout: out\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    config = load_config(PrepConfig, tmp_path / "run.yaml", ["workers=1"])
+    entries = config.source_configs[0].transforms or ()
+    assert {str(entry["name"]) for entry in entries if "name" in entry} == set(TRANSFORM_NAMES)
+    build_shards(config)
+    packed = samples(tmp_path / "out", tmp_path / "model")
+    assert len(packed) == 2
+    assert all("You label pictures." in text for text, _ in packed)
+    for name in TRANSFORM_NAMES:
+        assert re.search(rf"^\| .*`{name}`.* \|", page, re.MULTILINE), name

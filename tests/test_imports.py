@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("media", "rows", "writer"),
         ("records",),
         ("choice",),
-        ("render", "sources"),
+        ("render", "sources", "transforms"),
         ("samples",),
         ("engine",),
         ("build",),

@@ -8,6 +8,10 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 FORMATS = (
     *("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO", "CUR"),
@@ -72,3 +76,18 @@ def strict_pillow(max_pixels: int | None) -> Iterator[None]:
     finally:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
         PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = text
+
+
+def to_rgb(image: "Picture", file_format: str | None) -> "Picture":
+    """The picture in mode RGB: on white where transparent, 16-bit grey scaled to 8 bits. file_format: Pillow's name."""
+    import numpy as np
+    from PIL import Image
+
+    # Pillow reads 16-bit grey as I;16, but from a PGM file as I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

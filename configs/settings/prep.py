@@ -9,6 +9,7 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.files import at_home
 from lmms.configs.ranges import Range
 from lmms.configs.settings.sources import RecordConfig, SourceConfig
+from lmms.configs.settings.transforms import read_transforms
 from lmms.configs.typed import check_fields
 
 MAX_SEQ_LEN = 2**22
@@ -50,10 +51,12 @@ class PrepConfig(RecordConfig):
     """How far to check an image: its header, its file structure to the end, or every pixel."""
     max_image_pixels: Positive = 178_956_970
     """Largest image accepted, in pixels before the resize, judged by its header (Pillow's bomb limit)."""
+    edited_jpeg_quality: Annotated[int, Range(1, 100)] | None = None
+    """Quality of the JPEGs that transforms make of pictures; by default PNG, which loses nothing and is larger."""
     max_rejects: Annotated[float, Range(0, 1)] = 0.01
     """Share of rejected records above which the build stops."""
     seed: int = 0
-    """Decides the order of packs in the shards, and which records a `repeat` such as 0.3 takes."""
+    """Decides the order of packs in the shards, which records a `repeat` such as 0.3 takes, what transforms draw."""
     shard_bytes: Annotated[int, Range(2**20, 2**31)] = 128 * 2**20
     """Size of a shard file at which the next file starts."""
     workers: Positive = field(
@@ -80,6 +83,7 @@ class PrepConfig(RecordConfig):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        read_transforms(self.transforms or ())
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         if self.eval_folder == self.folder:

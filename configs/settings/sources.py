@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.ranges import Range
+from lmms.configs.settings.transforms import Transform, read_transforms
 from lmms.configs.typed import Json, check_fields
 
 T = TypeVar("T")
@@ -14,6 +15,7 @@ _LEAVE_OUT = "to leave a source out, take it from the list"
 Role = Literal["system", "user", "assistant", "tool"]
 Targets = Literal["assistant", "last", "all"]
 Reasoning = Literal["template", "optional", "masked", "stripped"]
+Coords = Literal["norm1000", "absolute"]
 TooLong = Literal["reject", "split", "truncate_turns"]
 SystemMode = Literal["add", "replace", "keep"]
 DataType = Literal["json", "jsonl", "arrow", "parquet", "csv"]
@@ -30,6 +32,7 @@ FormName = Literal[
     "lmms_engine",
     "text",
     "interleaved",
+    "objects",
 ]
 
 
@@ -67,6 +70,13 @@ class RecordConfig:
     """Column whose value decides, in place of the record, which records are for evaluation: all or none with one value.
     Also a path, such as $.meta.document."""
 
+    coords: Coords | None = None
+    """How boxes and points are written: norm1000, thousandths of the picture's sides, or absolute, pixels after the
+    processor's resize. By default as the model's family was trained: absolute for Qwen2.5-VL, else norm1000."""
+    transforms: tuple[Mapping[str, Json], ...] | None = None
+    """Changes of the records, in order, such as [{name: hflip, prob: 0.3}, {function: "mine:shorter"}]; see
+    docs/records.md."""
+
 
 NO_RECORD_SETTINGS = RecordConfig()
 
@@ -101,6 +111,7 @@ class SourceConfig(RecordConfig):
 
     def __post_init__(self) -> None:
         check_fields(self, "sources")
+        read_transforms(self.transforms or (), "sources.transforms")
         if not isinstance(self.data_folder, str | None):
             raise ConfigError(f"sources.data_folder is {self.data_folder!r}, expected a folder or an empty string")
         if self.media_root is not None and self.data_folder is not None:
@@ -126,6 +137,9 @@ class Reading:
     reasoning: Reasoning
     template_options: Mapping[str, Json]
     too_long: TooLong
+    coords: Coords | None = None
+    """None: as the model's family writes them."""
+    transforms: tuple[Transform, ...] = ()
     system: str | None = None
     system_mode: SystemMode = "add"
     weight: float = 1.0
@@ -175,4 +189,6 @@ def _decided(default: T, configs: Sequence[RecordConfig]) -> T:
     for field in fields(default):  # type: ignore[arg-type]
         given = (value for config in configs if (value := getattr(config, field.name, None)) is not None)
         values[field.name] = next(given, getattr(default, field.name))
+    if "transforms" in values:
+        values["transforms"] = read_transforms(values["transforms"])
     return type(default)(**values)

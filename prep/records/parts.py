@@ -1,13 +1,15 @@
-"""A part of a message -> Text or Image, or a Reject that names the key and the place."""
+"""A part of a message -> Text, Image or Shape, or a Reject that names the key and the place."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmms.configs.errors import nearest
+from lmms.prep.media.edit import Edit
 from lmms.prep.media.read import ImageRef
 from lmms.prep.media.resize import Ask
 from lmms.prep.records.pictures import Bare, image_ref, is_null_image
+from lmms.prep.records.shapes import Shape, Size
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
@@ -35,14 +37,20 @@ class Image:
     place: str
     ask: Ask | None = None
     """The size that the part asks for, if any."""
+    size: Size | None = None
+    """Width and height in pixels before the edits, once `ref` holds the picture's bytes; None: not read yet."""
+    edits: tuple[Edit, ...] = ()
+    """Changes of the picture that transforms ask for, in order."""
 
 
-Part = Text | Image
+Part = Text | Image | Shape
 
 
 def parse_part(part: Any, place: str, images: Bare) -> Part:
     """The typed part; a bare image part takes the next entry of `images`."""
     if not isinstance(part, Mapping):
+        if isinstance(part, Shape):  # made by a form: a raw record holds none
+            return part
         raise Reject("part_not_object", f"a part is {kind_of(part)}, expected an object", place)
     kind = part.get("type")
     if not isinstance(kind, str | None):

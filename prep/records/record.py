@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmms.configs.settings.sources import DEFAULT_READING, Reading, Reasoning, Role
+from lmms.configs.settings.transforms import columns_of
 from lmms.prep.records.parts import Image, Part, Text, parse_part
 from lmms.prep.records.pictures import Bare, check_all_read, is_absent, parse_images
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
@@ -75,6 +76,8 @@ class Record:
     """Keywords for the chat template."""
     reasoning: Reasoning = "template"
     """What is learned of the think blocks."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The raw values of the columns that transforms read."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -95,6 +98,7 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     roles = [message.role for message in parsed]
     if "assistant" not in roles and reading.targets != "all":
         raise Reject("no_assistant", "no assistant turn: nothing to learn from, except with targets=all", "messages")
+    columns = columns_of(reading.transforms) if reading.transforms else ()
     weights = learned_weights(roles, [message.weight for message in parsed], reading.targets)
     weight = parse_weight(raw, "weight", "weight")
     if weight == 0:
@@ -102,10 +106,11 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     return Record(
         messages=tuple(replace(message, weight=weight) for message, weight in zip(parsed, weights, strict=True)),
         weight=1.0 if weight is None else weight,
-        unused=_unused(raw, messages, images),
+        unused=_unused(raw, messages, images, columns),
         tools=parse_tools(raw),
         template_options=_template_options(raw, reading),
         reasoning=reading.reasoning,
+        columns={column: raw.get(column) for column in columns},
     )
 
 
@@ -243,8 +248,10 @@ def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, 
     return {**reading.template_options, **options}
 
 
-def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare) -> tuple[str, ...]:
-    used = (*_USED_COLUMNS, images.column) if images.taken else _USED_COLUMNS
+def _unused(
+    raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare, asked: Sequence[str]
+) -> tuple[str, ...]:
+    used = (*_USED_COLUMNS, *asked, images.column) if images.taken else (*_USED_COLUMNS, *asked)
     columns = [key for key, value in raw.items() if value is not None and key not in used]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.images import DAMAGE, FORMATS, NEEDS_HEIF, is_heic, pillow_reads_heic, strict_pillow
+from lmms.configs.contract.images import DAMAGE, FORMATS, NEEDS_HEIF, is_heic, pillow_reads_heic, strict_pillow, to_rgb
 from lmms.configs.contract.pack import Media
 from lmms.configs.errors import TrainError
 
@@ -36,7 +36,7 @@ def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.u
             # The stored size is the limit: pixels only once the header says what was accepted when shards were built.
             if media.size not in (image.size, image.size[::-1]):
                 raise BadMediaError(f"the image is {_sides(image.size)}, the shard states {_sides(media.size)}")
-            rgb = _rgb(ImageOps.exif_transpose(image), image.format)
+            rgb = to_rgb(ImageOps.exif_transpose(image), image.format)
     except DAMAGE as error:
         raise BadMediaError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
     if rgb.size != media.size:
@@ -68,17 +68,6 @@ def _formats(data: bytes) -> tuple[str, ...]:
     if not pillow_reads_heic():
         raise TrainError(f"the shards hold HEIC pictures, and this environment cannot decode them: {NEEDS_HEIF}")
     return ("HEIF",)
-
-
-def _rgb(image: Image.Image, file_format: str | None) -> Image.Image:
-    # Pillow reads 16-bit grey as I;16, but from a PGM file as I.
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 def _patches(pixels: npt.NDArray[np.uint8], vision: Vision) -> npt.NDArray[np.uint8]:

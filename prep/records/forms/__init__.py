@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmms.configs.settings.sources import FormName, Reading
+from lmms.configs.settings.transforms import columns_of as transform_columns
 from lmms.prep.records.forms import (
     alpaca,
     anthropic,
@@ -11,6 +12,7 @@ from lmms.prep.records.forms import (
     llamafactory,
     llava,
     lmms_engine,
+    objects,
     openai,
     sharegpt,
     swift,
@@ -29,6 +31,7 @@ FORMS: Mapping[FormName, Form] = {
     "anthropic": anthropic.FORM,
     "llamafactory": llamafactory.FORM,
     "veomni": veomni.FORM,
+    "objects": objects.FORM,
     "llava": llava.FORM,
     "sharegpt": sharegpt.FORM,
     "openai": openai.FORM,
@@ -54,7 +57,11 @@ def columns_read(reading: Reading) -> tuple[str, ...]:
     Columns that may hold media are always among them: media that no part takes are a rejection.
     """
     columns = FORMS[reading.form].columns if reading.form else ALL_COLUMNS
-    return tuple(dict.fromkeys((*columns, *columns_of(reading.fields), *sorted(NAMES_OF_MEDIA))))
+    return tuple(
+        dict.fromkeys(
+            (*columns, *columns_of(reading.fields), *transform_columns(reading.transforms), *sorted(NAMES_OF_MEDIA))
+        )
+    )
 
 
 def find_form(records: Sequence[Mapping[str, Any]]) -> FormName | None:

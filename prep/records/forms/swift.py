@@ -1,7 +1,8 @@
 """ms-swift: {messages: [{role, content: "<image>What?"}], images, ...}, or {query, response, history, system}.
 
 Each tag takes the next entry of its column; where no tag is written, all pictures come before the first turn that is
-not the system's. A turn `tool_call` and turns of the assistant in a row are one turn. Objects with boxes are rejected.
+not the system's. A turn `tool_call` and turns of the assistant in a row are one turn. The tags <bbox> and <ref-object>
+take the next box and the next name of `objects`, and boxes are written as ms-swift's QWENVL_BBOX_FORMAT=new does.
 """
 
 import json
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.alpaca import history_turns, joined
+from lmms.prep.records.forms.boxes import place_objects
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
 from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation
 from lmms.prep.records.forms.turns import (
@@ -33,7 +35,6 @@ _READ = (*LISTS, *_SYSTEMS, *_QUERIES, *_RESPONSES, *MEDIA_COLUMNS, "instruction
 
 def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
     refuse_preferences(record)
-    _refuse_objects(record.get("objects"))
     column = _only(record, _SYSTEMS)
     record = {**record, "system": record.get(column) if column else None}
     has_list = any(record.get(name) is not None for name in LISTS)
@@ -43,15 +44,9 @@ def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
     messages, places = _joined_turns(messages, places)
     entries = media(record)
     _add_tags(messages, len(entries.get("images", [])))
+    place_objects(messages, record.get("objects"), len(entries.get("images", [])))
     check_counts(messages, entries)
     return Normal(renamed(record, _READ, messages=messages, **entries), places)
-
-
-def _refuse_objects(objects: Any) -> None:
-    if isinstance(objects, Mapping) and not any(objects.values()):
-        return
-    if objects not in (None, [], ""):
-        raise Reject("later_objects", "boxes for <bbox> and <ref-object>; this version cannot place them", "objects")
 
 
 def _only(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

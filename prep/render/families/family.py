@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lmms.configs.settings.sources import Coords
 from lmms.prep.records.record import Message, Record
 from lmms.prep.records.tools import ToolCall
 
@@ -20,6 +21,8 @@ class Family:
     """The special token that closes a turn, which the model learns to end with."""
     text_end: str
     """The special token that closes a document without turns."""
+    coords: Coords = "norm1000"
+    """How the model writes boxes and points, unless a setting says otherwise."""
     image_around: tuple[str, str] | None = None
     """The special tokens that the template puts before and behind a picture."""
 

@@ -387,7 +387,7 @@ def test_the_form_is_the_one_whose_columns_the_first_records_have(records: list[
         ("llava", {"conversations": said("<image>", "b"), "image": "a", "images": ["b"]}, "bad_part", "image"),
         ("llava", {"conversations": said("<video>", "b"), "video": "a.mp4"}, "later_video", "videos"),
         ("swift", {"messages": chat("<image>a", "b"), "images": ["a", "b"]}, "count_mismatch", "images"),
-        ("swift", {"messages": chat("<image>Find", "<bbox>"), "images": ["a"], "objects": BOX}, "later_objects",
+        ("swift", {"messages": chat("<image>Find", "<bbox>"), "images": ["a"], "objects": BOX}, "count_mismatch",
          "objects"),
         ("swift", {"messages": chat("a", "b"), "rejected_response": "c"}, "preference_data", "rejected_response"),
         ("swift", {"messages": [*chat("a"), {"role": "assistant", "content": "x", "loss": False},
