@@ -66,7 +66,7 @@ def test_all_settings_together_give_the_same_bytes_for_any_workers_and_account_f
         SourceConfig(path=str(tmp_path / "b.parquet"), max_records=600, repeat=0.3, weight=2, filter="n <> 7"),
     )
     one = build(tmp_path, *sources, eval_share=0.1, out="one")
-    build(tmp_path, *sources, eval_share=0.1, out="two", workers=2)
+    build(tmp_path, *sources, eval_share=0.1, out="two", workers=2, eval_out=str(tmp_path / "two-eval"))
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert files(tmp_path / "one-eval") == files(tmp_path / "two-eval")
     for folder in ("one", "one-eval"):
@@ -131,14 +131,16 @@ def test_the_first_records_of_an_entry_are_taken_and_nothing_behind_them_is_read
     (tmp_path / "set" / "a.jsonl").write_text("\n\n".join(text) + "\n")
     (tmp_path / "set" / "b.jsonl.gz").write_bytes(b"\x1f\x8b damaged")
     for name in ("c", "d"):
-        pl.DataFrame([chat(i) for i in range(2000)]).write_parquet(tmp_path / f"{name}.parquet")
-    tables = [SourceConfig(path=str(tmp_path / f"{name}.parquet"), max_records=700) for name in ("c", "d")]
+        unasked = [{"messages": chat(i)["messages"][:1]} for i in range(1300)]
+        pl.DataFrame([chat(i) for i in range(700)] + unasked).write_parquet(tmp_path / f"{name}.parquet")
+    most = {"c": 512, "d": 700}  # 512: a whole chunk
+    tables = [SourceConfig(path=str(tmp_path / f"{name}.parquet"), max_records=most[name]) for name in most]
     folder = SourceConfig(path=str(tmp_path / "set"), max_records=590, form="openai")
     manifest = build(tmp_path, folder, *tables)
     assert [(source["packed"], source["rejected"]) for source in manifest.sources] == [
         (590, 0),
         (0, 0),
-        (700, 0),
+        (512, 0),
         (700, 0),
     ]
     assert sorted(row for source, row in rows_of(tmp_path / "out") if source == 0) == list(range(0, 2 * 590, 2))
