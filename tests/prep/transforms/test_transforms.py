@@ -140,6 +140,12 @@ def test_variants_draw_for_themselves() -> None:
     assert len(set(angles)) == len(records) == 8
 
 
+def test_the_same_transform_twice_draws_twice() -> None:
+    turn = {"name": "rotate", "max_deg": 30, "prob": 1.0}
+    first, second = changed(turn, turn)[0].images[0].edits
+    assert first != second
+
+
 def test_a_share_of_the_pictures_is_changed() -> None:
     flipped = [bool(changed({"name": "hflip", "prob": 0.3}, row=row)[0].images[0].edits) for row in range(400)]
     assert 80 < sum(flipped) < 160
