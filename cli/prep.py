@@ -8,15 +8,18 @@ import typer
 
 from lmms.cli import ui
 from lmms.cli.settings import ANY_OPTION, read_settings, with_options
-from lmms.configs.contract.manifest import NOT_READ
+from lmms.configs.contract.manifest import NOT_READ, SKIPPED, read_manifest
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.stores.store import LocalStore
 from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.configs.contract.manifest import Manifest
     from lmms.prep.build import Progress
+
+_HELD_OUT = SKIPPED + "evaluation"
 
 app = typer.Typer(no_args_is_help=True, help="Prepare shards: chat records -> pre-tokenized, bin-packed MDS shards.")
 
@@ -59,7 +62,8 @@ def build_shards(
     except KeyboardInterrupt:
         ui.error_console().print(f"stopped: there is nothing at {settings.out}, and what was begun is removed")
         raise typer.Exit(130) from None
-    screen.print(_summary(settings.out, manifest, time.monotonic() - start))
+    held_out = read_manifest(LocalStore(settings.eval_folder)) if _HELD_OUT in manifest.notes else None
+    screen.print(_summary(settings, manifest, held_out, time.monotonic() - start))
 
 
 def _progress_text(progress: "Progress", start: float) -> str:
@@ -70,12 +74,15 @@ def _progress_text(progress: "Progress", start: float) -> str:
     return f"{ui.count(progress.records)} records, {ui.count(progress.tokens)} tokens, {ui.count(rate)}/s{rejected}"
 
 
-def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
+def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | None", seconds: float) -> Any:
     from lmms.prep.rows.find import unread_text
 
-    counts = manifest.counts
+    out, counts = settings.out, manifest.counts
+    cut_turns = sum(source["cut_turns"] for source in manifest.sources)
+    evaluated = f" eval.shards={settings.eval_folder}" if held_out else ""
     unread = {note.removeprefix(NOT_READ): n for note, n in manifest.notes.items() if note.startswith(NOT_READ)}
-    used_notes = {note: n for note, n in manifest.notes.items() if not note.startswith(NOT_READ)}
+    skips = {note.removeprefix(SKIPPED): n for note, n in manifest.notes.items() if note.startswith(SKIPPED)}
+    used_notes = {note: n for note, n in manifest.notes.items() if not note.startswith((NOT_READ, SKIPPED))}
     rows = [
         (
             "records",
@@ -83,9 +90,16 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
             f" + {counts['skipped']:,} skipped",
         ),
         *((f"  {reason}", f"{number:,} rejected") for reason, number in manifest.rejects.items()),
+        *((f"  {setting}", f"{number:,} skipped") for setting, number in skips.items()),
         *((f"  {note}", f"not used, in {counted(number, 'record')}") for note, number in used_notes.items()),
         *([("not read", unread_text(unread))] if unread else []),
         *_forms(manifest),
+        *(
+            [("samples", f"{counts['samples']:,} of the packed records")]
+            if counts["samples"] != counts["packed"]
+            else []
+        ),
+        *([("cut off", f"{counted(cut_turns, 'turn')} at the end of long conversations")] if cut_turns else []),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
         ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),
@@ -94,9 +108,16 @@ def _summary(out: str, manifest: "Manifest", seconds: float) -> Any:
             f"{ui.duration(seconds)}, {ui.count(counts['read'] / seconds)} records/s,"
             f" {ui.count(counts['tokens'] / seconds)} tokens/s",
         ),
-        ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}"),
+        *([("evaluation", _held_out_text(settings.eval_folder, held_out))] if held_out else []),
+        ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}{evaluated}"),
     ]
     return ui.facts(out, rows)
+
+
+def _held_out_text(folder: Path, manifest: "Manifest") -> str:
+    counts = manifest.counts
+    packs = counted(counts["packs"], "pack")
+    return f"{folder}: {counted(counts['packed'], 'record')} in {packs}, {counts['tokens']:,} tokens"
 
 
 def _forms(manifest: "Manifest") -> list[tuple[str, str]]:

@@ -15,6 +15,11 @@ PART_ENDING = ".lmms-part"
 """The same next to a path that a user gave: no user would choose this ending, so the content may be deleted."""
 
 
+def at_home(path: str) -> str:
+    """A path that a user wrote, with the home folder in place of a ~ at its start."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file: on return the whole content is on the disk; after an error the old content is. Raises OSError."""
     with beside(path) as part:

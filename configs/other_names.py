@@ -117,6 +117,12 @@ _PREP: Mapping[str, str] = MappingProxyType(
         "columns": "fields",
         "text_keys": "fields",
         "image_max_pixels": "max_pixels",
+        "max_samples": "max_records",
+        "val_size": "eval_share",
+        "split_dataset_ratio": "eval_share",
+        "sample_ratio": "repeat",
+        "default_system": "system",
+        "system_prompt": "system",
         "num_proc": "workers",
         "preprocessing_num_workers": "workers",
     }

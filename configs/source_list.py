@@ -61,7 +61,7 @@ def _entries(body: Any, origin: str) -> list[SourceConfig]:
 
 def _parsed(file: str) -> Any:
     try:
-        return parse_yaml(Path(file).read_text(encoding="utf-8"), file)
+        return parse_yaml(Path(file).expanduser().read_text(encoding="utf-8"), file)
     except OSError as error:
         refuse_file_limit(error)
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error

@@ -8,9 +8,9 @@ folder renamed: a build is complete or does not exist.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,21 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.contract.check import PackLimits, pack_limits
+from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.errors import BuildError, ConfigError
-from lmms.configs.files import new_folder, remove
+from lmms.configs.files import at_home, new_folder, remove
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.engine.ledger import Ledger, check_rejects, reject_rows, source_counts
+from lmms.prep.choice.first import first_records
+from lmms.prep.engine.ledger import Ledger, check_filters, check_held_out, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
 from lmms.prep.media.network import Network
+from lmms.prep.media.resize import with_areas
 from lmms.prep.plan import ALGORITHM, Plan, plan_packs
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.render.template import compile_template
@@ -50,7 +53,7 @@ from lmms.prep.sources import (
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.writer import Account, PackFacts, write_folder
 
-_NOT_IN_MANIFEST = ("out", "workers")
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,15 @@ Report = Callable[[Progress], None]
 def build_shards(config: PrepConfig, report: Report = lambda progress: None, records: Any = None) -> Manifest:
     """Build a shard folder at config.out. Raises LmmsError; then there is no folder at config.out.
 
+    With eval_share in the settings a second folder has the records for evaluation; the manifest is that of config.out.
+
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
     folder = _model_folder(config)
     recipe = _recipe(config, folder)
-    out = Path(config.out)
-    with new_folder(out, BuildError) as part:
+    with ExitStack() as folders:
+        part = folders.enter_context(new_folder(config.folder, BuildError))
         spool, fetched = part / "spool", part / "fetched"
         spool.mkdir()
         sources, unread = find_sources(config.sources, config.media_root, config, fetched)
@@ -90,22 +95,34 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         if not sources:
             raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
         _check_options(sources, folder.chat_template)
+        _check_areas(sources, folder.vision)
         _function_hashes(sources)
-        ledger = _read(config, sources, memory, folder, spool, report)
-        samples = ledger.all_samples()
-        check_rejects(ledger, config.max_rejects, out)
-        plan = plan_packs(
-            samples["tokens"], samples["patches"], recipe.limits.seq_len, recipe.limits.max_patches, config.seed
-        )
-        written = _write(config, samples, plan, recipe.limits, spool, part, report)
+        eval_part = None
+        if any(source.choice.eval_share for source in sources):
+            eval_part = folders.enter_context(new_folder(config.eval_folder, BuildError))
+        elif config.eval_out or config.eval_by:
+            raise ConfigError("eval_out or eval_by is set, but no eval_share; expected a share such as 0.01")
+        ledger, held_out = _read(config, sources, memory, folder, spool, report)
+        check_filters(ledger)
+        check_rejects(ledger, config.max_rejects, config.folder)
+        if eval_part:
+            check_held_out(held_out, ledger)
+        halves = [
+            (half, into, _planned_and_written(config, half.all_samples(), recipe.limits, spool, into, report))
+            for half, into in ((ledger, part), (held_out, eval_part))
+            if into
+        ]
         shutil.rmtree(spool)
         remove(fetched)
-        facts, account = _facts(config, folder, ledger), _account(ledger, samples, unread)
-        return write_folder(part, facts, written, _samples(samples, plan), account)
+        manifests = [
+            write_folder(into, _facts(config, folder, half), written, rows, _account(half, unread))
+            for half, into, (written, rows) in halves
+        ]
+        return manifests[0]
 
 
 def _model_folder(config: PrepConfig) -> ModelFolder:
-    template = None if config.chat_template is None else read_text(Path(config.chat_template))
+    template = None if config.chat_template is None else read_text(Path(at_home(config.chat_template)))
     return read_model_folder(resolve_model(config.model, PREP_FILES), config.min_pixels, config.max_pixels, template)
 
 
@@ -118,6 +135,17 @@ def _check_options(sources: Sequence[Source], chat_template: str) -> None:
             raise ConfigError(
                 f"template_options of {source.name}: the chat template does not read {unknown[0]!r}; it reads"
                 f" {', '.join(sorted(known)) or 'no options'}"
+            )
+
+
+def _check_areas(sources: Sequence[Source], vision: Vision | None) -> None:
+    """ConfigError for a source whose smallest picture would be larger than its largest."""
+    for source in sources if vision else ():
+        areas = with_areas(vision, source.reading.min_pixels, source.reading.max_pixels)
+        if areas.min_pixels > areas.max_pixels:
+            raise ConfigError(
+                f"source {source.name}: the smallest picture has {areas.min_pixels} pixels, the largest"
+                f" {areas.max_pixels}; expected both of min_pixels and max_pixels, in this order"
             )
 
 
@@ -152,7 +180,7 @@ def _load_renderer(folder: ModelFolder) -> None:
     _renderer = load_renderer(folder)
 
 
-def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[int, Chunk]) -> Spooled:
+def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[int, Chunk]) -> tuple[Spooled, Spooled]:
     chunk_id, chunk = task
     return spool_chunk(chunk_id, chunk, sources[chunk.source], _renderer, recipe, spool)
 
@@ -160,7 +188,7 @@ def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[
 def _chunks(sources: Sequence[Source], memory: Iterator[Chunk]) -> Iterator[Chunk]:
     """The chunks of all sources; records in memory are the last of them."""
     yield from read_chunks([source for source in sources if source.kind != "memory"])
-    yield from memory
+    yield from first_records(memory, sources[-1].choice.max_records)
 
 
 def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
@@ -180,8 +208,9 @@ def _read(
     folder: ModelFolder,
     spool: Path,
     report: Report,
-) -> Ledger:
-    ledger = Ledger(sources)
+) -> tuple[Ledger, Ledger]:
+    """What became of all records, and of those for evaluation."""
+    ledger, held_out = Ledger(sources), Ledger(sources)
     sizes = [source.bytes for source in sources]
     tokens = 0
     report(Progress("reading", 0, sum(sizes), 0, 0, 0))
@@ -193,12 +222,31 @@ def _read(
         room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))),
         closing(map_ordered(task, chunks, config.workers, setup, partial(_name_of, sources))) as results,
     ):
-        for spooled in results:
+        for spooled, spooled_apart in results:
             ledger.add(spooled)
-            tokens += int(spooled.samples["tokens"].sum())
+            held_out.add(spooled_apart)
+            tokens += int(spooled.samples["tokens"].sum()) + int(spooled_apart.samples["tokens"].sum())
             done = sum(sizes[: spooled.source]) + spooled.file_bytes
             report(Progress("reading", done, sum(sizes), ledger.read.total(), tokens, len(ledger.rejects)))
-    return ledger
+    return ledger, held_out
+
+
+def _planned_and_written(
+    config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits, spool: Path, out: Path, report: Report
+) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
+    """The shards of some samples, and the columns of samples.parquet."""
+    plan = _plan(config, samples, limits)
+    return _write(config, samples, plan, limits, spool, out, report), _samples(samples, plan)
+
+
+def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits) -> Plan:
+    """The packs. Samples of one size are placed in order, so the copies of a record come after all first copies."""
+    by_copy = np.argsort(samples["copy"], kind="stable")
+    tokens, patches = samples["tokens"][by_copy], samples["patches"][by_copy]
+    plan = plan_packs(tokens, patches, limits.seq_len, limits.max_patches, config.seed)
+    pack_of = np.empty_like(plan.pack_of)
+    pack_of[by_copy] = plan.pack_of
+    return replace(plan, pack_of=pack_of, order=np.argsort(pack_of, kind="stable"))
 
 
 def _write_task(
@@ -262,9 +310,9 @@ def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts
     )
 
 
-def _account(ledger: Ledger, samples: npt.NDArray[np.void], unread: Unread) -> Account:
+def _account(ledger: Ledger, unread: Unread) -> Account:
     return Account(
-        sources=list(source_counts(ledger, samples)),
+        sources=list(source_counts(ledger, ledger.all_samples())),
         rejects=reject_rows(ledger),
         notes=dict(sum(ledger.notes.values(), Counter()).most_common())
         | {NOT_READ + what: number for what, number in unread.most_common()},

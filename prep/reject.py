@@ -44,6 +44,7 @@ REASONS: Mapping[str, str] = {
     "bad_template_option": "`chat_template_kwargs` is no object, or has a keyword that the template does not read",
     "preference_data": "answers to prefer or to avoid, such as `chosen` and `rejected`: only answers to learn fit",
     "no_assistant": "no assistant turn: nothing to learn from",
+    "missing_group": "`eval_by` names a column that the record lacks, so that nobody knows whether to hold it out",
     # documents
     "bad_text": "the text of a document is no string, or no list of strings",
     "empty_text": "the text to learn from is empty",

@@ -15,11 +15,12 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens
 from lmms.configs.contract.pack import Media, Pack
 from lmms.configs.settings.sources import Coords, TooLong
+from lmms.prep.choice.evaluation import is_for_evaluation
 from lmms.prep.media.edit import edited
 from lmms.prep.media.images import image_size
 from lmms.prep.media.network import Network
 from lmms.prep.media.read import ImageRef, read_image
-from lmms.prep.media.resize import picture_grid
+from lmms.prep.media.resize import picture_grid, with_areas
 from lmms.prep.records.cut import first_messages, learned_ends
 from lmms.prep.records.document import Document
 from lmms.prep.records.parts import Image
@@ -51,6 +52,10 @@ class Recipe:
     """How images are fetched that records name by http; None: they are rejected."""
 
 
+_FURTHER = 8
+"""Beginnings of a conversation that are tried beyond the first that does not fit."""
+NO_TEXT = "pictures of a long document with no text between them"
+"""Note about a document of which a piece has nothing to learn, and is left out."""
 LEFT_OUT = "text that the template leaves out"
 """Note about a record of which a template leaves out text that is only context."""
 
@@ -72,13 +77,15 @@ class Made:
     """Names of what was not used."""
     cut_turns: int
     """Turns at the end that were left out, since the conversation was too long."""
+    is_for_evaluation: bool
 
 
 def make_samples(value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made:
     """The samples of one raw value. Raises Reject."""
     record = read_record(value, source.reading)
+    held_out = is_for_evaluation(source.choice, value, record)
     if not source.reading.transforms:
-        return _made(record, (source_id, row), source, renderer, recipe)
+        return replace(_made(record, (source_id, row), source, renderer, recipe), is_for_evaluation=held_out)
     if isinstance(record, Document):
         raise Reject("transform_error", "transforms change conversations; this record is a text without turns")
     key = (recipe.seed, source.name, row)
@@ -88,6 +95,7 @@ def make_samples(value: Any, row: int, source_id: int, source: Source, renderer:
         samples=tuple(sample for each in made for sample in each.samples),
         notes=tuple(dict.fromkeys(note for each in made for note in each.notes)),
         cut_turns=sum(each.cut_turns for each in made),
+        is_for_evaluation=held_out,
     )
 
 
@@ -99,16 +107,20 @@ def _made(
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     if isinstance(record, Document):
         pieces = _cut_document(record, sizes, pictures, source.reading.too_long, renderer, recipe)
-        made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces]
-        cut_turns, notes = 0, record.unused
+        made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
+        if not made:
+            raise Reject("no_target_tokens", "pictures with no text between them that fits: nothing to learn from")
+        cut_turns, notes = 0, (*record.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
     else:
         record = _with_texts(record, pictures, source.reading.coords or renderer.family.coords, recipe)
         kept, rendered = _cut_turns(record, sizes, pictures, source.reading.too_long, renderer, recipe)
         made = [(rendered, pictures[: len(kept.images)])]
         cut_turns = len(record.messages) - len(kept.messages)
         notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
+    if source.chosen_by:
+        notes = tuple(note for note in notes if note.removeprefix("column ") not in source.chosen_by)
     samples = tuple(_sample(rendered, of_piece, record.weight, place, recipe) for rendered, of_piece in made)
-    return Made(samples, notes, cut_turns)
+    return Made(samples, notes, cut_turns, is_for_evaluation=False)
 
 
 def _with_texts(record: Record, pictures: Sequence[_Picture], coords: Coords, recipe: Recipe) -> Record:
@@ -161,18 +173,20 @@ def _cut_turns(
         return not _fits(shorter, pictures[: len(kept.images)], recipe.limits)
 
     ends = learned_ends(record)
-    fitting = bisect_left(ends, True, key=is_longer)
-    if not fitting:
+    first = bisect_left(ends, True, key=is_longer)
+    # A template may drop reasoning once a question follows, so a longer beginning may have fewer tokens.
+    fitting = next(
+        (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
+    )
+    if fitting is None and not first:
         raise _too_long(rendered, pictures, recipe.limits)
-    return beginning(ends[fitting - 1])
+    return beginning(ends[first - 1 if fitting is None else fitting])
 
 
 def _sample(
     rendered: Rendered, pictures: Sequence[_Picture], weight: float, place: tuple[int, int], recipe: Recipe
 ) -> Pack:
     """The pack of one sample. place: number of the source, and row."""
-    if not rendered.targets:
-        raise Reject("no_target_tokens", "a piece of the document has pictures alone: nothing to learn from")
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     return Pack(
         input_ids=rendered.input_ids,
@@ -210,7 +224,8 @@ def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
     try:
         if image.edits:
             data, size = edited(data, image.edits, recipe.edited_jpeg_quality)
-        grid_thw = picture_grid(size[1], size[0], recipe.vision, image.ask)
+        vision = with_areas(recipe.vision, source.reading.min_pixels, source.reading.max_pixels)
+        grid_thw = picture_grid(size[1], size[0], vision, image.ask)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
     return _Picture(data, size, grid_thw)

@@ -14,27 +14,35 @@ Those of the first four lines may be compressed: .gz, .zst, .xz, .bz2. The libra
 child only.
 """
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from lmms.configs.errors import SourceError, refuse_file_limit
+from lmms.configs.errors import ConfigError, SourceError, refuse_file_limit
+from lmms.configs.files import at_home
 from lmms.configs.settings.sources import (
+    DEFAULT_CHOICE,
     DEFAULT_READING,
     NO_RECORD_SETTINGS,
+    Choice,
     Reading,
     RecordConfig,
     SourceConfig,
+    decide_choice,
     decide_reading,
 )
 from lmms.configs.source_list import expand_sources
+from lmms.prep.choice.filter import filter_columns
+from lmms.prep.choice.first import first_records
 from lmms.prep.media.roots import MediaRoot, media_roots
 from lmms.prep.records.forms import FORMS, columns_read, find_form, form_columns
-from lmms.prep.records.forms.fields import check_fields_map, pick_fields
+from lmms.prep.records.forms.fields import check_fields_map, column_of, pick_fields
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
@@ -42,7 +50,7 @@ from lmms.prep.rows.chunk import Chunk, Packed, Rows, TarRow
 from lmms.prep.rows.find import FileSet, Unread, find_files
 from lmms.prep.rows.json_list import read_json
 from lmms.prep.rows.kinds import TABLES, Kind
-from lmms.prep.rows.lines import check_pointer, read_lines
+from lmms.prep.rows.lines import check_pointer, is_blank, read_lines
 from lmms.prep.rows.memory import memory_rows
 from lmms.prep.rows.nulls import without_struct_nulls
 from lmms.prep.rows.remote import fetch_files, is_url
@@ -71,11 +79,22 @@ class Source:
     """Folders that image paths are relative to, tried in order, and may not leave."""
     reading: Reading = DEFAULT_READING
     """How its records are read."""
+    choice: Choice = DEFAULT_CHOICE
+    """Which of its records are taken."""
+    entry: int = 0
+    """Place of its entry in the user's list of sources: an entry may have several files."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of its entry."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of a table that are converted; of other columns only the name is used."""
-        return columns_read(self.reading)
+        return tuple(dict.fromkeys((*columns_read(self.reading), *self.chosen_by)))
+
+    @property
+    def chosen_by(self) -> tuple[str, ...]:
+        """Columns that decide which records are taken."""
+        return columns_of_choice(self.choice)
 
     @property
     def bytes(self) -> int:
@@ -93,30 +112,60 @@ def find_sources(
 
     A file that is reached twice, also by a link or as a hard link, is one source. They come in the order given, by name
     within a folder or glob. base: settings of the build, for what a source does not set itself. fetched: folder for
-    copies of files behind URLs, which is there as long as the sources are read.
+    copies of files behind URLs, which is there as long as the sources are read. ConfigError for a file that two entries
+    read in different ways, and for two sources of one name.
     """
     sources: dict[tuple[int, int], Source] = {}
     unread: Unread = Counter()
-    for config in expand_sources(configs):
-        reading = decide_reading(config, base)
+    for entry, config in enumerate(expand_sources(configs)):
+        reading, choice = decide_reading(config, base), decide_choice(config, base)
+        columns_of_choice(choice)  # its faults before anything is read
         check_fields_map(reading.fields, form_columns(reading.form))
         file_sets, unread_here = _files_at(config.path, fetched)
         unread += unread_here
         for files in file_sets:
             _check_type(files, config.data_type)
-            name = files.name if config.name is None else _named(config.name, files, len(file_sets))
+            name = files.name if config.name is None else _named(config.name, files, file_sets)
             roots = media_roots(config.own_root or media_root, files.folder)
-            source = Source(name, files.files, files.kind, roots, reading)
+            source = Source(name, files.files, files.kind, roots, reading, choice, entry, config.given)
             status = files.files[0].stat()
-            sources.setdefault((status.st_dev, status.st_ino), source)
+            first = sources.setdefault((status.st_dev, status.st_ino), source)
+            _check_same(first, source, config.path)
+    _check_names(list(sources.values()))
     return list(sources.values()), unread
+
+
+def columns_of_choice(choice: Choice) -> tuple[str, ...]:
+    """The columns that decide which records are taken. ConfigError for a filter or a path that is none."""
+    by_filter = filter_columns(choice.filter) if choice.filter else ()
+    return (*by_filter, *([column_of(choice.eval_by)] if choice.eval_by else []))
 
 
 def _files_at(path: str, fetched: Path | None) -> tuple[list[FileSet], Unread]:
     if not is_url(path):
-        return find_files(path)
+        return find_files(at_home(path))
     assert fetched is not None
     return fetch_files(path, fetched)
+
+
+def _check_same(first: Source, again: Source, path: str) -> None:
+    """ConfigError if a file comes again with other settings: which of the two are meant?"""
+    names = sorted({*first.given, *again.given})
+    differing = [name for name in names if first.given.get(name) != again.given.get(name)]
+    if differing:
+        name = differing[0]
+        values = f"{first.given.get(name, 'not set')} and {again.given.get(name, 'not set')}"
+        raise ConfigError(
+            f"source {path}: {again.files[0]} is also read by another source, and the two differ in {name}: {values};"
+            " expected one source for each file (with repeat a source counts several times)"
+        )
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    counts = Counter(source.name for source in sources)
+    for name in (name for name, count in counts.items() if count > 1):
+        files = " and ".join(str(source.files[0]) for source in sources if source.name == name)
+        raise ConfigError(f"{files} have the same name {name}; expected a name of its own for each source")
 
 
 def _check_type(files: FileSet, data_type: str | None) -> None:
@@ -126,14 +175,18 @@ def _check_type(files: FileSet, data_type: str | None) -> None:
         raise SourceError(f"{files.name}: data_type says {data_type}, but the file is read as {files.kind}")
 
 
-def _named(name: str, files: FileSet, sources: int) -> str:
-    """The name that the user gave, with the file's name where the user's path has several files."""
-    return name if sources == 1 else f"{name}/{Path(files.name).name}"
+def _named(name: str, files: FileSet, all_files: Sequence[FileSet]) -> str:
+    """The name that the user gave, with the place of the file where the user's path has several files."""
+    if len(all_files) == 1:
+        return name
+    folder = os.path.commonpath([Path(each.name).parent for each in all_files])
+    return f"{name}/{Path(files.name).relative_to(folder).as_posix()}"
 
 
 def memory_source(media_root: MediaRoot, base: RecordConfig) -> Source:
     """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
-    return Source("memory", (), "memory", media_roots(media_root, Path()), decide_reading(base))
+    roots = media_roots(media_root, Path())
+    return Source("memory", (), "memory", roots, decide_reading(base), decide_choice(base), entry=-1)
 
 
 def with_forms(sources: Sequence[Source]) -> list[Source]:
@@ -220,8 +273,11 @@ def read_records(
 def read_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
     """The rows of files, as chunks. SourceError when a file cannot be read to its end."""
     with table_reader() as read_table:
-        for index, source in enumerate(sources):
-            yield from source_chunks(index, source, read_table)
+        for _, group in groupby(enumerate(sources), lambda numbered: numbered[1].entry):
+            numbered = list(group)
+            all_chunks = (chunk for index, source in numbered for chunk in source_chunks(index, source, read_table))
+            with closing(all_chunks) as chunks:
+                yield from first_records(chunks, numbered[0][1].choice.max_records)
 
 
 def source_chunks(index: int, source: Source, read_table: ReadTable) -> Iterator[Chunk]:
@@ -261,7 +317,7 @@ def chunk_values(chunk: Chunk, columns: Collection[str]) -> Iterator[tuple[int, 
 
     columns: those of a table that are converted; another column has True where it holds a value.
     """
-    for row, value in enumerate(_values(chunk.rows, columns), chunk.first_row):
+    for row, value in enumerate(islice(_values(chunk.rows, columns), chunk.most), chunk.first_row):
         yield row, _parsed(value)
 
 
@@ -282,11 +338,14 @@ def _parsed(value: Any) -> Any:
     if not isinstance(value, TarRow):
         return value
     record = {} if value.record is None else _line_value(value.record)
-    return with_members(record, value) if isinstance(record, dict) else record
+    try:
+        return with_members(record, value) if isinstance(record, dict) else record
+    except Reject as reject:
+        return reject
 
 
 def _line_value(line: bytes) -> Any:
-    if not line.strip(b" \t\r"):
+    if is_blank(line):
         return BLANK
     try:
         return parse_line(line)

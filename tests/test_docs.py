@@ -10,15 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 
 from lmms.cli.demo.draw import draw_pictures
+from lmms.configs.contract.manifest import read_manifest
 from lmms.configs.errors import ConfigError
 from lmms.configs.load import load_config
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import DEFAULT_READING, FormName, decide_reading
 from lmms.configs.settings.transforms import TRANSFORM_NAMES
+from lmms.configs.stores.store import LocalStore
 from lmms.prep.build import build_shards
 from lmms.prep.records.forms import FORMS, find_form, normal_form
 from lmms.prep.records.shapes import Shape
@@ -221,6 +224,30 @@ def test_the_maps_of_fields_on_the_page_of_records_are_read(tmp_path: Path) -> N
     asked = normal_form({"q": "a", "a": "b"}, decide_reading(second)).record
     assert [message["content"] for message in asked["messages"]] == ["a", "b"]
     assert normal_form({"body": "a"}, decide_reading(third)).record == {"text": "a"}
+
+
+def test_the_sources_on_the_page_of_records_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = re.findall(r"```yaml sources\n(.*?)```", (ROOT / "docs" / "records.md").read_text(), re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    draw_pictures(tmp_path, "charts", 8, 0)
+    turns = [[{"role": "user", "content": f"Is it {i}?"}, {"role": "assistant", "content": "Yes."}] for i in range(100)]
+    for name, number in (("chats", 100), ("identity", 4)):
+        lines = [json.dumps({"messages": messages}) + "\n" for messages in turns[:number]]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    web = {"text": [f"Page {i}." for i in range(100)], "score": [i % 10 / 10 for i in range(100)], "lang": ["en"] * 100}
+    pl.DataFrame(web | {"site": [i // 10 for i in range(100)]}).write_parquet(tmp_path / "web.parquet")
+    model = tiny_model_folder(tmp_path)
+    (tmp_path / "build.yaml").write_text(f"{text}model: {model}\nseq_len: 2048\nout: shards\nworkers: 1\n")
+    manifest = build_shards(load_config(PrepConfig, tmp_path / "build.yaml"))
+    chats, web_pages, identity, charts = manifest.sources
+    assert [source["name"] for source in manifest.sources] == ["chats.jsonl", "web", "identity.jsonl", "charts.jsonl"]
+    assert (chats["read"], charts["read"]) == (100, 8)
+    assert (web_pages["read"], web_pages["notes"]["skipped: filter"]) == (50, 30)
+    assert identity["packed"] == 4
+    assert 8 <= identity["samples"] <= 12
+    held_out = read_manifest(LocalStore(tmp_path / "shards-eval"))
+    assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
+    assert held_out.sources[2]["packed"] == 0
 
 
 def test_the_transforms_on_the_page_of_records_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("plan", "reject", "shards", "tables"),
         ("media", "rows", "writer"),
         ("records",),
+        ("choice",),
         ("render", "sources", "transforms"),
         ("samples",),
         ("engine",),

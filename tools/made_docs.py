@@ -145,6 +145,7 @@ def _settings_tables(title: str, kind: Any, section: str) -> Iterator[str]:
     for field in fields(kind):
         key, hint = section + field.name, without_none(hints[field.name])
         inner = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        inner = next(filter(is_dataclass, (inner, *get_args(inner))), inner)  # of X | str the X
         if is_dataclass(inner):
             below.append((f"`{key}`", inner, f"{key}[]." if inner is not hint else f"{key}."))
         if is_dataclass(hint):

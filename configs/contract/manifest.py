@@ -28,6 +28,8 @@ TEMPLATE_NAME = "chat_template.jinja"
 TABLE_NAMES = (PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)
 NOT_READ = "not read: "
 """Begin of a note about files."""
+SKIPPED = "skipped: "
+"""Begin of a note about records that a setting leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +52,12 @@ class Manifest:
     """reason -> records."""
     notes: dict[str, int]
     """Name of what was read but not used -> records: an unknown column, reasoning that the template leaves out. After
-    NOT_READ: files in the user's folders that are no sources, and how many."""
+    NOT_READ: files in the user's folders that are no sources, and how many. After SKIPPED: a setting that leaves out
+    records, or `evaluation`, whose records are in a folder of their own."""
     sources: tuple[dict[str, Any], ...]
-    """{name, form, read, packed, rejected, skipped, tokens} of each source, in reading order; form: of its records."""
+    """{name, form, settings, read, packed, rejected, skipped, tokens, ...} of each source, in reading order.
+
+    form: of its records. settings: those of the source itself."""
     settings: dict[str, Any]
     """The user's PrepConfig, without settings that do not change the result."""
     files: dict[str, dict[str, Any]]

@@ -2,9 +2,11 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from lmms.configs.errors import ConfigError
+from lmms.configs.files import at_home
 from lmms.configs.ranges import Range
 from lmms.configs.settings.sources import RecordConfig, SourceConfig
 from lmms.configs.settings.transforms import read_transforms
@@ -28,6 +30,8 @@ class PrepConfig(RecordConfig):
     """Tokens of a pack."""
     out: str
     """Folder to write; must not exist."""
+    eval_out: str | None = None
+    """Folder of the shards for evaluation, see eval_share; by default the name of `out` with -eval behind."""
     media_root: str | tuple[str, ...] | None = None
     """Folder that image paths are relative to and may not leave; several, as [A, B], are tried in order, and links may
     lead from one to another. By default the folder of the record file."""
@@ -52,7 +56,7 @@ class PrepConfig(RecordConfig):
     max_rejects: Annotated[float, Range(0, 1)] = 0.01
     """Share of rejected records above which the build stops."""
     seed: int = 0
-    """Decides the order of packs in the shards, and what transforms draw."""
+    """Decides the order of packs in the shards, which records a `repeat` such as 0.3 takes, what transforms draw."""
     shard_bytes: Annotated[int, Range(2**20, 2**31)] = 128 * 2**20
     """Size of a shard file at which the next file starts."""
     workers: Positive = field(
@@ -67,10 +71,22 @@ class PrepConfig(RecordConfig):
         """The sources, each as a mapping of settings."""
         return tuple(SourceConfig(path=source) if isinstance(source, str) else source for source in self.sources)
 
+    @property
+    def folder(self) -> Path:
+        """The folder to write."""
+        return Path(at_home(self.out))
+
+    @property
+    def eval_folder(self) -> Path:
+        """The folder of the shards for evaluation, if there are any."""
+        return Path(at_home(self.eval_out)) if self.eval_out else self.folder.with_name(self.folder.name + "-eval")
+
     def __post_init__(self) -> None:
         check_fields(self)
         read_transforms(self.transforms or ())
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if self.eval_folder == self.folder:
+            raise ConfigError(f"eval_out and out are both {self.out}; expected two folders")
         if self.text_overlap >= self.seq_len:
             raise ConfigError(f"text_overlap {self.text_overlap} is not below seq_len {self.seq_len}")

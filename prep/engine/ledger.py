@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.contract.manifest import SKIPPED
 from lmms.configs.contract.pack import REJECT_TABLE, first_samples
-from lmms.configs.errors import BuildError
+from lmms.configs.errors import BuildError, ConfigError
+from lmms.prep.choice.filter import filter_columns
 from lmms.prep.engine.store import SPOOLED, Spooled
 from lmms.prep.reject import Reject
 from lmms.prep.rows.find import REJECTS_ENDING
@@ -32,6 +34,8 @@ class Ledger:
     cut_turns: Counter[int] = field(default_factory=Counter)
     read: Counter[int] = field(default_factory=Counter)
     skipped: Counter[int] = field(default_factory=Counter)
+    filter_columns: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Number of a source -> the columns of its filter that some record has."""
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, spooled: Spooled) -> None:
@@ -42,11 +46,24 @@ class Ledger:
         self.cut_turns[spooled.source] += spooled.cut_turns
         self.read[spooled.source] += spooled.read
         self.skipped[spooled.source] += spooled.skipped
+        self.filter_columns[spooled.source] |= spooled.filter_columns
         self.digest.update(spooled.digest)
 
     def all_samples(self) -> npt.NDArray[np.void]:
         """SPOOLED [samples]: every sample, in reading order."""
         return np.concatenate([*self.samples, np.zeros(0, SPOOLED)])
+
+
+def check_filters(ledger: Ledger) -> None:
+    """ConfigError for a filter with a column that no record of its source has."""
+    for i, source in enumerate(ledger.sources):
+        columns = filter_columns(source.choice.filter) if source.choice.filter and ledger.read[i] else ()
+        missing = [name for name in columns if name not in ledger.filter_columns[i]]
+        if missing:
+            raise ConfigError(
+                f"filter {source.choice.filter!r}: no record of {source.name} has the column {missing[0]}; expected a"
+                " column of its records"
+            )
 
 
 def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
@@ -58,7 +75,10 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     if considered and packable and len(ledger.rejects) <= allowed:
         return
     if not considered:
-        raise BuildError(f"no records in {', '.join(source.name for source in ledger.sources[:5])}: nothing to pack")
+        skips = {note: n for notes in ledger.notes.values() for note, n in notes.items() if note.startswith(SKIPPED)}
+        left_out = "".join(f"; {n:,} {note}" for note, n in skips.items())
+        names = ", ".join(source.name for source in ledger.sources[:5])
+        raise BuildError(f"no records in {names}: nothing to pack{left_out}")
     kept = out.with_name(out.name + REJECTS_ENDING)
     write_rows(kept, REJECT_TABLE, reject_rows(ledger))
     first: dict[str, tuple[int, int, Reject]] = {}
@@ -73,6 +93,17 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     raise BuildError("\n".join([f"{share}, {limit}. All of them, with reasons: {kept}", *lines]))
 
 
+def check_held_out(held_out: Ledger, ledger: Ledger) -> None:
+    """BuildError if no record is for evaluation, though the settings ask for a share of them."""
+    if not held_out.read.total():
+        read = ledger.read.total() - ledger.skipped.total()
+        share = max(source.choice.eval_share for source in held_out.sources)
+        raise BuildError(
+            f"none of {read:,} records is for evaluation, with eval_share {share:g}; expected one at least: set a"
+            " larger share, or pack an evaluation set of its own"
+        )
+
+
 def reject_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """A row of rejects.parquet for each rejected record, in reading order."""
     return [
@@ -80,17 +111,23 @@ def reject_rows(ledger: Ledger) -> list[dict[str, Any]]:
             "source": ledger.sources[source].name,
             "row": row,
             "reason": reject.reason,
-            "message": reject.message,
-            "place": reject.place,
+            "message": _printable(reject.message),
+            "place": _printable(reject.place),
         }
         for source, row, reject in ledger.rejects
     ]
 
 
-def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:
-    """{name, form, read, packed, samples, rejected, skipped, tokens, rejects, notes, cut_turns} of each source.
+def _printable(text: str) -> str:
+    """A text that a table can hold: half of a surrogate pair, which a message may quote, is written as its escape."""
+    return text.encode(errors="backslashreplace").decode()
 
-    The sources come in reading order. packed: records; a long document has several samples. rejects: reason -> records.
+
+def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:
+    """{name, form, settings, read, packed, samples, rejected, skipped, tokens, rejects, notes, cut_turns} of a source.
+
+    The sources come in reading order. packed: records; a long document and a repeated record have several samples.
+    rejects: reason -> records.
     """
     count = len(ledger.sources)
     is_first = first_samples(samples["source"], samples["row"])
@@ -105,6 +142,7 @@ def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dic
         yield {
             "name": source.name,
             "form": source.reading.form,
+            "settings": dict(source.given),
             "read": ledger.read[i],
             "packed": packed[i],
             "samples": pieces[i],

@@ -2,15 +2,19 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from lmms.configs.contract.manifest import SKIPPED
 from lmms.configs.contract.mds import decode_sample, encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
+from lmms.prep.choice.filter import LEFT_OUT, take_filtered
+from lmms.prep.choice.repeat import copies
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer
 from lmms.prep.rows.chunk import Chunk
@@ -19,11 +23,12 @@ from lmms.prep.sources import BLANK, Source, chunk_values
 
 SPOOLED = np.dtype(
     {
-        "names": ["source", "row", "tokens", "target_tokens", "patches", "media", "chunk", "offset", "bytes"],
-        "formats": ["i4", "i8", "i4", "i4", "i4", "i4", "i4", "i8", "i8"],
+        "names": ["source", "row", "tokens", "target_tokens", "patches", "media", "chunk", "offset", "bytes", "copy"],
+        "formats": ["i4", "i8", "i4", "i4", "i4", "i4", "i4", "i8", "i8", "i4"],
     }
 )
-"""One entry a sample: all that the plan needs, and where the bytes of the sample are."""
+"""One entry a sample: all that the plan needs, and where the bytes of the sample are. copy: 0, or of a repeated record
+the number of its copies before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +45,58 @@ class Spooled:
     """Turns that were left out of records that are too long."""
     digest: bytes
     file_bytes: int
+    filter_columns: frozenset[str]
+    """Columns of the filter that at least one record has."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the records of a chunk so far: those for training, or those for evaluation."""
+
+    read: int = 0
+    skipped: int = 0
+    entries: list[tuple[int, ...]] = field(default_factory=list)
+    rejects: list[tuple[int, Reject]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    cut_turns: int = 0
+    digest: Any = field(default_factory=xxhash.xxh3_128)
+
+    def skip(self, why: str | None) -> None:
+        """Count a record that is left out. why: the setting."""
+        self.skipped += 1
+        if why:
+            self.notes[SKIPPED + why] += 1
+
+    def add(self, made: Made, chunk_id: int, copies: int, file: IO[bytes]) -> None:
+        """Write the samples of a record to the spool file, once, and count each copy."""
+        self.notes.update(made.notes)
+        self.cut_turns += made.cut_turns
+        entries = []
+        for sample in made.samples:
+            data = encode_sample(COLUMNS, sample.to_columns())
+            spans = sample.targets[:, 1] - sample.targets[:, 0]
+            counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
+            entries.append((*sample.samples[0].tolist(), *counts, chunk_id, file.tell(), len(data)))
+            file.write(data)
+            self.digest.update(data)
+        self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
+        if copies > 1:
+            self.digest.update(f"{copies} copies".encode())
+
+    def spooled(self, chunk: Chunk, filter_columns: frozenset[str]) -> Spooled:
+        """The result."""
+        return Spooled(
+            source=chunk.source,
+            read=self.read,
+            skipped=self.skipped,
+            samples=np.array(self.entries, SPOOLED),
+            rejects=self.rejects,
+            notes=self.notes,
+            cut_turns=self.cut_turns,
+            digest=self.digest.digest(),
+            file_bytes=chunk.file_bytes,
+            filter_columns=filter_columns,
+        )
 
 
 def spool_path(folder: Path, chunk: int) -> Path:
@@ -49,45 +106,32 @@ def spool_path(folder: Path, chunk: int) -> Path:
 
 def spool_chunk(
     chunk_id: int, chunk: Chunk, source: Source, renderer: Renderer, recipe: Recipe, folder: Path
-) -> Spooled:
-    """Make the samples of a chunk and write them to its spool file."""
-    entries: list[tuple[int, ...]] = []
-    rejects: list[tuple[int, Reject]] = []
-    notes: Counter[str] = Counter()
-    read = skipped = cut_turns = 0
-    digest = xxhash.xxh3_128()
+) -> tuple[Spooled, Spooled]:
+    """Make the samples of a chunk and write them to its spool file; returns those for training, those for evaluation.
+
+    Every record is counted among those for training: a record for evaluation is skipped there.
+    """
+    train, held_out = _Tally(), _Tally()
+    values, filter_columns = take_filtered(chunk_values(chunk, source.columns), source.choice.filter, source.name)
+    all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
     with spool_path(folder, chunk_id).open("wb") as file:
-        for row, value in chunk_values(chunk, source.columns):
-            read += 1
-            if value is BLANK:
-                skipped += 1
+        for (row, value), count in zip(values, all_copies, strict=False):
+            train.read += 1
+            if value is BLANK or value is LEFT_OUT or not count:
+                train.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
                 continue
             made = _made(value, row, chunk.source, source, renderer, recipe)
             if isinstance(made, Reject):
-                rejects.append((row, made))
-                continue
-            notes.update(made.notes)
-            cut_turns += made.cut_turns
-            for sample in made.samples:
-                data = encode_sample(COLUMNS, sample.to_columns())
-                spans = sample.targets[:, 1] - sample.targets[:, 0]
-                counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
-                entries.append((chunk.source, row, *counts, chunk_id, file.tell(), len(data)))
-                file.write(data)
-                digest.update(data)
-    for row, reject in rejects:
-        digest.update(f"{row} {reject.reason}".encode())
-    return Spooled(
-        source=chunk.source,
-        read=read,
-        skipped=skipped,
-        samples=np.array(entries, SPOOLED),
-        rejects=rejects,
-        notes=notes,
-        cut_turns=cut_turns,
-        digest=digest.digest(),
-        file_bytes=chunk.file_bytes,
-    )
+                train.rejects.append((row, made))
+            elif made.is_for_evaluation:
+                train.skip("evaluation")
+                held_out.read += 1
+                held_out.add(made, chunk_id, 1, file)
+            else:
+                train.add(made, chunk_id, count, file)
+    for row, reject in train.rejects:
+        train.digest.update(f"{row} {reject.reason}".encode())
+    return train.spooled(chunk, filter_columns), held_out.spooled(chunk, frozenset())
 
 
 def _made(value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made | Reject:
@@ -97,6 +141,8 @@ def _made(value: object, row: int, source_id: int, source: Source, renderer: Ren
         return make_samples(value, row, source_id, source, renderer, recipe)
     except Reject as reject:
         return reject
+    except RecursionError:
+        return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
 
 
 def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:

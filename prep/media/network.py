@@ -8,6 +8,7 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped:
             return is_public(str(ip.ipv4_mapped))
-        if ip.sixtofour or ip.teredo or ip in _IPV4_INSIDE:  # they lead to an IPv4 address
+        if ip.is_site_local or ip.sixtofour or ip.teredo or ip in _IPV4_INSIDE:  # they lead to an IPv4 address
             return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
@@ -71,7 +72,12 @@ def fetch_image(address: str, network: Network, max_bytes: int) -> bytes:
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, OSError):
             refuse_file_limit(error)
-        raise _failed(address, f"{type(error).__name__}: {error}") from error
+        text = (
+            "no time is left for this picture"
+            if isinstance(error, TimeoutError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise _failed(address, text) from error
     raise _failed(address, f"more than {_MOST_HOPS} redirects")
 
 
@@ -85,15 +91,18 @@ def _get(target: str, address: str, network: Network, deadline: float) -> http.c
     if private or not ips:
         where = f"{private[0]}, which is no public address" if private else "no address"
         raise Reject("remote_url", f"{shown(address)} leads to {shown(host)} at {where}; download it and give its path")
-    return _ask(url, host, port, socket.create_connection((ips[0], port), timeout=_left(deadline)))
+    return _ask(url, host, port, socket.create_connection((ips[0], port), timeout=_left(deadline)), deadline)
 
 
-def _ask(url: SplitResult, host: str, port: int, sock: socket.socket) -> http.client.HTTPResponse:
+def _ask(url: SplitResult, host: str, port: int, sock: socket.socket, deadline: float) -> http.client.HTTPResponse:
     """The answer to a request on a socket that is connected; its certificate, if any, is held to the host's name."""
     path = quote(url.path or "/", safe=_IN_URL) + (f"?{quote(url.query, safe=_IN_URL + '?')}" if url.query else "")
     headers = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
     connection = (http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection)(host, port)
     connection.sock = sock
+    # A server that sends a letter at a time would be waited for letter by letter.
+    end = threading.Timer(_left(deadline), sock.shutdown, (socket.SHUT_RDWR,))
+    end.start()
     try:
         if url.scheme == "https":
             connection.sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
@@ -102,6 +111,8 @@ def _ask(url: SplitResult, host: str, port: int, sock: socket.socket) -> http.cl
     except BaseException:
         connection.close()
         raise
+    finally:
+        end.cancel()
 
 
 def _body(answer: http.client.HTTPResponse, address: str, max_bytes: int, deadline: float) -> bytes:
@@ -127,7 +138,7 @@ def _body(answer: http.client.HTTPResponse, address: str, max_bytes: int, deadli
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("no time is left for this picture")
+        raise TimeoutError
     return left
 
 

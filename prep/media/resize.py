@@ -5,7 +5,8 @@ two disagree about a size, the processor has the last word, so the limits of a b
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from lmms.configs.contract.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, image_grid
 from lmms.prep.reject import Reject
@@ -22,6 +23,12 @@ class Ask:
     max_pixels: int | None = None
     size: tuple[int, int] | None = None
     """(height, width) in pixels."""
+
+
+@cache
+def with_areas(vision: Vision, min_pixels: int | None, max_pixels: int | None) -> Vision:
+    """The processor's settings with other limits of a picture's area, in pixels, where they are given."""
+    return replace(vision, min_pixels=min_pixels or vision.min_pixels, max_pixels=max_pixels or vision.max_pixels)
 
 
 def picture_grid(height: int, width: int, vision: Vision, ask: Ask | None) -> tuple[int, int, int]:

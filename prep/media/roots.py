@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lmms.configs.errors import SourceError
+from lmms.configs.files import at_home
 from lmms.prep.media.encoded import shown
 from lmms.prep.reject import Reject
 
@@ -19,7 +20,8 @@ MediaRoot = tuple[str, ...] | str | None
 
 def media_roots(setting: MediaRoot, folder: Path) -> tuple[Path, ...]:
     """The roots that the setting `media_root` names, else the record file's folder. SourceError for a missing root."""
-    names = [setting] if isinstance(setting, str) else setting or [str(folder)]
+    given = [setting] if isinstance(setting, str) else setting or [str(folder)]
+    names = list(map(at_home, given))
     for name in names:
         if not Path(name).is_dir():
             state = "is not a folder" if Path(name).exists() else "does not exist"

@@ -7,17 +7,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lmms.prep.records.absent import is_absent, is_null_image
 from lmms.prep.records.parts import Image
-from lmms.prep.records.pictures import image_ref
+from lmms.prep.records.pictures import check_all_read, image_ref
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.records.weights import parse_weight
 from lmms.prep.reject import Reject
 
-DOCUMENT_COLUMNS = ("text", "prompt", "completion", "texts")
-_USED_COLUMNS = ("text", "prompt", "completion", "texts", "images", "weight", "id")
+DocumentKind = Literal["text", "completion", "interleaved"]
+_COLUMNS: Mapping[DocumentKind, tuple[str, ...]] = {
+    "text": ("text",),
+    "completion": ("prompt", "completion"),
+    "interleaved": ("texts", "images"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +53,25 @@ class Document:
         return all(part.is_learned for part in self.parts if isinstance(part, Passage))
 
 
-def parse_document(raw: Mapping[str, Any]) -> Document:
+def parse_document(raw: Mapping[str, Any], kind: DocumentKind) -> Document:
     """A document from the value of a JSON line or the row of a table. Raises Reject."""
     weight = parse_weight(raw, "weight", "weight")
     if weight == 0:
         raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
-    if raw.get("texts") is not None:
+    columns = _COLUMNS[kind]
+    parts: tuple[Passage | Image, ...]
+    if kind == "interleaved":
         parts = _interleaved(raw)
-    elif raw.get("text") is not None:
+    elif kind == "text":
         parts = (Passage(_string(raw, "text"), is_learned=True),)
     else:
-        parts = (
-            Passage(_string(raw, "prompt"), is_learned=False),
-            Passage(_string(raw, "completion"), is_learned=True),
-        )
+        prompt, completion = _string(raw, "prompt"), _string(raw, "completion")
+        parts = (Passage(prompt, is_learned=False), Passage(completion, is_learned=True))
     if not any(part.text for part in parts if isinstance(part, Passage) and part.is_learned):
-        raise Reject("empty_text", "the text to learn from is empty", next(c for c in DOCUMENT_COLUMNS if c in raw))
-    if raw.get("texts") is None and not is_absent(raw.get("images")):
-        raise Reject("count_mismatch", "`images` beside a text without places for them", "images")
-    unused = (f"column {key}" for key, value in raw.items() if value is not None and key not in _USED_COLUMNS)
+        raise Reject("empty_text", "the text to learn from is empty", columns[-1] if kind != "interleaved" else "texts")
+    check_all_read(raw, columns, 0)
+    used = (*columns, "weight", "id")
+    unused = (f"column {key}" for key, value in raw.items() if not is_absent(value) and key not in used)
     return Document(parts, 1.0 if weight is None else weight, tuple(unused))
 
 

@@ -10,6 +10,8 @@ from lmms.prep.records.forms.fields import original_place
 from lmms.prep.records.forms.form import Normal
 from lmms.prep.records.parts import Image
 from lmms.prep.records.record import Message, Record, parse_record
+from lmms.prep.records.system import with_system, without_system
+from lmms.prep.records.weights import scaled_weight
 from lmms.prep.reject import Reject
 
 
@@ -25,12 +27,19 @@ def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record | Docume
         if not reading.fields:
             raise
         raise Reject(reject.reason, reject.message, original_place(reject.place, reading.fields)) from None
-    return _placed(record, normal) if normal.places and isinstance(record, Record) else record
+    if reading.weight != 1:
+        record = replace(record, weight=scaled_weight(record.weight, reading.weight))
+    if isinstance(record, Document):
+        return without_system(record, reading)
+    placed = _placed(record, normal) if normal.places else record
+    return with_system(placed, reading)
 
 
 def _parsed(normal: Normal, reading: Reading) -> Record | Document:
     try:
-        return parse_document(normal.record) if normal.is_document else parse_record(normal.record, reading)
+        return (
+            parse_document(normal.record, normal.document) if normal.document else parse_record(normal.record, reading)
+        )
     except Reject as reject:
         raise normal.located(reject) from None
 

@@ -1,9 +1,7 @@
 """One raw record -> one typed Record, or a Reject that names what is wrong and where.
 
 A raw record goes in, an immutable record comes out: no code after this module looks at a dict again. The rules, with
-an example of each, are in docs/records.md. The parsers are the standard library's json (which tells a duplicate key,
-NaN and a deep nesting apart; faster parsers do not) and a walk over the values, since every fault needs a name and a
-place.
+an example of each, are in docs/records.md. Every fault needs a name and a place, so this is a walk over the values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -150,7 +148,7 @@ def _message(message: Any, place: str, images: Bare, reading: Reading) -> Messag
     if not isinstance(message, Mapping):
         raise Reject("message_not_object", f"a message is {kind_of(message)}, expected an object", place)
     role = _role(message, place, reading.roles)
-    if message.get("audio") is not None:
+    if not is_absent(message.get("audio")):
         raise Reject("later_audio", "a spoken message; this version cannot use it yet", place)
     calls = parse_calls(message, place)
     if calls and role != "assistant":
@@ -160,7 +158,7 @@ def _message(message: Any, place: str, images: Bare, reading: Reading) -> Messag
     if reasoning and role != "assistant":
         raise Reject("bad_reasoning", f"reasoning in a {role} turn; expected reasoning in assistant turns only", place)
     if reading.reasoning == "stripped" and role == "assistant":
-        content, reasoning = _without_reasoning(content), None
+        content, reasoning = _without_reasoning(content, place), None
     parsed = Message(
         role=role,
         content=content,
@@ -209,10 +207,26 @@ def _content(
     return tuple(parse_part(part, f"{place}[{i}]", images) for i, part in enumerate(content) if not is_read[i])
 
 
-def _without_reasoning(content: str | tuple[Part, ...]) -> str | tuple[Part, ...]:
+def _without_reasoning(content: str | tuple[Part, ...], place: str) -> str | tuple[Part, ...]:
+    """The content without its think blocks, which may begin in one text part and end in the next."""
     if isinstance(content, str):
-        return without_think_blocks(content)
-    return tuple(Text(without_think_blocks(part.text)) if isinstance(part, Text) else part for part in content)
+        return _stripped(content, place)
+    parts: list[Part] = []
+    for part in content:
+        if isinstance(part, Text) and parts and isinstance(parts[-1], Text):
+            parts[-1] = Text(parts[-1].text + part.text)
+        else:
+            parts.append(part)
+    return tuple(Text(_stripped(part.text, place)) if isinstance(part, Text) else part for part in parts)
+
+
+def _stripped(text: str, place: str) -> str:
+    rest = without_think_blocks(text)
+    if "<think>" in rest:
+        raise Reject(
+            "bad_reasoning", "a think block that does not end; expected </think> behind it", f"{place}.content"
+        )
+    return rest
 
 
 def _string(message: Mapping[str, Any], key: str, place: str) -> str | None:

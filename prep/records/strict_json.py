@@ -9,7 +9,7 @@ from typing import Any
 
 from lmms.prep.reject import Reject
 
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_line(line: bytes) -> Any:
@@ -18,25 +18,30 @@ def parse_line(line: bytes) -> Any:
         text = line.decode()
     except UnicodeDecodeError as error:
         raise Reject("not_utf8", f"byte {error.start} of the line is not UTF-8 ({error.reason})") from None
-    value = parse_json(text, "")
-    if _SURROGATE_ESCAPE.search(line):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise Reject("lone_surrogate", f"half of a surrogate pair: {error.object[error.start]!a}") from None
-    return value
+    return parse_json(text, "")
 
 
 def parse_json(text: str, place: str) -> Any:
-    """The value of a JSON text, strictly: no duplicate keys, no NaN."""
+    """The value of a JSON text, strictly: no duplicate keys, no NaN, no half of a surrogate pair."""
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise Reject("invalid_json", f"{error.msg} at character {error.pos}", place) from None
     except ValueError as error:
         raise Reject("invalid_number", str(error), place) from None
     except RecursionError:
         raise Reject("nested_too_deep", "lists or objects are nested too deep to parse", place) from None
+    if _SURROGATE_ESCAPE.search(text):
+        check_text(json.dumps(value, ensure_ascii=False), place)
+    return value
+
+
+def check_text(text: str, place: str) -> None:
+    """Reject for half of a surrogate pair, which no text of UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Reject("lone_surrogate", f"half of a surrogate pair: {error.object[error.start]!a}", place) from None
 
 
 def kind_of(value: Any) -> str:

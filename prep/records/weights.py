@@ -32,6 +32,15 @@ def parse_weight(holder: Mapping[str, Any], key: str, place: str) -> float | Non
     return float(weight)
 
 
+def scaled_weight(weight: float, factor: float) -> float:
+    """The weight of a record by that of its source. Raises Reject."""
+    scaled = weight * factor
+    if not LEAST_WEIGHT <= scaled <= MOST_WEIGHT:
+        message = f"weight is {weight:g}, with that of the source {scaled:g}; expected"
+        raise Reject("bad_weight", f"{message} {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}", "weight")
+    return scaled
+
+
 def message_weight(message: Mapping[str, Any], is_learned: bool, place: str) -> float:
     """The weight of a turn by its flags. is_learned: whether turns of its role are learned. Raises Reject.
 

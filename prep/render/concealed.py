@@ -10,10 +10,13 @@ _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Noncharacters: Unicode keeps them free for such private use, and they have no place in interchanged text."""
 
 
-def free_mark(values: Any, control: re.Pattern[str]) -> str:
-    """A character that no text of `values` holds, or "" when no text holds what `control` matches. Raises Reject."""
+def free_mark(values: Any, control: re.Pattern[str], prefix: str) -> str:
+    """A character that no text of `values` holds, or "" when no text holds what `control` matches. Raises Reject.
+
+    prefix: what every match begins with; a search for it is fast.
+    """
     texts = list(_strings(values))
-    if not any("<|" in text and control.search(text) for text in texts):
+    if not any(prefix in text and control.search(text) for text in texts):
         return ""
     mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), None)
     if mark is None:

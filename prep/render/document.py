@@ -11,6 +11,7 @@ import numpy as np
 
 from lmms.prep.records.document import Document, Passage
 from lmms.prep.records.parts import Image
+from lmms.prep.records.strict_json import check_text
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Rendered, Renderer, token_behind
 
@@ -64,6 +65,7 @@ def _joined(parts: Sequence[Passage | Image]) -> Iterator[Image | list[Passage]]
 
 def _add_text(renderer: Renderer, passages: Sequence[Passage], ids: list[int], targets: list[tuple[int, int]]) -> None:
     text = "".join(passage.text for passage in passages)
+    check_text(text, "text")
     encoding = renderer.tokenizer.encode(text, add_special_tokens=False)
     at = 0
     for passage in passages:

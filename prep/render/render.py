@@ -9,8 +9,9 @@ template drops or moves is a Reject here, never a shifted placeholder. RENDERER_
 fingerprint.
 """
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import ModelError
 from lmms.prep.records.reasoning import think_blocks
 from lmms.prep.records.record import Message, Record
+from lmms.prep.records.strict_json import check_text
 from lmms.prep.reject import Reject
 from lmms.prep.render.concealed import concealed, free_mark
 from lmms.prep.render.families import FAMILIES
@@ -47,6 +49,8 @@ class Renderer:
     control_ids: dict[str, int]
     """Special tokens that the rendering may hold -> id."""
     control: re.Pattern[str]
+    control_prefix: str
+    """What all special tokens begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +98,18 @@ def load_renderer(folder: ModelFolder) -> Renderer:
         tokenizer=tokenizer,
         control_ids=control_ids,
         control=control,
+        control_prefix=os.path.commonprefix(list(control_ids)),
     )
 
 
 def render_record(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> Rendered:
     """Render a record whose k-th image takes image_tokens[k] tokens."""
     _check_reads(renderer.template, record)
-    messages, tools = renderer.family.template_messages(record), list(record.tools)
-    mark = free_mark([messages, tools], renderer.control)
+    values: list[Any] = [renderer.family.template_messages(record), list(record.tools), record.template_options]
+    mark = free_mark(values, renderer.control, renderer.control_prefix)
     if mark:
-        messages, tools = concealed([messages, tools], renderer.control, mark)
-    pieces = renderer.control.split(_apply_template(renderer, messages, tools, record))  # text, control, ..., text
+        values = concealed(values, renderer.control, mark)
+    pieces = renderer.control.split(_apply_template(renderer, *values))  # text, control, text, control, ..., text
     plain = [piece.replace(mark, "") for piece in pieces[::2]] if mark else pieces[::2]
     family = renderer.family
     turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.image), record)
@@ -143,15 +148,17 @@ def _check_reads(template: ChatTemplate, record: Record) -> None:
 
 
 def _apply_template(
-    renderer: Renderer, messages: Sequence[dict[str, Any]], tools: Sequence[Any], record: Record
+    renderer: Renderer, messages: Sequence[dict[str, Any]], tools: Sequence[Any], options: Mapping[str, Any]
 ) -> str:
-    values = {**renderer.special_tokens, **record.template_options}
+    values = {**renderer.special_tokens, **options}
     try:
-        return renderer.template.template.render(
+        text = renderer.template.template.render(
             messages=messages, tools=tools or None, add_generation_prompt=False, **values
         )
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise Reject("template_error", f"the chat template fails: {error}", "messages") from None
+    check_text(text, "messages")
+    return text
 
 
 def _text_of(turn: Turn, plain: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ OSError if a file is damaged. Most rows: for a look at the start of a file; None
 def table_reader() -> Iterator[ReadTable]:
     """Yields a function that reads tables in a child, which starts with the first file and ends with this block.
 
-    Each file is read to its end, or to an error, before the next.
+    Each file is read to its end, or to an error, before the next; or the answer is closed, which ends the child.
     """
     children: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryFile() as said:
@@ -74,6 +74,17 @@ def _start(said: IO[bytes]) -> "subprocess.Popen[bytes]":
 
 
 def _answers(child: "subprocess.Popen[bytes]", request: list[object]) -> Iterator[tuple[Packed, int]]:
+    is_whole = False
+    try:
+        yield from _frames(child, request)
+        is_whole = True
+    finally:
+        if not is_whole:  # what the child goes on to say is no answer to the next request
+            child.kill()
+            child.wait()
+
+
+def _frames(child: "subprocess.Popen[bytes]", request: list[object]) -> Iterator[tuple[Packed, int]]:
     assert child.stdin is not None
     assert child.stdout is not None
     try:

@@ -60,6 +60,8 @@ class Chunk:
     rows: Rows
     file_bytes: int
     """Bytes of the source's files read so far: progress."""
+    most: int | None = None
+    """Rows at the start of the chunk that are read; None: all."""
 
 
 def rows_of_chunk(rows: int, size: int) -> int:

@@ -130,9 +130,16 @@ def _why_unread(path: Path, wants_caches: bool) -> str | None:
         return f"file {ending_of(path)}"
     if fnmatch.fnmatch(path.name, _CACHES) and not wants_caches:
         return "map cache"
-    if path.name in _NO_RECORDS or (kind_of(path) == "json" and path.is_file() and not holds_records(path)):
+    if path.name in _NO_RECORDS or (kind_of(path) == "json" and path.is_file() and not _holds_records(path)):
         return "file .json without a list of records"
     return None
+
+
+def _holds_records(path: Path) -> bool:
+    try:
+        return holds_records(path)
+    except (OSError, EOFError) as error:
+        raise SourceError(f"{path}: cannot be read ({error}); the file is damaged or cut off") from error
 
 
 def _snapshot(path: Path) -> Path:

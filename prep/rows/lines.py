@@ -22,6 +22,11 @@ def read_lines(file: Path) -> Iterator[tuple[list[bytes], int]]:
     return in_chunks(_lines(file))
 
 
+def is_blank(line: bytes) -> bool:
+    """Whether a line is white space: no record."""
+    return not line.strip(b" \t\r")
+
+
 def check_text(file: Path, head: bytes) -> None:
     """SourceError if these first bytes of a file's content show that the content is no UTF-8 text of records."""
     if head.startswith(_UTF16) or head[:2] in (b"{\0", b"[\0", b"\0{", b"\0["):

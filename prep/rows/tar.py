@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lmms.configs.errors import SourceError
+from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import MOST_BYTES, TarRow, in_chunks
 from lmms.prep.rows.compressed import BLOCK, open_content
 
@@ -35,7 +36,7 @@ def with_members(record: Mapping[str, Any], row: TarRow) -> dict[str, Any]:
 
     If the record names none, all media of its key are its `images`, `audios` and `videos`.
     """
-    texts = {ending: text.decode(errors="replace") for ending, text in row.texts.items() if ending not in record}
+    texts = {ending: _decoded(text, ending) for ending, text in row.texts.items() if ending not in record}
     by_name = {name: data for path, data in row.media.items() for name in (path, path.rpartition("/")[2])}
     placed = {key: _placed(value, by_name, key) for key, value in record.items()}
     columns: dict[str, list[bytes]] = {}
@@ -43,6 +44,13 @@ def with_members(record: Mapping[str, Any], row: TarRow) -> dict[str, Any]:
         columns.setdefault(_OTHER_MEDIA.get(name.rpartition(".")[2].lower(), "images"), []).append(data)
     given = columns if placed == record else {}
     return {**given, **placed, **texts}
+
+
+def _decoded(text: bytes, ending: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise Reject("not_utf8", f"byte {error.start} of the member .{ending} is not UTF-8 ({error.reason})") from None
 
 
 def _placed(value: Any, by_name: Mapping[str, bytes], key: str) -> Any:

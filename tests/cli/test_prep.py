@@ -8,6 +8,8 @@ from typer.testing import CliRunner, Result
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.main import app
+from lmms.configs.contract.manifest import read_manifest
+from lmms.configs.stores.store import LocalStore
 from tests.kit.folders import tiny_model_folder
 
 
@@ -105,3 +107,23 @@ def test_ctrl_c_removes_what_was_begun_and_says_so(tmp_path: Path, monkeypatch: 
         f"stopped: there is nothing at {tmp_path / 'out'}, and what was begun is removed",
     )
     assert not list(tmp_path.glob("out*"))
+
+
+def test_the_closing_table_names_the_settings_that_left_records_out_and_both_folders(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 40, 0)
+    result = build(tmp_path, "out", "--eval-share", 0.3, "--max-records", 35)
+    words = " ".join(result.output.split())
+    held_out = read_manifest(LocalStore(tmp_path / "out-eval")).counts["packed"]
+    assert f"35 read = {35 - held_out} packed + 0 rejected + {held_out} skipped" in words
+    assert f"evaluation {held_out} skipped" in words
+    assert f"out-eval: {held_out} records in " in words
+    assert "eval.shards=" in words
+    assert "samples" not in words
+
+
+def test_the_closing_table_says_how_many_samples_repeats_make(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 10, 0)
+    (tmp_path / "list.yaml").write_text(f"- {{path: {tmp_path / 'set.jsonl'}, repeat: 2}}\n")
+    options = ("--model", tiny_model_folder(tmp_path), "--seq-len", 256, "--workers", 1, "--out", tmp_path / "out")
+    result = lmms("prep", "build-shards", tmp_path / "list.yaml", *options)
+    assert "20 of the packed records" in result.output

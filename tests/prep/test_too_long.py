@@ -7,11 +7,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from lmms.cli.demo.draw import draw_pictures
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
+from lmms.prep.samples import NO_TEXT
 from lmms.train.data.verify import verify
 from tests.kit.folders import TOOL_TEMPLATE, tiny_model_folder
 
@@ -122,3 +124,33 @@ def test_chats_and_texts_are_mixed_in_a_build(tmp_path: Path) -> None:
         ("books", "text", 1),
     ]
     assert manifest.counts["packs"] == 1
+
+
+def test_the_longest_beginning_is_kept_also_where_reasoning_of_earlier_turns_is_dropped(
+    tmp_path: Path, model_folders: dict[str, Path]
+) -> None:
+    answer = {"role": "assistant", "content": "A"}
+    user = {"role": "user", "content": "Q"}
+    thought = {**answer, "reasoning_content": "so " * 100}
+    record = {"messages": [user, answer, user, thought, user, answer, user, {**answer, "content": "end " * 300}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    config = PrepConfig(
+        sources=(str(tmp_path / "a.jsonl"),),
+        model=str(model_folders["qwen3-text"]),
+        seq_len=64,
+        out=str(tmp_path / "out"),
+        reasoning="optional",
+        too_long="truncate_turns",
+        workers=1,
+    )
+    assert build_shards(config).sources[0]["cut_turns"] == 2
+
+
+def test_pictures_without_text_are_left_out_of_a_long_document_and_counted(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 4, 0)
+    pictures = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))[:3]
+    record = {"texts": ["intro", None, None, None, "the end"], "images": [None, *pictures, None]}
+    short = {"texts": ["words"], "images": [None]}
+    manifest = build(tmp_path, "cut", record, short, seq_len=12, form="interleaved")
+    assert (manifest.counts["packed"], manifest.counts["rejected"]) == (2, 0)
+    assert manifest.notes == {NO_TEXT: 1}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from lmms.configs.files import mode_by_umask, write_whole
+from lmms.configs.files import mode_by_umask, remove, write_whole
 from lmms.train.checkpoint.pretrained import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, source_names, tensor_files
 
 _CONFIG = "config.json"
@@ -39,6 +39,7 @@ def copy_around(source: Path, folder: Path, chat_template: str | None) -> None:
 def _replace_template(folder: Path, chat_template: str) -> None:
     """Leave one chat template in a model folder: programs differ in which of several files they read."""
     (folder / "chat_template.json").unlink(missing_ok=True)
+    remove(folder / "additional_chat_templates")
     write_whole(folder / "chat_template.jinja", chat_template)
     tokenizer = folder / "tokenizer_config.json"
     body = json.loads(tokenizer.read_text(encoding="utf-8"))

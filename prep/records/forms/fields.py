@@ -15,12 +15,12 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 @cache
-def parse_path(path: str, name: str) -> tuple[str | int, ...]:
-    """The names and indexes of a path. name: key of the setting `fields`, for the ConfigError about a bad path."""
+def parse_path(path: str, key: str) -> tuple[str | int, ...]:
+    """The names and indexes of a path. key: that of the setting, for the ConfigError about a bad path."""
     text = path[1:] if path.startswith("$") else "." + path
     steps = [step[1] if step[1] is not None else int(step[2]) for step in _STEP.finditer(text)]
     if _STEP.sub("", text) or not steps or isinstance(steps[0], int):
-        raise ConfigError(f"fields.{name} is {path!r}, expected a path such as $.data.turns or $.files[0]")
+        raise ConfigError(f"{key} is {path!r}, expected a path such as $.data.turns or $.files[0]")
     return tuple(steps)
 
 
@@ -32,12 +32,14 @@ def check_fields_map(fields: Mapping[str, Any], columns: Collection[str]) -> Non
         for path in paths if isinstance(paths, list | tuple) else [paths]:
             if not isinstance(path, str):
                 raise ConfigError(f"fields.{name} is {path!r}, expected a path such as $.data.turns, or a list of such")
-            parse_path(path, name)
+            parse_path(path, f"fields.{name}")
 
 
 def columns_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns in which the paths begin."""
-    return tuple(str(parse_path(path, name)[0]) for name, paths in fields.items() for path in _listed(paths))
+    return tuple(
+        str(parse_path(path, f"fields.{name}")[0]) for name, paths in fields.items() for path in _listed(paths)
+    )
 
 
 def pick_fields(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,9 +53,19 @@ def pick_fields(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, 
     others = {name: value for name, value in raw.items() if name not in begun and name not in fields}
     left = {f"$.{name}": raw[name] for name in fields if name in raw and name not in begun}
     for column in dict.fromkeys(name for name in begun if name in raw):
-        steps = [parse_path(path, name) for name, listed in fields.items() for path in _listed(listed)]
+        steps = [parse_path(path, f"fields.{name}") for name, listed in fields.items() for path in _listed(listed)]
         left |= dict(_left(raw[column], column, [path for path in steps if path[0] == column], 1))
     return {**others, **left, **{name: value for name, value in picked.items() if value is not None}}
+
+
+def value_at(raw: Mapping[str, Any], path: str) -> Any:
+    """The value of a column; or at a path, which begins with $. None where there is none."""
+    return _value(raw, parse_path(path, "eval_by")) if path.startswith("$") else raw.get(path)
+
+
+def column_of(path: str) -> str:
+    """The column in which such a path begins."""
+    return str(parse_path(path, "eval_by")[0]) if path.startswith("$") else path
 
 
 def original_place(place: str, fields: Mapping[str, Any]) -> str:
@@ -82,8 +94,8 @@ def _left(value: Any, place: str, paths: Sequence[tuple[str | int, ...]], depth:
 
 def _picked(raw: Mapping[str, Any], paths: Any, name: str) -> Any:
     if not isinstance(paths, list | tuple):
-        return _value(raw, parse_path(paths, name))
-    return [value for path in paths if (value := _value(raw, parse_path(path, name))) is not None]
+        return _value(raw, parse_path(paths, f"fields.{name}"))
+    return [value for path in paths if (value := _value(raw, parse_path(path, f"fields.{name}"))) is not None]
 
 
 def _value(value: Any, steps: tuple[str | int, ...]) -> Any:

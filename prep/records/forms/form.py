@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lmms.configs.settings.sources import Role
+from lmms.prep.records.document import DocumentKind
 from lmms.prep.reject import Reject
 
 Roles: TypeAlias = Mapping[str, Role]
@@ -21,8 +22,8 @@ class Normal:
     record: Mapping[str, Any]
     places: tuple[str, ...] = ()
     """Place of each message in the record as it was; empty: where parse_record finds the message."""
-    is_document: bool = False
-    """Whether the record is text without turns, for parse_document."""
+    document: DocumentKind | None = None
+    """Which columns are text without turns, for parse_document; None: a conversation."""
     has_same_parts: bool = False
     """Whether every message has the content that it had in the record: a place within the content is the same."""
 

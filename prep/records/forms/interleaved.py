@@ -10,7 +10,7 @@ from lmms.prep.records.forms.turns import missing
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
     if record.get("texts") is None:
         raise missing(record, "`texts`")
-    return Normal({name: value for name, value in record.items() if name not in ("messages", "text")}, is_document=True)
+    return Normal(record, document="interleaved")
 
 
 def _fits(record: Mapping[str, Any]) -> bool:

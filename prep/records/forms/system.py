@@ -17,7 +17,7 @@ def with_system(normal: Normal, roles: Roles) -> Normal:
     A system turn at the start counts more than a column, which then stays and is noted as not used. Raises Reject.
     """
     column = next((name for name in SYSTEM_COLUMNS if not is_blank(normal.record.get(name))), None)
-    if column is None or normal.is_document or normal.record.get("messages") is None:
+    if column is None or normal.document or normal.record.get("messages") is None:
         return normal
     turns = listed(normal.record, "messages")
     if is_system(turns[0], roles):

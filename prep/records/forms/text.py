@@ -10,7 +10,7 @@ from lmms.prep.records.forms.turns import missing
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
     if record.get("text") is None:
         raise missing(record, "`text`")
-    return Normal({name: value for name, value in record.items() if name != "messages"}, is_document=True)
+    return Normal(record, document="text")
 
 
 def _fits(record: Mapping[str, Any]) -> bool:

@@ -29,7 +29,7 @@ def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
     elif completion is None:
         raise Reject("no_assistant", "`prompt` without `completion`: nothing to learn from", "prompt")
     elif isinstance(prompt, str) and isinstance(completion, str):
-        return Normal(record, is_document=True)
+        return Normal(record, document="completion")
     else:
         turns, places = _both(record)
     entries = media({name: record.get(name) for name in _IMAGES})

@@ -71,3 +71,14 @@ def test_think_blocks_end_behind_their_white_space() -> None:
     text = "a<think>b</think>\n\nc<think>\n</think>d</think>"
     assert [text[start:end] for start, end in think_blocks(text)] == ["<think>b</think>\n\n", "<think>\n</think>"]
     assert without_think_blocks(text) == "acd</think>"
+
+
+def test_stripped_think_blocks_may_span_parts_and_must_end() -> None:
+    reading = replace(DEFAULT_READING, reasoning="stripped")
+    user = {"role": "user", "content": "2+2?"}
+    parts = [{"type": "text", "text": text} for text in ("<think>so", " it</think>4", "!")]
+    record = parse_record({"messages": [user, {"role": "assistant", "content": parts}]}, reading)
+    assert record.messages[1].text == "4!"
+    with pytest.raises(Reject, match="does not end") as caught:
+        parse_record({"messages": [user, {"role": "assistant", "content": "<think>so"}]}, reading)
+    assert caught.value.reason == "bad_reasoning"

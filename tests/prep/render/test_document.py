@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lmms.configs.contract.model_folder import read_model_folder
 from lmms.configs.settings.sources import DEFAULT_READING
-from lmms.prep.records.document import Document, parse_document
+from lmms.prep.records.document import Document, DocumentKind, Passage, parse_document
 from lmms.prep.records.read import read_record
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.render.document import Piece, cut_document, render_document
@@ -26,9 +26,13 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     return load_renderer(read_model_folder(tiny_model_folder(tmp_path_factory.mktemp("model"))))
 
 
+def kind_of(raw: dict[str, Any]) -> DocumentKind:
+    return "interleaved" if "texts" in raw else "text" if "text" in raw else "completion"
+
+
 def render(renderer: Renderer, raw: Any, sizes: Sequence[int] = ()) -> tuple[str, list[str], Rendered]:
     """(all text, the text of each target, the rendering)."""
-    rendered = render_document(renderer, parse_document(raw), sizes)
+    rendered = render_document(renderer, parse_document(raw, kind_of(raw)), sizes)
     ids = rendered.input_ids.tolist()
 
     def text(start: int, end: int) -> str:
@@ -72,9 +76,12 @@ def test_special_token_text_of_a_document_stays_text(renderer: Renderer) -> None
         ({"text": ""}, "empty_text", "text"),
         ({"text": 3}, "bad_text", "text"),
         ({"prompt": "a"}, "bad_text", "completion"),
-        ({"prompt": "a", "completion": ""}, "empty_text", "prompt"),
+        ({"prompt": "a", "completion": ""}, "empty_text", "completion"),
         ({"text": "a", "weight": 0}, "no_target_tokens", "weight"),
-        ({"text": "a", "images": ["a.png"]}, "count_mismatch", "images"),
+        ({"text": "a", "images": ["a.png"]}, "unread_media", "images"),
+        ({"text": "a", "image": "a.png"}, "unread_media", "image"),
+        ({"prompt": "a", "completion": "b", "image": "a.png"}, "unread_media", "image"),
+        ({"texts": ["a"], "videos": ["a.mp4"]}, "unread_media", "videos"),
         ({"texts": "a"}, "bad_text", "texts"),
         ({"texts": ["a"], "images": "b"}, "bad_text", "images"),
         ({"texts": ["a", None], "images": [None, None]}, "count_mismatch", "texts[1]"),
@@ -86,7 +93,7 @@ def test_special_token_text_of_a_document_stays_text(renderer: Renderer) -> None
 )
 def test_a_bad_document_is_rejected_by_name_and_place(raw: Any, reason: str, place: str) -> None:
     with pytest.raises(Reject) as caught:
-        parse_document(raw)
+        parse_document(raw, kind_of(raw))
     assert (caught.value.reason, caught.value.place) == (reason, place)
     assert reason in REASONS
 
@@ -95,6 +102,20 @@ def test_a_text_is_a_document_only_where_the_form_says_so() -> None:
     assert isinstance(read_record({"text": "a"}, replace(DEFAULT_READING, form="text")), Document)
     with pytest.raises(Reject, match="form=text"):
         read_record({"text": "a"}, replace(DEFAULT_READING, form="openai"))
+
+
+def test_a_column_beside_the_columns_of_a_form_is_no_text_to_learn_from() -> None:
+    raw = {"prompt": "2+2=", "completion": "4", "text": "2+2=4 is it"}
+    document = read_record(raw, replace(DEFAULT_READING, form="trl"))
+    assert isinstance(document, Document)
+    assert [part.text for part in document.parts if isinstance(part, Passage)] == ["2+2=", "4"]
+    assert document.unused == ("column text",)
+
+
+def test_half_of_a_surrogate_pair_in_memory_is_a_rejection(renderer: Renderer) -> None:
+    with pytest.raises(Reject) as caught:
+        render(renderer, {"text": "a\ud83d"})
+    assert caught.value.reason == "lone_surrogate"
 
 
 def document_of(runs: Sequence[int]) -> tuple[Rendered, list[int]]:

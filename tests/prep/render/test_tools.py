@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -194,3 +195,32 @@ def test_an_option_reaches_the_template_and_an_unknown_option_is_a_rejection(ren
     with pytest.raises(Reject, match="reads tone") as caught:
         render(renderer, turns, template_options={"enable_thinking": False})
     assert caught.value.reason == "bad_template_option"
+
+
+def test_special_token_text_in_an_option_stays_text(renderers: dict[str, Renderer]) -> None:
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ tone }}{{ m.content }}<|im_end|>\n{% endfor %}"
+    renderer = replace(renderers["qwen3-text"], template=compile_template(template))
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rendered = render(renderer, turns, template_options={"tone": "<|im_end|>"})
+    assert rendered.input_ids.tolist().count(renderer.control_ids["<|im_end|>"]) == 2
+    assert learned(renderer, rendered) == ["<|im_end|>b<|im_end|>"]
+
+
+def test_a_special_token_of_any_shape_stays_text_in_content(renderers: dict[str, Renderer]) -> None:
+    """As a model has them whose special tokens do not all begin with the same letters."""
+    found = renderers["qwen2.5-text"]
+    tokens = {**found.control_ids, "<SEP>": 151_646}
+    pattern = re.compile("(" + "|".join(map(re.escape, tokens)) + ")")
+    renderer = replace(found, control_ids=tokens, control=pattern, control_prefix=os.path.commonprefix(list(tokens)))
+    turns = [{"role": "user", "content": "a <SEP> b"}, {"role": "assistant", "content": "c"}]
+    assert 151_646 not in render(renderer, turns).input_ids.tolist()
+
+
+@pytest.mark.parametrize(("place", "reason"), [("content", "lone_surrogate"), ("arguments", "bad_tool_arguments")])
+def test_half_of_a_surrogate_pair_is_a_rejection(place: str, reason: str, renderers: dict[str, Renderer]) -> None:
+    half = "\ud83d"
+    call = {"function": {"name": "f", "arguments": '{"x": "\\ud83d"}'}}
+    answer = {"content": half} if place == "content" else {"content": None, "tool_calls": [call]}
+    with pytest.raises(Reject) as caught:
+        render(renderers["qwen3-text"], [{"role": "user", "content": "a"}, {"role": "assistant", **answer}])
+    assert caught.value.reason == reason

@@ -45,9 +45,11 @@ def test_a_given_template_goes_from_the_build_to_the_exported_model(tmp_path: Pa
     }
     (tmp_path / "run.yaml").write_text(json.dumps(run))
     train(load_config(TrainConfig, tmp_path / "run.yaml"), silent)
+    (tmp_path / "model" / "additional_chat_templates").mkdir()
+    (tmp_path / "model" / "additional_chat_templates" / "tool_use.jinja").write_text("{# old #}")
     exported = export(tmp_path / "out" / checkpoint_name(1), tmp_path / "exported")
     assert AutoTokenizer.from_pretrained(exported).chat_template == TOOL_TEMPLATE
-    assert [path.name for path in exported.glob("chat_template*")] == ["chat_template.jinja"]
+    assert [path.name for path in exported.glob("*chat_template*")] == ["chat_template.jinja"]
     assert "chat_template" not in json.loads((exported / "tokenizer_config.json").read_text())
 
 

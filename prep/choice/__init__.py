@@ -1,0 +1,1 @@
+"""The records of a source that are taken: filter, first records, repeats, and the part for evaluation."""
