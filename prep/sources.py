@@ -41,7 +41,7 @@ from lmms.configs.source_list import expand_sources
 from lmms.prep.choice.filter import filter_columns
 from lmms.prep.choice.first import first_records
 from lmms.prep.media.roots import MediaRoot, media_roots
-from lmms.prep.records.forms import ALL_COLUMNS, FORMS, columns_read, find_form
+from lmms.prep.records.forms import FORMS, columns_read, find_form, form_columns
 from lmms.prep.records.forms.fields import check_fields_map, column_of, pick_fields
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
@@ -120,7 +120,7 @@ def find_sources(
     for entry, config in enumerate(expand_sources(configs)):
         reading, choice = decide_reading(config, base), decide_choice(config, base)
         columns_of_choice(choice)  # its faults before anything is read
-        check_fields_map(reading.fields, FORMS[reading.form].columns if reading.form else ALL_COLUMNS)
+        check_fields_map(reading.fields, form_columns(reading.form))
         file_sets, unread_here = _files_at(config.path, fetched)
         unread += unread_here
         for files in file_sets:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lmms.prep.records.absent import is_absent, is_null_image
 from lmms.prep.records.parts import Image
-from lmms.prep.records.pictures import check_all_read, image_ref, is_absent, is_null_image
+from lmms.prep.records.pictures import check_all_read, image_ref
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.records.weights import parse_weight
 from lmms.prep.reject import Reject

@@ -8,14 +8,15 @@ from lmms.configs.errors import nearest
 from lmms.prep.media.edit import Edit
 from lmms.prep.media.read import ImageRef
 from lmms.prep.media.resize import Ask
-from lmms.prep.records.pictures import Bare, image_ref, is_null_image
+from lmms.prep.records.absent import is_null_image
+from lmms.prep.records.pictures import Bare, image_ref
 from lmms.prep.records.shapes import Shape, Size
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
 _ASK_KEYS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
-_IMAGE_KEYS = ("image", "image_url", "url", "path", "base64")
-_PART_KEYS = {"text": ("text",), "image": (*_IMAGE_KEYS, *_ASK_KEYS), "image_url": ("image_url", *_ASK_KEYS)}
+IMAGE_KEYS = ("image", "image_url", "url", "path", "base64")
+_PART_KEYS = {"text": ("text",), "image": (*IMAGE_KEYS, *_ASK_KEYS), "image_url": ("image_url", *_ASK_KEYS)}
 _LATER_PARTS = {
     **dict.fromkeys(("video", "video_url"), "later_video"),
     **dict.fromkeys(("audio", "audio_url", "input_audio"), "later_audio"),
@@ -72,7 +73,7 @@ def parse_part(part: Any, place: str, images: Bare) -> Part:
 
 
 def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare) -> ImageRef:
-    given = [key for key in _IMAGE_KEYS if key in _PART_KEYS[kind] and not is_null_image(part.get(key))]
+    given = [key for key in IMAGE_KEYS if key in _PART_KEYS[kind] and not is_null_image(part.get(key))]
     if len(given) > 1:
         raise Reject("bad_part", f"an image part with both {given[0]!r} and {given[1]!r}; expected one", place)
     if not given and kind == "image":

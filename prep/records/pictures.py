@@ -1,19 +1,14 @@
-"""Entries of a picture column, and columns that name media: which are read, which are empty, which nothing reads."""
+"""Entries of a picture column, and media of other columns and keys, which no part takes."""
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from lmms.prep.media.read import ImageRef
+from lmms.prep.records.absent import is_absent, is_null_image
+from lmms.prep.records.media_names import is_media_file, media_kind
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
-
-_MOVING = ("video", "audio", "sound")
-_STILL = ("image", "img", "picture", "photo", "pixel_values", "media")
-_ENDINGS = ("", "s", "_path", "_paths", "_file", "_files", "_url", "_urls", "_name", "_names", "_base64", "_bytes")
-_MOVING_COLUMNS = {word + ending for word in _MOVING for ending in _ENDINGS}
-NAMES_OF_MEDIA = {word + ending for word in _STILL for ending in _ENDINGS} | _MOVING_COLUMNS
-"""Names of columns that hold pictures, videos or sounds in the data sets of other systems."""
 
 
 class Bare:
@@ -37,20 +32,6 @@ class Bare:
         if self._entries and (self.taken or self.column == "images"):
             message = f"`{self.column}` has {len(self._entries)} more entries than there are bare image parts"
             raise Reject("count_mismatch", message, self.column)
-
-
-def is_absent(value: Any) -> bool:
-    """Whether a column or key holds nothing: null, empty, `[null]`, a struct of nulls, or the JSON text of such."""
-    if isinstance(value, str):
-        return value.strip() in ("", "[]", "{}", "null", "[null]")
-    if isinstance(value, Mapping):
-        return all(item is None for item in value.values())
-    return value is None or (isinstance(value, list) and all(map(is_null_image, value)))
-
-
-def is_null_image(value: Any) -> bool:
-    """Whether an entry names no picture: null, or a struct of nulls as tables have them."""
-    return value is None or (isinstance(value, Mapping) and value != {} and is_absent(value))
 
 
 def parse_images(raw: Mapping[str, Any]) -> Bare:
@@ -92,13 +73,19 @@ def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: int,
     read: columns or keys that were read. taken: pictures that the holder's parts have; a column of no more pictures
     only names them once more. place: of a message; "" for a record.
     """
-    if NAMES_OF_MEDIA.isdisjoint(holder):
-        return
-    for key in sorted(holder.keys() & NAMES_OF_MEDIA):
-        entries = 0 if key in read else _entries(holder[key])
-        if entries and (key in _MOVING_COLUMNS or entries > taken):
-            message = f"`{key}` names media that no part of the record takes; name them in parts, or in `images`"
-            raise Reject("unread_media", message, f"{place}.{key}" if place else key)
+    for key in holder:
+        kind = media_kind(key)
+        if kind is None or key in read:
+            continue
+        entries = _entries(holder[key])
+        if kind == "file" and not is_media_file(holder[key]):
+            entries = 0
+        if entries and (kind == "moving" or entries > taken):
+            message = (
+                f"`{key}` names media that no part of the record takes; name them in parts, or in `images` for bare"
+                " image parts; where tags <image> stand in the text, name the form of the source, such as form=llava"
+            )
+            raise Reject("unread_media", message, f"{place}.{key}" if place else str(key))
 
 
 def _entries(value: Any) -> int:

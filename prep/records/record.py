@@ -10,8 +10,9 @@ from typing import Any
 
 from lmms.configs.settings.sources import DEFAULT_READING, Reading, Reasoning, Role
 from lmms.configs.settings.transforms import columns_of
+from lmms.prep.records.absent import is_absent
 from lmms.prep.records.parts import Image, Part, Text, parse_part
-from lmms.prep.records.pictures import Bare, check_all_read, is_absent, parse_images
+from lmms.prep.records.pictures import Bare, check_all_read, parse_images
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools

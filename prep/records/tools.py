@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmms.prep.records.pictures import is_absent
+from lmms.prep.records.absent import is_absent
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 

@@ -14,9 +14,9 @@ from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
 _NUMBERS = ("weight", "loss_weight", "loss_scale")
-_SWITCHES = {"loss": True, "train": True, "loss_mask": True, "mask": False}
+SWITCHES = {"loss": True, "train": True, "loss_mask": True, "mask": False}
 """Flag -> whether true says that the turn is learned."""
-WEIGHT_KEYS = (*_NUMBERS, *_SWITCHES)
+WEIGHT_KEYS = (*_NUMBERS, *SWITCHES)
 
 
 def parse_weight(holder: Mapping[str, Any], key: str, place: str) -> float | None:
@@ -47,7 +47,7 @@ def message_weight(message: Mapping[str, Any], is_learned: bool, place: str) -> 
     A turn that is not learned may have the weight 0 or 1, which many exports write for every turn.
     """
     numbers = {key: w for key in _NUMBERS if (w := parse_weight(message, key, f"{place}.{key}")) is not None}
-    switches = {key: _switch(message[key], key, place) for key in _SWITCHES if message.get(key) is not None}
+    switches = {key: _switch(message[key], key, place) for key in SWITCHES if message.get(key) is not None}
     says = {**{key: weight > 0 for key, weight in numbers.items()}, **switches}
     if len(set(numbers.values())) > 1 or len(set(says.values())) > 1:
         shown = ", ".join(f"{key} {message[key]!r}" for key in says)
@@ -77,4 +77,4 @@ def learned_weights(roles: Sequence[str], weights: Sequence[float], targets: Tar
 def _switch(value: Any, key: str, place: str) -> bool:
     if value not in (0, 1) or not isinstance(value, int | float):
         raise Reject("bad_weight", f"{key} is {kind_of(value)}, expected true, false, 0 or 1", f"{place}.{key}")
-    return bool(value) == _SWITCHES[key]
+    return bool(value) == SWITCHES[key]

@@ -66,7 +66,7 @@ def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[An
     """A dict of columns for each row, or a Reject. A column that is not among `columns` has True for a value."""
     every = batch.schema.names
     names = list(enumerate(every))  # numbers, since two columns may have one name
-    read = {name for name in columns if every.count(name) == 1}
+    read = {name for name in every if is_read(name, columns) and every.count(name) == 1}
     used = batch.select([number for number, name in names if name in read])
     unused = {name: batch.column(number).is_valid().to_pylist() for number, name in names if name not in read}
     for i in range(batch.num_rows):
@@ -77,6 +77,11 @@ def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[An
             yield Reject("not_utf8", f"a text of the row is not UTF-8 ({error.reason})")
         except (pa.ArrowException, ValueError, OverflowError) as error:
             yield Reject("unreadable_row", f"the row cannot be read: {error}")
+
+
+def is_read(name: str, columns: Collection[str]) -> bool:
+    """Whether a column is converted. Capitals count for nothing: a column `Image` may hold what `image` holds."""
+    return name in columns or name.lower() in columns
 
 
 @contextmanager

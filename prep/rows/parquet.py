@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from lmms.prep.rows.arrow import read_row_group, row_groups
+from lmms.prep.rows.arrow import is_read, read_row_group, row_groups
 from lmms.prep.rows.chunk import CHUNK_ROWS, Rows, rows_of_chunk
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _read(file: Path, first: int, rows: int, columns: Collection[str]) -> pl.Dat
     """Some rows of a file, or None if pyarrow has to read them."""
     try:
         scan = pl.scan_parquet(file, glob=False, hive_partitioning=False)
-        used = [kind for name, kind in scan.collect_schema().items() if name in columns]
+        used = [kind for name, kind in scan.collect_schema().items() if is_read(name, columns)]
         if not all(map(_is_plain, used)):
             return None
         frame = scan.slice(first, rows).collect()
@@ -114,6 +114,6 @@ def _size(column: pl.Series) -> int:
 
 def _dicts(frame: pl.DataFrame, columns: Collection[str]) -> list[dict[str, Any]]:
     """A dict of columns for each row. A column that is not among `columns` has True where it holds a value."""
-    used = [name for name in frame.columns if name in columns]
+    used = [name for name in frame.columns if is_read(name, columns)]
     others = [pl.when(pl.col(name).is_not_null()).then(True).alias(name) for name in frame.columns if name not in used]
     return frame.select(*used, *others).to_dicts()

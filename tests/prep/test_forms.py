@@ -16,6 +16,7 @@ from lmms.configs.load import load_config
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
+from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
 from lmms.prep.sources import find_sources, read_records, with_forms
 from tests.kit.folders import tiny_model_folder
@@ -102,6 +103,37 @@ def test_pictures_in_a_column_that_the_form_does_not_read_are_a_rejection(
     assert (reject.reason, reject.place) == ("unread_media", "photo_path")
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow"])
+@pytest.mark.parametrize("column", ["Image", "image_list", "screenshot", "jpg", "file_name"])
+def test_a_column_of_pictures_is_known_by_its_name_in_tables_too(column: str, ending: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a{ending}", [{**openai("a", "b"), column: "a.png"}])
+    ((_, _, reject),) = read_records([path])
+    assert isinstance(reject, Reject)
+    assert (reject.reason, reject.place) == ("unread_media", column)
+
+
+@pytest.mark.parametrize("form", ["openai", "sharegpt", "swift", "trl", "llamafactory", "lmms_engine", "veomni"])
+def test_a_table_gives_every_form_the_columns_that_lines_give(form: str, tmp_path: Path) -> None:
+    functions = [{"name": "f", "parameters": {"type": "object"}}]
+    record = {**openai("a", "b"), "functions": functions, "chat_template_kwargs": {"x": 1}, "system": "s", "weight": 2}
+    sources = [
+        SourceConfig(path=write(tmp_path / f"a{ending}", [record]), form=form) for ending in (".jsonl", ".parquet")
+    ]
+    (_, _, line), (_, _, row) = read_records(sources)
+    assert isinstance(line, Record)
+    assert (line.template_options, line.weight, len(line.tools), len(line.messages)) == ({"x": 1}, 2, 1, 3)
+    assert row == line
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_the_weights_of_a_table_of_text_are_numbers(ending: str, tmp_path: Path) -> None:
+    lines = ["instruction,output,weight", "a,b,0.5", "a,b,", "a,b,heavy", "a,b,nan"]
+    (tmp_path / f"a{ending}").write_text("\n".join(lines).replace(",", "," if ending == ".csv" else "\t") + "\n")
+    read = [value for _, _, value in read_records([str(tmp_path / f"a{ending}")])]
+    assert [value.weight for value in read if isinstance(value, Record)] == [0.5, 1]
+    assert [value.reason for value in read if isinstance(value, Reject)] == ["bad_weight", "bad_weight"]
+
+
 def test_a_form_is_held_for_all_of_a_source(tmp_path: Path) -> None:
     records = [*[openai(*pair) for pair in PAIRS], sharegpt("a", "b")]
     manifest = build(tmp_path, "out", write(tmp_path / "a.jsonl", records), max_rejects=0.5)
@@ -125,7 +157,7 @@ def test_a_map_of_fields_reads_records_of_any_shape(tmp_path: Path) -> None:
     for ending in (".jsonl", ".parquet"):
         path = write(tmp_path / f"other{ending}", records)
         manifest = build(tmp_path, f"out{ending}", SourceConfig(path=path, fields={"messages": "$.data.turns"}))
-        assert manifest.notes == {"column tag": len(PAIRS)}
+        assert manifest.notes == {"column tag": len(PAIRS), "column data.n": len(PAIRS)}
         assert shards(tmp_path / f"out{ending}") == shards(tmp_path / "expected")
 
 

@@ -22,7 +22,9 @@ from lmms.prep.records.forms import (
 )
 from lmms.prep.records.forms.fields import columns_of, pick_fields
 from lmms.prep.records.forms.form import Form, Normal
-from lmms.prep.records.pictures import NAMES_OF_MEDIA
+from lmms.prep.records.forms.system import SYSTEM_COLUMNS, with_system
+from lmms.prep.records.forms.turns import MEDIA_COLUMNS, refuse_preferences
+from lmms.prep.records.media_names import NAMES_OF_MEDIA
 
 FORMS: Mapping[FormName, Form] = {
     "alpaca": alpaca.FORM,
@@ -40,7 +42,18 @@ FORMS: Mapping[FormName, Form] = {
     "interleaved": interleaved.FORM,
 }
 """Name -> form; where several fit the first records of a source, the first of them is taken."""
-ALL_COLUMNS = tuple(dict.fromkeys(column for form in FORMS.values() for column in form.columns))
+PARSED_COLUMNS = (
+    "images",
+    "image",
+    "videos",
+    "audios",
+    "tools",
+    "functions",
+    "weight",
+    "chat_template_kwargs",
+    *SYSTEM_COLUMNS,
+)
+"""Columns that every form leaves to the parsers, beside the turns or the text of its own."""
 
 
 def normal_form(raw: Any, reading: Reading) -> Normal:
@@ -48,7 +61,14 @@ def normal_form(raw: Any, reading: Reading) -> Normal:
     if not isinstance(raw, Mapping):
         return Normal(raw)
     picked = pick_fields(raw, reading.fields) if reading.fields else raw
-    return FORMS[reading.form or "openai"].read(picked, reading.roles)
+    refuse_preferences(picked)
+    return with_system(FORMS[reading.form or "openai"].read(picked, reading.roles), reading.roles)
+
+
+def form_columns(form: FormName | None) -> tuple[str, ...]:
+    """The columns of a form, or of all forms as long as none is decided: what the setting `fields` can name."""
+    forms = [FORMS[form]] if form else FORMS.values()
+    return tuple(dict.fromkeys((*(column for each in forms for column in each.columns), *PARSED_COLUMNS)))
 
 
 def columns_read(reading: Reading) -> tuple[str, ...]:
@@ -56,19 +76,20 @@ def columns_read(reading: Reading) -> tuple[str, ...]:
 
     Columns that may hold media are always among them: media that no part takes are a rejection.
     """
-    columns = FORMS[reading.form].columns if reading.form else ALL_COLUMNS
-    return tuple(
-        dict.fromkeys(
-            (*columns, *columns_of(reading.fields), *transform_columns(reading.transforms), *sorted(NAMES_OF_MEDIA))
-        )
-    )
+    columns = (*form_columns(reading.form), *columns_of(reading.fields), *transform_columns(reading.transforms))
+    return tuple(dict.fromkeys((*columns, *sorted(NAMES_OF_MEDIA))))
 
 
 def find_form(records: Sequence[Mapping[str, Any]]) -> FormName | None:
     """The form of a source, from its first records; None if no form fits half of them.
 
     A form is taken if one record at least has what only that form has: a record without pictures can be of many forms.
+    A column that is null counts as absent, but for one of pictures: its name says that the source has pictures.
     """
+    records = [
+        {name: value for name, value in record.items() if value is not None or name in MEDIA_COLUMNS}
+        for record in records
+    ]
     for name, form in FORMS.items():
         if 2 * sum(map(form.fits, records)) >= len(records) > 0 and any(map(form.is_marked, records)):
             return name

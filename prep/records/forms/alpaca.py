@@ -6,13 +6,13 @@ The question is the instruction and the input, joined by a line feed; the answer
 from collections.abc import Mapping
 from typing import Any
 
+from lmms.prep.records.absent import is_absent
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
 from lmms.prep.records.forms.turns import (
     MEDIA_COLUMNS,
     check_counts,
     media,
     missing,
-    refuse_preferences,
     system_turn,
     with_places,
 )
@@ -24,12 +24,15 @@ _READ = ("instruction", "input", "output", "system", "history", *MEDIA_COLUMNS)
 
 def history_turns(history: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Messages of [[question, answer], ...], and their places. Raises Reject."""
-    if isinstance(history, str) and history:
+    if isinstance(history, str) and not is_absent(history):
         history = parse_json(history, "history")
-    if not isinstance(history or [], list):
+    if is_absent(history):
+        return [], ()
+    if not isinstance(history, list):
         raise Reject("messages_not_list", f"`history` is {kind_of(history)}, expected a list", "history")
-    messages, places = [], []
-    for i, pair in enumerate(history or []):
+    messages: list[dict[str, Any]] = []
+    places: list[str] = []
+    for i, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             raise Reject("message_not_object", f"{kind_of(pair)}, expected [question, answer]", f"history[{i}]")
         messages += [{"role": role, "content": pair[j]} for j, role in enumerate(("user", "assistant"))]
@@ -43,7 +46,6 @@ def joined(first: Any, second: Any) -> Any:
 
 
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
-    refuse_preferences(record)
     if record.get("output") is None:
         raise missing(record, "`output`")
     for column in ("instruction", "input", "output"):
@@ -71,4 +73,4 @@ def _fits(record: Mapping[str, Any]) -> bool:
     return "instruction" in record and has_answer and not any(name in record for name in ("messages", "conversations"))
 
 
-FORM = Form((*_READ, "tools", "weight", "chat_template_kwargs"), _fits, _read)
+FORM = Form(_READ, _fits, _read)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import listed, missing, peeked, system_turn
+from lmms.prep.records.forms.turns import listed, missing, peeked_parts
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
@@ -15,14 +15,14 @@ from lmms.prep.reject import Reject
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
     if record.get("messages") is None:
         raise missing(record, "`messages`")
-    system = system_turn(record)
-    messages, places = list(system), ["system"] * len(system)
+    messages: list[Any] = []
+    places: list[str] = []
     for i, message in enumerate(listed(record, "messages")):
         made = _messages(message, f"messages[{i}]")
         messages += made
         places += [f"messages[{i}]"] * len(made)
     tools = {"tools": _tools(record["tools"])} if record.get("tools") else {}
-    return Normal(renamed(record, ("system",), messages=messages, **tools), tuple(places))
+    return Normal(renamed(record, (), messages=messages, **tools), tuple(places))
 
 
 def _messages(message: Any, place: str) -> list[Any]:
@@ -34,18 +34,15 @@ def _messages(message: Any, place: str) -> list[Any]:
     calls = [_call(block) for block in blocks if block.get("type") == "tool_use"]
     if calls and kinds[-len(calls) :] != ["tool_use"] * len(calls):
         raise Reject("bad_part", "text after a tool_use block, for which a turn of the model has no place", place)
-    thoughts = [block.get("thinking") for block in blocks if block.get("type") == "thinking"]
     others = [
         _part(block, f"{place}.content[{i}]")
         for i, block in enumerate(blocks)
-        if kinds[i] not in ("tool_result", "tool_use", "thinking")
+        if kinds[i] not in ("tool_result", "tool_use")
     ]
     if not others and not calls and results:
         return results
     turn = {**message, "content": others or None}
-    turn |= {"tool_calls": calls} if calls else {}
-    turn |= {"reasoning_content": "".join(map(str, thoughts))} if thoughts else {}
-    return [*results, turn]
+    return [*results, turn | ({"tool_calls": calls} if calls else {})]
 
 
 def _set_keys(block: Any, place: str) -> dict[str, Any]:
@@ -95,11 +92,8 @@ def _fits(record: Mapping[str, Any]) -> bool:
 
 
 def _marks(record: Mapping[str, Any]) -> bool:
-    contents = [turn.get("content") for turn in peeked(record, "messages") if isinstance(turn, Mapping)]
-    blocks = [part for content in contents if isinstance(content, list) for part in content]
-    return any(
-        isinstance(b, Mapping) and (b.get("type") in ("tool_use", "tool_result") or b.get("source")) for b in blocks
-    )
+    blocks = peeked_parts(record)
+    return any(block.get("type") in ("tool_use", "tool_result") or block.get("source") for block in blocks)
 
 
-FORM = Form(("messages", "system", "tools", "weight", "chat_template_kwargs"), _fits, _read, _marks)
+FORM = Form(("messages",), _fits, _read, _marks)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lmms.prep.records.pictures import is_absent
+from lmms.prep.records.absent import is_absent
 from lmms.prep.records.shapes import Kind, Shape, Unit, parse_shape
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject

@@ -5,7 +5,7 @@ the values that are there.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -37,16 +37,25 @@ def check_fields_map(fields: Mapping[str, Any], columns: Collection[str]) -> Non
 
 def columns_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns in which the paths begin."""
-    listed = {name: paths if isinstance(paths, list | tuple) else [paths] for name, paths in fields.items()}
-    return tuple(str(parse_path(path, f"fields.{name}")[0]) for name, paths in listed.items() for path in paths)
+    return tuple(
+        str(parse_path(path, f"fields.{name}")[0]) for name, paths in fields.items() for path in _listed(paths)
+    )
 
 
 def pick_fields(raw: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the columns of the map, and the columns that no path begins in."""
+    """The record with the columns of the map, the columns that no path begins in, and what is left of the others.
+
+    What is left has the name of its place, such as `data.image` beside the path $.data.turns; `$.images` is the column
+    of the record in whose place the map puts another.
+    """
     begun = columns_of(fields)
     picked = {name: _picked(raw, paths, name) for name, paths in fields.items()}
     others = {name: value for name, value in raw.items() if name not in begun and name not in fields}
-    return {**others, **{name: value for name, value in picked.items() if value is not None}}
+    left = {f"$.{name}": raw[name] for name in fields if name in raw and name not in begun}
+    for column in dict.fromkeys(name for name in begun if name in raw):
+        steps = [parse_path(path, f"fields.{name}") for name, listed in fields.items() for path in _listed(listed)]
+        left |= dict(_left(raw[column], column, [path for path in steps if path[0] == column], 1))
+    return {**others, **left, **{name: value for name, value in picked.items() if value is not None}}
 
 
 def value_at(raw: Mapping[str, Any], path: str) -> Any:
@@ -64,6 +73,23 @@ def original_place(place: str, fields: Mapping[str, Any]) -> str:
     column = re.match(r"\w*", place)
     path = fields.get(column[0]) if column else None
     return path.removeprefix("$.") + place[len(column[0]) :] if column and isinstance(path, str) else place
+
+
+def _listed(paths: Any) -> Sequence[str]:
+    return paths if isinstance(paths, list | tuple) else [paths]
+
+
+def _left(value: Any, place: str, paths: Sequence[tuple[str | int, ...]], depth: int) -> Iterator[tuple[str, Any]]:
+    """(place, value) of what no path takes. paths: those that go on from the value, at their step number `depth`."""
+    if value is None or any(len(path) == depth for path in paths):
+        return
+    if not paths or not isinstance(value, Mapping | list):
+        yield place, value
+        return
+    is_list = isinstance(value, list)
+    for step, item in enumerate(value) if isinstance(value, list) else value.items():
+        further = [path for path in paths if path[depth] == step]
+        yield from _left(item, f"{place}[{step}]" if is_list else f"{place}.{step}", further, depth + 1)
 
 
 def _picked(raw: Mapping[str, Any], paths: Any, name: str) -> Any:

@@ -24,13 +24,16 @@ class Normal:
     """Place of each message in the record as it was; empty: where parse_record finds the message."""
     document: DocumentKind | None = None
     """Which columns are text without turns, for parse_document; None: a conversation."""
+    has_same_parts: bool = False
+    """Whether every message has the content that it had in the record: a place within the content is the same."""
 
     def original(self, place: str) -> str:
         """The place in the record as it was, for a place in this record."""
         match = _MESSAGE.fullmatch(place)
         if match is None or int(match[1]) >= len(self.places):
             return place
-        return self.places[int(match[1])]
+        place = self.places[int(match[1])]
+        return place + match[2] if self.has_same_parts and place.endswith("]") else place
 
     def located(self, reject: Reject) -> Reject:
         """The same reject, with the place in the record as it was."""
@@ -42,7 +45,7 @@ class Form:
     """How the records of one system are read."""
 
     columns: tuple[str, ...]
-    """Columns that are read; of other columns of a table only the name is used."""
+    """Columns that are read, beside those that every form leaves to the parsers: see columns_read."""
     fits: Callable[[Mapping[str, Any]], bool]
     """Whether a record can be one of this form."""
     read: Callable[[Mapping[str, Any], Roles], Normal]

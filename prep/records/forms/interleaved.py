@@ -17,4 +17,4 @@ def _fits(record: Mapping[str, Any]) -> bool:
     return "texts" in record and "messages" not in record
 
 
-FORM = Form(("texts", "images", "weight"), _fits, _read)
+FORM = Form(("texts",), _fits, _read)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import calls_of, listed, missing, peeked
+from lmms.prep.records.forms.turns import calls_of, listed, missing, peeked_parts
+from lmms.prep.reject import Reject
 
 
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
@@ -21,17 +22,18 @@ def _message(message: Any, place: str) -> Any:
     if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
         return message
     parts = message["content"]
+    kinds = [_kind(part) for part in parts]
+    if "tool_call" in kinds and set(kinds[kinds.index("tool_call") :]) != {"tool_call"}:
+        raise Reject("bad_part", "a part after a tool_call, for which a turn of the model has no place", place)
     calls = [
         call
         for i, part in enumerate(parts)
         if _kind(part) == "tool_call"
         for call in calls_of(part.get("value"), f"{place}.content[{i}].value")["tool_calls"]
     ]
-    thoughts = [part.get("value") for part in parts if _kind(part) == "reasoning"]
-    others = [_part(part) for part in parts if _kind(part) not in ("tool_call", "reasoning")]
+    others = [_part(part) for part in parts if _kind(part) != "tool_call"]
     turn = {**message, "content": others or (None if calls else [])}
-    turn |= {"tool_calls": calls} if calls else {}
-    return turn | ({"reasoning_content": "".join(map(str, thoughts))} if thoughts else {})
+    return turn | ({"tool_calls": calls} if calls else {})
 
 
 def _kind(part: Any) -> Any:
@@ -50,9 +52,7 @@ def _fits(record: Mapping[str, Any]) -> bool:
 
 
 def _marks(record: Mapping[str, Any]) -> bool:
-    contents = [turn.get("content") for turn in peeked(record, "messages") if isinstance(turn, Mapping)]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return any(isinstance(part, Mapping) and "type" in part and part.get("value") is not None for part in parts)
+    return any("type" in part and part.get("value") is not None for part in peeked_parts(record))
 
 
-FORM = Form(("messages", "tools", "weight", "chat_template_kwargs"), _fits, _read, _marks)
+FORM = Form(("messages",), _fits, _read, _marks)

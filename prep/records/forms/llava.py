@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.sharegpt import COLUMNS, LISTS, has_conversation, read_conversation
+from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation, system_used
 from lmms.prep.records.forms.turns import MEDIA_COLUMNS, check_counts, media, with_places
 
 
@@ -18,11 +18,12 @@ def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
             message["content"] = with_places(message["content"])
     entries = media(record)
     check_counts(messages, entries)
-    return Normal(renamed(record, (*LISTS, "system", *MEDIA_COLUMNS), messages=messages, **entries), places)
+    read = (*LISTS, *system_used(places), *MEDIA_COLUMNS)
+    return Normal(renamed(record, read, messages=messages, **entries), places)
 
 
 def _marks(record: Mapping[str, Any]) -> bool:
     return has_conversation(record) and any(name in record for name in MEDIA_COLUMNS)
 
 
-FORM = Form((*COLUMNS, *MEDIA_COLUMNS), has_conversation, _read, _marks)
+FORM = Form((*LISTS, *MEDIA_COLUMNS), has_conversation, _read, _marks)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import check_counts, listed, media, missing, peeked
+from lmms.prep.records.forms.turns import check_counts, listed, media, missing, peeked_parts
 
 _IMAGES = ("image", "images")
 
@@ -28,7 +28,12 @@ def _bare(message: Any) -> Any:
     """The message, with a bare part for each address of a picture."""
     if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
         return message
-    return {**message, "content": [{"type": "image"} if _is_picture(part) else part for part in message["content"]]}
+    return {**message, "content": [_place(part) if _is_picture(part) else part for part in message["content"]]}
+
+
+def _place(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The place of a picture: the part without the address, with the size that the part asks for."""
+    return {**{key: value for key, value in part.items() if key != "image_url"}, "type": "image"}
 
 
 def _is_picture(part: Any) -> bool:
@@ -40,9 +45,7 @@ def _fits(record: Mapping[str, Any]) -> bool:
 
 
 def _marks(record: Mapping[str, Any]) -> bool:
-    contents = [turn.get("content") for turn in peeked(record, "messages") if isinstance(turn, Mapping)]
-    has_part = any(_is_picture(part) for content in contents if isinstance(content, list) for part in content)
-    return has_part and any(_is_embedded(record.get(name)) for name in _IMAGES)
+    return any(map(_is_picture, peeked_parts(record))) and any(_is_embedded(record.get(name)) for name in _IMAGES)
 
 
 def _is_embedded(value: Any) -> bool:
@@ -50,4 +53,4 @@ def _is_embedded(value: Any) -> bool:
     return isinstance(value, bytes | Mapping) or (isinstance(value, list) and any(map(_is_embedded, value)))
 
 
-FORM = Form(("messages", *_IMAGES, "tools", "videos", "audios", "weight"), _fits, _read, _marks)
+FORM = Form(("messages",), _fits, _read, _marks)

@@ -5,19 +5,6 @@ from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles
 
-NORMAL_COLUMNS = (
-    "messages",
-    "tools",
-    "functions",
-    "images",
-    "image",
-    "videos",
-    "audios",
-    "weight",
-    "chat_template_kwargs",
-)
-"""Columns that parse_record reads."""
-
 
 def _fits(record: Mapping[str, Any]) -> bool:
     return any(name in record for name in ("messages", "text", "prompt"))
@@ -31,4 +18,4 @@ def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
     return Normal(record)
 
 
-FORM = Form(NORMAL_COLUMNS, _fits, _read, _marks)
+FORM = Form(("messages",), _fits, _read, _marks)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
+from lmms.prep.records.forms.system import is_system
 from lmms.prep.records.forms.turns import (
     CALLS,
     ROLES,
@@ -18,7 +19,6 @@ from lmms.prep.records.forms.turns import (
     listed,
     missing,
     peeked,
-    refuse_preferences,
     system_turn,
 )
 from lmms.prep.records.strict_json import kind_of
@@ -68,11 +68,10 @@ def _key(turn: Mapping[str, Any], name: str, other: str) -> str:
 
 
 def read_conversation(record: Mapping[str, Any], roles: Roles) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Messages with the system prompt, and the place of each. Raises Reject."""
-    refuse_preferences(record)
+    """Messages with the system prompt, and the place of each; a system turn at the start leaves out the column."""
     column = column_of(record)
     messages, places = _read_turns(listed(record, column), column, roles)
-    if messages[0]["role"] == "system":
+    if is_system(messages[0], roles):
         return messages, places
     system = system_turn(record)
     return [*system, *messages], (*["system"] * len(system), *places)
@@ -80,7 +79,12 @@ def read_conversation(record: Mapping[str, Any], roles: Roles) -> tuple[list[dic
 
 def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
     messages, places = read_conversation(record, roles)
-    return Normal(renamed(record, (*LISTS, "system"), messages=messages), places)
+    return Normal(renamed(record, (*LISTS, *system_used(places)), messages=messages), places)
+
+
+def system_used(places: tuple[str, ...]) -> tuple[str, ...]:
+    """The column `system` if the first turn is made of the column."""
+    return ("system",) if places[0] == "system" else ()
 
 
 def has_conversation(record: Mapping[str, Any]) -> bool:
@@ -90,5 +94,4 @@ def has_conversation(record: Mapping[str, Any]) -> bool:
     return any(isinstance(turn, Mapping) for name in LISTS for turn in peeked(record, name))
 
 
-COLUMNS = (*LISTS, "system", "tools", "weight", "chat_template_kwargs")
-FORM = Form(COLUMNS, has_conversation, _read)
+FORM = Form(LISTS, has_conversation, _read)

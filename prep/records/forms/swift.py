@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lmms.prep.records.absent import is_blank
 from lmms.prep.records.forms.alpaca import history_turns, joined
 from lmms.prep.records.forms.boxes import place_objects
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
 from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation
+from lmms.prep.records.forms.system import SYSTEM_COLUMNS
 from lmms.prep.records.forms.turns import (
     CALLS,
     MEDIA_COLUMNS,
@@ -20,22 +22,20 @@ from lmms.prep.records.forms.turns import (
     media,
     missing,
     peeked,
-    refuse_preferences,
     system_turn,
     with_places,
 )
+from lmms.prep.records.reasoning import REASONING_KEYS
 from lmms.prep.records.weights import WEIGHT_KEYS
 from lmms.prep.reject import Reject
 
-_SYSTEMS = ("system", "system_prompt")
 _QUERIES = ("query", "prompt", "question", "problem")
 _RESPONSES = ("response", "answer", "output", "targets", "target", "answer_key", "answers", "solution")
-_READ = (*LISTS, *_SYSTEMS, *_QUERIES, *_RESPONSES, *MEDIA_COLUMNS, "instruction", "input", "history", "objects")
+_READ = (*LISTS, *SYSTEM_COLUMNS, *_QUERIES, *_RESPONSES, *MEDIA_COLUMNS, "instruction", "input", "history", "objects")
 
 
 def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
-    refuse_preferences(record)
-    column = _only(record, _SYSTEMS)
+    column = _only(record, SYSTEM_COLUMNS)
     record = {**record, "system": record.get(column) if column else None}
     has_list = any(record.get(name) is not None for name in LISTS)
     messages, places = read_conversation(record, roles) if has_list else _read_query(record)
@@ -51,7 +51,7 @@ def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
 
 def _only(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The column of these names that is set: the first name, or else the only other one. Raises Reject."""
-    given = [name for name in names if record.get(name) not in (None, "")]
+    given = [name for name in names if not is_blank(record.get(name))]
     if len(given) > 1 and given[0] != names[0]:
         message = f"both `{given[0]}` and `{given[1]}`; name the columns with `fields`"
         raise Reject("missing_messages", message, given[1])
@@ -92,9 +92,13 @@ def _joined_turns(
             turns.append(message)
             placed.append(place)
             continue
-        both_call = "tool_calls" in last and "tool_calls" in message
-        if not both_call and any(last.get(flag) != message.get(flag) for flag in WEIGHT_KEYS):
+        is_call_of_run = "tool_calls" in last and "tool_calls" in message
+        flags = [flag for flag in WEIGHT_KEYS if not is_call_of_run or message.get(flag) is not None]
+        if any(last.get(flag) != message.get(flag) for flag in flags):
             raise Reject("conflicting_weights", "turns of the assistant in a row, with other flags each", place)
+        if any(not is_blank(message.get(key)) for key in REASONING_KEYS):
+            expected = "expected the reasoning of turns of the assistant in a row at the first of them"
+            raise Reject("bad_reasoning", expected, place)
         turns[-1] = _one_turn(last, message, place)
     return turns, tuple(placed)
 
@@ -104,7 +108,12 @@ def _one_turn(first: dict[str, Any], second: dict[str, Any], place: str) -> dict
     if not all(isinstance(content, str) for content in contents) or ("tool_calls" in first and second["content"]):
         raise Reject("bad_content_type", "turns of the assistant in a row that cannot be joined", place)
     calls = [*first.get("tool_calls", []), *second.get("tool_calls", [])]
-    return {**first, "content": "".join(contents) if contents else None, **({"tool_calls": calls} if calls else {})}
+    return {
+        **second,
+        **first,
+        "content": "".join(contents) if contents else None,
+        **({"tool_calls": calls} if calls else {}),
+    }
 
 
 def _add_tags(messages: list[dict[str, Any]], pictures: int) -> None:
@@ -132,7 +141,7 @@ def _marks(record: Mapping[str, Any]) -> bool:
     if not turns or any(isinstance(content, list) for content in contents):
         return _has_query(record)
     has_tag = any(isinstance(content, str) and with_places(content) != content for content in contents)
-    return has_tag and any(record.get(name) not in (None, [], "") for name in (*MEDIA_COLUMNS, "objects"))
+    return has_tag and any(not is_blank(record.get(name)) for name in (*MEDIA_COLUMNS, "objects"))
 
 
-FORM = Form((*_READ, "tools", "weight", "chat_template_kwargs"), _fits, _read, _marks)
+FORM = Form(_READ, _fits, _read, _marks)

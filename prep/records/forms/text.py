@@ -17,4 +17,4 @@ def _fits(record: Mapping[str, Any]) -> bool:
     return "text" in record and "messages" not in record
 
 
-FORM = Form(("text", "images", "image", "weight"), _fits, _read)
+FORM = Form(("text",), _fits, _read)

@@ -1,22 +1,23 @@
 """TRL: {prompt, completion}, strings or lists of messages; or {messages, images}, pictures before the first question.
 
-Only the completion is learned. Strings are plain text, without a chat template. `prompt` alone, and answers to compare
-(`chosen`, `rejected`, `label`), are rejected: nothing of them is learned by imitation.
+Only the completion is learned, whatever the setting `targets`. Strings are plain text, without a chat template.
+`prompt` alone, and answers to compare (`chosen`, `rejected`, `label`), are rejected: nothing of them is learned by
+imitation.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import listed, media, missing, refuse_preferences
+from lmms.prep.records.forms.turns import listed, media, missing
 from lmms.prep.records.strict_json import kind_of
+from lmms.prep.records.weights import SWITCHES, WEIGHT_KEYS, message_weight
 from lmms.prep.reject import Reject
 
 _IMAGES = ("images", "image")
 
 
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
-    refuse_preferences(record)
     if record.get("label") is not None:
         raise Reject("preference_data", "`label`: answers to prefer or avoid; only answers to learn fit", "label")
     prompt, completion = record.get("prompt"), record.get("completion")
@@ -38,9 +39,18 @@ def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
 
 def _both(record: Mapping[str, Any]) -> tuple[list[Any], tuple[str, ...]]:
     prompt, completion = ([_turn(turn, name) for turn in listed(record, name)] for name in ("prompt", "completion"))
-    asked = [{**turn, "weight": 0} if turn.get("role") == "assistant" else turn for turn in prompt]
+    asked = [_context(turn, f"prompt[{i}]") for i, turn in enumerate(prompt)]
     places = [f"{name}[{i}]" for name in ("prompt", "completion") for i in range(len(listed(record, name)))]
     return [*asked, *completion], tuple(places)
+
+
+def _context(turn: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A turn of the prompt, which is not learned whatever its role. A weight of 1 says nothing: exports write it."""
+    weight = message_weight(turn, True, place)
+    if weight not in (0, 1) or (weight and any(turn.get(flag) is not None for flag in SWITCHES)):
+        message = "a flag asks to learn a turn of `prompt`, of which nothing is learned; move the turn to `completion`"
+        raise Reject("conflicting_weights", message, place)
+    return {**{key: value for key, value in turn.items() if key not in WEIGHT_KEYS}, "weight": 0}
 
 
 def _turn(turn: Any, column: str) -> Mapping[str, Any]:
@@ -62,4 +72,4 @@ def _fits(record: Mapping[str, Any]) -> bool:
     return "prompt" in record and not any(name in record for name in ("messages", "response", "answer", "output"))
 
 
-FORM = Form(("messages", "prompt", "completion", *_IMAGES, "tools", "weight", "chat_template_kwargs"), _fits, _read)
+FORM = Form(("messages", "prompt", "completion"), _fits, _read)

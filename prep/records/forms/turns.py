@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.pictures import is_absent, is_null_image, json_list
+from lmms.prep.records.absent import is_absent, is_blank, is_null_image
+from lmms.prep.records.parts import IMAGE_KEYS
+from lmms.prep.records.pictures import json_list
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
@@ -43,6 +45,13 @@ def peeked(raw: Mapping[str, Any], column: str) -> list[Any]:
         return []
 
 
+def peeked_parts(raw: Mapping[str, Any], column: str = "messages") -> list[Mapping[str, Any]]:
+    """The parts of the turns in a column that are objects, see peeked."""
+    contents = [turn.get("content") for turn in peeked(raw, column) if isinstance(turn, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return [part for part in parts if isinstance(part, Mapping)]
+
+
 def media(raw: Mapping[str, Any]) -> dict[str, list[Any]]:
     """images, videos, audios -> their entries, from the columns of either name; a single entry becomes a list."""
     return {names[0]: entries for names in _COLUMNS.values() if (entries := _entries(raw, names))}
@@ -75,11 +84,17 @@ def with_places(text: str) -> str | list[dict[str, str]]:
 def check_counts(messages: list[dict[str, Any]], entries: Mapping[str, list[Any]]) -> None:
     """Reject if the tags of pictures are not as many as the pictures."""
     parts = [part for m in messages if isinstance(m["content"], list) for part in m["content"]]
-    tags = sum(part == {"type": "image"} for part in parts)
+    tags = sum(map(_is_place, parts))
     pictures = len(entries.get("images", []))
     if tags != pictures and not entries.get("videos"):
         message = f"{tags} tags <image> in the text, {pictures} pictures beside it"
         raise Reject("count_mismatch", message, "images")
+
+
+def _is_place(part: Any) -> bool:
+    """Whether a part is the place of a picture that stands in a column."""
+    is_picture = isinstance(part, Mapping) and part.get("type") == "image"
+    return is_picture and all(is_null_image(part.get(key)) for key in IMAGE_KEYS)
 
 
 def calls_of(text: Any, place: str) -> dict[str, Any]:
@@ -100,7 +115,7 @@ def calls_of(text: Any, place: str) -> dict[str, Any]:
 def system_turn(raw: Mapping[str, Any], column: str = "system") -> list[dict[str, Any]]:
     """A system turn for the text in a column; none if the column holds none."""
     text = raw.get(column)
-    return [{"role": "system", "content": text}] if text not in (None, "") else []
+    return [] if is_blank(text) else [{"role": "system", "content": text}]
 
 
 _PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "kto_tag")
@@ -108,7 +123,7 @@ _PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", 
 
 def refuse_preferences(raw: Mapping[str, Any]) -> None:
     """Reject for answers that are compared, not learned."""
-    column = next((name for name in _PREFERENCES if raw.get(name) not in (None, "", [])), None)
+    column = next((name for name in _PREFERENCES if not is_blank(raw.get(name))), None)
     if column:
         raise Reject("preference_data", f"`{column}`: answers to prefer or avoid; only answers to learn fit", column)
 

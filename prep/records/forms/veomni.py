@@ -50,4 +50,4 @@ def _marks(record: Mapping[str, Any]) -> bool:
     return any(isinstance(turn, list) for name in LISTS for turn in peeked(record, name))
 
 
-FORM = Form((*LISTS, *MEDIA_COLUMNS, "weight"), _fits, _read, _marks)
+FORM = Form((*LISTS, *MEDIA_COLUMNS), _fits, _read, _marks)

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import pytest
 
 from lmms.configs.settings.sources import DEFAULT_READING, FormName, Reading
-from lmms.prep.records.forms import FORMS, find_form, normal_form
+from lmms.prep.media.resize import Ask
+from lmms.prep.records.forms import FORMS, columns_read, find_form, form_columns, normal_form
 from lmms.prep.records.read import read_record
 from lmms.prep.reject import REASONS, Reject
 
@@ -298,7 +299,15 @@ EXAMPLES: dict[FormName, Sequence[tuple[dict[str, Any], list[Turn]]]] = {
          [(U, ["a"]), (A, (None, ("weather", {"city": "Rome"})))]),
         ({"messages": chat([{"type": "text", "value": "a"}],
                            [{"type": "reasoning", "value": "hm"}, {"type": "text", "value": "b"}])},
-         [(U, ["a"]), (A, ["b"])]),
+         [(U, ["a"]), (A, [("reasoning",), "b"])]),
+    ],
+    # The normal form itself, with a system prompt in a column
+    "openai": [
+        ({"messages": chat("a", "b"), "system": "s"}, [(S, "s"), (U, "a"), (A, "b")]),
+        ({"messages": chat("a", "b"), "system_prompt": "s", "system": ""}, [(S, "s"), (U, "a"), (A, "b")]),
+        ({"messages": json.dumps(chat("a", "b")), "system": "s"}, [(S, "s"), (U, "a"), (A, "b")]),
+        ({"messages": [{"role": "system", "content": "t"}, *chat("a", "b")], "system": "s"},
+         [(S, "t"), (U, "a"), (A, "b")]),
     ],
 }  # fmt: skip
 ROWS = [(form, record, expected) for form, examples in EXAMPLES.items() for record, expected in examples]
@@ -318,7 +327,7 @@ def test_a_table_that_has_only_the_columns_of_its_form_gives_the_same(
     form: FormName, record: dict[str, Any], expected: list[Turn]
 ) -> None:
     """Of any other column a table says only whether a row has a value."""
-    columns = FORMS[form].columns
+    columns = columns_read(reading(form))
     row = {name: value if name in columns or value is None else True for name, value in record.items()}
     assert turns(form, row) == expected
 
@@ -476,4 +485,152 @@ def test_anthropic_tools_become_functions() -> None:
 
 def test_reasoning_parts_of_llamafactory_become_reasoning() -> None:
     (record, _) = EXAMPLES["llamafactory"][3]
-    assert normal_form(record, reading("llamafactory")).record["messages"][1]["reasoning_content"] == "hm"
+    answer = read_record(record, reading("llamafactory")).messages[1]
+    assert (answer.reasoning, answer.text) == ("hm", "b")
+
+
+@pytest.mark.parametrize("form", ["trl", "llamafactory", "lmms_engine", "anthropic", "sharegpt", "swift", "veomni"])
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_column_is_the_first_turn_in_every_form(form: FormName, column: str) -> None:
+    record = read_record({"messages": chat("a", "b"), column: "s"}, reading(form))
+    assert [(m.role, m.text) for m in record.messages] == [(S, "s"), (U, "a"), (A, "b")]
+    assert record.unused == ()
+
+
+@pytest.mark.parametrize("form", ["openai", "anthropic", "sharegpt", "llava", "lmms_engine"])
+def test_a_system_turn_counts_more_than_the_column_which_is_noted(form: FormName) -> None:
+    turn = {"role": "developer", "content": "t"}
+    given = reading(form, roles={"developer": "system"})
+    record = read_record({"messages": [turn, *chat("a", "b")], "system": "s"}, given)
+    assert [(m.role, m.text) for m in record.messages] == [(S, "t"), (U, "a"), (A, "b")]
+    assert record.unused == ("column system",)
+
+
+def test_a_fault_behind_a_system_column_has_its_place_in_the_record() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "poem"}]
+    assert rejected("openai", {"messages": chat(parts, "b"), "system": "s"}) == (
+        "unknown_part_type", "messages[0].content[1]",
+    )  # fmt: skip
+    assert rejected("openai", {"messages": chat("a", "b"), "system": 3}) == ("bad_content_type", "system")
+
+
+def test_the_address_that_lmms_engine_leaves_out_takes_no_size_with_it() -> None:
+    part = {"type": "image_url", "image_url": {"url": "x"}, "max_pixels": 100_000}
+    (image,) = read_record({"messages": chat([part], "b"), "image": b"x"}, reading("lmms_engine")).images
+    assert image.ask == Ask(None, 100_000)
+    assert rejected("lmms_engine", {"messages": chat([{**part, "crop": 3}], "b"), "image": b"x"})[0] == "bad_part"
+
+
+THOUGHT = {"type": "thinking", "thinking": "R"}
+USE = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
+REASON = {"type": "reasoning", "value": "R"}
+TOOL_CALL = {"type": "tool_call", "value": CALL}
+
+
+@pytest.mark.parametrize(
+    ("form", "parts", "reason"),
+    [
+        ("anthropic", [{"type": "text", "text": "BEFORE"}, THOUGHT, USE], "bad_reasoning"),
+        ("anthropic", [{"type": "thinking", "thinking": None}, {"type": "text", "text": "b"}], "bad_reasoning"),
+        ("anthropic", [USE, {"type": "text", "text": "AFTER"}], "bad_part"),
+        ("anthropic", [USE, THOUGHT], "bad_part"),
+        ("llamafactory", [{"type": "text", "value": "BEFORE"}, REASON, TOOL_CALL], "bad_reasoning"),
+        ("llamafactory", [{"type": "reasoning", "value": None}, {"type": "text", "value": "b"}], "bad_reasoning"),
+        ("llamafactory", [TOOL_CALL, {"type": "text", "value": "AFTER"}], "bad_part"),
+        ("llamafactory", [TOOL_CALL, REASON], "bad_part"),
+    ],
+)
+def test_parts_that_a_template_would_move_are_a_rejection(form: FormName, parts: list[Any], reason: str) -> None:
+    assert rejected(form, {"messages": chat("a", parts)})[0] == reason
+
+
+@pytest.mark.parametrize(("form", "parts"), [("anthropic", [THOUGHT, USE]), ("llamafactory", [REASON, TOOL_CALL])])
+def test_a_thought_before_a_call_is_the_reasoning_of_the_turn(form: FormName, parts: list[Any]) -> None:
+    answer = read_record({"messages": chat("a", parts)}, reading(form)).messages[1]
+    assert (answer.reasoning, answer.text, len(answer.calls)) == ("R", "", 1)
+
+
+@pytest.mark.parametrize(
+    ("later", "reason"),
+    [
+        ({"role": "tool_call", "content": CALL, "loss": False}, "conflicting_weights"),
+        ({"role": "tool_call", "content": CALL, "reasoning_content": "THINK"}, "bad_reasoning"),
+    ],
+)
+def test_a_later_call_of_a_run_cannot_lose_its_flags_and_its_reasoning(later: dict[str, Any], reason: str) -> None:
+    first = {"role": "tool_call", "content": CALL, "loss": True}
+    assert rejected("swift", {"messages": [*chat("a"), first, later]}) == (reason, "messages[2].content")
+
+
+def test_a_later_turn_of_the_assistant_keeps_the_keys_that_the_first_lacks() -> None:
+    record = {"messages": [*chat("a", "b"), {"role": "assistant", "content": "c", "screenshot": "a.png"}]}
+    assert rejected("swift", record) == ("unread_media", "messages[1].content")
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_answers_to_compare_are_rejected_in_every_form(form: FormName) -> None:
+    record = {"messages": chat("a", "b"), "text": "t", "chosen": "x", "rejected": "y"}
+    assert rejected(form, record) == ("preference_data", "chosen")
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_every_form_reads_the_columns_that_all_records_may_have(form: FormName) -> None:
+    columns = {"tools", "functions", "weight", "chat_template_kwargs", "system"}
+    assert columns | {"images", "videos", "screenshot"} <= set(columns_read(reading(form)))
+    assert columns <= set(form_columns(form))
+
+
+@pytest.mark.parametrize(
+    ("record", "form"),
+    [
+        ({"text": "abc", "messages": None}, "text"),
+        ({"prompt": "a", "response": "b", "messages": None}, "swift"),
+        ({"messages": chat("a", "b"), "conversations": None, "texts": None, "instruction": None}, "openai"),
+        ({"instruction": "i", "output": "o", "messages": None, "conversations": None}, "alpaca"),
+        ({"prompt": "a", "completion": "b", "output": None, "messages": None}, "trl"),
+        ({"texts": ["a"], "messages": None, "text": None}, "interleaved"),
+        ({"conversations": said("a", "b"), "image": None}, "llava"),
+    ],
+)
+def test_a_column_that_is_null_does_not_decide_the_form(record: dict[str, Any], form: str) -> None:
+    assert find_form([record]) == form
+
+
+@pytest.mark.parametrize("targets", ["assistant", "all", "last"])
+def test_no_turn_of_trls_prompt_is_learned_whatever_the_targets(targets: str) -> None:
+    record = {"prompt": [{**turn, "weight": 1} for turn in chat("a", "x", "c")], "completion": chat(None, "b")[1:]}
+    messages = read_record(record, reading("trl", targets=targets)).messages
+    assert [message.weight for message in messages] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("flags", [{"loss": True}, {"mask": 0}, {"weight": 0.5}])
+def test_a_turn_of_trls_prompt_that_asks_to_be_learned_is_a_rejection(flags: dict[str, Any]) -> None:
+    asked, answer = chat("a", "x")
+    record = {"prompt": [asked, {**answer, **flags}, asked], "completion": [answer]}
+    assert rejected("trl", record) == ("conflicting_weights", "prompt[1]")
+    with pytest.raises(Reject, match="`prompt`"):
+        read_record(record, reading("trl"))
+
+
+@pytest.mark.parametrize("form", ["alpaca", "swift"])
+def test_a_history_that_is_no_list_is_a_rejection(form: FormName) -> None:
+    record = {"instruction": "i", "output": "o", "history": 1.5}
+    assert rejected(form, record) == ("messages_not_list", "history")
+
+
+def test_what_a_map_of_fields_leaves_beside_a_path_is_checked_and_noted() -> None:
+    fields = {"messages": "$.data.turns"}
+    raw = {"data": {"turns": chat("a", "b"), "n": 1, "empty": None}}
+    assert read_record(raw, reading("openai", fields=fields)).unused == ("column data.n",)
+    raw["data"]["image"] = "a.png"
+    assert rejected("openai", raw, fields=fields) == ("unread_media", "data.image")
+
+
+def test_what_a_map_of_fields_leaves_of_lists_is_checked_too() -> None:
+    fields = {"messages": "$.rows[0].turns", "images": ["$.pics[0]"]}
+    turn = [{"type": "image"}, {"type": "text", "text": "a"}]
+    raw = {"rows": [{"turns": chat(turn, "b"), "n": 1}, {"m": 2}], "pics": ["a.png"]}
+    record = read_record(raw, reading("openai", fields=fields))
+    assert record.unused == ("column rows[0].n", "column rows[1]")
+    more = {**raw, "images": ["b.png", "c.png"]}
+    assert rejected("openai", more, fields=fields) == ("unread_media", "$.images")

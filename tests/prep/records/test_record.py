@@ -217,7 +217,11 @@ def test_a_column_of_nothing_is_no_column(column: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a.jpg", ["a.jpg"], {"path": "a.jpg", "bytes": None}, b"a", [None, "a.jpg"]])
-@pytest.mark.parametrize("column", ["image", "image_path", "pictures", "img", "video", "audio_url"])
+@pytest.mark.parametrize(
+    "column",
+    ["image", "image_path", "pictures", "img", "video", "audio_url", "Image", "IMAGE_PATH", "imageUrl", "image_list",
+     "images_urls", "screenshot", "jpg", "PNG", "mp4", "meta.image"],
+)  # fmt: skip
 def test_media_that_no_part_takes_are_never_left_out_in_silence(column: str, value: Any) -> None:
     reject = rejected(conversation(**{column: value}))
     assert (reject.reason, reject.place) == ("unread_media", column)
@@ -231,6 +235,13 @@ def test_a_column_that_names_the_pictures_of_the_parts_once_more_is_no_loss() ->
     assert parse_record(conversation(turn, ASSISTANT, image="a.png")).unused == ("column image",)
     assert rejected(conversation(turn, ASSISTANT, image_paths=["a.png", "b.png"])).reason == "unread_media"
     assert rejected(conversation(turn, ASSISTANT, video="a.mp4")).reason == "unread_media"
+
+
+@pytest.mark.parametrize("value", ["book.txt", "a", "png.", ["a.txt"], None, 3])
+def test_only_the_name_of_a_media_file_in_file_name_counts(value: Any) -> None:
+    parse_record(conversation(file_name=value))
+    for picture in ("a.PNG", ["a.jpg"]):
+        assert rejected(conversation(file_name=picture)).reason == "unread_media"
 
 
 def test_numbers_about_pictures_are_no_pictures() -> None:
