@@ -22,7 +22,7 @@ from lmms.prep.records.forms import (
 )
 from lmms.prep.records.forms.fields import columns_of, pick_fields
 from lmms.prep.records.forms.form import Form, Normal
-from lmms.prep.records.forms.system import SYSTEM_COLUMNS, with_system
+from lmms.prep.records.forms.system_column import SYSTEM_COLUMNS, with_system_column
 from lmms.prep.records.forms.turns import MEDIA_COLUMNS, refuse_preferences
 from lmms.prep.records.media_names import NAMES_OF_MEDIA
 
@@ -62,7 +62,7 @@ def normal_form(raw: Any, reading: Reading) -> Normal:
         return Normal(raw)
     picked = pick_fields(raw, reading.fields) if reading.fields else raw
     refuse_preferences(picked)
-    return with_system(FORMS[reading.form or "openai"].read(picked, reading.roles), reading.roles)
+    return with_system_column(FORMS[reading.form or "openai"].read(picked, reading.roles), reading.roles)
 
 
 def form_columns(form: FormName | None) -> tuple[str, ...]:

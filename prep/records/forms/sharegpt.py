@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.system import is_system
+from lmms.prep.records.forms.system_column import is_system
 from lmms.prep.records.forms.turns import (
     CALLS,
     ROLES,

@@ -14,7 +14,7 @@ from lmms.prep.records.forms.alpaca import history_turns, joined
 from lmms.prep.records.forms.boxes import place_objects
 from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
 from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation
-from lmms.prep.records.forms.system import SYSTEM_COLUMNS
+from lmms.prep.records.forms.system_column import SYSTEM_COLUMNS
 from lmms.prep.records.forms.turns import (
     CALLS,
     MEDIA_COLUMNS,

@@ -11,7 +11,7 @@ from lmms.prep.records.forms.turns import listed
 SYSTEM_COLUMNS = ("system", "system_prompt")
 
 
-def with_system(normal: Normal, roles: Roles) -> Normal:
+def with_system_column(normal: Normal, roles: Roles) -> Normal:
     """The conversation with the text of `system`, or else of `system_prompt`, as its first turn.
 
     A system turn at the start counts more than a column, which then stays and is noted as not used. Raises Reject.
