@@ -17,7 +17,7 @@ from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.configs.contract.manifest import Manifest
-    from lmms.prep.build import Progress
+    from lmms.prep.progress import Progress
 
 _HELD_OUT = SKIPPED + "evaluation"
 

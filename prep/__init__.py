@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from lmms.configs.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from lmms.prep.build import Progress, build_shards
+    from lmms.prep.build import build_shards
+    from lmms.prep.first_records import read_records
     from lmms.prep.plan import Plan, plan_packs
+    from lmms.prep.progress import Progress
     from lmms.prep.records.record import Record
     from lmms.prep.reject import Reject
     from lmms.prep.render.render import Rendered, Renderer, load_renderer, render_record
-    from lmms.prep.sources import Source, read_records
+    from lmms.prep.sources import Source
     from lmms.prep.writer import PackFacts, write_packs
 
 __all__ = [
@@ -33,12 +35,14 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        **dict.fromkeys(("Progress", "build_shards"), "lmms.prep.build"),
+        "Progress": "lmms.prep.progress",
+        "build_shards": "lmms.prep.build",
         **dict.fromkeys(("Plan", "plan_packs"), "lmms.prep.plan"),
         "Record": "lmms.prep.records.record",
         "Reject": "lmms.prep.reject",
         **dict.fromkeys(("Rendered", "Renderer", "load_renderer", "render_record"), "lmms.prep.render.render"),
-        **dict.fromkeys(("Source", "read_records"), "lmms.prep.sources"),
+        "Source": "lmms.prep.sources",
+        "read_records": "lmms.prep.first_records",
         **dict.fromkeys(("PackFacts", "write_packs"), "lmms.prep.writer"),
     },
 )

@@ -8,67 +8,43 @@ folder renamed: a build is complete or does not exist.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from lmms.configs.contract.check import PackLimits, pack_limits
+from lmms.configs.contract.check import pack_limits
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
-from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.files import at_home, new_folder, remove
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.choice.first import first_records
+from lmms.prep.chunks import memory_chunks, read_chunks
 from lmms.prep.engine.ledger import Ledger, check_filters, check_held_out, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
-from lmms.prep.engine.store import Spooled, read_spooled, spool_chunk
+from lmms.prep.engine.store import Spooled, spool_chunk
+from lmms.prep.first_records import memory_with_form, with_forms
 from lmms.prep.media.network import Network
 from lmms.prep.media.resize import with_areas
-from lmms.prep.plan import ALGORITHM, Plan, plan_packs
+from lmms.prep.packing import planned_and_written
+from lmms.prep.plan import ALGORITHM
+from lmms.prep.progress import Progress, Report
 from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
 from lmms.prep.samples import Recipe
-from lmms.prep.shards import WrittenShard, cut_shards, write_shard
-from lmms.prep.sources import (
-    Source,
-    find_sources,
-    memory_chunks,
-    memory_source,
-    memory_with_form,
-    read_chunks,
-    with_forms,
-)
+from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 _NOT_IN_MANIFEST = ("out", "eval_out", "workers")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a build is. `done` and `total` are bytes of input (reading) or packs (writing)."""
-
-    stage: str
-    done: int
-    total: int
-    records: int
-    tokens: int
-    rejected: int
-
-
-Report = Callable[[Progress], None]
 
 
 def build_shards(config: PrepConfig, report: Report = lambda progress: None, records: Any = None) -> Manifest:
@@ -108,7 +84,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         if eval_part:
             check_held_out(held_out, ledger)
         halves = [
-            (half, into, _planned_and_written(config, half.all_samples(), recipe.limits, spool, into, report))
+            (half, into, planned_and_written(config, half.all_samples(), recipe.limits, spool, into, report))
             for half, into in ((ledger, part), (held_out, eval_part))
             if into
         ]
@@ -229,70 +205,6 @@ def _read(
             done = sum(sizes[: spooled.source]) + spooled.file_bytes
             report(Progress("reading", done, sum(sizes), ledger.read.total(), tokens, len(ledger.rejects)))
     return ledger, held_out
-
-
-def _planned_and_written(
-    config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits, spool: Path, out: Path, report: Report
-) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
-    """The shards of some samples, and the columns of samples.parquet."""
-    plan = _plan(config, samples, limits)
-    return _write(config, samples, plan, limits, spool, out, report), _samples(samples, plan)
-
-
-def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits) -> Plan:
-    """The packs. Samples of one size are placed in order, so the copies of a record come after all first copies."""
-    by_copy = np.argsort(samples["copy"], kind="stable")
-    tokens, patches = samples["tokens"][by_copy], samples["patches"][by_copy]
-    plan = plan_packs(tokens, patches, limits.seq_len, limits.max_patches, config.seed)
-    pack_of = np.empty_like(plan.pack_of)
-    pack_of[by_copy] = plan.pack_of
-    return replace(plan, pack_of=pack_of, order=np.argsort(pack_of, kind="stable"))
-
-
-def _write_task(
-    spool: Path, out: Path, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
-) -> WrittenShard:
-    shard, packs = task
-    return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
-
-
-def _nothing() -> None:
-    """Shards need no set-up in their worker."""
-
-
-def _write(
-    config: PrepConfig,
-    samples: npt.NDArray[np.void],
-    plan: Plan,
-    limits: PackLimits,
-    spool: Path,
-    out: Path,
-    report: Report,
-) -> list[WrittenShard]:
-    packs = np.split(samples[plan.order], plan.starts[1:-1])
-    tasks = enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes))
-    written, done = [], 0
-    report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
-    task = partial(_write_task, spool, out, limits)
-    with (
-        room_for(out, lambda: 2 * folder_bytes(spool)),
-        closing(
-            map_ordered(task, tasks, config.workers, _nothing, lambda task: f"shard {task[0]} to write")
-        ) as results,
-    ):
-        for shard in results:
-            written.append(shard)
-            done += shard.file.samples
-            report(Progress("writing", done, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
-    return written
-
-
-def _samples(samples: npt.NDArray[np.void], plan: Plan) -> dict[str, npt.NDArray[np.int64]]:
-    """The columns of samples.parquet."""
-    segment = np.empty(len(samples), np.int64)
-    segment[plan.order] = np.arange(len(samples)) - np.repeat(plan.starts[:-1], np.diff(plan.starts))
-    placed = {"pack": plan.pack_of, "segment": segment}
-    return {name: placed[name] if name in placed else np.ascontiguousarray(samples[name]) for name in SAMPLE_TABLE}
 
 
 def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts:

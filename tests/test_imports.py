@@ -34,13 +34,15 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("load", "source_list"),
     ),
     "prep": (
-        ("plan", "reject", "shards", "tables"),
+        ("plan", "progress", "reject", "shards", "tables"),
         ("media", "rows", "writer"),
         ("records",),
         ("choice",),
         ("render", "sources", "transforms"),
-        ("samples",),
+        ("chunks", "samples"),
+        ("first_records",),
         ("engine",),
+        ("packing",),
         ("build",),
     ),
     "train": (

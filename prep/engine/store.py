@@ -15,11 +15,12 @@ from lmms.configs.contract.mds import decode_sample, encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
+from lmms.prep.chunks import BLANK, chunk_values
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Made, Recipe, make_samples
-from lmms.prep.sources import BLANK, Source, chunk_values
+from lmms.prep.sources import Source
 
 SPOOLED = np.dtype(
     {

@@ -16,9 +16,10 @@ from lmms.configs.load import load_config
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
+from lmms.prep.first_records import read_records, with_forms
 from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
-from lmms.prep.sources import find_sources, read_records, with_forms
+from lmms.prep.sources import find_sources
 from tests.kit.folders import tiny_model_folder
 
 PAIRS = [(f"question {i}", f"answer {i}" * (i % 5 + 1)) for i in range(60)]

@@ -16,8 +16,9 @@ from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
+from lmms.prep.first_records import read_records
 from lmms.prep.records.read import read_record
-from lmms.prep.sources import find_sources, read_records
+from lmms.prep.sources import find_sources
 from lmms.train.data.shards import PackReader, read_sidecar
 from lmms.train.data.verify import verify
 from tests.kit.folders import tiny_model_folder

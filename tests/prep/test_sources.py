@@ -15,10 +15,11 @@ import pytest
 from backports import zstd
 
 from lmms.configs.errors import SourceError
+from lmms.prep.chunks import BLANK, chunk_values, read_chunks
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_ROWS
 from lmms.prep.rows.find import unread_text
-from lmms.prep.sources import BLANK, chunk_values, find_sources, read_chunks
+from lmms.prep.sources import find_sources
 
 RECORDS = [{"id": i, "messages": [{"role": "user", "content": f"line \u2028 {i}"}]} for i in range(3 * CHUNK_ROWS + 5)]
 

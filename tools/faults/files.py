@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lmms.configs.errors import SourceError
+from lmms.prep.chunks import BLANK, chunk_values, source_chunks
 from lmms.prep.records.record import parse_record
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
-from lmms.prep.sources import BLANK, chunk_values, find_sources, source_chunks
+from lmms.prep.sources import find_sources
 from tools.faults.sound_files import ROWS, damaged, sound_files
 
 TITLE = "# Damaged files"

@@ -8,9 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from lmms.prep.first_records import read_records
 from lmms.prep.records.record import Record
 from lmms.prep.rows.memory import memory_rows
-from lmms.prep.sources import read_records
 
 
 def rows() -> list[dict[str, Any]]:

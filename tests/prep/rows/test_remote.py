@@ -10,8 +10,9 @@ import pytest
 from obstore.store import from_url
 
 from lmms.configs.errors import SourceError
+from lmms.prep.chunks import chunk_values, read_chunks
 from lmms.prep.rows.find import unread_text
-from lmms.prep.sources import chunk_values, find_sources, read_chunks
+from lmms.prep.sources import find_sources
 from tests.kit.clouds import HUB, clouds
 from tests.kit.servers import s3_server, web_server
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from lmms.configs.errors import SourceError
+from lmms.prep.chunks import chunk_values, read_chunks
 from lmms.prep.reject import Reject
-from lmms.prep.sources import chunk_values, find_sources, read_chunks
+from lmms.prep.sources import find_sources
 
 PART = {"type": "image", "image": "1.jpg"}
 

@@ -1,0 +1,84 @@
+"""Samples, all of them spooled -> packs, planned and written: the second pass of a build."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
+from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.engine.processes import map_ordered
+from lmms.prep.engine.room import folder_bytes, room_for
+from lmms.prep.engine.store import read_spooled
+from lmms.prep.plan import Plan, plan_packs
+from lmms.prep.progress import Progress, Report
+from lmms.prep.shards import WrittenShard, cut_shards, write_shard
+
+
+def planned_and_written(
+    config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits, spool: Path, out: Path, report: Report
+) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
+    """The shards of some samples, and the columns of samples.parquet."""
+    plan = _plan(config, samples, limits)
+    return _write(config, samples, plan, limits, spool, out, report), _samples(samples, plan)
+
+
+def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits) -> Plan:
+    """The packs. Samples of one size are placed in order, so the copies of a record come after all first copies."""
+    by_copy = np.argsort(samples["copy"], kind="stable")
+    tokens, patches = samples["tokens"][by_copy], samples["patches"][by_copy]
+    plan = plan_packs(tokens, patches, limits.seq_len, limits.max_patches, config.seed)
+    pack_of = np.empty_like(plan.pack_of)
+    pack_of[by_copy] = plan.pack_of
+    return replace(plan, pack_of=pack_of, order=np.argsort(pack_of, kind="stable"))
+
+
+def _write_task(
+    spool: Path, out: Path, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
+) -> WrittenShard:
+    shard, packs = task
+    return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
+
+
+def _nothing() -> None:
+    """Shards need no set-up in their worker."""
+
+
+def _write(
+    config: PrepConfig,
+    samples: npt.NDArray[np.void],
+    plan: Plan,
+    limits: PackLimits,
+    spool: Path,
+    out: Path,
+    report: Report,
+) -> list[WrittenShard]:
+    packs = np.split(samples[plan.order], plan.starts[1:-1])
+    tasks = enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes))
+    written, done = [], 0
+    report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
+    task = partial(_write_task, spool, out, limits)
+    with (
+        room_for(out, lambda: 2 * folder_bytes(spool)),
+        closing(
+            map_ordered(task, tasks, config.workers, _nothing, lambda task: f"shard {task[0]} to write")
+        ) as results,
+    ):
+        for shard in results:
+            written.append(shard)
+            done += shard.file.samples
+            report(Progress("writing", done, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
+    return written
+
+
+def _samples(samples: npt.NDArray[np.void], plan: Plan) -> dict[str, npt.NDArray[np.int64]]:
+    """The columns of samples.parquet."""
+    segment = np.empty(len(samples), np.int64)
+    segment[plan.order] = np.arange(len(samples)) - np.repeat(plan.starts[:-1], np.diff(plan.starts))
+    placed = {"pack": plan.pack_of, "segment": segment}
+    return {name: placed[name] if name in placed else np.ascontiguousarray(samples[name]) for name in SAMPLE_TABLE}
