@@ -567,6 +567,12 @@ def test_a_later_turn_of_the_assistant_keeps_the_keys_that_the_first_lacks() -> 
     assert rejected("swift", record) == ("unread_media", "messages[1].content")
 
 
+def test_pictures_that_a_form_has_no_place_for_say_which_form_to_name() -> None:
+    record = {"conversations": said("<image>a", "b"), "image": "a.png"}
+    with pytest.raises(Reject, match="form=llava"):
+        read_record(record, reading("sharegpt"))
+
+
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_answers_to_compare_are_rejected_in_every_form(form: FormName) -> None:
     record = {"messages": chat("a", "b"), "text": "t", "chosen": "x", "rejected": "y"}
