@@ -99,6 +99,7 @@ def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | N
             if counts["samples"] != counts["packed"]
             else []
         ),
+        *_duplicates(counts, settings.duplicates),
         *([("cut off", f"{counted(cut_turns, 'turn')} at the end of long conversations")] if cut_turns else []),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
@@ -112,6 +113,14 @@ def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | N
         ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}{evaluated}"),
     ]
     return ui.facts(out, rows)
+
+
+def _duplicates(counts: dict[str, int], setting: str) -> list[tuple[str, str]]:
+    """A row about records that equal an earlier record, if there are any and they are packed."""
+    if not counts["duplicates"] or setting == "drop":
+        return []
+    equal = counted(counts["duplicates"], "record")
+    return [("duplicates", f"{equal} equal to an earlier one, packed all the same; duplicates=drop leaves them out")]
 
 
 def _held_out_text(folder: Path, manifest: "Manifest") -> str:

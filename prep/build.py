@@ -25,6 +25,7 @@ from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import memory_chunks, read_chunks
+from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import Ledger, check_filters, check_held_out, check_rejects, reject_rows, source_counts
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
@@ -83,6 +84,8 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         check_rejects(ledger, config.max_rejects, config.folder)
         if eval_part:
             check_held_out(held_out, ledger)
+        for half in (ledger, held_out):
+            settle_duplicates(half, config.duplicates == "drop")
         halves = [
             (half, into, planned_and_written(config, half.all_samples(), recipe.limits, spool, into, report))
             for half, into in ((ledger, part), (held_out, eval_part))

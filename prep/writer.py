@@ -164,6 +164,7 @@ def _counts(rows: Sequence[Mapping[str, Any]], account: Account) -> dict[str, in
     totals = ("read", "rejected", "skipped", "packed", "samples")
     counts = {
         **{name: sum(source[name] for source in account.sources) for name in totals},
+        "duplicates": sum(source.get("duplicates", 0) for source in account.sources),
         "packs": len(rows),
         **{name: sum(row[name] for row in rows) for name in ("tokens", "target_tokens", "media", "patches")},
     }

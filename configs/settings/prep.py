@@ -14,6 +14,7 @@ from lmms.configs.typed import check_fields
 
 MAX_SEQ_LEN = 2**22
 Positive = Annotated[int, Range(1)]
+Duplicates = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +56,8 @@ class PrepConfig(RecordConfig):
     """Quality of the JPEGs that transforms make of pictures; by default PNG, which loses nothing and is larger."""
     max_rejects: Annotated[float, Range(0, 1)] = 0.01
     """Share of rejected records above which the build stops."""
+    duplicates: Duplicates = "keep"
+    """Records that equal an earlier record of the build in tokens, targets and pictures: keep them, or drop them."""
     seed: int = 0
     """Decides the order of packs in the shards, which records a `repeat` such as 0.3 takes, what transforms draw."""
     shard_bytes: Annotated[int, Range(2**20, 2**31)] = 128 * 2**20

@@ -32,6 +32,8 @@ class Ledger:
     notes: defaultdict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Number of a source -> name of what was not used -> records."""
     cut_turns: Counter[int] = field(default_factory=Counter)
+    duplicates: Counter[int] = field(default_factory=Counter)
+    """Number of a source -> records that equal an earlier record of the build."""
     read: Counter[int] = field(default_factory=Counter)
     skipped: Counter[int] = field(default_factory=Counter)
     filter_columns: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -124,7 +126,8 @@ def _printable(text: str) -> str:
 
 
 def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dict[str, Any]]:
-    """{name, form, settings, read, packed, samples, rejected, skipped, tokens, rejects, notes, cut_turns} of a source.
+    """{name, form, settings, read, packed, samples, rejected, skipped, tokens, rejects, notes, cut_turns,
+    duplicates} of a source.
 
     The sources come in reading order. packed: records; a long document and a repeated record have several samples.
     rejects: reason -> records.
@@ -152,4 +155,5 @@ def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dic
             "rejects": dict(rejects[i].most_common()),
             "notes": dict(ledger.notes[i].most_common()),
             "cut_turns": ledger.cut_turns[i],
+            "duplicates": ledger.duplicates[i],
         }

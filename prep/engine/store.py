@@ -22,14 +22,18 @@ from lmms.prep.rows.chunk import Chunk
 from lmms.prep.samples import Made, Recipe, make_samples
 from lmms.prep.sources import Source
 
-SPOOLED = np.dtype(
-    {
-        "names": ["source", "row", "tokens", "target_tokens", "patches", "media", "chunk", "offset", "bytes", "copy"],
-        "formats": ["i4", "i8", "i4", "i4", "i4", "i4", "i4", "i8", "i8", "i4"],
-    }
-)
-"""One entry a sample: all that the plan needs, and where the bytes of the sample are. copy: 0, or of a repeated record
-the number of its copies before."""
+_FORMATS = {
+    **dict.fromkeys(("source", "tokens", "target_tokens", "patches", "media", "chunk", "copy"), "i4"),
+    **dict.fromkeys(("row", "offset", "bytes"), "i8"),
+    **dict.fromkeys(("content_high", "content_low"), "u8"),
+}
+_NAMES = [
+    *("source", "row", "tokens", "target_tokens", "patches", "media", "chunk", "offset", "bytes"),
+    *("content_high", "content_low", "copy"),
+]
+SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
+"""One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
+of what the record says. copy: 0, or of a repeated record the number of its copies before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +77,12 @@ class _Tally:
         self.notes.update(made.notes)
         self.cut_turns += made.cut_turns
         entries = []
+        content = _content(made)
         for sample in made.samples:
             data = encode_sample(COLUMNS, sample.to_columns())
             spans = sample.targets[:, 1] - sample.targets[:, 0]
             counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
-            entries.append((*sample.samples[0].tolist(), *counts, chunk_id, file.tell(), len(data)))
+            entries.append((*sample.samples[0].tolist(), *counts, chunk_id, file.tell(), len(data), *content))
             file.write(data)
             self.digest.update(data)
         self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
@@ -144,6 +149,17 @@ def _made(value: object, row: int, source_id: int, source: Source, renderer: Ren
         return reject
     except RecursionError:
         return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
+
+
+def _content(made: Made) -> tuple[int, int]:
+    """Both halves of a hash of all that a record says, without its place."""
+    digest = xxhash.xxh3_128()
+    for sample in made.samples:
+        for part in (sample.input_ids, sample.targets, sample.target_weights, sample.sample_weights):
+            digest.update(np.int64(part.size).tobytes())
+            digest.update(part.tobytes())
+        digest.update(sample.media_bytes)
+    return digest.intdigest() >> 64, digest.intdigest() & 2**64 - 1
 
 
 def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:

@@ -282,7 +282,7 @@ def test_zstd_with_the_longest_window_is_read(tmp_path: Path) -> None:
         ("a.csv", "a,b\n".encode("utf-16"), "UTF-16"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
-        ("a.jsonl", gzip.compress(b"{}"), r"\.gz file"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), r"\.gz file"),
         ("a.json", b'[{"a": 1}] [{"a": 2}]', "goes on after"),
         ("a.tsv", b"a\tb\n1\t2\t3\n", "more fields"),
     ],
