@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmms.configs.settings.prep import PrepConfig
-from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
 from lmms.prep.rows.find import find_files
 
@@ -23,11 +22,10 @@ _LEFT_OUT = ("edge_cases", "damaged")
 """Sets that other tests hold line by line."""
 
 
-def sources_of(data: Path) -> list[SourceConfig]:
-    """The data sets under a folder; files of boxes without turns are read as OpenAI's form, which rejects them."""
+def sources_of(data: Path) -> list[str]:
+    """The data sets under a folder."""
     file_sets, _ = find_files(str(data))
-    paths = [str(files.name) for files in file_sets if not any(name in str(files.name) for name in _LEFT_OUT)]
-    return [SourceConfig(path=path, form="openai" if "objects" in Path(path).name else None) for path in paths]
+    return [str(files.name) for files in file_sets if not any(name in str(files.name) for name in _LEFT_OUT)]
 
 
 def counted(source: Mapping[str, Any]) -> str:
