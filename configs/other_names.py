@@ -120,7 +120,7 @@ _PREP: Mapping[str, str] = MappingProxyType(
         "max_samples": "max_records",
         "val_size": "eval_share",
         "split_dataset_ratio": "eval_share",
-        "sample_ratio": "repeat",
+        "sample_ratio": "it is the key repeat of a source, such as sources: [{path: a.jsonl, repeat: 0.3}]",
         "default_system": "system",
         "system_prompt": "system",
         "num_proc": "workers",
