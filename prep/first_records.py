@@ -16,7 +16,7 @@ from lmms.configs.settings.sources import (
 from lmms.prep.chunks import BLANK, chunk_values, read_chunks, rows_of
 from lmms.prep.media.roots import MediaRoot
 from lmms.prep.records.forms import FORMS, find_form
-from lmms.prep.records.forms.fields import pick_fields
+from lmms.prep.records.normal.fields import pick_fields
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
 from lmms.prep.rows.chunk import Chunk

@@ -37,7 +37,7 @@ from lmms.configs.source_list import expand_sources
 from lmms.prep.choice.filter import filter_columns
 from lmms.prep.media.roots import MediaRoot, media_roots
 from lmms.prep.records.forms import columns_read, form_columns
-from lmms.prep.records.forms.fields import check_fields_map, column_of
+from lmms.prep.records.normal.fields import check_fields_map, column_of
 from lmms.prep.rows.find import FileSet, Unread, find_files
 from lmms.prep.rows.kinds import Kind
 from lmms.prep.rows.remote import fetch_files, is_url

@@ -30,7 +30,7 @@ from lmms.train.watch.metrics import line_of
 from tests.kit.boxes import samples, write_boxes
 from tests.kit.folders import tiny_model_folder
 from tests.kit.logs import step_log
-from tests.kit.models import tiny_model
+from tests.kit.model.models import tiny_model
 from tests.kit.runs import write_run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ from lmms.configs.contract.families import FAMILIES
 from lmms.prep.render.families import FAMILIES as OF_PREP
 from lmms.train.families import FAMILIES as OF_TRAIN
 from lmms.train.model.build import build_model
-from tests.kit.models import FAMILIES as OF_TESTS
-from tests.kit.models import part_of, tiny_config
+from tests.kit.model.models import FAMILIES as OF_TESTS
+from tests.kit.model.models import part_of, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_FAMILIES = (ROOT / "train" / "families", ROOT / "prep" / "render" / "families")

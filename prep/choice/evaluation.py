@@ -11,7 +11,7 @@ import xxhash
 
 from lmms.configs.settings.sources import Choice
 from lmms.prep.records.document import Document, Passage
-from lmms.prep.records.forms.fields import value_at
+from lmms.prep.records.normal.fields import value_at
 from lmms.prep.records.parts import Image
 from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject

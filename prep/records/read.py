@@ -6,8 +6,8 @@ from typing import Any
 from lmms.configs.settings.sources import DEFAULT_READING, Reading
 from lmms.prep.records.document import Document, parse_document
 from lmms.prep.records.forms import normal_form
-from lmms.prep.records.forms.fields import original_place
-from lmms.prep.records.forms.form import Normal
+from lmms.prep.records.normal.fields import original_place
+from lmms.prep.records.normal.form import Normal
 from lmms.prep.records.parts import Image
 from lmms.prep.records.record import Message, Record, parse_record
 from lmms.prep.records.system import with_system, without_system

@@ -14,7 +14,7 @@ from lmms.cli.train import _first_failure, _with_siblings
 from lmms.configs.load import to_yaml
 from lmms.train.checkpoint.read import checkpoint_name
 from lmms.train.run import train
-from tests.kit.models import tiny_model
+from tests.kit.model.models import tiny_model
 from tests.kit.runs import read_metrics, run_config, silent, write_run
 
 

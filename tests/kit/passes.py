@@ -9,7 +9,7 @@ from lmms.configs.settings.train import How
 from lmms.train.batch.batch import Batch
 from lmms.train.model.build import blocks
 from lmms.train.model.forward import TrainModel
-from tests.kit.models import VISION_FAMILIES, joined, make_pack, picture, talk, tiny_model, tiny_recipe
+from tests.kit.model.models import VISION_FAMILIES, joined, make_pack, picture, talk, tiny_model, tiny_recipe
 
 LORA = LoraConfig(rank=2, alpha=4, dropout=0.25)
 TRAINED: dict[str, dict[str, How]] = {

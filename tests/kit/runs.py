@@ -18,7 +18,7 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import load_checkpoint
 from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
-from tests.kit.models import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VISION_FAMILIES, tiny_config
+from tests.kit.model.models import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VISION_FAMILIES, tiny_config
 from tests.kit.ranks import free_port, on_ranks
 from tests.kit.shards import make_pack, write_shards
 

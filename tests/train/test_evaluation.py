@@ -28,7 +28,7 @@ from lmms.train.parallel.sharding import local_of, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.watch.signals import Asked
 from lmms.train.watch.watch import Watch
-from tests.kit.models import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
+from tests.kit.model.models import FIRST_SPECIAL, VISION_FAMILIES, tiny_config, tiny_model
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import write_model_folder
 from tests.kit.shards import make_pack, write_shards

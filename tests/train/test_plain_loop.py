@@ -24,7 +24,7 @@ from lmms.train import (
     train,
     unwatched,
 )
-from tests.kit.models import tiny_model
+from tests.kit.model.models import tiny_model
 from tests.kit.runs import run_config, write_run
 
 

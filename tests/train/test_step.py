@@ -30,7 +30,7 @@ from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.step import Learner, StepResult, take_step
 from lmms.train.watch.signals import Asked
 from lmms.train.watch.watch import Watch, unwatched
-from tests.kit.models import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
+from tests.kit.model.models import FIRST_SPECIAL, frozen, tiny_config, tiny_recipe
 from tests.kit.runs import write_model_folder
 from tests.kit.shards import make_pack, write_shards
 

@@ -15,7 +15,7 @@ from lmms.train.run import train
 from lmms.train.step import StepResult
 from lmms.train.step_log import Course, TakenStep, step_log
 from lmms.train.watch.metrics import StepLog
-from tests.kit.models import IMAGE_TOKEN, tiny_cost, tiny_recipe
+from tests.kit.model.models import IMAGE_TOKEN, tiny_cost, tiny_recipe
 from tests.kit.runs import run_config, silent, train_on_ranks, write_run
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from lmms.train.batch.loader import batches
 from lmms.train.batch.recipe import Recipe, make_recipe
-from lmms.train.data.fit import fitting_model
 from lmms.train.data.mixture import Phase
 from lmms.train.data.order import Order, set_packs
 from lmms.train.data.sets import Sets, make_order, open_sets
 from lmms.train.data.shards import PackReader, Place, Request
 from lmms.train.model.flops import model_cost
 from lmms.train.model.folder import model_of
+from lmms.train.plan.fit import fitting_model
 
 _MEASURED_S = 0.1
 """The least seconds of a measurement: a way reads the data set as often as needed for that."""

@@ -20,7 +20,7 @@ from lmms.configs.settings.log import LogConfig, wandb_mode
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import is_url
 from lmms.train.checkpoint.files import named_checkpoint
-from lmms.train.data.fit import check_one_template, fitting_model
+from lmms.train.plan.fit import check_one_template, fitting_model
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 """A model folder has one of these files: all weights, or the list of the files that hold them."""

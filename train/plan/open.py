@@ -16,7 +16,6 @@ from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.state import Base, TrainerState
 from lmms.train.data.balance import packs_of_steps, straggler_loss
 from lmms.train.data.costs import ModelCost
-from lmms.train.data.fit import check_one_template, fitting_model
 from lmms.train.data.order import ORDER_VERSION, Order
 from lmms.train.data.phases import RunPhase, start_phase
 from lmms.train.data.sets import Sets, costs_digest, find_sets, read_sets
@@ -26,6 +25,7 @@ from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora
 from lmms.train.optim.groups import check_optim, set_trained
 from lmms.train.parallel.share import WHOLE, Share
+from lmms.train.plan.fit import check_one_template, fitting_model
 
 _STEPS_LOOKED_AT, _MUCH_LOST = 64, 0.1
 """The number of steps whose balance is computed, and the share of time lost by waiting that is worth a remark."""

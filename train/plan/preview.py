@@ -13,11 +13,11 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.data.balance import in_random_order, packs_of_steps, step_costs
 from lmms.train.data.costs import table_costs
-from lmms.train.data.fit import fitting_model
 from lmms.train.data.order import Order, deal
 from lmms.train.data.phases import order_of, start_phase
 from lmms.train.data.sets import Sets, hashes, open_sets, packs_digest
 from lmms.train.data.sources import Sources, join_sources, source_tokens
+from lmms.train.plan.fit import fitting_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,11 +20,11 @@ from lmms.prep.records.forms import (
     trl,
     veomni,
 )
-from lmms.prep.records.forms.fields import columns_of, pick_fields
-from lmms.prep.records.forms.form import Form, Normal
-from lmms.prep.records.forms.system_column import SYSTEM_COLUMNS, with_system_column
-from lmms.prep.records.forms.turns import MEDIA_COLUMNS, refuse_preferences
 from lmms.prep.records.media_names import NAMES_OF_MEDIA
+from lmms.prep.records.normal.fields import columns_of, pick_fields
+from lmms.prep.records.normal.form import Form, Normal
+from lmms.prep.records.normal.system_column import SYSTEM_COLUMNS, with_system_column
+from lmms.prep.records.normal.turns import MEDIA_COLUMNS, refuse_preferences
 
 FORMS: Mapping[FormName, Form] = {
     "alpaca": alpaca.FORM,

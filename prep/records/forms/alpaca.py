@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.absent import is_absent
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import (
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import (
     MEDIA_COLUMNS,
     check_counts,
     media,

@@ -6,8 +6,8 @@ Blocks: text; image with a source; thinking; tool_use (a call); tool_result (a m
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import listed, missing, peeked_parts
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import listed, missing, peeked_parts
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles
-from lmms.prep.records.forms.turns import missing
+from lmms.prep.records.normal.form import Form, Normal, Roles
+from lmms.prep.records.normal.turns import missing
 
 
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:

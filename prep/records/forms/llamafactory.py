@@ -6,8 +6,8 @@ Kinds of parts: text, image_url, video_url, audio_url, reasoning, tool_call (a c
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import calls_of, listed, missing, peeked_parts
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import calls_of, listed, missing, peeked_parts
 from lmms.prep.reject import Reject
 
 

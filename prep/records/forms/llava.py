@@ -6,9 +6,9 @@ Each tag takes the next entry of `image` or `images`; the text around a tag stay
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
 from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation, system_used
-from lmms.prep.records.forms.turns import MEDIA_COLUMNS, check_counts, media, with_places
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import MEDIA_COLUMNS, check_counts, media, with_places
 
 
 def _read(record: Mapping[str, Any], roles: Roles) -> Normal:

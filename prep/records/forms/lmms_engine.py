@@ -7,8 +7,8 @@ a part is a name only.
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import check_counts, listed, media, missing, peeked_parts
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import check_counts, listed, media, missing, peeked_parts
 
 _IMAGES = ("image", "images")
 

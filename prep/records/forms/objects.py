@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import media, missing, peeked
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import media, missing, peeked
 from lmms.prep.records.shapes import Size, parse_shape
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles
+from lmms.prep.records.normal.form import Form, Normal, Roles
 
 
 def _fits(record: Mapping[str, Any]) -> bool:

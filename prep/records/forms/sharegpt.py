@@ -10,9 +10,9 @@ start counts, and the column `system` where there is none.
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.system_column import is_system
-from lmms.prep.records.forms.turns import (
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.system_column import is_system
+from lmms.prep.records.normal.turns import (
     CALLS,
     ROLES,
     calls_of,

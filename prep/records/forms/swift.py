@@ -11,11 +11,11 @@ from typing import Any
 
 from lmms.prep.records.absent import is_blank
 from lmms.prep.records.forms.alpaca import history_turns, joined
-from lmms.prep.records.forms.boxes import place_objects
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
 from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation
-from lmms.prep.records.forms.system_column import SYSTEM_COLUMNS
-from lmms.prep.records.forms.turns import (
+from lmms.prep.records.normal.boxes import place_objects
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.system_column import SYSTEM_COLUMNS
+from lmms.prep.records.normal.turns import (
     CALLS,
     MEDIA_COLUMNS,
     check_counts,

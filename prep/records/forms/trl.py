@@ -8,8 +8,8 @@ imitation.
 from collections.abc import Mapping
 from typing import Any
 
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
-from lmms.prep.records.forms.turns import listed, media, missing
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import listed, media, missing
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.records.weights import SWITCHES, WEIGHT_KEYS, message_weight
 from lmms.prep.reject import Reject

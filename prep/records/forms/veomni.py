@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.forms import llava
-from lmms.prep.records.forms.form import Form, Normal, Roles, renamed
 from lmms.prep.records.forms.sharegpt import LISTS, column_of, has_conversation
-from lmms.prep.records.forms.turns import MEDIA_COLUMNS, check_counts, listed, media, peeked
+from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
+from lmms.prep.records.normal.turns import MEDIA_COLUMNS, check_counts, listed, media, peeked
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 

@@ -13,8 +13,8 @@ from lmms.configs.errors import SourceError
 from lmms.prep.chunks import chunk_values, read_chunks
 from lmms.prep.rows.find import unread_text
 from lmms.prep.sources import find_sources
-from tests.kit.clouds import HUB, clouds
-from tests.kit.servers import s3_server, web_server
+from tests.kit.stores.clouds import HUB, clouds
+from tests.kit.stores.servers import s3_server, web_server
 
 RECORDS = [{"messages": f"text {i}"} for i in range(3)]
 LINES = b"".join(json.dumps(record).encode() + b"\n" for record in RECORDS)

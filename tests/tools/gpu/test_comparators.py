@@ -15,7 +15,7 @@ from lmms.train.batch.recipe import make_recipe
 from lmms.train.data.shards import Place
 from lmms.train.model.build import build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel
-from tests.kit.liger import plain_functions
+from tests.kit.model.liger import plain_functions
 from tools.gpu.pieces.losses import loss_by
 from tools.gpu.pieces.models import FIRST, MINI, SECOND, model_config
 from tools.gpu.pieces.packs import make_packs, pack_file

@@ -12,7 +12,7 @@ from lmms.configs.contract.hashing import mix64
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import DatasetError, TrainError
 from lmms.train.batch.batch import Batch, make_batch
-from tests.kit.models import (
+from tests.kit.model.models import (
     FAMILIES,
     IMAGE_TOKEN,
     TINY_VISION,

@@ -24,7 +24,7 @@ from lmms.configs.contract.model_folder import read_model_folder
 from lmms.configs.contract.pack import Media
 from lmms.configs.errors import TrainError
 from lmms.train.batch.images import BadMediaError, image_patches, normalised, pixel_constants
-from tests.kit.models import TINY_VISION
+from tests.kit.model.models import TINY_VISION
 
 MODELS = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
 SETS = ("chart_opencqa", "doc_photo_mix", "emoji_icons", "nlvr_statements", "raccoon_boxes", "tables_pubtabnet")

@@ -12,7 +12,7 @@ from lmms.configs.errors import TrainError
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.padding import pad_batch
 from lmms.train.batch.shapes import Shapes
-from tests.kit.models import (
+from tests.kit.model.models import (
     VISION_FAMILIES,
     joined,
     make_pack,
@@ -22,7 +22,7 @@ from tests.kit.models import (
     tiny_model,
     tiny_recipe,
 )
-from tests.kit.padding import SEQ_LEN, padding_recipe
+from tests.kit.model.padding import SEQ_LEN, padding_recipe
 from tests.kit.passes import assert_same_gradients, gradients
 
 PADDED = ("qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")

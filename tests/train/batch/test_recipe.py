@@ -8,7 +8,7 @@ import pytest
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.errors import ModelError
 from lmms.train.batch.recipe import make_recipe
-from tests.kit.models import (
+from tests.kit.model.models import (
     FAMILIES,
     TINY_VISION,
     VISION_FAMILIES,

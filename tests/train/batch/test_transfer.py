@@ -7,7 +7,7 @@ import torch
 
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.transfer import ahead, one_ahead
-from tests.kit.models import joined, make_pack, picture, talk, tiny_recipe
+from tests.kit.model.models import joined, make_pack, picture, talk, tiny_recipe
 
 
 def test_each_is_started_before_the_one_before_it_is_used_and_no_further() -> None:

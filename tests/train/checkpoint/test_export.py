@@ -24,7 +24,7 @@ from lmms.train.model.forward import TrainModel, last_hidden_state
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.run import train
 from tests.kit.checkpoints import save
-from tests.kit.models import (
+from tests.kit.model.models import (
     FAMILIES,
     VISION_FAMILIES,
     joined,
@@ -35,7 +35,7 @@ from tests.kit.models import (
     tiny_model,
     tiny_recipe,
 )
-from tests.kit.readers import inputs_of
+from tests.kit.model.readers import inputs_of
 from tests.kit.runs import run_config, silent, write_model_folder, write_run
 
 

@@ -19,9 +19,9 @@ from lmms.train.model.folder import model_of
 from lmms.train.model.forward import last_hidden_state
 from lmms.train.model.lora import add_lora
 from lmms.train.run import train
-from tests.kit.hub_models import hub_config, write_hub_model
-from tests.kit.models import VISION_FAMILIES, joined, make_pack, picture, talk, tiny_recipe
-from tests.kit.readers import inputs_of, read_logits, transformers_4
+from tests.kit.model.hub_models import hub_config, write_hub_model
+from tests.kit.model.models import VISION_FAMILIES, joined, make_pack, picture, talk, tiny_recipe
+from tests.kit.model.readers import inputs_of, read_logits, transformers_4
 from tests.kit.runs import run_config, silent, write_run
 
 

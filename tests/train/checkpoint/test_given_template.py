@@ -16,7 +16,7 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.prep.build import build_shards
 from lmms.train.checkpoint.export import export
 from lmms.train.checkpoint.read import checkpoint_name
-from lmms.train.data.fit import fitting_model
+from lmms.train.plan.fit import fitting_model
 from lmms.train.run import train
 from tests.kit.folders import TOOL_TEMPLATE, tiny_model_folder
 from tests.kit.runs import silent

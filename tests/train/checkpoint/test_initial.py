@@ -19,7 +19,7 @@ from lmms.train.model.names import is_lora
 from lmms.train.optim.table import TRAINED_NAME
 from lmms.train.run import train
 from lmms.train.watch.metrics import StepLog
-from tests.kit.models import part_of, tiny_model
+from tests.kit.model.models import part_of, tiny_model
 from tests.kit.runs import assert_same_steps, read_metrics, read_tensors, run_config, silent, write_run
 
 PRESETS = Path(__file__).resolve().parents[3] / "configs" / "presets"

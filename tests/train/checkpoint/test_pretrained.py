@@ -20,7 +20,7 @@ from lmms.train.model.build import blocks, build_model, materialize
 from lmms.train.model.forward import TrainModel
 from lmms.train.parallel.sharding import local_of, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
-from tests.kit.models import FAMILIES, tiny_config, tiny_model
+from tests.kit.model.models import FAMILIES, tiny_config, tiny_model
 from tests.kit.ranks import on_ranks
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lmms.configs.contract.pack import Pack
-from tests.kit.served import served_folder, served_packs
-from tests.kit.servers import Server, web_server
+from tests.kit.stores.served import served_folder, served_packs
+from tests.kit.stores.servers import Server, web_server
 
 
 @pytest.fixture(scope="module")

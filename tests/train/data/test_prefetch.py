@@ -22,8 +22,8 @@ from lmms.train.data import prefetch
 from lmms.train.data.cache import cached_name, fetch, need_of
 from lmms.train.data.prefetch import cache_keeper
 from lmms.train.data.shards import PackReader, read_sidecar
-from tests.kit.served import all_packs, all_same, requests, same, shard_path
-from tests.kit.servers import Server
+from tests.kit.stores.served import all_packs, all_same, requests, same, shard_path
+from tests.kit.stores.servers import Server
 
 BOTH = ((0, 1), (0, 0))
 

@@ -18,10 +18,10 @@ from lmms.configs.stores import remote
 from lmms.configs.stores.store import open_store
 from lmms.train.data.shards import PackReader, Place, read_sidecar
 from lmms.train.data.verify import verify
-from tests.kit.clouds import HUB, OLD, VOLUME, clouds
-from tests.kit.clouds import requests as requests_of
-from tests.kit.served import all_packs, all_same, requests, same, shard_path
-from tests.kit.servers import PASSWORD, USER, Server, s3_server, sftp_server
+from tests.kit.stores.clouds import HUB, OLD, VOLUME, clouds
+from tests.kit.stores.clouds import requests as requests_of
+from tests.kit.stores.served import all_packs, all_same, requests, same, shard_path
+from tests.kit.stores.servers import PASSWORD, USER, Server, s3_server, sftp_server
 
 
 def after(seconds: float, act: Callable[[], object]) -> threading.Thread:

@@ -15,7 +15,7 @@ from lmms.train.data.order import Order
 from lmms.train.data.sets import Sets, make_order, open_sets
 from lmms.train.data.shards import Place
 from lmms.train.data.steps import Progress, RankShare, StepPlan, pack_names, plan_steps
-from tests.kit.models import FIRST_SPECIAL
+from tests.kit.model.models import FIRST_SPECIAL
 from tests.kit.runs import write_model_folder
 from tests.kit.shards import make_pack, write_shards
 

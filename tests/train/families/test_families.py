@@ -18,7 +18,7 @@ from lmms.configs.contract.geometry import image_grid
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
 from lmms.configs.contract.pack import Media, Pack
 from lmms.train.batch.recipe import Recipe, make_recipe
-from tests.kit.models import joined, manifest_of
+from tests.kit.model.models import joined, manifest_of
 
 MODELS = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
 SETS = {"nlvr_statements": 40, "doc_photo_mix": 12, "emoji_icons": 60}

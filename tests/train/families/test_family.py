@@ -7,7 +7,16 @@ import pytest
 from lmms.configs.errors import ModelError
 from lmms.train.families import FAMILIES, family_of, images_of
 from lmms.train.families.family import Tower
-from tests.kit.models import VISION_FAMILIES, joined, make_pack, picture, talk, tiny_config, tiny_model, tiny_recipe
+from tests.kit.model.models import (
+    VISION_FAMILIES,
+    joined,
+    make_pack,
+    picture,
+    talk,
+    tiny_config,
+    tiny_model,
+    tiny_recipe,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,7 @@ from lmms.train.families.family import Tower
 from lmms.train.families.qwen2_5_vl import tower_inputs
 from lmms.train.model.attention import Documents, varlen_attention, with_windows
 from lmms.train.model.reference import reference_attention
-from tests.kit.models import tiny_config, tiny_model
+from tests.kit.model.models import tiny_config, tiny_model
 
 TOWER = Tower(patch_size=4, merge_size=2, window_size=16)
 GRIDS = {

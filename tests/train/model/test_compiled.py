@@ -24,11 +24,11 @@ from lmms.train.model.reference import documents_attention, reference_attention
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
-from tests.kit.compiled import compiled_graphs, no_recompiles
 from tests.kit.live import kept_bytes, saved_bytes
-from tests.kit.models import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
+from tests.kit.model.compiled import compiled_graphs, no_recompiles
+from tests.kit.model.models import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
+from tests.kit.model.padding import padding_recipe
 from tests.kit.offload import offloaded
-from tests.kit.padding import padding_recipe
 from tests.kit.passes import assert_same_gradients, gradients
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import read_metrics, run_config, silent, write_run

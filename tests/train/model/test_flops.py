@@ -21,7 +21,7 @@ from lmms.train.data.shards import Sidecar
 from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
 from lmms.train.plan.cards import peak_flops
-from tests.kit.models import (
+from tests.kit.model.models import (
     FAMILIES,
     VISION_FAMILIES,
     frozen,
@@ -33,7 +33,7 @@ from tests.kit.models import (
     tiny_model,
     tiny_recipe,
 )
-from tests.kit.padding import sidecar_of
+from tests.kit.model.padding import sidecar_of
 
 aten = torch.ops.aten
 

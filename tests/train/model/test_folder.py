@@ -7,7 +7,7 @@ import pytest
 
 from lmms.configs.errors import ModelError
 from lmms.train.model.folder import model_of
-from tests.kit.models import FAMILIES, tiny_config
+from tests.kit.model.models import FAMILIES, tiny_config
 
 
 def write_config(folder: Path, family: str, **changes: object) -> None:

@@ -24,7 +24,7 @@ from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel, last_hidden_state
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
-from tests.kit.models import (
+from tests.kit.model.models import (
     FAMILIES,
     IMAGE_TOKEN,
     TINY_VISION,

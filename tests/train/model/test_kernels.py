@@ -19,8 +19,8 @@ from lmms.train.model.attention import ATTENTION_NAMES
 from lmms.train.model.kernels import KERNELS_NAME, Kernels, Machine, choose_kernels, this_machine, use_kernels
 from lmms.train.model.liger import liger_functions, use_liger
 from lmms.train.run import train
-from tests.kit.liger import plain_functions
-from tests.kit.models import FAMILIES, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_model, tiny_recipe
+from tests.kit.model.liger import plain_functions
+from tests.kit.model.models import FAMILIES, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_model, tiny_recipe
 from tests.kit.passes import assert_same_gradients, gradients
 from tests.kit.runs import run_config, silent, write_run
 

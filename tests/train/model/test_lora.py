@@ -17,7 +17,7 @@ from lmms.train.model.build import build_model
 from lmms.train.model.lora import init_lora, lora_layers, trained_names
 from lmms.train.model.names import is_lora, parameter_name
 from lmms.train.optim.groups import make_optimizer, trained_parts
-from tests.kit.models import (
+from tests.kit.model.models import (
     FAMILIES,
     VISION_FAMILIES,
     joined,
@@ -28,7 +28,7 @@ from tests.kit.models import (
     tiny_config,
     tiny_model,
 )
-from tests.kit.models import tiny_recipe as recipe_of
+from tests.kit.model.models import tiny_recipe as recipe_of
 
 ONLY_LLM: dict[str, How] = {"default": "frozen", "llm": "lora"}
 

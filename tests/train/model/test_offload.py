@@ -31,7 +31,7 @@ from lmms.train.plan.memory import rank_memory, state_bytes
 from lmms.train.plan.trace import offloaded_bytes, tensors_in, trace_pass
 from lmms.train.run import train
 from tests.kit.live import TOLERANCE, LiveStorages, kernel_attention, local
-from tests.kit.models import FAMILIES, VISION_FAMILIES, part_of, tiny_config, tiny_model
+from tests.kit.model.models import FAMILIES, VISION_FAMILIES, part_of, tiny_config, tiny_model
 from tests.kit.offload import PLENTY, offloaded, room_of
 from tests.kit.passes import assert_bitwise, batch_of, count_forward_calls, model_of, some_batch, step
 from tests.kit.ranks import free_port, on_ranks

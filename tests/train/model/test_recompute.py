@@ -18,7 +18,7 @@ from lmms.train.model.recompute import ATTENTIONS, PRODUCTS
 from lmms.train.plan.trace import tensors_in, trace_pass
 from lmms.train.run import train
 from tests.kit.live import LiveStorages
-from tests.kit.models import FAMILIES, VISION_FAMILIES, tiny_config
+from tests.kit.model.models import FAMILIES, VISION_FAMILIES, tiny_config
 from tests.kit.passes import LORA, TRAINED, assert_bitwise, batch_of, model_of, step
 from tests.kit.runs import read_metrics, run_config, silent, write_run
 

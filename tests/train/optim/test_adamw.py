@@ -14,7 +14,7 @@ from lmms.configs.settings.optim import OptimConfig, OptimName
 from lmms.train.optim.adamw import new_averages, update_adamw, update_small
 from lmms.train.optim.eight_bit import dequantize
 from lmms.train.optim.groups import make_optimizer
-from tests.kit.models import joined, make_pack, talk, tiny_model, tiny_recipe
+from tests.kit.model.models import joined, make_pack, talk, tiny_model, tiny_recipe
 
 RULES: tuple[OptimName, ...] = ("adamw", "adamw-bf16", "adamw-8bit")
 SHAPES = [(40, 300), (3, 2, 2, 90), (64, 16)]

@@ -10,7 +10,7 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.settings.optim import OptimConfig
 from lmms.train.optim.groups import make_optimizer, set_trained, trained_parts
 from lmms.train.optim.schedule import lr_share
-from tests.kit.models import frozen, part_of, tiny_model
+from tests.kit.model.models import frozen, part_of, tiny_model
 
 PEAK = OptimConfig(lr={"default": 2.0})
 

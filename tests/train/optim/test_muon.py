@@ -12,7 +12,7 @@ from lmms.train.model.names import parameter_name
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.optim.muon import orthogonalised
 from lmms.train.optim.rules import Updates, muon_line, stacked_matrices
-from tests.kit.models import FAMILIES, tiny_model
+from tests.kit.model.models import FAMILIES, tiny_model
 
 LR, DECAY, MOMENTUM = 0.02, 0.1, 0.9
 

@@ -28,7 +28,7 @@ from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.plan.dry_run import dry_run
 from lmms.train.run import train
 from tests.kit.broken_steps import poisoned, train_with
-from tests.kit.models import tiny_model
+from tests.kit.model.models import tiny_model
 from tests.kit.passes import batch_of, some_batch
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import (

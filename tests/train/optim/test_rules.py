@@ -17,7 +17,7 @@ from lmms.train.model.forward import TrainModel
 from lmms.train.model.names import is_lora
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.optim.rules import bytes_by_rule, rules_of
-from tests.kit.models import part_of, tiny_model
+from tests.kit.model.models import part_of, tiny_model
 
 NAMES: tuple[OptimName, ...] = get_args(OptimName)
 NEEDED: dict[str, Any] = {"model.path": "m", "data.shards": "s", "data.global_packs": 1, "output": "o", "max_steps": 1}

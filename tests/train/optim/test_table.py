@@ -11,7 +11,7 @@ from lmms.configs.settings.optim import OptimConfig
 from lmms.train.model.build import keep_in
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.optim.table import TRAINED_NAME, Row, table_lines, trained_table, write_table
-from tests.kit.models import FAMILIES, part_of, tiny_model
+from tests.kit.model.models import FAMILIES, part_of, tiny_model
 
 
 def test_each_part_has_a_row_for_each_way_it_is_trained() -> None:

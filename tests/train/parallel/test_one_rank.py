@@ -18,8 +18,8 @@ from lmms.train.model.lora import add_lora, init_lora
 from lmms.train.optim.groups import make_optimizer, set_trained
 from lmms.train.parallel.sharding import local_of, reshard_all, shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
-from tests.kit.compiled import no_recompiles
-from tests.kit.models import VISION_FAMILIES, frozen, joined, make_pack, picture, talk, tiny_config, tiny_recipe
+from tests.kit.model.compiled import no_recompiles
+from tests.kit.model.models import VISION_FAMILIES, frozen, joined, make_pack, picture, talk, tiny_config, tiny_recipe
 
 BF16 = torch.bfloat16
 

@@ -19,7 +19,7 @@ from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
 from lmms.train.setup import start
 from lmms.train.watch.watch import unwatched
-from tests.kit.models import FIRST_SPECIAL, Talk, make_pack, places, talk, tiny_model, tiny_recipe
+from tests.kit.model.models import FIRST_SPECIAL, Talk, make_pack, places, talk, tiny_model, tiny_recipe
 from tests.kit.ranks import on_ranks
 from tests.kit.runs import run_config, silent, write_run
 

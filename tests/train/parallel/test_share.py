@@ -13,7 +13,7 @@ from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.transfer import receive, send
 from lmms.train.batch.vision import Pictures
 from lmms.train.parallel.share import Share, share_images
-from tests.kit.models import IMAGE_TOKEN, make_pack, picture, places, talk, tiny_recipe
+from tests.kit.model.models import IMAGE_TOKEN, make_pack, picture, places, talk, tiny_recipe
 
 SIZES = ((24, 16), (64, 48), (16, 16), (32, 32), (40, 24))
 """Of the images of the second conversation; the others have none."""

@@ -9,7 +9,7 @@ from lmms.configs.settings.optim import OptimConfig
 from lmms.train.model.lora import add_lora
 from lmms.train.optim.groups import set_trained
 from lmms.train.plan.likely_mistakes import likely_mistakes
-from tests.kit.models import tiny_model
+from tests.kit.model.models import tiny_model
 
 
 def lines(train: dict[str, Any], steps: int, **optim: Any) -> list[str]:

@@ -25,7 +25,7 @@ from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.plan.memory import States, copied_bytes, gathered_bytes, local_elements, rank_memory, state_bytes
 from lmms.train.plan.trace import Peak, tensors_in, trace_pass, units
 from tests.kit.live import TOLERANCE, LiveStorages, kept_bytes, kernel_attention, local
-from tests.kit.models import frozen, tiny_config, tiny_model
+from tests.kit.model.models import frozen, tiny_config, tiny_model
 from tests.kit.passes import some_batch
 from tests.kit.ranks import on_ranks
 

@@ -17,7 +17,7 @@ from lmms.train.data.phases import order_of, read_phases
 from lmms.train.data.sets import open_sets, packs_digest
 from lmms.train.data.steps import RankShare, plan_steps
 from lmms.train.run import train
-from tests.kit.models import part_of
+from tests.kit.model.models import part_of
 from tests.kit.ranks import free_port, on_ranks
 from tests.kit.runs import (
     assert_same_steps,

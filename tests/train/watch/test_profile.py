@@ -25,7 +25,7 @@ from lmms.train.step import take_step
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
 from lmms.train.watch.profile import Profile, check_profile, profiling, window_of
 from lmms.train.watch.watch import unwatched
-from tests.kit.models import tiny_model
+from tests.kit.model.models import tiny_model
 from tests.kit.runs import read_metrics, read_tensors, run_config, silent, train_on_ranks, write_run
 
 _THEIRS = ("FSDP::", "Optimizer.", "ProfilerStep", "gloo:")

@@ -23,7 +23,7 @@ from lmms.train.watch.records import records_of
 from tests.kit.folders import small_shards
 from tests.kit.phases import first_phase
 from tests.kit.runs import read_metrics, run_config, silent, write_run
-from tests.kit.servers import web_server
+from tests.kit.stores.servers import web_server
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from lmms.train.data.shards import PackReader
 from lmms.train.model.forward import TrainModel, last_hidden_state
 from lmms.train.plan.open import MOST_SOURCES
 from lmms.train.run import train
-from tests.kit.models import FIRST_SPECIAL, VISION_FAMILIES, joined, tiny_model, tiny_recipe
+from tests.kit.model.models import FIRST_SPECIAL, VISION_FAMILIES, joined, tiny_model, tiny_recipe
 from tests.kit.runs import (
     SMALL_RUN,
     assert_same_steps,

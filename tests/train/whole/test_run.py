@@ -33,7 +33,7 @@ from lmms.train.run import train
 from lmms.train.step import take_step
 from lmms.train.watch import metrics
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
-from tests.kit.models import frozen, part_of, tiny_config, tiny_model
+from tests.kit.model.models import frozen, part_of, tiny_config, tiny_model
 from tests.kit.ranks import free_port
 from tests.kit.runs import (
     assert_same_steps,

@@ -18,8 +18,8 @@ from lmms.train.data.cache import cached_name
 from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
 from tests.kit.runs import assert_same_steps, read_metrics, run_config, silent, train_on_ranks, write_run
-from tests.kit.served import requests
-from tests.kit.servers import web_server
+from tests.kit.stores.served import requests
+from tests.kit.stores.servers import web_server
 
 STEPS = 6
 

@@ -30,7 +30,7 @@ from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.step import Learner, take_step
 from lmms.train.watch.watch import unwatched
-from tests.kit.models import (
+from tests.kit.model.models import (
     FAMILIES,
     VISION_FAMILIES,
     joined,

@@ -9,7 +9,7 @@ from lmms.configs.contract.pack import Pack
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.shapes import shapes_of
 from lmms.train.data.shards import Sidecar
-from tests.kit.models import tiny_recipe
+from tests.kit.model.models import tiny_recipe
 
 SEQ_LEN = 320
 

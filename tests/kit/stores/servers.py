@@ -1,7 +1,7 @@
 """Real servers of files on the loopback, each in a process of its own that can be killed and started again.
 
-    python tests/kit/servers.py http FOLDER PORT
-    python tests/kit/servers.py sftp FOLDER PORT KEY
+    python tests/kit/stores/servers.py http FOLDER PORT
+    python tests/kit/stores/servers.py sftp FOLDER PORT KEY
 
 The web server writes the name of every file that is asked for to FOLDER/requests. What the first word of FOLDER/faults
 says it does to the next request for a range, and takes the word away: `kill` (itself, in the middle of the body),

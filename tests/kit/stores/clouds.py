@@ -1,6 +1,6 @@
 """Stand-ins for two services that nobody can run at home: the part of their HTTP interfaces that reading needs.
 
-    python tests/kit/clouds.py FOLDER PORT
+    python tests/kit/stores/clouds.py FOLDER PORT
 
     Hugging Face's hub  the data set org/name is FOLDER
     Databricks          the volume /Volumes/a/b/c and the older file system's /old are FOLDER
@@ -32,7 +32,7 @@ def clouds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Both services on a folder, with their address and the token where their libraries look for them."""
     from huggingface_hub import constants
 
-    from tests.kit.servers import Server
+    from tests.kit.stores.servers import Server
 
     server = Server(__file__, folder, "PORT")
     address = f"http://{HOST}:{server.port}"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from lmms.prep.records.absent import is_blank
-from lmms.prep.records.forms.form import Normal, Roles, renamed
-from lmms.prep.records.forms.turns import listed
+from lmms.prep.records.normal.form import Normal, Roles, renamed
+from lmms.prep.records.normal.turns import listed
 
 SYSTEM_COLUMNS = ("system", "system_prompt")
 

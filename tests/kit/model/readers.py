@@ -12,7 +12,7 @@ import torch
 
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.images import normalised
-from tests.kit.models import tiny_config
+from tests.kit.model.models import tiny_config
 
 _TRANSFORMERS_4 = ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface-hub==0.36.2")
 """With the torch that is here: 69 MB, of which uv links most from its cache."""

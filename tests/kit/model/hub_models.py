@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from tests.kit.models import tiny_config, tiny_model
+from tests.kit.model.models import tiny_config, tiny_model
 
 THETA = 500.0
 """Not what any version of transformers takes where a config is silent."""
