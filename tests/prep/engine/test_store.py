@@ -1,7 +1,6 @@
-"""A fault of lmms in one record: the error says which record, and a record nested too deep is a rejection."""
+"""Faults of one record: an error of lmms says which record, and a record nested too deep for Python is a rejection."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,16 @@ from lmms.prep.build import build_shards
 from lmms.prep.engine import store
 from tests.kit.folders import TOOL_TEMPLATE, tiny_model_folder
 
-
-def build(folder: Path, *records: dict[str, Any]) -> Any:
-    (folder / "tools.jinja").write_text(TOOL_TEMPLATE)
-    (folder / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    model = str(tiny_model_folder(folder))
-    out = str(folder / "out")
-    sources = (str(folder / "a.jsonl"),)
-    config = PrepConfig(sources=sources, model=model, seq_len=128, out=out, workers=1, max_rejects=1.0)
-    return build_shards(replace(config, chat_template=str(folder / "tools.jinja")))
-
-
 CHAT = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+
+
+def config(folder: Path, *sources: str) -> PrepConfig:
+    (folder / "tools.jinja").write_text(TOOL_TEMPLATE)
+    model, out = str(tiny_model_folder(folder)), str(folder / "out")
+    template = str(folder / "tools.jinja")
+    return PrepConfig(
+        sources=sources, model=model, seq_len=128, out=out, workers=1, max_rejects=1.0, chat_template=template
+    )
 
 
 def test_an_error_that_nobody_foresaw_names_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,16 +28,15 @@ def test_an_error_that_nobody_foresaw_names_the_record(tmp_path: Path, monkeypat
         raise ZeroDivisionError if row == 1 else store.Reject("not_object", "")
 
     monkeypatch.setattr(store, "make_samples", broken)
+    (tmp_path / "a.jsonl").write_text((json.dumps(CHAT) + "\n") * 2)
     with pytest.raises(ZeroDivisionError) as caught:
-        build(tmp_path, CHAT, CHAT)
+        build_shards(config(tmp_path, str(tmp_path / "a.jsonl")))
     assert caught.value.__notes__ == [f"while row 1 of {tmp_path / 'a.jsonl'} was read"]
 
 
-def test_a_record_that_is_nested_too_deep_is_a_rejection(tmp_path: Path) -> None:
+def test_a_record_of_memory_that_is_nested_too_deep_is_a_rejection(tmp_path: Path) -> None:
     deep: Any = "x"
-    for _ in range(950):
+    for _ in range(5000):
         deep = [deep]
-    call = {"function": {"name": "f", "arguments": {"x": deep}}}
-    turns = [CHAT["messages"][0], {"role": "assistant", "content": None, "tool_calls": [call]}]
-    manifest = build(tmp_path, CHAT, {"messages": turns, "tools": [{"name": "f"}]})
+    manifest = build_shards(config(tmp_path), records=[CHAT, CHAT | {"tools": [{"name": "f", "parameters": deep}]}])
     assert manifest.rejects == {"nested_too_deep": 1}
