@@ -1,0 +1,69 @@
+"""The template and the tokenizer of a model, loaded."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lmms.configs.contract.families import family_facts
+from lmms.configs.contract.model_folder import ModelFolder
+from lmms.configs.errors import ModelError
+from lmms.prep.records.record import ROLES
+from lmms.prep.render.families import FAMILIES
+from lmms.prep.render.families.family import Family
+from lmms.prep.render.template import ChatTemplate, compile_template
+from lmms.prep.render.tokens import Encoder, encode_texts, load_encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """The template and tokenizer of one model, loaded."""
+
+    family: Family
+    image: str | None
+    """The special token that stands for an image; None for models that read text only."""
+    template: ChatTemplate
+    special_tokens: dict[str, str]
+    encoder: Encoder
+    headers: Mapping[str, tuple[int, ...]]
+    """The begin of a turn, such as `user` and a line feed -> its ids, where no token reaches into what follows."""
+    control_ids: dict[str, int]
+    """Special tokens that the rendering may hold -> id."""
+    control: re.Pattern[str]
+    control_prefix: str
+    """What all special tokens begin with."""
+
+
+def load_renderer(folder: ModelFolder, fast: bool = False) -> Renderer:
+    """Compile the template and load the tokenizer of a model folder. fast: see load_encoder."""
+    encoder = load_encoder(folder.tokenizer_json, fast)
+    control_ids = {}
+    for token_id, token in encoder.exact.get_added_tokens_decoder().items():
+        if token.special:
+            if token.lstrip or token.rstrip or token.single_word:
+                raise ModelError(f"{folder.tokenizer_json}: special token {token.content!r} strips its surroundings")
+            control_ids[token.content] = token_id
+    family, facts = FAMILIES[folder.family], family_facts(folder.family, folder.path)
+    tokens = (family.turn_start, family.turn_end, family.text_end, *(family.image_around or ()))
+    missing = [token for token in tokens if token not in control_ids]
+    if missing:
+        raise ModelError(
+            f"{folder.tokenizer_json} lacks the special tokens {', '.join(missing)}, expected those of {folder.family}"
+        )
+    control = re.compile("(" + "|".join(re.escape(t) for t in sorted(control_ids, key=len, reverse=True)) + ")")
+    return Renderer(
+        family=family,
+        image=facts.placeholders.get("image"),
+        template=compile_template(folder.chat_template),
+        special_tokens=dict(folder.special_tokens),
+        encoder=encoder,
+        headers={header: tuple(_ids(encoder, header)) for header in (f"{role}\n" for role in ROLES)},
+        control_ids=control_ids,
+        control=control,
+        control_prefix=os.path.commonprefix(list(control_ids)),
+    )
+
+
+def _ids(encoder: Encoder, text: str) -> list[int]:
+    ids: list[int] = encode_texts(encoder, [text]).ids.tolist()
+    return ids
