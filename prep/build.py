@@ -49,7 +49,7 @@ from lmms.prep.writer import Account, PackFacts, write_folder
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
 
-_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast_tokenizer")
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast")
 
 
 def build_shards(config: PrepConfig, report: Report = lambda progress: None, records: Any = None) -> Manifest:
@@ -162,10 +162,10 @@ def _is_large(sources: Sequence[Source]) -> bool:
 _renderer: Renderer  # of this worker process: loading a tokenizer takes a second, too long for every chunk
 
 
-def _load_renderer(folder: ModelFolder, fast: bool) -> None:
+def _load_renderer(folder: ModelFolder, fast: bool, is_large: bool) -> None:
     global _renderer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _renderer = load_renderer(folder, fast)
+    _renderer = load_renderer(folder, fast, is_large)
 
 
 def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[int, Chunk]) -> tuple[Spooled, Spooled]:
@@ -204,7 +204,7 @@ def _read(
     report(Progress("reading", 0, sum(sizes), 0, 0, 0))
     task = partial(_spool_task, sources, _recipe(config, folder), spool)
     chunks = enumerate(_chunks(sources, memory))
-    setup = partial(_load_renderer, folder, config.fast_tokenizer and _is_large(sources))
+    setup = partial(_load_renderer, folder, config.fast, _is_large(sources))
     done = 0
     with (
         room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))),

@@ -29,7 +29,8 @@ from lmms.prep.records.record import Record
 from lmms.prep.records.written import has_shapes, with_shapes_written
 from lmms.prep.reject import Reject
 from lmms.prep.render.document import Piece, cut_document, render_document
-from lmms.prep.render.layout import Layout, lay_out
+from lmms.prep.render.layout import Layout
+from lmms.prep.render.outline import lay_out
 from lmms.prep.render.render import Rendered, render_record
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.sources import Source

@@ -68,8 +68,8 @@ class PrepConfig(RecordConfig):
         )
     )
     """Processes that render and write; any number gives the same result. Default: one for each core."""
-    fast_tokenizer: bool = True
-    """Tokenize large inputs with the package fastokens, where its ids equal those of the model's tokenizer."""
+    fast: bool = True
+    """Use a faster tokenizer and what is known of published chat templates, where that gives the same shards."""
 
     @property
     def source_configs(self) -> tuple[SourceConfig, ...]:

@@ -9,6 +9,7 @@ from lmms.prep.records.forms import normal_form
 from lmms.prep.records.normal.fields import original_place
 from lmms.prep.records.normal.form import Normal
 from lmms.prep.records.parts import Image
+from lmms.prep.records.plain import parse_plain
 from lmms.prep.records.record import Message, Record, parse_record
 from lmms.prep.records.system import with_system, without_system
 from lmms.prep.records.weights import scaled_weight
@@ -37,9 +38,9 @@ def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record | Docume
 
 def _parsed(normal: Normal, reading: Reading) -> Record | Document:
     try:
-        return (
-            parse_document(normal.record, normal.document) if normal.document else parse_record(normal.record, reading)
-        )
+        if normal.document:
+            return parse_document(normal.record, normal.document)
+        return parse_plain(normal.record, reading) or parse_record(normal.record, reading)
     except Reject as reject:
         raise normal.located(reject) from None
 

@@ -49,8 +49,8 @@ class Layout:
     """Whether the template left out text of the record, such as earlier reasoning."""
 
 
-def lay_out(renderer: Renderer, record: Record) -> Layout:
-    """The text of a record. Raises Reject."""
+def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
+    """The text of a record, by running the chat template. Raises Reject."""
     _check_reads(renderer.template, record)
     values: list[Any] = [renderer.family.template_messages(record), list(record.tools), record.template_options]
     mark = free_mark(values, renderer.control, renderer.control_prefix)

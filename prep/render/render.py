@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from lmms.prep.records.reasoning import think_blocks
 from lmms.prep.records.record import Record
-from lmms.prep.render.layout import Layout, LearnedTurn, lay_out
+from lmms.prep.render.layout import Layout, LearnedTurn
+from lmms.prep.render.outline import lay_out
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.render.tokens import Tokens, encode_texts, tokens_behind
 

@@ -41,7 +41,7 @@ def compile_template(source: str) -> ChatTemplate:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
     )
-    environment.filters["tojson"] = _tojson
+    environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = _raise_exception
     try:
         tree = environment.parse(source)
@@ -64,7 +64,18 @@ class _GenerationBlock(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+class MarkedJson(dict[str, Any]):
+    """A JSON object that a template prints as a mark."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__()
+        self.mark = mark
+
+
+def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    """The filter `tojson` of chat templates: no escapes for HTML, other letters as they are."""
+    if isinstance(value, MarkedJson):
+        return value.mark
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 

@@ -101,7 +101,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tokens:
             text = texts[i] if len(texts[i]) <= 60 else f"{texts[i][:57]}..."
             raise BuildError(
                 f"the package fastokens gives other ids than the model's tokenizer for {text!r}; "
-                "set fast_tokenizer=false, and report this: it is a bug"
+                "set fast=false, and report this: it is a bug"
             )
     return tokens
 

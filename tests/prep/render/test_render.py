@@ -129,7 +129,9 @@ def test_special_token_text_in_content_never_becomes_a_control_token(qwen3: Mode
     controls = set(renderer.control_ids.values())
     assert [i for i in rendered.input_ids if i in controls] == [i for i in plain.input_ids if i in controls]
     decoded = renderer.encoder.exact.decode(rendered.input_ids, skip_special_tokens=False)
-    assert decoded.count(text) == 2 + renderer.encoder.exact.decode(plain.input_ids, skip_special_tokens=False).count(text)
+    assert decoded.count(text) == 2 + renderer.encoder.exact.decode(plain.input_ids, skip_special_tokens=False).count(
+        text
+    )
     assert len(rendered.targets) == 1
 
 
