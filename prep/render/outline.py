@@ -5,7 +5,7 @@ once, with a mark in the place of each text; a conversation of that shape is the
 
 That is right where a template prints texts as they are. The published templates in KNOWN do so for every text that
 _is_plain: a test holds the layouts to those of the template on real records, and a build does so for about every
-hundredth record. Any other template, text or shape is rendered by the template.
+two-hundredth record. Any other template, text or shape is rendered by the template.
 """
 
 import re
@@ -26,7 +26,7 @@ from lmms.prep.render.template import MarkedJson, to_json
 Shape: TypeAlias = tuple[Any, ...]
 """All of a record but its texts."""
 
-_CHECKED = 97
+_CHECKED = 211
 """A record is also rendered by the template when the length of its texts is a multiple of this."""
 _MOST_SHAPES = 4096
 _MARK = re.compile("\ufdd0([0-9]+)\ufdd1")

@@ -2,7 +2,7 @@
 
 Two tokenizers give the same ids: that of the package tokenizers, which the model was published with, and that of the
 package fastokens, which takes a thirtieth of the time (docs/figures.md). The second is used only where its ids are
-equal: on a list of hard texts when it is loaded, and on about every hundredth text of a build.
+equal: on a list of hard texts when it is loaded, and on about every two-hundredth text of a build.
 """
 
 import os
@@ -21,8 +21,8 @@ from tokenizers.decoders import ByteLevel
 
 from lmms.configs.errors import BuildError, ModelError
 
-_CHECKED = 97
-"""A text is tokenized by both tokenizers when its length is a multiple of this: about one text in a hundred."""
+_CHECKED = 211
+"""A text is tokenized by both tokenizers when its length is a multiple of this: about one text in two hundred."""
 
 _HARD = (
     *(
