@@ -1,0 +1,38 @@
+"""ms-swift: Custom-dataset.md; mllm_demo.json of LLaMA-Factory."""
+
+from tests.kit.forms.turns import CALL, IMAGE, A, Examples, S, T, U, chat
+
+EXAMPLES: Examples = [
+    ({"messages": chat("a", "b")}, [(U, "a"), (A, "b")]),
+    ({"messages": [{"role": "system", "content": "s"}, *chat("a", "b")]}, [(S, "s"), (U, "a"), (A, "b")]),
+    ({"messages": chat("<image>What?", "b"), "images": ["a.jpg"]}, [(U, [IMAGE, "What?"]), (A, "b")]),
+    ({"messages": chat("<image>a", "b", "c<image>", "d"), "images": ["a.jpg", "a.jpg"]},
+     [(U, [IMAGE, "a"]), (A, "b"), (U, ["c", IMAGE]), (A, "d")]),
+    ({"messages": chat("a", "b"), "images": ["a.jpg", "b.jpg"]}, [(U, [IMAGE, IMAGE, "a"]), (A, "b")]),
+    ({"messages": [{"role": "system", "content": "s"}, *chat("a", "b")], "images": ["a.jpg"]},
+     [(S, "s"), (U, [IMAGE, "a"]), (A, "b")]),
+    ({"query": "a", "response": "b"}, [(U, "a"), (A, "b")]),
+    ({"query": "a", "response": "b", "system": "s", "history": [["x", "y"]]},
+     [(S, "s"), (U, "x"), (A, "y"), (U, "a"), (A, "b")]),
+    ({"query": "<image>a", "response": "b", "image": "a.jpg"}, [(U, [IMAGE, "a"]), (A, "b")]),
+    ({"query": "a", "response": "b", "images": ["a.jpg"]}, [(U, [IMAGE, "a"]), (A, "b")]),
+    ({"question": "a", "answer": "b"}, [(U, "a"), (A, "b")]),
+    ({"problem": "a", "solution": "b"}, [(U, "a"), (A, "b")]),
+    ({"query": "a", "response": ["b", "c"]}, [(U, "a"), (A, "b")]),
+    ({"system_prompt": "s", "prompt": "a", "response": "b"}, [(S, "s"), (U, "a"), (A, "b")]),
+    ({"instruction": "i", "input": "j", "output": "b"}, [(U, "i\nj"), (A, "b")]),
+    ({"conversation": [{"human": "a", "assistant": "b"}], "system": "s"}, [(S, "s"), (U, "a"), (A, "b")]),
+    ({"messages": [*chat("a"), *[{"role": "tool_call", "content": CALL}] * 2,
+                   *[{"role": "tool_response", "content": "sun"}] * 2, {"role": "assistant", "content": "b"}]},
+     [(U, "a"), (A, (None, *[("weather", {"city": "Rome"})] * 2)), (T, "sun"), (T, "sun"), (A, "b")]),
+    ({"messages": [*chat("<image>a", "<think>\nx\n</think>\n"), {"role": "tool_call", "content": CALL},
+                   {"role": "tool", "content": '{"screen": "<image>"}'}, {"role": "assistant", "content": "b"}],
+      "images": ["a.png", "b.png"]},
+     [(U, [IMAGE, "a"]), (A, ("<think>\nx\n</think>\n", ("weather", {"city": "Rome"}))),
+      (T, ['{"screen": "', IMAGE, '"}']), (A, "b")]),
+    ({"messages": [*chat("a", "<think>\nx\n</think>\n"), {"role": "assistant", "content": "b"}]},
+     [(U, "a"), (A, "<think>\nx\n</think>\nb")]),
+    ({"messages": chat([{"type": "image", "image": "a.jpg"}, {"type": "text", "text": "a"}], "b")},
+     [(U, [IMAGE, "a"]), (A, "b")]),
+    ({"messages": chat("a", "b"), "objects": {"ref": [], "bbox": []}}, [(U, "a"), (A, "b")]),
+]  # fmt: skip
