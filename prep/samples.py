@@ -144,7 +144,7 @@ def _cut_document(
     if _fits(whole, pictures, recipe.limits):
         return [Piece(whole, (0, len(pictures)))]
     if too_long == "reject" or not document.may_split:
-        raise _too_long(whole, pictures, recipe.limits)
+        raise _too_long(whole, pictures, recipe.limits, "")
     most = (recipe.limits.seq_len, recipe.limits.max_patches)
     return list(cut_document(whole, sizes, [grid_patches(p.grid_thw) for p in pictures], most, recipe.text_overlap))
 
@@ -162,7 +162,7 @@ def _cut_turns(
     if _fits(rendered, pictures, recipe.limits):
         return record, rendered
     if too_long != "truncate_turns":
-        raise _too_long(rendered, pictures, recipe.limits)
+        raise _too_long(rendered, pictures, recipe.limits, "messages")
 
     def beginning(end: int) -> tuple[Record, Rendered]:
         kept = first_messages(record, end)
@@ -179,7 +179,7 @@ def _cut_turns(
         (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
     )
     if fitting is None and not first:
-        raise _too_long(rendered, pictures, recipe.limits)
+        raise _too_long(rendered, pictures, recipe.limits, "messages")
     return beginning(ends[first - 1 if fitting is None else fitting])
 
 
@@ -239,8 +239,8 @@ def _fits(rendered: Rendered, pictures: Sequence[_Picture], limits: PackLimits) 
     return len(rendered.input_ids) <= limits.seq_len and _patches(pictures) <= limits.max_patches
 
 
-def _too_long(rendered: Rendered, pictures: Sequence[_Picture], limits: PackLimits) -> Reject:
+def _too_long(rendered: Rendered, pictures: Sequence[_Picture], limits: PackLimits, place: str) -> Reject:
     tokens, patches = len(rendered.input_ids), _patches(pictures)
     if tokens > limits.seq_len:
-        return Reject("too_long", f"{tokens} tokens, a pack holds {limits.seq_len}", "messages")
-    return Reject("too_many_patches", f"{patches} patches, a pack holds {limits.max_patches}", "messages")
+        return Reject("too_long", f"{tokens} tokens, a pack holds {limits.seq_len}", place)
+    return Reject("too_many_patches", f"{patches} patches, a pack holds {limits.max_patches}", place)

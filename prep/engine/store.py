@@ -149,6 +149,9 @@ def _made(value: object, row: int, source_id: int, source: Source, renderer: Ren
         return reject
     except RecursionError:
         return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
+    except Exception as error:
+        error.add_note(f"while row {row} of {source.name} was read")
+        raise
 
 
 def _content(made: Made) -> tuple[int, int]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from lmms.prep.reject import Reject
 
+MAX_DEPTH = 200
+"""Lists and objects inside each other that are read: a bound of ours, since Python's own depends on who calls."""
+
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -30,7 +33,9 @@ def parse_json(text: str, place: str) -> Any:
     except ValueError as error:
         raise Reject("invalid_number", str(error), place) from None
     except RecursionError:
-        raise Reject("nested_too_deep", "lists or objects are nested too deep to parse", place) from None
+        raise _too_deep(place) from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
+        raise _too_deep(place)
     if _SURROGATE_ESCAPE.search(text):
         check_text(json.dumps(value, ensure_ascii=False), place)
     return value
@@ -48,6 +53,18 @@ def kind_of(value: Any) -> str:
     """What to call a value in a message: an object, a list, a string, ..."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", bytes: "bytes", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        containers = [each for each in level if isinstance(each, dict | list)]
+        level = [child for each in containers for child in (each.values() if isinstance(each, dict) else each)]
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def _too_deep(place: str) -> Reject:
+    return Reject("nested_too_deep", f"lists and objects are nested deeper than {MAX_DEPTH}", place)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -48,10 +48,17 @@ def _chunks(records: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _size(value: Any) -> int:
-    """About how many bytes of text and media are in a value."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_size, value.values()))
-    return sum(map(_size, value)) if isinstance(value, list | tuple) else 8
+def _size(record: Mapping[str, Any]) -> int:
+    """About how many bytes of text and media are in a record."""
+    size, values = 0, list[Any]([record])
+    while values:
+        value = values.pop()
+        if isinstance(value, str | bytes):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            values.extend(value.values())
+        elif isinstance(value, list | tuple):
+            values.extend(value)
+        else:
+            size += 8
+    return size

@@ -49,6 +49,14 @@ def test_a_broken_line_is_rejected_by_name(line: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_two_hundred_levels_are_read_whatever_calls_and_one_more_is_rejected(opening: str, closing: str) -> None:
+    assert parse_line((opening * 200 + "1" + closing * 200).encode())
+    assert parse_line(b'{"a": [' + b"[]," * 500 + b"1]}")
+    with pytest.raises(Reject, match="nested deeper than 200"):
+        parse_line((opening * 201 + "1" + closing * 201).encode())
+
+
 def test_a_surrogate_pair_is_one_character() -> None:
     assert parse_line(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
 
