@@ -106,10 +106,15 @@ def _made(
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     if isinstance(record, Document):
-        pieces = _cut_document(record, sizes, pictures, source.reading.too_long, renderer, recipe)
+        try:
+            pieces = _cut_document(record, sizes, pictures, source.reading.too_long, renderer, recipe)
+        except Reject as reject:  # the renderer names turns, which a document lacks
+            column = record.place if reject.place in ("", "text", "messages") else reject.place
+            raise Reject(reject.reason, reject.message, column) from None
         made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
         if not made:
-            raise Reject("no_target_tokens", "pictures with no text between them that fits: nothing to learn from")
+            message = "pictures with no text between them that fits: nothing to learn from"
+            raise Reject("no_target_tokens", message, record.place)
         cut_turns, notes = 0, (*record.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
     else:
         record = _with_texts(record, pictures, source.reading.coords or renderer.family.coords, recipe)
@@ -162,7 +167,7 @@ def _cut_turns(
     if _fits(rendered, pictures, recipe.limits):
         return record, rendered
     if too_long != "truncate_turns":
-        raise _too_long(rendered, pictures, recipe.limits, "messages")
+        raise _too_long(rendered, pictures, recipe.limits, record.place)
 
     def beginning(end: int) -> tuple[Record, Rendered]:
         kept = first_messages(record, end)
@@ -179,7 +184,7 @@ def _cut_turns(
         (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
     )
     if fitting is None and not first:
-        raise _too_long(rendered, pictures, recipe.limits, "messages")
+        raise _too_long(rendered, pictures, recipe.limits, record.place)
     return beginning(ends[first - 1 if fitting is None else fitting])
 
 
