@@ -128,7 +128,7 @@ def system_turn(raw: Mapping[str, Any], column: str = "system") -> list[dict[str
     return [] if is_blank(text) else [{"role": "system", "content": text}]
 
 
-_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "kto_tag")
+_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "rejected_images", "kto_tag")
 
 
 def refuse_preferences(raw: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Alpaca in LLaMA-Factory: README.md of the data, alpaca_en_demo.json."""
+"""Alpaca: data/README.md and data/alpaca_en_demo.json of hiyouga/LLaMA-Factory, alpaca.jsonl of ms-swift's tests."""
 
 from tests.kit.forms.turns import IMAGE, A, Examples, S, U
 

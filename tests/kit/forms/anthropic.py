@@ -1,4 +1,7 @@
-"""Anthropic: the pages on messages, vision, tool use, extended thinking and prompt caching."""
+"""Anthropic's Messages API, platform.claude.com/docs.
+
+The pages build-with-claude/vision, tool-use, extended-thinking and prompt-caching, and api/messages.
+"""
 
 import json
 from typing import Any

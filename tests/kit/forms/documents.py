@@ -1,4 +1,9 @@
-"""Texts without turns: the cards of C4, FineWeb, the Pile, Wikipedia and TinyStories, c4_demo.json; OBELICS."""
+"""Texts without turns, and texts with pictures between them.
+
+The columns are those of the cards on the hub: allenai/c4, HuggingFaceFW/fineweb, wikimedia/wikipedia,
+roneneldan/TinyStories, the Pile, RedPajama; data/c4_demo.jsonl of hiyouga/LLaMA-Factory; dataset_formats.md of TRL,
+Language modeling. Interleaved: HuggingFaceM4/OBELICS, whose lists have one length, with null at the other's places.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""LLaMA-Factory's second form: v1_sft_demo, v1_multimodal_demo, v1_multimodal_mixed_demo, reason_tool_use_demo_50."""
+"""LLaMA-Factory's second form, in the folder data of hiyouga/LLaMA-Factory.
+
+v1_sft_demo.jsonl, v1_multimodal_demo.jsonl, reason_tool_use_demo_50.jsonl.
+"""
 
 import json
 from typing import Any

@@ -1,4 +1,8 @@
-"""LLaVA: Finetune_Custom_Data.md; mllm_demo.json of LLaMA-Factory under the keys of ShareGPT."""
+"""LLaVA: docs/Finetune_Custom_Data.md of haotian-liu/LLaVA.
+
+And the same columns elsewhere: qwen-vl-finetune/README.md of QwenLM/Qwen3-VL, and data/README.md of
+hiyouga/LLaMA-Factory, Multimodal Image Dataset.
+"""
 
 import json
 
@@ -29,6 +33,9 @@ EXAMPLES: Examples = [
      [(S, "s"), (U, [IMAGE, "a"]), (A, "b")]),
     ({"images": ["a.jpg", None], "conversations": said("<image>a", "b")}, [(U, [IMAGE, "a"]), (A, "b")]),
     ({"image": {"bytes": None, "path": None}, "conversations": said("a", "b")}, [(U, "a"), (A, "b")]),
+    # Qwen's example of grounding: the answer is text, whatever the text holds.
+    ({"image": "a.jpg", "conversations": said("<image>\nLocate it", '{\n"bbox_2d": [1, 2, 3, 4]\n}')},
+     [(U, [IMAGE, "\nLocate it"]), (A, '{\n"bbox_2d": [1, 2, 3, 4]\n}')]),
     ({"video": "a.mp4", "conversations": said("<video>\na", "b")}, [(U, [("video",), "\na"]), (A, "b")]),
     ({"video": "a.mp4", "conversations": said("<image>\na", "b")}, [(U, [IMAGE, "\na"]), (A, "b")]),
     ({"image": "a.jpg", "conversations": json.dumps(said("<image>a", "b"))}, [(U, [IMAGE, "a"]), (A, "b")]),

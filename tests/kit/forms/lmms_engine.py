@@ -1,4 +1,7 @@
-"""LMMs-Engine: docs/models/qwenvl.md, load_from_json and load_from_hf of its data sets."""
+"""LMMs-Engine (EvolvingLMMs-Lab/lmms-engine): docs/models/qwenvl.md, src/lmms_engine/datasets/vision_dataset.py.
+
+The functions load_from_json and load_from_hf there: addresses of pictures in the parts, and pictures in a column.
+"""
 
 import json
 from typing import Any

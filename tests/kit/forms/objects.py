@@ -1,4 +1,8 @@
-"""Dense captions as in the guide to Qwen3-VL: a picture, and its objects with boxes and points."""
+"""Dense captions: a picture, and its objects with boxes and points, as in the guide to the training of Qwen3-VL.
+
+The guide checks the columns images, objects, width and height; bbox_2d, point_2d and label are the keys that Qwen's
+models write, and the other keys those of peers that annotate with polygons and lines.
+"""
 
 import json
 from typing import Any

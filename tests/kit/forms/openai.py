@@ -1,4 +1,8 @@
-"""OpenAI, the normal form itself: the guides on chat, vision, function calling and fine-tuning; transformers' parts."""
+"""OpenAI, the normal form itself, and the parts that transformers adds.
+
+platform.openai.com/docs/guides: text, images-vision, function-calling, supervised-fine-tuning. The parts are those of
+docs/source/en/chat_templating_multimodal.md of huggingface/transformers.
+"""
 
 import json
 

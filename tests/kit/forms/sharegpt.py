@@ -1,4 +1,8 @@
-"""ShareGPT in LLaMA-Factory and ms-swift: README.md of the data, glaive_toolcall_en_demo.json, Custom-dataset.md."""
+"""ShareGPT, as LLaMA-Factory and ms-swift have it.
+
+hiyouga/LLaMA-Factory: data/README.md, data/glaive_toolcall_en_demo.json. modelscope/ms-swift: Custom-dataset.md,
+tests/llm/data/conversations.jsonl and sharegpt.jsonl.
+"""
 
 import json
 

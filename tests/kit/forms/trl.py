@@ -1,4 +1,4 @@
-"""TRL: dataset_formats.md, sft_trainer.md."""
+"""TRL (huggingface/trl): docs/source/dataset_formats.md and sft_trainer.md."""
 
 import json
 

@@ -1,4 +1,9 @@
-"""VeOmni: preprocessor_registry.md, seedomni_data_format.md."""
+"""VeOmni (ByteDance-Seed/VeOmni): what its preprocessors read and make.
+
+docs/key_features/preprocessor_registry.md, docs/examples/qwen3_vl.md and qwen3_omni_offline_av.md; the registry itself,
+veomni/data/multimodal/preprocess.py, with the names of data sets in `source`; veomni/data/seed_omni/preprocess.py for
+`veomni_omni_demo`.
+"""
 
 import json
 from typing import Any
@@ -61,4 +66,23 @@ EXAMPLES: Examples = [
      [(U, ["a"]), (A, [IMAGE, "b"])]),
     ({"source_name": "sharegpt4v_sft", "conversations": said("<image>\na", "b", "c", "d"), "images": [b"x"]},
      [(U, [IMAGE, "\na"]), (A, "b"), (U, "c"), (A, "d")]),
+    # Data sets for which VeOmni has a preprocessor each: those of turns.
+    ({"source": "ArxivQA", "conversations": said("<image>\na", "b"), "images": ["a.jpg"]},
+     [(U, [IMAGE, "\na"]), (A, "b")]),
+    ({"source": "CHartQA", "conversations": said("<image>\nHow many?", "3"), "images": [b"x"]},
+     [(U, [IMAGE, "\nHow many?"]), (A, "3")]),
+    ({"source": "wikihow_ct_0904", "conversations": said("a", "b", "<image>\nc", "d"), "images": ["a.jpg"]},
+     [(U, "a"), (A, "b"), (U, [IMAGE, "\nc"]), (A, "d")]),
+    ({"source": "LLaVA-Video-178K", "conversations": said("<image>\na", "b"), "videos": ["a.mp4"]},
+     [(U, [IMAGE, "\na"]), (A, "b")]),
+    ({"source": "VoiceAssistant", "conversations": said("<audio>", "b"), "audios": ["a.wav"]},
+     [(U, [("audio",)]), (A, "b")]),
+    ({"source": "seed_edit", "conversations": said("<image>a", "<image>"), "images": [b"x", b"y"]},
+     [(U, [IMAGE, "a"]), (A, [IMAGE])]),
+    # And those of captions.
+    ({"source": "sam", "conversations": "a dog", "images": [b"x"]}, [(U, [IMAGE]), (A, "a dog")]),
+    ({"source": "pixelprose", "conversations": "This image displays a dog.", "images": ["a.jpg"]},
+     [(U, [IMAGE]), (A, "This image displays a dog.")]),
+    ({"source": "chart_to_table", "conversations": "x | y\n1 | 2", "images": ["a.png"], "videos": []},
+     [(U, [IMAGE]), (A, "x | y\n1 | 2")]),
 ]  # fmt: skip

@@ -5,7 +5,9 @@ import pytest
 from lmms.configs.settings.sources import FormName
 from lmms.prep.records.forms import normal_form
 from lmms.prep.records.read import read_record
-from tests.kit.forms.read import reading, rejected
+from lmms.prep.records.record import Record
+from lmms.prep.transforms.turns import with_question
+from tests.kit.forms.read import reading, rejected, turns
 from tests.kit.forms.turns import A, S, U, chat, said
 
 
@@ -53,6 +55,16 @@ def test_anthropic_tools_become_functions_without_what_only_the_service_reads() 
     }
     function = {"name": "f", "description": "d", "parameters": {"type": "object"}}
     assert normal_form(record, reading("anthropic")).record["tools"] == [{"type": "function", "function": function}]
+
+
+def test_a_caption_that_stands_in_a_turn_is_named_by_fields_and_asked_for_by_a_transform() -> None:
+    record = {"conversations": said("<image>\nDescribe it.", "a dog"), "images": ["a.jpg"]}
+    fields = {"conversations": "$.conversations[1].value"}
+    assert turns("veomni", record, fields=fields) == [(U, [("image",)]), (A, "a dog")]
+    caption = read_record(record, reading("veomni", fields=fields))
+    assert isinstance(caption, Record)
+    asked = with_question(caption, "What is this?")
+    assert [(m.text, len(m.images)) for m in asked.messages] == [("What is this?", 1), ("a dog", 0)]
 
 
 def test_what_a_map_of_fields_leaves_beside_a_path_is_checked_and_noted() -> None:

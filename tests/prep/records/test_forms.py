@@ -1,6 +1,7 @@
 """Forms: records as other systems write them, in the normal form that those systems read out of them."""
 
 import json
+import re
 from typing import Any, get_args
 
 import pytest
@@ -35,17 +36,34 @@ def test_a_table_that_has_only_the_columns_of_its_form_gives_the_same(
     assert turns(form, row) == expected
 
 
+def waits_for(record: dict[str, Any], expected: list[Turn]) -> str | None:
+    """The reason for which an example is read and then rejected, if any: no model here writes pictures or hears."""
+    if any(IMAGE in content for role, content in expected if role == A and isinstance(content, list)):
+        return "image_in_assistant"
+    return next((reason for word, reason in LATER.items() if word in repr(record)), None)
+
+
+def pictures_of(record: dict[str, Any]) -> list[Any]:
+    """What the column of pictures holds, in order."""
+    column = record.get("images") or record.get("image")
+    entries = json.loads(column) if isinstance(column, str) and column.startswith("[") else column
+    entries = entries if isinstance(entries, list) else [entries]
+    values = [entry["bytes"] or entry["path"] if isinstance(entry, dict) else entry for entry in entries]
+    return [value for value in values if value]
+
+
 @pytest.mark.parametrize(("form", "record", "expected"), ROWS)
-def test_an_example_becomes_a_record_or_waits_for_what_models_cannot_read(
+def test_an_example_becomes_a_record_with_its_pictures_in_order_or_waits_for_what_models_cannot_read(
     form: FormName, record: dict[str, Any], expected: list[Turn]
 ) -> None:
-    reason = next((reason for word, reason in LATER.items() if word in repr(record)), None)
-    if any(IMAGE in content for role, content in expected if role == A and isinstance(content, list)):
-        reason = "image_in_assistant"
+    reason = waits_for(record, expected)
     if reason:
         assert rejected(form, record)[0] == reason
-    else:
-        read_record(record, reading(form))
+        return
+    images = read_record(record, reading(form)).images
+    pictures = pictures_of(record)
+    assert len(images) == len(re.findall(r"\('image(?:_url)?',\)|\('picture', ", repr(expected)))
+    assert [image.ref.value for image in images] == pictures or not pictures
 
 
 def test_every_form_has_twenty_examples() -> None:
