@@ -41,6 +41,8 @@ def test_the_form_of_a_source_is_found_from_its_first_records(form: FormName) ->
         ),
         ([{"messages": chat([{"type": "text", "text": "a", "cache_control": None}], "b")}], "openai"),
         ([{"conversations": chat([{"type": "text", "value": "a"}], [{"type": "text", "value": "b"}])}], "veomni"),
+        ([{"conversations": "a dog", "images": ["a.jpg"]}], "veomni"),
+        ([{"conversations": "a dog"}], None),
         ([{"prompt": "a", "completion": "b"}], "trl"),
         ([{"prompt": chat("a"), "completion": chat("b")}], "trl"),
         ([{"chosen": "a", "rejected": "b", "prompt": "c"}], "trl"),

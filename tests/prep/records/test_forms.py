@@ -9,6 +9,7 @@ import pytest
 from lmms.configs.settings.sources import FormName
 from lmms.prep.media.resize import Ask
 from lmms.prep.records.forms import FORMS, columns_read, normal_form
+from lmms.prep.records.normal.turns import MEDIA_COLUMNS
 from lmms.prep.records.read import read_record
 from tests.kit.forms.read import reading, rejected, turns
 from tests.kit.forms.table import EXAMPLES, ROWS
@@ -60,8 +61,9 @@ def test_an_example_becomes_a_record_with_its_pictures_in_order_or_waits_for_wha
     if reason:
         assert rejected(form, record)[0] == reason
         return
-    images = read_record(record, reading(form)).images
-    pictures = pictures_of(record)
+    read = read_record(record, reading(form))
+    assert {f"column {name}" for name in MEDIA_COLUMNS}.isdisjoint(read.unused)
+    images, pictures = read.images, pictures_of(record)
     assert len(images) == len(re.findall(r"\('image(?:_url)?',\)|\('picture', ", repr(expected)))
     assert [image.ref.value for image in images] == pictures or not pictures
 
