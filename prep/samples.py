@@ -171,10 +171,15 @@ def _made_of_document(
     renderer: Renderer,
     recipe: Recipe,
 ) -> Made:
-    pieces = _cut_document(document, sizes, pictures, source.reading.too_long, renderer, recipe)
+    try:
+        pieces = _cut_document(document, sizes, pictures, source.reading.too_long, renderer, recipe)
+    except Reject as reject:  # the renderer names turns, which a document lacks
+        column = document.place if reject.place in ("", "text", "messages") else reject.place
+        raise Reject(reject.reason, reject.message, column) from None
     made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
     if not made:
-        raise Reject("no_target_tokens", "pictures with no text between them that fits: nothing to learn from")
+        message = "pictures with no text between them that fits: nothing to learn from"
+        raise Reject("no_target_tokens", message, document.place)
     samples = tuple(_sample(rendered, of_piece, document.weight, place, recipe) for rendered, of_piece in made)
     notes = (*document.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
     return Made(samples, _told(notes, source), 0, is_for_evaluation=False)
@@ -236,7 +241,7 @@ def _cut_turns(
 ) -> tuple[Record, Rendered]:
     """The longest beginning of a record that fits a pack, if the settings allow that, with its rendering."""
     if too_long != "truncate_turns":
-        raise _too_long(whole, pictures, recipe.limits, "messages")
+        raise _too_long(whole, pictures, recipe.limits, record.place)
 
     def beginning(end: int) -> tuple[Record, Rendered]:
         kept = first_messages(record, end)
@@ -253,7 +258,7 @@ def _cut_turns(
         (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
     )
     if fitting is None and not first:
-        raise _too_long(whole, pictures, recipe.limits, "messages")
+        raise _too_long(whole, pictures, recipe.limits, record.place)
     return beginning(ends[first - 1 if fitting is None else fitting])
 
 

@@ -1,5 +1,6 @@
 """A raw row -> a typed Record, by way of the form of its source."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +32,10 @@ def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record | Docume
     if reading.weight != 1:
         record = replace(record, weight=scaled_weight(record.weight, reading.weight))
     if isinstance(record, Document):
-        return without_system(record, reading)
-    placed = _placed(record, normal) if normal.places else record
-    return with_system(placed, reading)
+        return without_system(replace(record, place=original_place(record.place, reading.fields)), reading)
+    if normal.places or reading.fields:
+        record = replace(_placed(record, normal), place=original_place(_column(normal), reading.fields))
+    return with_system(record, reading)
 
 
 def _parsed(normal: Normal, reading: Reading) -> Record | Document:
@@ -43,6 +45,12 @@ def _parsed(normal: Normal, reading: Reading) -> Record | Document:
         return parse_plain(normal.record, reading) or parse_record(normal.record, reading)
     except Reject as reject:
         raise normal.located(reject) from None
+
+
+def _column(normal: Normal) -> str:
+    """The column of all turns but the system prompt, empty if there are several."""
+    columns = {re.split(r"\W", place, maxsplit=1)[0] for place in normal.places or ("messages",)} - {"system"}
+    return columns.pop() if len(columns) == 1 else ""
 
 
 def _placed(record: Record, normal: Normal) -> Record:

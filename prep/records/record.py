@@ -79,6 +79,8 @@ class Record:
     """What is learned of the think blocks."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The raw values of the columns that transforms read."""
+    place: str = "messages"
+    """The column of the turns, for a fault of the whole conversation; empty for turns of several columns."""
 
     @property
     def images(self) -> tuple[Image, ...]:
