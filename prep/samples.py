@@ -5,7 +5,7 @@ A sample has the form of the contract's Pack, so the spool between reading and w
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -15,11 +15,13 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens
 from lmms.configs.contract.pack import Media, Pack
 from lmms.configs.settings.sources import Coords, TooLong
+from lmms.configs.settings.transforms import Transform
 from lmms.prep.choice.evaluation import is_for_evaluation
 from lmms.prep.media.edit import edited
 from lmms.prep.media.images import image_size
 from lmms.prep.media.network import Network
-from lmms.prep.media.read import ImageRef, read_image
+from lmms.prep.media.pins import Fetched, Pins, pinned
+from lmms.prep.media.read import ImageRef, address_of, read_image
 from lmms.prep.media.resize import picture_grid, with_areas
 from lmms.prep.records.cut import first_messages, learned_ends
 from lmms.prep.records.document import Document
@@ -50,6 +52,8 @@ class Recipe:
     """Quality of the JPEGs that edited pictures become; None: PNG."""
     network: Network | None = None
     """How images are fetched that records name by http; None: they are rejected."""
+    pins: Pins = field(default_factory=dict)
+    """Pictures of an earlier build: what is fetched has to be the same."""
 
 
 _FURTHER = 8
@@ -65,6 +69,8 @@ class _Picture:
     data: bytes
     size: tuple[int, int]
     grid_thw: tuple[int, int, int]
+    fetched: Fetched | None
+    """The picture as it came over the network, before any edit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +84,50 @@ class Made:
     cut_turns: int
     """Turns at the end that were left out, since the conversation was too long."""
     is_for_evaluation: bool
+    fetched: frozenset[Fetched] = frozenset()
+    """Its pictures that came over the network."""
 
 
 def make_samples(value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made:
     """The samples of one raw value. Raises Reject."""
     record = read_record(value, source.reading)
     held_out = is_for_evaluation(source.choice, value, record)
-    if not source.reading.transforms:
-        return replace(_made(record, (source_id, row), source, renderer, recipe), is_for_evaluation=held_out)
+    transforms = source.reading.transforms
+    variants = changed(record, transforms, row, held_out, source, recipe) if transforms else [record]
+    return made_of(variants, (source_id, row), held_out, source, renderer, recipe)
+
+
+def changed(
+    record: Record | Document,
+    transforms: Sequence[Transform],
+    row: int | str,
+    held_out: bool,
+    source: Source,
+    recipe: Recipe,
+) -> list[Record]:
+    """What transforms make of a record. row: what they draw by, beside the source and the seed. Raises Reject."""
     if isinstance(record, Document):
         raise Reject("transform_error", "transforms change conversations; this record is a text without turns")
     key = (recipe.seed, source.name, row)
-    variants = transformed(record, source.reading.transforms, key, partial(_measured, source=source, recipe=recipe))
-    made = [_made(variant, (source_id, row), source, renderer, recipe) for variant in variants]
+    return transformed(record, transforms, key, partial(measured, source=source, recipe=recipe), held_out)
+
+
+def made_of(
+    variants: Sequence[Record | Document],
+    place: tuple[int, int],
+    held_out: bool,
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+) -> Made:
+    """The samples of all variants of a record. place: number of the source, and row. Raises Reject."""
+    made = [_made(variant, place, source, renderer, recipe) for variant in variants]
     return Made(
         samples=tuple(sample for each in made for sample in each.samples),
-        notes=tuple(dict.fromkeys(note for each in made for note in each.notes)),
+        notes=made[0].notes if len(made) == 1 else tuple(dict.fromkeys(n for each in made for n in each.notes)),
         cut_turns=sum(each.cut_turns for each in made),
         is_for_evaluation=held_out,
+        fetched=frozenset(picture for each in made for picture in each.fetched),
     )
 
 
@@ -120,7 +152,8 @@ def _made(
     if source.chosen_by:
         notes = tuple(note for note in notes if note.removeprefix("column ") not in source.chosen_by)
     samples = tuple(_sample(rendered, of_piece, record.weight, place, recipe) for rendered, of_piece in made)
-    return Made(samples, notes, cut_turns, is_for_evaluation=False)
+    fetched = frozenset(picture.fetched for picture in pictures if picture.fetched)
+    return Made(samples, notes, cut_turns, is_for_evaluation=False, fetched=fetched)
 
 
 def _with_texts(record: Record, pictures: Sequence[_Picture], coords: Coords, recipe: Recipe) -> Record:
@@ -203,24 +236,27 @@ def _sample(
     )
 
 
-def _measured(image: Image, source: Source, recipe: Recipe) -> Image:
-    """The picture with its bytes and its size."""
+def measured(image: Image, source: Source, recipe: Recipe) -> Image:
+    """The picture with its bytes and its size. Raises Reject."""
     if image.size is not None:
         return image
     try:
-        data = read_image(image.ref, source.roots, network=recipe.network)
+        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside)
+        address = address_of(image.ref, source.beside)
+        fetched = None if address is None else pinned(address, data, recipe.pins)
         size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
-    return replace(image, ref=ImageRef("bytes", data), size=size)
+    return replace(image, ref=ImageRef("bytes", data), size=size, fetched=fetched)
 
 
 def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
     assert recipe.vision is not None
-    image = _measured(image, source, recipe)
+    image = measured(image, source, recipe)
     data, size = image.ref.value, image.size
     assert isinstance(data, bytes)
     assert size is not None
+    fetched = None if image.fetched is None else replace(image.fetched, size=size)
     try:
         if image.edits:
             data, size = edited(data, image.edits, recipe.edited_jpeg_quality)
@@ -228,7 +264,7 @@ def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
         grid_thw = picture_grid(size[1], size[0], vision, image.ask)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
-    return _Picture(data, size, grid_thw)
+    return _Picture(data, size, grid_thw, fetched)
 
 
 def _patches(pictures: Sequence[_Picture]) -> int:

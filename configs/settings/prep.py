@@ -38,6 +38,8 @@ class PrepConfig(RecordConfig):
     lead from one to another. By default the folder of the record file."""
     allow_network: bool = False
     """Fetch images that records name by http or https, from public addresses only."""
+    pinned_images: str | None = None
+    """Shard folder of an earlier build: a picture with other bytes under its URL than then is rejected."""
     chat_template: str | None = None
     """File of a Jinja chat template to use in place of the model's; a trained model is exported with this template."""
     min_pixels: Positive | None = None

@@ -159,3 +159,22 @@ def test_sources_without_a_record_are_said_to_have_none(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(BuildError, match=r"no records in .*empty\.jsonl"):
         build_shards(settings(tmp_path, tmp_path / "empty.jsonl"))
+
+
+def test_the_ledger_of_a_build_that_stopped_does_not_stay_beside_a_later_build(tmp_path: Path) -> None:
+    source, ledger = write_records(tmp_path / "data"), tmp_path / "out.rejects.parquet"
+    with pytest.raises(BuildError):
+        build_shards(settings(tmp_path, source, max_rejects=0.001))
+    assert ledger.exists()
+    build_shards(settings(tmp_path, source, out="other"))
+    assert ledger.exists()
+    build_shards(settings(tmp_path, source))
+    assert not ledger.exists()
+
+
+def test_the_manifest_of_the_records_for_evaluation_is_read_as_the_docstring_says(tmp_path: Path) -> None:
+    config = settings(tmp_path, write_records(tmp_path / "data"), eval_share=0.2)
+    manifest = build_shards(config)
+    assert "open_dataset(config.eval_folder).manifest" in (build_shards.__doc__ or "")
+    held_out = open_dataset(config.eval_folder).manifest
+    assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
