@@ -24,6 +24,7 @@ from lmms.prep.sources import find_sources
 from lmms.train.data.verify import verify
 from tests.kit.folders import tiny_model_folder
 from tests.kit.pictures import encoded
+from tests.kit.stores.azure import azure
 from tests.kit.stores.clouds import HUB, OLD, VOLUME, clouds
 from tests.kit.stores.servers import s3_server, sftp_server, web_server
 
@@ -242,3 +243,19 @@ def test_a_bucket_of_oracle_is_read_through_its_file_system(tmp_path: Path, monk
     names, rows, _ = read("oci://bucket@space/set", tmp_path / "copies")
     assert (names, rows) == (["oci://bucket@space/set/a.jsonl"], RECORDS)
     assert set(opened) == {"oci://bucket@space/set"}
+
+
+def test_a_container_of_azure_is_read_with_the_pictures_beside_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "served" / "box" / "set"
+    (folder / "in").mkdir(parents=True)
+    (folder / "a.jsonl").write_bytes(lines_of("in/a.png", "none.png"))
+    (folder / "in" / "a.png").write_bytes(encoded("PNG"))
+    with azure(tmp_path / "served", monkeypatch):
+        assert read("az://box/set/", tmp_path / "copies")[0] == ["az://box/set/a.jsonl"]
+        out = build(tmp_path, "az://box/set/a.jsonl")
+        assert open_dataset(out).manifest.counts["media"] == 1
+        assert {row: reason for row, (reason, _) in rejects(out).items()} == {1: "missing_file"}
+        with pytest.raises(SourceError, match=r"az://box/set/b\.jsonl is not there"):
+            read("az://box/set/b.jsonl", tmp_path / "none")
