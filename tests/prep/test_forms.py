@@ -113,6 +113,17 @@ def test_a_column_of_pictures_is_known_by_its_name_in_tables_too(column: str, en
     assert (reject.reason, reject.place) == ("unread_media", column)
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow"])
+@pytest.mark.parametrize("meta", [{"n": 1, "image": "a.png"}, [{"image": {"bytes": b"a", "path": "a"}}]])
+def test_media_within_a_column_are_seen_in_tables_too(meta: Any, ending: str, tmp_path: Path) -> None:
+    if ending == ".jsonl" and isinstance(meta, list):
+        meta = [{"image": {"path": "a.png"}}]
+    path = write(tmp_path / f"a{ending}", [{**openai("a", "b"), "meta": meta, "size": {"width": 3}}])
+    ((_, _, reject),) = read_records([path])
+    assert isinstance(reject, Reject)
+    assert reject.reason == "unread_media"
+
+
 @pytest.mark.parametrize("form", ["openai", "sharegpt", "swift", "trl", "llamafactory", "lmms_engine", "veomni"])
 def test_a_table_gives_every_form_the_columns_that_lines_give(form: str, tmp_path: Path) -> None:
     functions = [{"name": "f", "parameters": {"type": "object"}}]
