@@ -48,6 +48,11 @@ def _write_task(
     return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
 
 
+def _writers(workers: int) -> int:
+    """Processes that write: a second process would not make up for its start, and no library can crash here."""
+    return workers if workers > 1 else 0
+
+
 def _nothing() -> None:
     """Shards need no set-up in their worker."""
 
@@ -69,7 +74,7 @@ def _write(
     with (
         room_for(out, lambda: 2 * folder_bytes(spool)),
         closing(
-            map_ordered(task, tasks, config.workers, _nothing, lambda task: f"shard {task[0]} to write")
+            map_ordered(task, tasks, _writers(config.workers), _nothing, lambda task: f"shard {task[0]} to write")
         ) as results,
     ):
         for shard in results:

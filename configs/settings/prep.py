@@ -64,12 +64,13 @@ class PrepConfig(RecordConfig):
     """Decides the order of packs in the shards, which records a `repeat` such as 0.3 takes, what transforms draw."""
     shard_bytes: Annotated[int, Range(2**20, 2**31)] = 128 * 2**20
     """Size of a shard file at which the next file starts."""
-    workers: Positive = field(
+    workers: Annotated[int, Range(0)] = field(
         default_factory=lambda: (
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
     )
-    """Processes that render and write; any number gives the same result. Default: one for each core."""
+    """Processes that render and write; any number gives the same result. With 0 the build itself does, and a crash of a
+    library ends the build without a word. Default: one for each core."""
 
     @property
     def source_configs(self) -> tuple[SourceConfig, ...]:

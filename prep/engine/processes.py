@@ -45,12 +45,12 @@ def map_ordered(
     setup: Callable[[], None],
     name_of: Callable[[Task], str],
 ) -> Generator[Result, None, None]:
-    """function(task) of each task. With one worker, in this process. `setup` runs once in each process.
+    """function(task) of each task, in worker processes; with 0 workers in this process. `setup` runs once in each.
 
     name_of: what to call a task in the message about a worker that died with it. BuildError for a dead worker; an
     exception of `function` is raised here. Close this iterator when it is left early: that ends the workers.
     """
-    if workers == 1:
+    if not workers:
         setup()
         yield from map(function, tasks)
         return

@@ -41,7 +41,7 @@ def write_records(folder: Path, number: int = 300) -> Path:
 
 
 def settings(tmp_path: Path, source: Path, out: str = "out", **more: Any) -> PrepConfig:
-    values = {"seq_len": 512, "max_rejects": 0.05, "workers": 1, "shard_bytes": 2**20, **more}
+    values = {"seq_len": 512, "max_rejects": 0.05, "workers": 0, "shard_bytes": 2**20, **more}
     return PrepConfig(sources=(str(source),), model=str(tiny_model_folder(tmp_path)), out=str(tmp_path / out), **values)
 
 
@@ -112,7 +112,7 @@ def test_a_killed_build_is_not_there_and_the_next_one_starts_afresh(tmp_path: Pa
     script = (
         "import sys; from lmms.configs.settings.prep import PrepConfig; from lmms.prep.build import build_shards;"
         "build_shards(PrepConfig(sources=(sys.argv[1],), model=sys.argv[2], out=sys.argv[3], seq_len=512,"
-        "max_rejects=0.05, workers=1))"
+        "max_rejects=0.05, workers=0))"
     )
     arguments = [str(source), str(tmp_path / "model"), str(tmp_path / "out")]
     build = subprocess.Popen([sys.executable, "-c", script, *arguments])
@@ -178,3 +178,17 @@ def test_the_manifest_of_the_records_for_evaluation_is_read_as_the_docstring_say
     assert "open_dataset(config.eval_folder).manifest" in (build_shards.__doc__ or "")
     held_out = open_dataset(config.eval_folder).manifest
     assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
+
+
+def test_a_crash_of_a_library_with_one_worker_ends_with_the_rows_that_the_worker_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function of the user's ends its process as a broken decoder would."""
+    crash = "import os, signal\ndef crash(record, draws):\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+    (tmp_path / "crashing.py").write_text(crash)
+    monkeypatch.chdir(tmp_path)
+    source = write_records(tmp_path / "data")
+    config = settings(tmp_path, source, workers=1, transforms=({"function": "crashing:crash"},))
+    with pytest.raises(BuildError, match=r"SIGSEGV, a crash in a library; it had rows 0 to 300 of .*records\.jsonl"):
+        build_shards(config)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]

@@ -47,7 +47,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> str:
 
 
 def build(tmp_path: Path, out: str, *sources: SourceConfig | str, **more: Any) -> Manifest:
-    values: dict[str, Any] = {"seq_len": 512, "workers": 1, **more}
+    values: dict[str, Any] = {"seq_len": 512, "workers": 0, **more}
     model = str(tiny_model_folder(tmp_path))
     return build_shards(PrepConfig(sources=sources, model=model, out=str(tmp_path / out), **values))
 
@@ -156,7 +156,7 @@ def test_records_in_memory_have_a_form_too(tmp_path: Path) -> None:
     for out, records in {"list": [sharegpt(*pair) for pair in PAIRS], "frame": None}.items():
         given = pl.DataFrame([sharegpt(*pair) for pair in PAIRS]) if records is None else iter(records)
         config = PrepConfig(
-            sources=(), model=str(tiny_model_folder(tmp_path)), seq_len=512, out=str(tmp_path / out), workers=1
+            sources=(), model=str(tiny_model_folder(tmp_path)), seq_len=512, out=str(tmp_path / out), workers=0
         )
         manifest = build_shards(config, records=given)
         assert [(source["form"], source["packed"]) for source in manifest.sources] == [("sharegpt", len(PAIRS))]

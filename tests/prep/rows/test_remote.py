@@ -87,7 +87,7 @@ def lines_of(*names: str) -> bytes:
 
 
 def build(tmp_path: Path, source: str, out: str = "out", **settings: Any) -> Path:
-    values = {"seq_len": 512, "workers": 1, "max_rejects": 0.9, "model": str(tiny_model_folder(tmp_path)), **settings}
+    values = {"seq_len": 512, "workers": 0, "max_rejects": 0.9, "model": str(tiny_model_folder(tmp_path)), **settings}
     build_shards(PrepConfig(sources=(SourceConfig(path=source),), out=str(tmp_path / out), **values))
     return tmp_path / out
 
@@ -101,22 +101,20 @@ def rejects(folder: Path) -> dict[int, tuple[str, str]]:
 def test_pictures_are_read_from_beside_a_source_in_a_bucket_and_never_from_above_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("in/a.png", "b%20c.png", "in/../b%20c.png", "none.png", "../up.png", "/etc/hostname", "large.png")
+    names = ("in/a.png", "b%20c.png", "in/../b%20c.png", "none.png", "../up.png", "/etc/hostname")
     with s3_server(monkeypatch) as (_, bucket):
         store = from_url(bucket)
         for name, data in (
             *(("set/a.jsonl", lines_of(*names)), ("set/in/a.png", encoded("PNG")), ("set/b%20c.png", encoded("PNG"))),
-            *(("up.png", encoded("PNG")), ("set/large.png", bytes(2**20 + 1))),
+            ("up.png", encoded("PNG")),
         ):
             obstore.put(store, name, data)
-        monkeypatch.setattr("lmms.prep.media.read.MAX_IMAGE_BYTES", 2**20)
         out = build(tmp_path, f"{bucket}/set/a.jsonl", workers=2)
         assert open_dataset(out).manifest.counts["media"] == 3
         assert {row: reason for row, (reason, _) in rejects(out).items()} == {
             3: "missing_file",
             4: "path_outside_root",
             5: "path_outside_root",
-            6: "not_an_image",
         }
         assert "does not exist in s3://bucket/set, where its source is" in rejects(out)[3][1]
         (tmp_path / "root" / "in").mkdir(parents=True)

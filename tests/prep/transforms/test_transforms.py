@@ -212,7 +212,7 @@ def test_transforms_of_plain_texts_are_refused_before_the_build_unless_the_sourc
     (tmp_path / "a.jsonl").write_text('{"text": "Call me Ishmael."}\n' * 2 + '{"text": ""}\n')
     model = str(tiny_model_folder(tmp_path))
     texts, dense = SourceConfig(path=str(tmp_path / "a.jsonl")), str(write_boxes(tmp_path))
-    settings: dict[str, Any] = {"model": model, "seq_len": 2048, "out": str(tmp_path / "out"), "workers": 1}
+    settings: dict[str, Any] = {"model": model, "seq_len": 2048, "out": str(tmp_path / "out"), "workers": 0}
     settings |= {"transforms": ({"name": "hflip"}, {"name": "variants", "count": 2}), "max_rejects": 0.5}
     with pytest.raises(ConfigError, match=r"a.jsonl holds plain texts \(form text\).* \(hflip, variants\) change conv"):
         build_shards(PrepConfig(sources=(texts, dense), **settings))
@@ -233,7 +233,7 @@ def test_records_for_evaluation_have_the_prompts_and_not_the_augmentation(tmp_pa
     )
     source = SourceConfig(path=str(write_boxes(tmp_path, records)), repeat=2, transforms=steps, eval_share=0.3)
     model = tiny_model_folder(tmp_path)
-    settings: dict[str, Any] = {"model": str(model), "out": str(tmp_path / "out"), "seq_len": 4096, "workers": 1}
+    settings: dict[str, Any] = {"model": str(model), "out": str(tmp_path / "out"), "seq_len": 4096, "workers": 0}
     build_shards(PrepConfig(sources=(source,), **settings))
     held_out, trained = samples(tmp_path / "out-eval", model), samples(tmp_path / "out", model)
     assert len(held_out) * 6 + len(trained) == 240
