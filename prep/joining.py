@@ -7,6 +7,7 @@ before it is in a group; a group that makes no sample, such as one that is too l
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,7 @@ from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer
-from lmms.prep.samples import Made, Recipe, changed, made_of, measured
+from lmms.prep.samples import Made, Recipe, attempt, changed, made_of, measured
 from lmms.prep.sources import Source
 from lmms.prep.transforms.join import joined, kinship
 
@@ -50,7 +51,39 @@ def join_of(transforms: Sequence[Transform]) -> Join | None:
     return next((step for step in transforms if isinstance(step, Join)), None)
 
 
-def member(value: Any, row: int, copies: int, source: Source, recipe: Recipe) -> Member:
+def joined_rows(
+    taken: Iterable[tuple[Any, int, int]],
+    join: Join,
+    source_id: int,
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+) -> Iterator[Joined]:
+    """What becomes of rows that are joined: of those that can be read in groups, of the others alone.
+
+    taken: (value, row, copies) of each row.
+    """
+    rejects: list[Joined] = []
+
+    def members() -> Iterator[Member]:
+        for value, row, copies in taken:
+            read = attempt(partial(_member, value, row, copies, source, recipe), value, row, source)
+            if isinstance(read, Reject):
+                rejects.append(Joined((row,), copies, read))
+            else:
+                yield read
+
+    for group in _groups(members(), join.images):
+        try:
+            yield from _join_group(group, join, source_id, source, renderer, recipe)
+        except Exception as error:
+            rows = ", ".join(str(each.row) for each in group)
+            error.add_note(f"while the rows {rows} of {source.name} were joined")
+            raise
+    yield from rejects
+
+
+def _member(value: Any, row: int, copies: int, source: Source, recipe: Recipe) -> Member:
     """A row with its pictures read, which may be joined. Raises Reject."""
     record = read_record(value, source.reading)
     held_out = is_for_evaluation(source.choice, value, record)
@@ -61,7 +94,7 @@ def member(value: Any, row: int, copies: int, source: Source, recipe: Recipe) ->
     return Member(row, tuple(variants), held_out, copies)
 
 
-def groups(members: Iterable[Member], most: int) -> Iterator[list[Member]]:
+def _groups(members: Iterable[Member], most: int) -> Iterator[list[Member]]:
     """The rows of each group, in the order in which groups are full: rows that are alike in what counts for all."""
     waiting: dict[tuple[bool, int, int], list[Member]] = {}
     for each in members:
@@ -72,7 +105,7 @@ def groups(members: Iterable[Member], most: int) -> Iterator[list[Member]]:
     yield from waiting.values()
 
 
-def join_group(
+def _join_group(
     group: Sequence[Member], join: Join, source_id: int, source: Source, renderer: Renderer, recipe: Recipe
 ) -> Iterator[Joined]:
     """What became of the rows of a group: samples of several rows, of one row, or rejects."""

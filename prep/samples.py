@@ -4,10 +4,10 @@ A sample has the form of the contract's Pack, so the spool between reading and w
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ from lmms.prep.render.document import Piece, cut_document, render_document
 from lmms.prep.render.render import Rendered, Renderer, render_record
 from lmms.prep.sources import Source
 from lmms.prep.transforms import transformed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +97,21 @@ def make_samples(value: Any, row: int, source_id: int, source: Source, renderer:
     transforms = source.reading.transforms
     variants = changed(record, transforms, row, held_out, source, recipe) if transforms else [record]
     return made_of(variants, (source_id, row), held_out, source, renderer, recipe)
+
+
+def attempt(make: Callable[[], T], value: object, row: int, source: Source) -> T | Reject:
+    """What is made of a raw value, or why the value is rejected."""
+    if isinstance(value, Reject):
+        return value
+    try:
+        return make()
+    except Reject as reject:
+        return reject
+    except RecursionError:
+        return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
+    except Exception as error:
+        error.add_note(f"while row {row} of {source.name} was read")
+        raise
 
 
 def changed(

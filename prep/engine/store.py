@@ -2,11 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +15,16 @@ import xxhash
 from lmms.configs.contract.manifest import SKIPPED
 from lmms.configs.contract.mds import decode_sample, encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.settings.transforms import Join
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
-from lmms.prep.joining import Joined, Member, groups, join_group, join_of, member
+from lmms.prep.joining import Joined, join_of, joined_rows
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import Renderer
 from lmms.prep.rows.chunk import Chunk
-from lmms.prep.samples import Made, Recipe, make_samples
+from lmms.prep.samples import Made, Recipe, attempt, make_samples
 from lmms.prep.sources import Source
-
-T = TypeVar("T")
 
 _FORMATS = {
     **dict.fromkeys(("source", "tokens", "target_tokens", "patches", "media", "chunk", "copy"), "i4"),
@@ -151,7 +148,7 @@ def spool_chunk(
     made_rows = (
         (Joined((row,), count, make(value, row)) for value, row, count in taken)
         if join is None
-        else _joined_rows(taken, join, chunk.source, source, renderer, recipe)
+        else joined_rows(taken, join, chunk.source, source, renderer, recipe)
     )
     with spool_path(folder, chunk_id).open("wb") as file:
         for result in made_rows:
@@ -182,47 +179,8 @@ def _taken(rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally) -> Iterat
             yield value, row, count
 
 
-def _joined_rows(
-    taken: Iterable[tuple[Any, int, int]],
-    join: Join,
-    source_id: int,
-    source: Source,
-    renderer: Renderer,
-    recipe: Recipe,
-) -> Iterator[Joined]:
-    """What becomes of rows that are joined: of those that can be read in groups, of the others alone."""
-    rejects: list[Joined] = []
-
-    def members() -> Iterator[Member]:
-        for value, row, count in taken:
-            read = _attempt(lambda: member(value, row, count, source, recipe), value, row, source)  # noqa: B023
-            if isinstance(read, Reject):
-                rejects.append(Joined((row,), count, read))
-            else:
-                yield read
-
-    for group in groups(members(), join.images):
-        yield from join_group(group, join, source_id, source, renderer, recipe)
-    yield from rejects
-
-
 def _made(value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made | Reject:
-    return _attempt(lambda: make_samples(value, row, source_id, source, renderer, recipe), value, row, source)
-
-
-def _attempt(make: Callable[[], T], value: object, row: int, source: Source) -> T | Reject:
-    """What is made of a value, or why the value is rejected."""
-    if isinstance(value, Reject):
-        return value
-    try:
-        return make()
-    except Reject as reject:
-        return reject
-    except RecursionError:
-        return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
-    except Exception as error:
-        error.add_note(f"while row {row} of {source.name} was read")
-        raise
+    return attempt(partial(make_samples, value, row, source_id, source, renderer, recipe), value, row, source)
 
 
 def _content(made: Made, number: int) -> tuple[int, int]:

@@ -64,6 +64,7 @@ def test_neighbouring_rows_are_one_conversation_that_is_found_by_each_of_its_row
     assert rows[0][1:3] == rows[1][1:3] != rows[2][1:3] == rows[3][1:3]
     assert [tokens > 0 for *_, tokens in rows] == [True, False, True, False, True]
     assert manifest(out).notes[ALONE] == 1
+    assert manifest(out).counts["duplicates"] == 0
 
 
 def test_boxes_stay_with_their_picture(tmp_path: Path) -> None:
