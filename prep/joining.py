@@ -22,8 +22,8 @@ from lmms.prep.samples import Made, Recipe, attempt, changed, made_of, measured
 from lmms.prep.sources import Source
 from lmms.prep.transforms.join import joined, kinship
 
-ALONE = "conversations that join leaves alone"
-"""Note about a record that shares its conversation with no other."""
+ALONE = "transform join"
+"""Note about a record that shares its conversation with no other: `join` was not used for it."""
 
 
 @dataclass(frozen=True, slots=True)

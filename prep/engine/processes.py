@@ -134,7 +134,7 @@ def _death(worker: _Worker) -> BuildError:
     if not worker.is_ready and code == 1:
         return BuildError(
             "a worker process could not start, for the reason above; in a script, the call of build_shards has to stand"
-            " under `if __name__ == '__main__':`"
+            " under `if __name__ == '__main__':`, or workers=0 has no processes"
         )
     return BuildError(f"a worker process {how_ended(code)}; it had {worker.has or 'no records yet'}")
 
