@@ -28,7 +28,8 @@ def read_beside(store: Store, names: Sequence[str], value: str, max_bytes: int, 
             return _content(store, path, value, max_bytes)
         except DatasetError as error:
             if str(error) != str(missing(f"{store.where}/{path}")):
-                raise Reject("fetch_failed", f"{shown(value)} cannot be fetched from {store.where}: {error}") from error
+                text = str(error).partition(" (data.retry_s)")[0]  # what follows is about runs
+                raise Reject("fetch_failed", text) from error
     raise Reject("missing_file", f"{shown(value)} does not exist in {store.where}, where its source is")
 
 

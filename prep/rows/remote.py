@@ -21,6 +21,8 @@ from lmms.prep.rows.find import FileSet, Unread, find_files
 from lmms.prep.rows.kinds import EXPECTED, ending_of, kind_of
 
 _RETRY_S = 120.0
+_PICTURE_RETRY_S = 30.0
+"""Seconds for which a store is asked again for a picture beside a source: as long as any picture of the network has."""
 _BLOCK = 8 * 2**20
 
 
@@ -53,7 +55,8 @@ def fetch_files(url: str, folder: Path, report: Report) -> tuple[list[FileSet], 
     except DatasetError as error:
         raise SourceError(_in_words_of_sources(error, store, [last] if is_file else [])) from error
     files, unread_copies = find_files(str(here / last if is_file else here))
-    named = [replace(each, name=f"{store.where}/{each.files[0].name}", beside=store) for each in files]
+    beside = open_store(place, _PICTURE_RETRY_S)
+    named = [replace(each, name=f"{store.where}/{each.files[0].name}", beside=beside) for each in files]
     return named, unread + unread_copies
 
 

@@ -18,7 +18,10 @@ from lmms.configs.settings.sources import SourceConfig
 from lmms.configs.stores import filesystems
 from lmms.prep.build import build_shards
 from lmms.prep.chunks import chunk_values, read_chunks
+from lmms.prep.media.network import Network
+from lmms.prep.media.read import ImageRef, read_image
 from lmms.prep.progress import Progress
+from lmms.prep.reject import Reject
 from lmms.prep.rows.find import unread_text
 from lmms.prep.sources import find_sources
 from lmms.train.data.verify import verify
@@ -132,6 +135,23 @@ def test_pictures_beside_a_source_of_a_web_server_need_the_network(tmp_path: Pat
             build(tmp_path, f"{url}/a.jsonl")
         out = build(tmp_path, f"{url}/a.jsonl", allow_network=True)
         assert open_dataset(out).manifest.counts["media"] == 1
+
+
+def test_a_server_that_fails_costs_a_picture_and_not_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmms.prep.rows.remote._PICTURE_RETRY_S", 0.0)
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "a.jsonl").write_bytes(lines_of("a.png"))
+    (served / "a.png").write_bytes(encoded("PNG"))
+    with web_server(served) as (_, url):
+        ((source,), _) = find_sources([f"{url}/a.jsonl"], None, fetched=tmp_path / "copies")
+        picture = ImageRef("path", "a.png")
+        (served / "faults").write_text("503")
+        with pytest.raises(Reject, match=rf"{url}/a\.png cannot be read: .*503") as caught:
+            read_image(picture, source.roots, network=Network(), beside=source.beside)
+        assert caught.value.reason == "fetch_failed"
+        assert caught.value.message.endswith("tried for 0 s")
+        assert read_image(picture, source.roots, network=Network(), beside=source.beside) == encoded("PNG")
 
 
 def test_what_came_over_the_network_is_pinned_and_a_picture_that_changed_is_named(tmp_path: Path) -> None:
