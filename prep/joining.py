@@ -17,8 +17,8 @@ from lmms.prep.records.parts import Image
 from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject
-from lmms.prep.render.render import Renderer
-from lmms.prep.samples import Made, Recipe, attempt, changed, made_of, measured
+from lmms.prep.render.renderer import Renderer
+from lmms.prep.samples import Made, Recipe, attempt, changed, draft_of, finish_alone, measured
 from lmms.prep.sources import Source
 from lmms.prep.transforms.join import joined, kinship
 
@@ -167,7 +167,8 @@ def _made(
         else [joined(each, join.label) for each in zip(*(m.variants for m in members), strict=True)]
     )
     try:
-        made = made_of(variants, (source_id, first.row), first.is_for_evaluation, source, renderer, recipe)
+        draft = draft_of(variants, (source_id, first.row), first.is_for_evaluation, source, renderer, recipe)
+        made = finish_alone(draft, renderer, recipe)
     except Reject as reject:
         if len(members) == 1:
             yield Joined((first.row,), first.copies, reject)

@@ -71,6 +71,8 @@ class PrepConfig(RecordConfig):
     )
     """Processes that render and write; any number gives the same result. With 0 the build itself does, and a crash of a
     library ends the build without a word. Default: one for each core."""
+    fast: bool = True
+    """Use a faster tokenizer and what is known of published chat templates, where that gives the same shards."""
 
     @property
     def source_configs(self) -> tuple[SourceConfig, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,10 @@ from lmms.prep.chunks import BLANK, chunk_values
 from lmms.prep.joining import Joined, join_of, joined_rows
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
-from lmms.prep.render.render import Renderer
+from lmms.prep.render.render import render_layouts
+from lmms.prep.render.renderer import Renderer
 from lmms.prep.rows.chunk import Chunk
-from lmms.prep.samples import Made, Recipe, attempt, make_samples
+from lmms.prep.samples import Draft, Made, Recipe, attempt, draft_samples, finish_samples
 from lmms.prep.sources import Source
 
 _FORMATS = {
@@ -35,13 +36,16 @@ _NAMES = [
     *("source", "row", "tokens", "target_tokens", "patches", "media", "chunk", "offset", "bytes"),
     *("content_high", "content_low", "copy"),
 ]
-_NO_COUNTS = (0, 0, 0, 0)
-"""Tokens, target tokens, patches and media of a row that was joined to another."""
+BATCH_BYTES = 16 * 2**20
+"""Bytes of text and pictures of records that are tokenized together."""
+
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
 """One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
 of what the record says. copy: 0, or of a repeated record the number of its copies before.
 
 A row that was joined to an earlier row's sample has an entry too, without tokens, with the place of that sample."""
+_NO_COUNTS = (0, 0, 0, 0)
+"""Tokens, target tokens, patches and media of a row that was joined to another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,14 +148,13 @@ def spool_chunk(
     all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
     taken = _taken(zip(values, all_copies, strict=False), train)
     join = join_of(source.reading.transforms)
-    make = partial(_made, source_id=chunk.source, source=source, renderer=renderer, recipe=recipe)
-    made_rows = (
-        (Joined((row,), count, make(value, row)) for value, row, count in taken)
+    results = (
+        _tokenized_together(taken, chunk.source, source, renderer, recipe)
         if join is None
         else joined_rows(taken, join, chunk.source, source, renderer, recipe)
     )
     with spool_path(folder, chunk_id).open("wb") as file:
-        for result in made_rows:
+        for result in results:
             made = result.made
             if isinstance(made, Reject):
                 train.rejects.append((result.rows[0], made))
@@ -179,8 +182,35 @@ def _taken(rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally) -> Iterat
             yield value, row, count
 
 
-def _made(value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made | Reject:
-    return attempt(partial(make_samples, value, row, source_id, source, renderer, recipe), value, row, source)
+_Drafted: TypeAlias = "tuple[int, int, Draft | Reject]"
+"""Row, copies, what the record becomes."""
+
+
+def _tokenized_together(
+    taken: Iterable[tuple[Any, int, int]], source_id: int, source: Source, renderer: Renderer, recipe: Recipe
+) -> Iterator[Joined]:
+    """What becomes of each row, as many together as take about BATCH_BYTES."""
+    batch, size = list[_Drafted](), 0
+    for value, row, count in taken:
+        make = partial(draft_samples, value, row, source_id, source, renderer, recipe)
+        draft = attempt(make, value, row, source)
+        batch.append((row, count, draft))
+        size += 0 if isinstance(draft, Reject) else draft.bytes
+        if size >= BATCH_BYTES:
+            yield from _finished(batch, renderer, recipe)
+            batch, size = [], 0
+    yield from _finished(batch, renderer, recipe)
+
+
+def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe) -> Iterator[Joined]:
+    layouts = [layout for *_, draft in batch if isinstance(draft, Draft) for layout in draft.layouts]
+    rendered = iter(render_layouts(renderer, layouts))
+    for row, count, draft in batch:
+        try:
+            made = draft if isinstance(draft, Reject) else finish_samples(draft, rendered, renderer, recipe)
+        except Reject as reject:
+            made = reject
+        yield Joined((row,), count, made)
 
 
 def _content(made: Made, number: int) -> tuple[int, int]:
