@@ -66,7 +66,7 @@ def _build(folder: Path, name: str, number: int) -> None:
             file.write(json.dumps({"messages": turns}) + "\n")
     sources = (str(folder / f"{name}.jsonl"), str(folder / f"{name} sums.jsonl"))
     build_shards(
-        PrepConfig(sources=sources, model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / f"{name} shards"), workers=1)
+        PrepConfig(sources=sources, model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / f"{name} shards"), workers=0)
     )
 
 

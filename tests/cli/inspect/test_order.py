@@ -177,7 +177,7 @@ def test_real_conversations_and_pictures_lose_at_most_two_percent(
             seq_len=16_384,
             out=str(tmp_path / "out"),
             max_rejects=1.0,
-            workers=1,
+            workers=0,
         )
     )
     sets = open_sets([tmp_path / "out"])
