@@ -1,6 +1,8 @@
-"""lmms prep build-shards."""
+"""lmms prep build-shards, lmms prep store."""
 
+import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from lmms.configs.contract.manifest import Manifest
+    from lmms.prep.engine.prune import KeptChunk
     from lmms.prep.progress import Progress
 
 _HELD_OUT = SKIPPED + "evaluation"
@@ -60,7 +63,9 @@ def build_shards(
         with ui.progress(screen) as show:
             manifest = build_shards(settings, lambda p: show(p.stage, p.done, p.total, _progress_text(p, start)))
     except KeyboardInterrupt:
-        ui.error_console().print(f"stopped: there is nothing at {settings.out}, and what was begun is removed")
+        kept = settings.store_folder if settings.store_folder and settings.store_folder.is_dir() else None
+        goes_on = f"what was read is kept in {kept}: the same command goes on" if kept else "what was begun is removed"
+        ui.error_console().print(f"stopped: there is nothing at {settings.out}, and {goes_on}")
         raise typer.Exit(130) from None
     held_out = read_manifest(LocalStore(settings.eval_folder)) if _HELD_OUT in manifest.notes else None
     screen.print(_summary(settings, manifest, held_out, time.monotonic() - start))
@@ -142,3 +147,56 @@ def _forms(manifest: "Manifest") -> list[tuple[str, str]]:
 def _shortened(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@app.command("store")
+def store(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the setting `store` of builds.")],
+    older_than: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Delete what no build used for so long: 30d, 12h.")
+    ] = None,
+    larger_than: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Delete the longest unused beyond this size: 500GB.")
+    ] = None,
+) -> None:
+    """Show what is kept of builds in a store, and delete what is old or too much.
+
+    Example: lmms prep store kept/ --older-than 30d --larger-than 500GB
+    """
+    from lmms.prep.engine.prune import delete, kept_chunks, to_delete
+
+    now = time.time()
+    before = None if older_than is None else now - _quantity(older_than, "--older-than", "smhd", "30d")
+    sizes = ("KB", "MB", "GB", "TB")
+    most = None if larger_than is None else int(_quantity(larger_than, "--larger-than", sizes, "500GB"))
+    chunks = kept_chunks(folder)
+    deleted = to_delete(chunks, before, most)
+    delete(folder, deleted)
+    left = [chunk for chunk in chunks if chunk not in deleted]
+    rows = [("kept", _chunks_text(left))]
+    if left:
+        ages = [ui.duration(now - chunk.used) for chunk in (left[-1], left[0])]
+        rows.append(("last used", f"{ages[0]} to {ages[1]} ago"))
+    if older_than or larger_than:
+        rows.append(("deleted", _chunks_text(deleted)))
+    ui.console().print(ui.facts(str(folder), rows))
+
+
+def _chunks_text(chunks: "list[KeptChunk]") -> str:
+    return f"{counted(len(chunks), 'chunk')}, {ui.count(sum(chunk.bytes for chunk in chunks))}B"
+
+
+def _quantity(text: str, option: str, units: Collection[str], example: str) -> float:
+    """Seconds or bytes. Raises BadParameter."""
+    match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]+)", text)
+    try:
+        if match and match[2] in units:
+            return float(match[1]) * _UNITS[match[2]]
+    except ValueError:
+        pass
+    raise typer.BadParameter(
+        f"{text!r}; expected a number and one of {', '.join(units)}, such as {example}", param_hint=option
+    )

@@ -8,10 +8,10 @@ folder renamed: a build is complete or does not exist.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from lmms.configs.settings.transforms import name_of_transform
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import memory_chunks, read_chunks
 from lmms.prep.engine.duplicates import settle_duplicates
+from lmms.prep.engine.kept import Kept, chunk_key, keep, kept_in, take_kept
 from lmms.prep.engine.ledger import (
     Ledger,
     check_filters,
@@ -61,7 +62,7 @@ from lmms.prep.writer import Account, PackFacts, write_folder
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
 
-_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast")
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store")
 
 
 def build_shards(config: PrepConfig, report: Report = silent, records: Any = None) -> Manifest:
@@ -116,6 +117,8 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
             write_folder(into, _facts(config, folder, half), written, rows, _account(half, unread))
             for half, into, (written, rows) in halves
         ]
+    if config.store is None and config.store_folder:
+        remove(config.store_folder)
     remove(rejects_path(config.folder))  # of an earlier build that stopped: those records are not of this folder
     return manifests[0]
 
@@ -183,18 +186,38 @@ def _is_large(sources: Sequence[Source]) -> bool:
     return any(source.kind == "memory" for source in sources) or sum(source.bytes for source in sources) >= FAST_FROM
 
 
-_renderer: Renderer  # of this worker process: loading a tokenizer takes a second, too long for every chunk
+_renderer: Callable[[], Renderer]
+"""The renderer of this worker process, loaded when the first chunk needs it: a tokenizer takes a second."""
 
 
-def _load_renderer(folder: ModelFolder, fast: bool, is_large: bool) -> None:
+def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool) -> None:
     global _renderer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _renderer = load_renderer(folder, fast, is_large)
+    _renderer = cache(partial(load_renderer, folder, fast, is_large))
 
 
-def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[int, Chunk]) -> tuple[Spooled, Spooled]:
+def _spool_task(
+    sources: list[Source], recipe: Recipe, kept: Kept | None, spool: Path, task: tuple[int, Chunk]
+) -> tuple[Spooled, Spooled]:
     chunk_id, chunk = task
-    return spool_chunk(chunk_id, chunk, sources[chunk.source], _renderer, recipe, spool)
+    source = sources[chunk.source]
+    key = chunk_key(kept, chunk, source) if kept else None
+    if kept and key and (result := take_kept(kept, key, chunk, chunk_id, spool)):
+        return result
+    recipe = replace(recipe, opened={})
+    result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
+    if kept and key:
+        keep(kept, key, result, chunk_id, spool, recipe.opened)
+    return result
+
+
+def _kept(config: PrepConfig, folder: ModelFolder, recipe: Recipe, sources: Sequence[Source]) -> Kept | None:
+    """The place in which this build keeps its chunks; None where nothing is kept, as of what depends on the network."""
+    if config.store_folder is None or config.allow_network:
+        return None
+    model = (folder.family, folder.fingerprints, folder.special_tokens, folder.chat_template, RENDERER_VERSION)
+    settings = (model, replace(recipe, limits=pack_limits(0, 0, None, None), opened={}), _function_hashes(sources))
+    return kept_in(config.store_folder, settings, recipe.limits)
 
 
 def _chunks(sources: Sequence[Source], memory: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -226,9 +249,10 @@ def _read(
     sizes = [source.bytes for source in sources]
     tokens = 0
     report(Progress("reading", 0, sum(sizes), 0, 0, 0))
-    task = partial(_spool_task, sources, _recipe(config, folder), spool)
+    recipe = _recipe(config, folder)
+    task = partial(_spool_task, sources, recipe, _kept(config, folder, recipe, sources), spool)
     chunks = enumerate(_chunks(sources, memory))
-    setup = partial(_load_renderer, folder, config.fast, _is_large(sources))
+    setup = partial(_prepare_worker, folder, config.fast, _is_large(sources))
     done = 0
     with (
         room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))),

@@ -57,6 +57,8 @@ class Recipe:
     """Quality of the JPEGs that edited pictures become; None: PNG."""
     network: Network | None = None
     """How images are fetched that records name by http; None: they are rejected."""
+    opened: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """The files that pictures of the chunk at hand were read from: see read_image."""
     pins: Pins = field(default_factory=dict)
     """Pictures of an earlier build: what is fetched has to be the same."""
 
@@ -344,7 +346,7 @@ def measured(image: Image, source: Source, recipe: Recipe) -> Image:
     if image.size is not None:
         return image
     try:
-        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside)
+        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside, opened=recipe.opened)
         address = address_of(image.ref, source.beside)
         fetched = None if address is None else pinned(address, data, recipe.pins)
         size = image_size(data, recipe.verify_media, recipe.max_image_pixels)

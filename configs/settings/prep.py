@@ -17,6 +17,10 @@ Positive = Annotated[int, Range(1)]
 Duplicates = Literal["keep", "drop"]
 
 
+STORE_ENDING = ".lmms-store"
+"""Ending of the folder beside the output that keeps what a build has done so far."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepConfig(RecordConfig):
     """One build. The docstring under a field is its help text, on the command line too."""
@@ -71,6 +75,9 @@ class PrepConfig(RecordConfig):
     )
     """Processes that render and write; any number gives the same result. With 0 the build itself does, and a crash of a
     library ends the build without a word. Default: one for each core."""
+    store: str | None = None
+    """Folder that keeps what records became, so that a later build tokenizes only what is new. By default
+    OUT.lmms-store, until the build is complete: a build that was cut off goes on. `none` keeps nothing."""
     fast: bool = True
     """Use a faster tokenizer and what is known of published chat templates, where that gives the same shards."""
 
@@ -83,6 +90,13 @@ class PrepConfig(RecordConfig):
     def folder(self) -> Path:
         """The folder to write."""
         return Path(at_home(self.out))
+
+    @property
+    def store_folder(self) -> Path | None:
+        """The folder of the store, see `store`; None: nothing is kept."""
+        if self.store == "none":
+            return None
+        return Path(at_home(self.store)) if self.store else self.folder.with_name(self.folder.name + STORE_ENDING)
 
     @property
     def eval_folder(self) -> Path:

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -95,10 +95,11 @@ class _Tally:
         entries = []
         content = _content(made, 0)
         for sample in made.samples:
-            data = encode_sample(COLUMNS, sample.to_columns())
+            source, row = sample.samples[0].tolist()
+            # The number of the source is known by the entry alone: what is kept holds with other sources too.
+            data = encode_sample(COLUMNS, sample.to_columns() | {"samples": np.array([(0, row)])})
             spans = sample.targets[:, 1] - sample.targets[:, 0]
             counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
-            source, row = sample.samples[0].tolist()
             place = (chunk_id, file.tell(), len(data))
             entries.append((source, row, *counts, *place, *content))
             for number, joined in enumerate(rows[1:], 1):
@@ -235,5 +236,6 @@ def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
             data = os.pread(descriptor, int(entry["bytes"]), int(entry["offset"]))
         finally:
             os.close(descriptor)
-        samples.append(Pack.from_columns(decode_sample(COLUMNS, data)))
+        pack = Pack.from_columns(decode_sample(COLUMNS, data))
+        samples.append(replace(pack, samples=np.array([(entry["source"], pack.samples[0, 1])], np.int64)))
     return samples

@@ -24,6 +24,9 @@ from lmms.prep.reject import Reject
 MAX_IMAGE_BYTES = 256 * 2**20
 """Largest image file read by default."""
 
+NO_FILE = (-1, -1)
+"""The state of a file that is not there, see state_of."""
+
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -57,9 +60,11 @@ def read_image(
     max_bytes: int = MAX_IMAGE_BYTES,
     network: Network | None = None,
     beside: Store | None = None,
+    opened: dict[str, tuple[int, int]] | None = None,
 ) -> bytes:
     """The bytes of the image file, never empty. Paths are relative to one of `roots`. Raises Reject.
 
+    opened: each file that was looked for is put in here, with its size and time of change (NO_FILE where none was).
     network: how to fetch what is behind http or https; None: no picture is fetched. beside: the store to which paths
     are relative, in place of the roots.
     """
@@ -79,7 +84,7 @@ def read_image(
         data = (
             read_beside(beside, names, value, max_bytes, allowed=network is not None)
             if beside
-            else _first_file(names, value, roots, max_bytes)
+            else _first_file(names, value, roots, max_bytes, {} if opened is None else opened)
         )
     if not data:
         raise Reject("empty_file", f"the image ({reference.kind}) has 0 bytes")
@@ -111,9 +116,13 @@ def _exists(name: str, roots: Sequence[Path]) -> bool:
         return False
 
 
-def _first_file(names: list[str], value: str, roots: Sequence[Path], max_bytes: int) -> bytes:
+def _first_file(
+    names: list[str], value: str, roots: Sequence[Path], max_bytes: int, opened: dict[str, tuple[int, int]]
+) -> bytes:
     try:
         for path in files_named(names, value, roots):
+            # Before it is read, so that a change while it is read is seen by the next build.
+            opened[str(path)] = state_of(path)
             try:
                 return _read_regular(path, value, max_bytes)
             except (FileNotFoundError, NotADirectoryError):
@@ -127,6 +136,15 @@ def _first_file(names: list[str], value: str, roots: Sequence[Path], max_bytes: 
             raise Reject("bad_part", f"{shown(value)} is too long for a path; {hint}") from error
         raise Reject("unreadable_file", f"{shown(value)} cannot be read: {error.strerror}") from error
     raise AssertionError("files_named ends with a Reject")
+
+
+def state_of(file: Path) -> tuple[int, int]:
+    """Size and time of change, in ns, of a file; NO_FILE where nothing is."""
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return NO_FILE
+    return status.st_size, status.st_mtime_ns
 
 
 def _read_regular(path: Path, value: str, max_bytes: int) -> bytes:

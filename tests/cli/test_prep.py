@@ -1,5 +1,7 @@
 """lmms prep build-shards: options and file give the same build; what it prints, where."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,31 @@ def test_the_closing_table_says_how_many_samples_repeats_make(tmp_path: Path) ->
     options = ("--model", tiny_model_folder(tmp_path), "--seq-len", 256, "--workers", 1, "--out", tmp_path / "out")
     result = lmms("prep", "build-shards", tmp_path / "list.yaml", *options)
     assert "20 of the packed records" in result.output
+
+
+def test_a_store_is_shown_and_what_is_old_or_too_much_is_deleted(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 30, 0)
+    store = tmp_path / "kept"
+    for seq_len in (256, 257):
+        assert build(tmp_path, f"out{seq_len}", "--store", store, "--seq-len", seq_len).exit_code == 0
+    with (tmp_path / "set.jsonl").open("a") as file:
+        file.write((tmp_path / "set.jsonl").read_text().splitlines()[0] + "\n")
+    assert build(tmp_path, "more", "--store", store).exit_code == 0
+    (store / "ab").mkdir(exist_ok=True)
+    (store / "ab" / "x.npz.1.part").write_text("left by a build that was killed")
+    shown = lmms("prep", "store", store)
+    assert re.search(r"kept +2 chunks, [0-9.]+ ?kB", shown.output, re.IGNORECASE)
+    old = sorted(store.rglob("*.npz"), key=lambda file: file.stat().st_mtime)[0]
+    os.utime(old, (1, 1))
+    assert "deleted    1 chunk" in lmms("prep", "store", store, "--older-than", "30d").output
+    assert not old.exists()
+    assert not list(store.rglob("*.part"))
+    assert "deleted    0 chunks" in lmms("prep", "store", store, "--larger-than", "1GB").output
+    assert "deleted    1 chunk" in lmms("prep", "store", store, "--larger-than", "1KB").output
+    assert not [file for file in store.rglob("*") if file.is_file()]
+    nothing = lmms("prep", "store", store)
+    assert nothing.exit_code
+    assert "holds no chunks" in str(nothing.exception)
+    wrong = lmms("prep", "store", store, "--older-than", "soon")
+    assert wrong.exit_code == 2
+    assert "such as 30d" in wrong.output

@@ -1,6 +1,5 @@
 """The whole of prep on data of its own, with the tiny model of the package: counts, determinism, atomicity."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 
 from lmms.configs.contract.check import check_pack
 from lmms.configs.contract.manifest import open_dataset
@@ -21,23 +19,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
 from lmms.train.data.shards import PackReader, read_sidecar
 from tests.kit.folders import tiny_model_folder
-
-
-def write_records(folder: Path, number: int = 300) -> Path:
-    """Records of many lengths, every third with a picture, one in fifty broken, one blank line."""
-    folder.mkdir()
-    for i in range(5):
-        Image.effect_noise((40 + 30 * i, 64), 50).save(folder / f"{i}.png")
-    lines = []
-    for i in range(number):
-        content: Any = "word " * (i % 37)
-        if i % 3 == 0:
-            content = [{"type": "image", "image": f"{i % 5}.png"}, {"type": "text", "text": content}]
-        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": f"answer {i}" * (i % 7)}]
-        lines.append(json.dumps({"messages": messages}) if i % 50 != 7 else "{")
-    path = folder / "records.jsonl"
-    path.write_text("\n".join([*lines[:10], "", *lines[10:]]) + "\n")
-    return path
+from tests.kit.records import write_records
 
 
 def settings(tmp_path: Path, source: Path, out: str = "out", **more: Any) -> PrepConfig:
@@ -103,10 +85,12 @@ def test_a_failed_build_leaves_nothing_at_the_output(tmp_path: Path) -> None:
     source = write_records(tmp_path / "data")
     with pytest.raises(BuildError, match="max-rejects"):
         build_shards(settings(tmp_path, source, max_rejects=0.001))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "model", "out.rejects.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("data", "model", "out.lmms-store", "out.rejects.parquet"),
+    ]
 
 
-def test_a_killed_build_is_not_there_and_the_next_one_starts_afresh(tmp_path: Path) -> None:
+def test_a_killed_build_is_not_there_and_another_one_takes_its_place(tmp_path: Path) -> None:
     source = write_records(tmp_path / "data", 20_000)
     tiny_model_folder(tmp_path)
     script = (
