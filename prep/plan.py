@@ -25,6 +25,7 @@ ALGORITHM = "bfd/1"
 """Name that the manifest stores. Any change of the result needs a new name."""
 
 Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,40 +41,83 @@ class Plan:
     """int64 [packs + 1]: where each pack starts in `order`."""
 
 
-def plan_packs(
-    tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32], seq_len: int, max_patches: int, seed: int
-) -> Plan:
+def plan_packs(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int, seed: int) -> Plan:
     """Which of the samples of `tokens` and `patches`, int32 [samples], share a pack of seq_len and max_patches.
 
     Depends on nothing but its arguments and ALGORITHM. Raises BuildError for a sample that no pack holds.
     """
-    _check(tokens, patches, seq_len, max_patches)
-    bins = _Bins(seq_len, max_patches, len(tokens))
-    bin_of = np.zeros(len(tokens), np.int64)
+    check_samples(tokens, patches, seq_len, max_patches)
+    bins = _Bins(seq_len)
+    if len(tokens):
+        bins.put((seq_len, max_patches), 0, len(tokens))
+    bin_of = np.zeros(len(tokens), np.int32)
     for samples in (np.flatnonzero(patches > 0), np.flatnonzero(patches == 0)):
         samples = samples[_decreasing(tokens[samples], patches[samples], seq_len, max_patches)]
         bin_of[samples] = _place(bins, tokens[samples], patches[samples])
-    num_packs = int(bin_of.max(initial=-1)) + 1
-    pack_of = permutation(num_packs, key64("lmms/plan", ALGORITHM, "packs", seed))[bin_of]
+    return numbered(bin_of, ALGORITHM, seed)
+
+
+def place_rest(space: Int32s, patch_space: Int32s, samples: tuple[Int32s, Int32s], size: tuple[int, int]) -> Ints:
+    """int64 [samples]: bins of best-fit decreasing where bins with samples are there already.
+
+    space, patch_space: room of those bins. samples: their tokens and patches. size: of an empty bin; the numbers of new
+    bins follow those of the given bins.
+    """
+    tokens, patches = samples
+    bin_of = np.zeros(len(tokens), np.int64)
+    for which in (np.flatnonzero(patches > 0), np.flatnonzero(patches == 0)):
+        if not len(which):
+            continue
+        with_patches = bool(patches[which[0]])
+        which = which[_decreasing(tokens[which], patches[which], *size)]
+        spaces = patch_space if with_patches else patch_space * 0
+        numbers, bins = _standing(space, spaces, int(tokens[which].min()), size[0])
+        bins.put((size[0], size[1] if with_patches else 0), len(space), len(which))
+        placed = _place(bins, tokens[which], patches[which])
+        numbers = np.concatenate([numbers, np.arange(len(space), len(space) + len(which))])
+        bin_of[which] = numbers[placed]
+        opened = max(int(bin_of[which].max()) + 1 - len(space), 0)
+        space = np.concatenate([space, np.full(opened, size[0], np.int32)])
+        patch_space = np.concatenate([patch_space, np.full(opened, size[1], np.int32)])
+        np.subtract.at(space, bin_of[which], tokens[which])
+        np.subtract.at(patch_space, bin_of[which], patches[which])
+    return bin_of
+
+
+def _standing(space: Int32s, patch_space: Int32s, smallest: int, seq_len: int) -> tuple[Ints, "_Bins"]:
+    """Bins that hold something already: bin i of the result is the bin numbers[i] of those given."""
+    numbers = np.lexsort((patch_space, space))
+    bins = _Bins(seq_len)
+    sorted_space, sorted_patches = space[numbers], patch_space[numbers]
+    first = int(np.searchsorted(sorted_space, smallest))
+    for token_space, patches_left, start, count in _runs(sorted_space[first:], sorted_patches[first:]):
+        bins.put((token_space, patches_left), first + start, count)
+    return numbers, bins
+
+
+def numbered(bin_of: Int32s, algorithm: str, seed: int) -> Plan:
+    """The plan in which the samples of a bin share a pack. Empty bins become no packs; the packs are permuted."""
+    filled = np.bincount(bin_of) > 0
+    num_packs = int(filled.sum())
+    number_of = permutation(num_packs, key64("lmms/plan", algorithm, "packs", seed))[np.cumsum(filled) - 1]
+    pack_of = number_of[bin_of]
     starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of, minlength=num_packs))])
-    return Plan(num_packs, pack_of, np.argsort(pack_of, kind="stable"), starts)
+    return Plan(num_packs, pack_of, _sorted_by(pack_of), starts)
 
 
 class _Bins:
-    """The bins and the space left in each; at first all are empty, and there are as many as could be needed.
+    """The bins and the space left in each.
 
     A tree over token space holds the largest patch space below each node, so the tightest bin is found in log(seq_len).
     """
 
-    def __init__(self, seq_len: int, max_patches: int, num_bins: int) -> None:
+    def __init__(self, seq_len: int) -> None:
         self._size = 1 << seq_len.bit_length()
         self._tree = [-1] * (2 * self._size)
         self._patch_spaces: list[list[int]] = [[] for _ in range(seq_len + 1)]
         """Patch spaces of the bins of each token space, sorted, each once."""
         self._ranges: dict[tuple[int, int], list[tuple[int, int]]] = {}
         """(token space, patch space) -> its bins, as (first, count)."""
-        if num_bins:
-            self.put((seq_len, max_patches), 0, num_bins)
 
     def tightest(self, tokens: int, patches: int) -> tuple[int, int]:
         """(token space, patch space) of the tightest bin that holds a sample. There is always an empty bin."""
@@ -123,21 +167,23 @@ class _Bins:
             node >>= 1
 
 
-def _place(bins: _Bins, tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32]) -> Ints:
+def _place(bins: _Bins, tokens: Int32s, patches: Int32s) -> Ints:
     """int64 [samples]: the bin of each sample, placed in the order given; equal samples stand together."""
-    runs = np.array([run for kind in _types(tokens, patches) for run in _place_type(bins, *kind)], np.int64)
+    runs = np.array(
+        [run for t, p, _, count in _runs(tokens, patches) for run in _place_type(bins, t, p, count)], np.int64
+    )
     first, count, each = runs.reshape(-1, 3).T
     ends = np.cumsum(count)
     filled = np.repeat(first - (ends - count), count) + np.arange(ends[-1] if len(ends) else 0)
     return np.repeat(filled, np.repeat(each, count))
 
 
-def _types(tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32]) -> Iterator[tuple[int, int, int]]:
-    """(tokens, patches, how many) of each run of equal samples."""
+def _runs(tokens: Int32s, patches: Int32s) -> Iterator[tuple[int, int, int, int]]:
+    """(tokens, patches, first, how many) of each run of equal entries."""
     changes = np.flatnonzero((np.diff(tokens) != 0) | (np.diff(patches) != 0)) + 1
     starts = np.concatenate([[0], changes]) if len(tokens) else changes
     counts = np.diff(np.append(starts, len(tokens)))
-    return zip(tokens[starts].tolist(), patches[starts].tolist(), counts.tolist(), strict=True)
+    return zip(tokens[starts].tolist(), patches[starts].tolist(), starts.tolist(), counts.tolist(), strict=True)
 
 
 def _place_type(bins: _Bins, tokens: int, patches: int, left: int) -> Iterator[tuple[int, int, int]]:
@@ -154,15 +200,28 @@ def _place_type(bins: _Bins, tokens: int, patches: int, left: int) -> Iterator[t
         yield first, count, each
 
 
-def _decreasing(tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32], seq_len: int, max_patches: int) -> Ints:
+def _decreasing(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> Ints:
     """int64 [samples]: sample numbers by falling (larger share of a budget, tokens, patches), ties in input order."""
+    if not patches.any():
+        return _sorted_by(seq_len - tokens)
     wide = tokens.astype(np.int64)
     order = np.argsort(-((wide << 32) | patches), kind="stable")
     share = np.maximum(wide * max_patches, patches.astype(np.int64) * seq_len)[order]
     return order[np.argsort(-share, kind="stable")]
 
 
-def _check(tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32], seq_len: int, max_patches: int) -> None:
+def _sorted_by(keys: Int32s | Ints) -> Ints:
+    """int64 [n]: what np.argsort(keys, kind="stable") gives, for keys of 0 and more; faster."""
+    bits = len(keys).bit_length()
+    sorting = keys.astype(np.int64)
+    sorting <<= bits
+    sorting |= np.arange(len(keys), dtype=np.int64)
+    sorting.sort()
+    sorting &= (1 << bits) - 1
+    return sorting
+
+
+def check_samples(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> None:
     bad = np.flatnonzero((tokens < 1) | (tokens > seq_len) | (patches < 0) | (patches > max_patches))
     if len(bad):
         i = int(bad[0])

@@ -35,7 +35,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "prep": (
         ("plan", "progress", "reject", "shards", "tables"),
-        ("media", "rows", "writer"),
+        ("balanced", "media", "rows", "writer"),
         ("records",),
         ("choice",),
         ("render", "sources", "transforms"),

@@ -24,11 +24,11 @@ from lmms.prep.sources import Source
 
 _FORMATS = {
     **dict.fromkeys(("source", "tokens", "target_tokens", "patches", "media", "chunk", "copy"), "i4"),
-    **dict.fromkeys(("row", "offset", "bytes"), "i8"),
+    **dict.fromkeys(("row", "squared_patches", "offset", "bytes"), "i8"),
     **dict.fromkeys(("content_high", "content_low"), "u8"),
 }
 _NAMES = [
-    *("source", "row", "tokens", "target_tokens", "patches", "media", "chunk", "offset", "bytes"),
+    *("source", "row", "tokens", "target_tokens", "patches", "media", "squared_patches", "chunk", "offset", "bytes"),
     *("content_high", "content_low", "copy"),
 ]
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
@@ -81,7 +81,8 @@ class _Tally:
         for sample in made.samples:
             data = encode_sample(COLUMNS, sample.to_columns())
             spans = sample.targets[:, 1] - sample.targets[:, 0]
-            counts = (len(sample.input_ids), int(spans.sum()), sample.patches, len(sample.media))
+            media = (sample.patches, len(sample.media), sample.sum_squared_patches)
+            counts = (len(sample.input_ids), int(spans.sum()), *media)
             entries.append((*sample.samples[0].tolist(), *counts, chunk_id, file.tell(), len(data), *content))
             file.write(data)
             self.digest.update(data)

@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lmms.cli.main import app
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.manifest import read_manifest
 from lmms.configs.stores.store import LocalStore
 from lmms.configs.words import counted
-from lmms.train.data.costs import ModelCost, table_costs
+from lmms.train.data.costs import table_costs
 from lmms.train.data.mixture import PERIOD, Phase
 from lmms.train.data.order import by_cost, step_packs
 from lmms.train.data.phases import SetShare, write_phases
