@@ -57,7 +57,7 @@ def costs_beyond_tokens(cost: ModelCost, samples: npt.NDArray[np.void]) -> npt.N
     samples: with tokens, target_tokens, patches and squared_patches. As in the costs of packs that the order of a run
     depends on, windows at the edges of images count as whole windows.
     """
-    costs = cost.target * samples["target_tokens"]
+    costs = float(cost.target) * samples["target_tokens"].astype(np.float64)
     costs += cost.squared_length * samples["tokens"].astype(np.float64) ** 2
     costs += (cost.patch + cost.squared_window * cost.window**2) * samples["patches"]
     costs += cost.squared_image * samples["squared_patches"]
