@@ -14,6 +14,7 @@ BFD leaves the packs sorted by length, so they are permuted (seeded) before they
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,8 @@ def plan_packs(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int, 
     if len(tokens):
         bins.put((seq_len, max_patches), 0, len(tokens))
     bin_of = np.zeros(len(tokens), np.int32)
-    for samples in (np.flatnonzero(patches > 0), np.flatnonzero(patches == 0)):
+    for is_media in (True, False):
+        samples = np.flatnonzero((patches > 0) == is_media).astype(np.int32)
         samples = samples[_decreasing(tokens[samples], patches[samples], seq_len, max_patches)]
         bin_of[samples] = _place(bins, tokens[samples], patches[samples])
     return numbered(bin_of, ALGORITHM, seed)
@@ -97,12 +99,13 @@ def _standing(space: Int32s, patch_space: Int32s, smallest: int, seq_len: int) -
 
 def numbered(bin_of: Int32s, algorithm: str, seed: int) -> Plan:
     """The plan in which the samples of a bin share a pack. Empty bins become no packs; the packs are permuted."""
-    filled = np.bincount(bin_of) > 0
-    num_packs = int(filled.sum())
-    number_of = permutation(num_packs, key64("lmms/plan", algorithm, "packs", seed))[np.cumsum(filled) - 1]
-    pack_of = number_of[bin_of]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of, minlength=num_packs))])
-    return Plan(num_packs, pack_of, _sorted_by(pack_of), starts)
+    counts = np.bincount(bin_of)
+    filled = counts > 0
+    number_of = permutation(int(filled.sum()), key64("lmms/plan", algorithm, "packs", seed))
+    samples = np.empty_like(number_of)
+    samples[number_of] = counts[filled]
+    pack_of = number_of[np.cumsum(filled) - 1][bin_of]
+    return Plan(len(number_of), pack_of, _sorted_by(pack_of), np.concatenate([[0], np.cumsum(samples)]))
 
 
 class _Bins:
@@ -169,8 +172,9 @@ class _Bins:
 
 def _place(bins: _Bins, tokens: Int32s, patches: Int32s) -> Ints:
     """int64 [samples]: the bin of each sample, placed in the order given; equal samples stand together."""
-    runs = np.array(
-        [run for t, p, _, count in _runs(tokens, patches) for run in _place_type(bins, t, p, count)], np.int64
+    kinds = _runs(tokens, patches)
+    runs = np.fromiter(
+        chain.from_iterable(run for t, p, _, count in kinds for run in _place_type(bins, t, p, count)), np.int64
     )
     first, count, each = runs.reshape(-1, 3).T
     ends = np.cumsum(count)
@@ -203,7 +207,8 @@ def _place_type(bins: _Bins, tokens: int, patches: int, left: int) -> Iterator[t
 def _decreasing(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> Ints:
     """int64 [samples]: sample numbers by falling (larger share of a budget, tokens, patches), ties in input order."""
     if not patches.any():
-        return _sorted_by(seq_len - tokens)
+        shorter = seq_len - tokens
+        return np.argsort(shorter.astype(np.uint16) if seq_len <= 2**16 else shorter, kind="stable")
     wide = tokens.astype(np.int64)
     order = np.argsort(-((wide << 32) | patches), kind="stable")
     share = np.maximum(wide * max_patches, patches.astype(np.int64) * seq_len)[order]
@@ -215,7 +220,7 @@ def _sorted_by(keys: Int32s | Ints) -> Ints:
     bits = len(keys).bit_length()
     sorting = keys.astype(np.int64)
     sorting <<= bits
-    sorting |= np.arange(len(keys), dtype=np.int64)
+    sorting |= np.arange(len(keys), dtype=np.int32)
     sorting.sort()
     sorting &= (1 << bits) - 1
     return sorting

@@ -176,6 +176,7 @@ def test_real_conversations_and_pictures_lose_at_most_two_percent(
             sources=(*text, *images),
             model=str(model_folders["qwen3-vl"]),
             seq_len=16_384,
+            plan="tight",
             out=str(tmp_path / "out"),
             max_rejects=1.0,
             workers=1,
