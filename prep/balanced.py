@@ -123,13 +123,13 @@ def _balanced(samples: Samples, seq_len: int, max_patches: int, num_packs: int) 
     )
     placed = np.full(len(order), -1, np.int32)
     width = max((seq_len + mean_cost) // _LEVELS, 1)
-    held = np.zeros(num_packs, np.int32)
+    kept_empty = np.zeros(num_packs, np.int32)
     for number, which in enumerate(large):
         if number == _DEAR:
-            held = _held_back(packs, samples.take(slice(which.start, None)), seq_len)
-            packs.room -= held
+            kept_empty = _room_to_keep(packs, samples.take(slice(which.start, None)), seq_len)
+            packs.room -= kept_empty
         _spread(packs, samples, placed, which, width)
-    packs.room += held
+    packs.room += kept_empty
     quotas = _quotas(packs, samples.take(slice(small[0].start, None)), seq_len, 0)
     for which in small:
         _fill(packs, quotas, samples, placed, which)
@@ -237,7 +237,7 @@ def _by_falling(values: Int32s | Ints) -> Ints:
     return np.argsort(-values, kind="stable")
 
 
-def _held_back(packs: _Packs, samples: Samples, seq_len: int) -> Int32s:
+def _room_to_keep(packs: _Packs, samples: Samples, seq_len: int) -> Int32s:
     """int32 [packs]: room that dear packs keep empty while these samples, all that are left, are placed.
 
     Two fifths of the room that is to spare stay with all packs: samples of many sizes do not fill a pack to the end.

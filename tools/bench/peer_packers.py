@@ -36,11 +36,11 @@ def ms_swift(lengths: Ints, seq_len: int) -> Ints:
     pack_of, packs, kept = np.zeros(len(lengths), np.int64), 0, list[int]()
     for start in range(0, len(lengths), _BATCH):
         numbers = kept + list(range(start, min(start + _BATCH, len(lengths))))
-        found = _best_fit(lengths[numbers], seq_len)
+        in_batch = _best_fit(lengths[numbers], seq_len)
         is_last = start + _BATCH >= len(lengths)
-        whole = found.max() + 1 if is_last else found.max()
-        kept = [number for number, pack in zip(numbers, found.tolist(), strict=True) if pack >= whole]
-        pack_of[numbers] = packs + found
+        whole = in_batch.max() + 1 if is_last else in_batch.max()
+        kept = [number for number, pack in zip(numbers, in_batch.tolist(), strict=True) if pack >= whole]
+        pack_of[numbers] = packs + in_batch
         packs += int(whole)
     return pack_of
 
