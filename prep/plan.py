@@ -158,8 +158,12 @@ class _Bins:
             return
         self._ranges[space] = [(first, count)]
         spaces = self._patch_spaces[space[0]]
-        insort(spaces, space[1])
-        self._update(space[0], spaces[-1])
+        if spaces:
+            insort(spaces, space[1])
+        else:
+            spaces.append(space[1])
+        if spaces[-1] == space[1]:
+            self._update(space[0], space[1])
 
     def _update(self, token_space: int, largest: int) -> None:
         tree, node = self._tree, self._size + token_space
@@ -195,9 +199,10 @@ def _place_type(bins: _Bins, tokens: int, patches: int, left: int) -> Iterator[t
     while left:
         token_space, patch_space = bins.tightest(tokens, patches)
         each = token_space // tokens
-        if patches:
-            each = min(each, patch_space // patches)
-        each = min(each, left)
+        if patches and patch_space // patches < each:
+            each = patch_space // patches
+        if left < each:
+            each = left
         first, count = bins.take((token_space, patch_space), left // each)
         bins.put((token_space - each * tokens, patch_space - each * patches), first, count)
         left -= count * each
