@@ -12,7 +12,7 @@ BFD leaves the packs sorted by length, so they are permuted (seeded) before they
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -48,15 +48,21 @@ def plan_packs(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int, 
     Depends on nothing but its arguments and ALGORITHM. Raises BuildError for a sample that no pack holds.
     """
     check_samples(tokens, patches, seq_len, max_patches)
-    bins = _Bins(seq_len)
+    return numbered(_best_fit(tokens, patches, seq_len, max_patches), ALGORITHM, seed)
+
+
+def _best_fit(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> Int32s:
+    """int32 [samples]: the bin of each sample."""
+    bins = _Bins(seq_len, _patches_bind(tokens, patches, seq_len, max_patches))
     if len(tokens):
         bins.put((seq_len, max_patches), 0, len(tokens))
     bin_of = np.zeros(len(tokens), np.int32)
-    for is_media in (True, False):
-        samples = np.flatnonzero((patches > 0) == is_media).astype(np.int32)
-        samples = samples[_decreasing(tokens[samples], patches[samples], seq_len, max_patches)]
-        bin_of[samples] = _place(bins, tokens[samples], patches[samples])
-    return numbered(bin_of, ALGORITHM, seed)
+    media, text = np.flatnonzero(patches), np.flatnonzero(patches == 0).astype(np.int32)
+    media = media[_decreasing(tokens[media], patches[media], seq_len, max_patches)]
+    bin_of[media] = _place(bins, _kinds(tokens[media], patches[media]))
+    lengths = tokens[text]
+    bin_of[text[_by_falling_length(lengths, seq_len)]] = _place(bins, _text_kinds(lengths))
+    return bin_of
 
 
 def place_rest(space: Int32s, patch_space: Int32s, samples: tuple[Int32s, Int32s], size: tuple[int, int]) -> Ints:
@@ -75,7 +81,7 @@ def place_rest(space: Int32s, patch_space: Int32s, samples: tuple[Int32s, Int32s
         spaces = patch_space if with_patches else patch_space * 0
         numbers, bins = _standing(space, spaces, int(tokens[which].min()), size[0])
         bins.put((size[0], size[1] if with_patches else 0), len(space), len(which))
-        placed = _place(bins, tokens[which], patches[which])
+        placed = _place(bins, _kinds(tokens[which], patches[which]))
         numbers = np.concatenate([numbers, np.arange(len(space), len(space) + len(which))])
         bin_of[which] = numbers[placed]
         opened = max(int(bin_of[which].max()) + 1 - len(space), 0)
@@ -89,7 +95,7 @@ def place_rest(space: Int32s, patch_space: Int32s, samples: tuple[Int32s, Int32s
 def _standing(space: Int32s, patch_space: Int32s, smallest: int, seq_len: int) -> tuple[Ints, "_Bins"]:
     """Bins that hold something already: bin i of the result is the bin numbers[i] of those given."""
     numbers = np.lexsort((patch_space, space))
-    bins = _Bins(seq_len)
+    bins = _Bins(seq_len, patches_bind=True)
     sorted_space, sorted_patches = space[numbers], patch_space[numbers]
     first = int(np.searchsorted(sorted_space, smallest))
     for token_space, patches_left, start, count in _runs(sorted_space[first:], sorted_patches[first:]):
@@ -112,9 +118,12 @@ class _Bins:
     """The bins and the space left in each.
 
     A tree over token space holds the largest patch space below each node, so the tightest bin is found in log(seq_len).
+    Where every bin with room for a sample's tokens has room for its patches, the tree only says where there are bins,
+    and changes less often.
     """
 
-    def __init__(self, seq_len: int) -> None:
+    def __init__(self, seq_len: int, patches_bind: bool) -> None:
+        self._patches_bind = patches_bind
         self._size = 1 << seq_len.bit_length()
         self._tree = [-1] * (2 * self._size)
         self._patch_spaces: list[list[int]] = [[] for _ in range(seq_len + 1)]
@@ -125,13 +134,14 @@ class _Bins:
     def tightest(self, tokens: int, patches: int) -> tuple[int, int]:
         """(token space, patch space) of the tightest bin that holds a sample. There is always an empty bin."""
         tree, node = self._tree, self._size + tokens
-        while tree[node] < patches:
+        least = patches if self._patches_bind else 0
+        while tree[node] < least:
             while node & 1:
                 node >>= 1
             node += 1
         while node < self._size:
             node *= 2
-            node += tree[node] < patches
+            node += tree[node] < least
         space = node - self._size
         spaces = self._patch_spaces[space]
         return space, spaces[bisect_left(spaces, patches)]
@@ -147,7 +157,8 @@ class _Bins:
             del self._ranges[space]
             spaces = self._patch_spaces[space[0]]
             del spaces[bisect_left(spaces, space[1])]
-            self._update(space[0], spaces[-1] if spaces else -1)
+            if self._patches_bind or not spaces:
+                self._update(space[0], spaces[-1] if spaces else -1)
         return first, count
 
     def put(self, space: tuple[int, int], first: int, count: int) -> None:
@@ -158,12 +169,9 @@ class _Bins:
             return
         self._ranges[space] = [(first, count)]
         spaces = self._patch_spaces[space[0]]
-        if spaces:
-            insort(spaces, space[1])
-        else:
-            spaces.append(space[1])
-        if spaces[-1] == space[1]:
-            self._update(space[0], space[1])
+        insort(spaces, space[1])
+        if self._patches_bind or len(spaces) == 1:
+            self._update(space[0], spaces[-1] if self._patches_bind else 0)
 
     def _update(self, token_space: int, largest: int) -> None:
         tree, node = self._tree, self._size + token_space
@@ -174,16 +182,25 @@ class _Bins:
             node >>= 1
 
 
-def _place(bins: _Bins, tokens: Int32s, patches: Int32s) -> Ints:
-    """int64 [samples]: the bin of each sample, placed in the order given; equal samples stand together."""
-    kinds = _runs(tokens, patches)
-    runs = np.fromiter(
-        chain.from_iterable(run for t, p, _, count in kinds for run in _place_type(bins, t, p, count)), np.int64
-    )
-    first, count, each = runs.reshape(-1, 3).T
-    ends = np.cumsum(count)
-    filled = np.repeat(first - (ends - count), count) + np.arange(ends[-1] if len(ends) else 0)
+def _place(bins: _Bins, kinds: Iterable[tuple[int, int, int]]) -> Int32s:
+    """int32 [samples]: the bin of each sample; `kinds` are (tokens, patches, number) of equal samples, in order."""
+    placed = chain.from_iterable(run for kind in kinds for run in _place_type(bins, *kind))
+    first, count, each = np.fromiter(placed, np.int32).reshape(-1, 3).T
+    ends = np.cumsum(count, dtype=np.int32)
+    filled = np.repeat(first - (ends - count), count)
+    filled += np.arange(len(filled), dtype=np.int32)
     return np.repeat(filled, np.repeat(each, count))
+
+
+def _kinds(tokens: Int32s, patches: Int32s) -> Iterator[tuple[int, int, int]]:
+    """(tokens, patches, number) of each run of equal samples."""
+    return ((t, p, number) for t, p, _, number in _runs(tokens, patches))
+
+
+def _text_kinds(lengths: Int32s) -> Iterator[tuple[int, int, int]]:
+    """The kinds of samples without patches of these lengths, the longest first."""
+    counts = np.bincount(lengths)
+    return ((length, 0, int(counts[length])) for length in np.flatnonzero(counts)[::-1].tolist())
 
 
 def _runs(tokens: Int32s, patches: Int32s) -> Iterator[tuple[int, int, int, int]]:
@@ -212,12 +229,17 @@ def _place_type(bins: _Bins, tokens: int, patches: int, left: int) -> Iterator[t
 def _decreasing(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> Ints:
     """int64 [samples]: sample numbers by falling (larger share of a budget, tokens, patches), ties in input order."""
     if not patches.any():
-        shorter = seq_len - tokens
-        return np.argsort(shorter.astype(np.uint16) if seq_len <= 2**16 else shorter, kind="stable")
+        return _by_falling_length(tokens, seq_len)
     wide = tokens.astype(np.int64)
     order = np.argsort(-((wide << 32) | patches), kind="stable")
     share = np.maximum(wide * max_patches, patches.astype(np.int64) * seq_len)[order]
     return order[np.argsort(-share, kind="stable")]
+
+
+def _by_falling_length(tokens: Int32s, seq_len: int) -> Ints:
+    """int64 [samples]: the longest first, ties in input order."""
+    shorter = seq_len - tokens
+    return np.argsort(shorter.astype(np.uint16) if seq_len <= 2**16 else shorter, kind="stable")
 
 
 def _sorted_by(keys: Int32s | Ints) -> Ints:
@@ -229,6 +251,12 @@ def _sorted_by(keys: Int32s | Ints) -> Ints:
     sorting.sort()
     sorting &= (1 << bits) - 1
     return sorting
+
+
+def _patches_bind(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> bool:
+    """Whether any sample takes a larger share of a pack's patches than of its tokens: else patches always have room."""
+    media = np.flatnonzero(patches)
+    return bool((patches[media].astype(np.int64) * seq_len > tokens[media].astype(np.int64) * max_patches).any())
 
 
 def check_samples(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> None:

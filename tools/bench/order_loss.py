@@ -59,8 +59,9 @@ def main() -> None:
         folder = Path(made)
         for name, number in (("train", 1200), ("held out", 100)):
             _draw(folder, name, number)
-        for name, plan in (("train", "tight"), ("train", "balanced"), ("held out", "tight")):
-            _build(folder, name, plan)
+        _build(folder, "train", "tight")
+        _build(folder, "train", "balanced")
+        _build(folder, "held out", "tight")
         print("| order | loss, last quarter | held out |\n|---|---|---|")
         for name, (plan, group) in ORDERS.items():
             losses = [_losses(folder, name, plan, group, seed, given.steps) for seed in range(given.seeds)]

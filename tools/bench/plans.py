@@ -203,14 +203,16 @@ def _print_speed(samples: int) -> None:
 def _speed(plan: str, share: float, number: int) -> dict[str, float]:
     """The figures of one plan, made in this process: lengths with a long tail, a share of them with pictures."""
     seq_len = 16_384
-    tokens, patches, costs = (np.empty(number, np.int32) for _ in range(3))
+    tokens, patches = (np.empty(number, np.int32) for _ in range(2))
+    costs = np.empty(number if plan == "balanced" else 0, np.int32)
     for start in range(0, number, 2**18):
         part = slice(start, min(start + 2**18, number))
         draws = counter_hash(4 * (part.stop - part.start), start + 1).reshape(4, -1) / 2.0**64
         normal = np.sqrt(-2 * np.log(1 - draws[0])) * np.cos(2 * np.pi * draws[1])
         tokens[part] = np.minimum(np.exp(6.8 + 1.1 * normal) + 1, seq_len)
         patches[part] = (draws[2] < share) * (np.minimum(4096 * draws[3], 3 * tokens[part]) // 4 * 4)
-        costs[part] = 41e-6 * tokens[part].astype(np.float64) ** 2 + 0.07 * tokens[part] + 0.7 * patches[part]
+        if plan == "balanced":
+            costs[part] = 41e-6 * tokens[part].astype(np.float64) ** 2 + 0.07 * tokens[part] + 0.7 * patches[part]
     size, start_s = (seq_len, 4 * seq_len), time.process_time()
     if plan == "tight":
         made = plan_packs(tokens, patches, *size, 0)
