@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from lmms.prep.progress import Progress
     from lmms.prep.records.record import Record
     from lmms.prep.reject import Reject
-    from lmms.prep.render.render import Rendered, Renderer, load_renderer, render_record
+    from lmms.prep.render.render import Rendered, render_record
+    from lmms.prep.render.renderer import Renderer, load_renderer
     from lmms.prep.sources import Source
     from lmms.prep.writer import PackFacts, write_packs
 
@@ -40,7 +41,8 @@ __getattr__, __dir__ = lazy_names(
         **dict.fromkeys(("Plan", "plan_packs"), "lmms.prep.plan"),
         "Record": "lmms.prep.records.record",
         "Reject": "lmms.prep.reject",
-        **dict.fromkeys(("Rendered", "Renderer", "load_renderer", "render_record"), "lmms.prep.render.render"),
+        **dict.fromkeys(("Rendered", "render_record"), "lmms.prep.render.render"),
+        **dict.fromkeys(("Renderer", "load_renderer"), "lmms.prep.render.renderer"),
         "Source": "lmms.prep.sources",
         "read_records": "lmms.prep.first_records",
         **dict.fromkeys(("PackFacts", "write_packs"), "lmms.prep.writer"),

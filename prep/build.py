@@ -38,7 +38,8 @@ from lmms.prep.media.resize import with_areas
 from lmms.prep.packing import planned_and_written
 from lmms.prep.plan import ALGORITHM
 from lmms.prep.progress import Progress, Report
-from lmms.prep.render.render import RENDERER_VERSION, Renderer, load_renderer
+from lmms.prep.render.render import RENDERER_VERSION
+from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
@@ -47,7 +48,10 @@ from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.writer import Account, PackFacts, write_folder
 
-_NOT_IN_MANIFEST = ("out", "eval_out", "workers")
+FAST_FROM = 4 * 2**20
+"""Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
+
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast")
 
 
 def build_shards(config: PrepConfig, report: Report = lambda progress: None, records: Any = None) -> Manifest:
@@ -153,13 +157,18 @@ def _max_patches(config: PrepConfig, folder: ModelFolder) -> int:
     return config.max_patches or (config.seq_len * folder.vision.merge_size**2 if folder.vision else 0)
 
 
+def _is_large(sources: Sequence[Source]) -> bool:
+    """Whether the fast tokenizer saves more time than its loading takes. The size of records in memory is not known."""
+    return any(source.kind == "memory" for source in sources) or sum(source.bytes for source in sources) >= FAST_FROM
+
+
 _renderer: Renderer  # of this worker process: loading a tokenizer takes a second, too long for every chunk
 
 
-def _load_renderer(folder: ModelFolder) -> None:
+def _load_renderer(folder: ModelFolder, fast: bool, is_large: bool) -> None:
     global _renderer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _renderer = load_renderer(folder)
+    _renderer = load_renderer(folder, fast, is_large)
 
 
 def _spool_task(sources: list[Source], recipe: Recipe, spool: Path, task: tuple[int, Chunk]) -> tuple[Spooled, Spooled]:
@@ -198,7 +207,7 @@ def _read(
     report(Progress("reading", 0, sum(sizes), 0, 0, 0))
     task = partial(_spool_task, sources, _recipe(config, folder), spool)
     chunks = enumerate(_chunks(sources, memory))
-    setup = partial(_load_renderer, folder)
+    setup = partial(_load_renderer, folder, config.fast, _is_large(sources))
     done = 0
     with (
         room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))),

@@ -15,6 +15,7 @@ from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
 from lmms.prep.rows.chunk import Chunk, Packed, Rows, TarRow
+from lmms.prep.rows.csv_table import read_csv
 from lmms.prep.rows.json_list import read_json
 from lmms.prep.rows.kinds import TABLES, Kind
 from lmms.prep.rows.lines import check_pointer, is_blank, read_lines
@@ -74,6 +75,8 @@ def rows_of(file: Path, source: Source, read_table: ReadTable, most: int | None 
 def _reader(file: Path, kind: Kind) -> Iterator[tuple[Rows, int]]:
     if kind == "tar":
         return read_tar(file)
+    if kind in ("csv", "tsv"):
+        return read_csv(file, b"," if kind == "csv" else b"\t")
     return read_json(file) if kind == "json" else read_lines(file)
 
 

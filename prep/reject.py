@@ -23,6 +23,7 @@ REASONS: Mapping[str, str] = {
     "duplicate_key": "an object has the same key twice",
     "lone_surrogate": "half of a UTF-16 surrogate pair: no text can hold it",
     "unreadable_row": "a row of a table cannot be converted",
+    "cell_count": "a row of a CSV or TSV file has more or fewer cells than the first line",
     "not_object": "the record is not a JSON object",
     # messages
     "missing_messages": "no `messages`, or what stands in their place in the form of the source",

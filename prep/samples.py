@@ -4,7 +4,7 @@ A sample has the form of the contract's Pack, so the spool between reading and w
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -29,7 +29,10 @@ from lmms.prep.records.record import Record
 from lmms.prep.records.written import has_shapes, with_shapes_written
 from lmms.prep.reject import Reject
 from lmms.prep.render.document import Piece, cut_document, render_document
-from lmms.prep.render.render import Rendered, Renderer, render_record
+from lmms.prep.render.layout import Layout
+from lmms.prep.render.outline import lay_out
+from lmms.prep.render.render import Rendered, render_record
+from lmms.prep.render.renderer import Renderer
 from lmms.prep.sources import Source
 from lmms.prep.transforms import transformed
 
@@ -80,47 +83,125 @@ class Made:
     is_for_evaluation: bool
 
 
-def make_samples(value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made:
-    """The samples of one raw value. Raises Reject."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A conversation with its pictures and its text, to be tokenized together with others."""
+
+    record: Record
+    pictures: Sequence[_Picture]
+    sizes: Sequence[int]
+    """Tokens of each picture."""
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What one record becomes, before its text is tokenized."""
+
+    place: tuple[int, int]
+    """Number of the source, and row."""
+    source: Source
+    variants: tuple[_Waiting | Made, ...]
+    """One, or what transforms made of the record. A document is tokenized already."""
+    is_for_evaluation: bool
+
+    @property
+    def layouts(self) -> list[tuple[Layout, Sequence[int]]]:
+        """What is to be tokenized, with the tokens of the pictures."""
+        return [(each.layout, each.sizes) for each in self.variants if isinstance(each, _Waiting)]
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes: its pictures, and its text."""
+        waiting = [each for each in self.variants if isinstance(each, _Waiting)]
+        return sum(len(p.data) for w in waiting for p in w.pictures) + sum(
+            len(t) for w in waiting for t in w.layout.pieces
+        )
+
+
+def draft_samples(value: Any, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Draft:
+    """What one raw value becomes. Raises Reject."""
     record = read_record(value, source.reading)
     held_out = is_for_evaluation(source.choice, value, record)
-    if not source.reading.transforms:
-        return replace(_made(record, (source_id, row), source, renderer, recipe), is_for_evaluation=held_out)
-    if isinstance(record, Document):
-        raise Reject("transform_error", "transforms change conversations; this record is a text without turns")
-    key = (recipe.seed, source.name, row)
-    variants = transformed(record, source.reading.transforms, key, partial(_measured, source=source, recipe=recipe))
-    made = [_made(variant, (source_id, row), source, renderer, recipe) for variant in variants]
+    variants: Sequence[Record | Document] = [record]
+    if source.reading.transforms:
+        if isinstance(record, Document):
+            raise Reject("transform_error", "transforms change conversations; this record is a text without turns")
+        key = (recipe.seed, source.name, row)
+        variants = transformed(record, source.reading.transforms, key, partial(_measured, source=source, recipe=recipe))
+    place = (source_id, row)
+    return Draft(place, source, tuple(_drafted(v, place, source, renderer, recipe) for v in variants), held_out)
+
+
+def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Renderer, recipe: Recipe) -> Made:
+    """The samples of a draft. rendered: the renderings of its layouts are taken from here. Raises Reject."""
+    # All renderings are taken, also where the first variant is rejected.
+    pairs = [(each, next(rendered) if isinstance(each, _Waiting) else None) for each in draft.variants]
+    made = [
+        each if isinstance(each, Made) else _made(each, whole, draft, renderer, recipe)  # type: ignore[arg-type]
+        for each, whole in pairs
+    ]
+    if len(made) == 1:
+        return replace(made[0], is_for_evaluation=draft.is_for_evaluation)
     return Made(
         samples=tuple(sample for each in made for sample in each.samples),
         notes=tuple(dict.fromkeys(note for each in made for note in each.notes)),
         cut_turns=sum(each.cut_turns for each in made),
-        is_for_evaluation=held_out,
+        is_for_evaluation=draft.is_for_evaluation,
     )
 
 
-def _made(
+def _drafted(
     record: Record | Document, place: tuple[int, int], source: Source, renderer: Renderer, recipe: Recipe
-) -> Made:
-    """What a record becomes as it stands. place: number of the source, and row."""
+) -> _Waiting | Made:
     pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     if isinstance(record, Document):
-        pieces = _cut_document(record, sizes, pictures, source.reading.too_long, renderer, recipe)
-        made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
-        if not made:
-            raise Reject("no_target_tokens", "pictures with no text between them that fits: nothing to learn from")
-        cut_turns, notes = 0, (*record.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
-    else:
-        record = _with_texts(record, pictures, source.reading.coords or renderer.family.coords, recipe)
-        kept, rendered = _cut_turns(record, sizes, pictures, source.reading.too_long, renderer, recipe)
-        made = [(rendered, pictures[: len(kept.images)])]
-        cut_turns = len(record.messages) - len(kept.messages)
-        notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
-    if source.chosen_by:
-        notes = tuple(note for note in notes if note.removeprefix("column ") not in source.chosen_by)
-    samples = tuple(_sample(rendered, of_piece, record.weight, place, recipe) for rendered, of_piece in made)
-    return Made(samples, notes, cut_turns, is_for_evaluation=False)
+        return _made_of_document(record, sizes, pictures, place, source, renderer, recipe)
+    record = _with_texts(record, pictures, source.reading.coords or renderer.family.coords, recipe)
+    return _Waiting(record, pictures, sizes, lay_out(renderer, record))
+
+
+def _made_of_document(
+    document: Document,
+    sizes: Sequence[int],
+    pictures: Sequence[_Picture],
+    place: tuple[int, int],
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+) -> Made:
+    try:
+        pieces = _cut_document(document, sizes, pictures, source.reading.too_long, renderer, recipe)
+    except Reject as reject:  # the renderer names turns, which a document lacks
+        column = document.place if reject.place in ("", "text", "messages") else reject.place
+        raise Reject(reject.reason, reject.message, column) from None
+    made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
+    if not made:
+        message = "pictures with no text between them that fits: nothing to learn from"
+        raise Reject("no_target_tokens", message, document.place)
+    samples = tuple(_sample(rendered, of_piece, document.weight, place, recipe) for rendered, of_piece in made)
+    notes = (*document.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
+    return Made(samples, _told(notes, source), 0, is_for_evaluation=False)
+
+
+def _made(waiting: _Waiting, whole: Rendered, draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
+    record, pictures = waiting.record, waiting.pictures
+    too_long = draft.source.reading.too_long
+    kept, rendered = record, whole
+    if not _fits(whole, pictures, recipe.limits):
+        kept, rendered = _cut_turns(record, waiting.sizes, pictures, whole, too_long, renderer, recipe)
+    notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
+    sample = _sample(rendered, pictures[: len(kept.images)], record.weight, draft.place, recipe)
+    cut = len(record.messages) - len(kept.messages)
+    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False)
+
+
+def _told(notes: tuple[str, ...], source: Source) -> tuple[str, ...]:
+    """The notes without columns that the settings of the source use."""
+    if not source.chosen_by:
+        return notes
+    return tuple(note for note in notes if note.removeprefix("column ") not in source.chosen_by)
 
 
 def _with_texts(record: Record, pictures: Sequence[_Picture], coords: Coords, recipe: Recipe) -> Record:
@@ -153,16 +234,14 @@ def _cut_turns(
     record: Record,
     sizes: Sequence[int],
     pictures: Sequence[_Picture],
+    whole: Rendered,
     too_long: TooLong,
     renderer: Renderer,
     recipe: Recipe,
 ) -> tuple[Record, Rendered]:
-    """The record, or its longest beginning that fits a pack where the settings allow that, with its rendering."""
-    rendered = render_record(renderer, record, sizes)
-    if _fits(rendered, pictures, recipe.limits):
-        return record, rendered
+    """The longest beginning of a record that fits a pack, if the settings allow that, with its rendering."""
     if too_long != "truncate_turns":
-        raise _too_long(rendered, pictures, recipe.limits, "messages")
+        raise _too_long(whole, pictures, recipe.limits, record.place)
 
     def beginning(end: int) -> tuple[Record, Rendered]:
         kept = first_messages(record, end)
@@ -179,7 +258,7 @@ def _cut_turns(
         (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
     )
     if fitting is None and not first:
-        raise _too_long(rendered, pictures, recipe.limits, "messages")
+        raise _too_long(whole, pictures, recipe.limits, record.place)
     return beginning(ends[first - 1 if fitting is None else fitting])
 
 

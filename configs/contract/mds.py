@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import PurePath
 from typing import Any
 
@@ -27,6 +27,7 @@ INDEX_NAME = "index.json"
 MAX_SHARD_BYTES = 2**32 - 1
 """Offsets are uint32: in a larger file they would wrap without an error."""
 
+_Encode = Callable[[Any], bytes]
 _Decode = Callable[[bytes, int, int], Any]
 """(sample, start, end of a column in it) -> value."""
 _SHAPES = tuple(struct.Struct("<" + (head >> 2) * "BHIQ"[head & 3]) for head in range(256))
@@ -56,25 +57,15 @@ def column_size(encoding: str) -> int | None:
 
 def encode_value(encoding: str, value: Any) -> bytes:
     """One column value as MDS stores it. Encodings: bytes, str, int, json, ndarray:DTYPE[:SHAPE]."""
-    kind, *args = encoding.split(":")
-    if kind == "bytes" and isinstance(value, bytes):
-        return value
-    if kind == "str" and isinstance(value, str):
-        return value.encode()
-    if kind == "int" and isinstance(value, int):
-        return np.int64(value).tobytes()
-    if kind == "json":
-        return json.dumps(value).encode()
-    if kind == "ndarray" and args and isinstance(value, np.ndarray):
-        return _encode_array(encoding, value, args)
-    raise TypeError(f"column encoding {encoding!r} cannot hold a {type(value).__name__}")
+    return _encoder(encoding)(value)
 
 
 def encode_sample(columns: Mapping[str, str], values: Mapping[str, Any]) -> bytes:
     """All columns of one sample. `columns` is name -> encoding."""
-    data = [encode_value(columns[name], values[name]) for name in sorted(columns)]
-    sizes = [len(d) for name, d in zip(sorted(columns), data, strict=True) if column_size(columns[name]) is None]
-    return np.array(sizes, "<u4").tobytes() + b"".join(data)
+    encoders, stated = _encoders(tuple(columns.items()))
+    data = [encode(values[name]) for name, encode, _ in encoders]
+    sizes = [len(d) for d, (*_, is_stated) in zip(data, encoders, strict=True) if is_stated]
+    return stated.pack(*sizes) + b"".join(data)
 
 
 def decode_sample(columns: Mapping[str, str], data: bytes) -> dict[str, Any]:
@@ -169,17 +160,50 @@ def _shard_file(place: str, entry: Mapping[str, Any]) -> ShardFile:
     )
 
 
-def _encode_array(encoding: str, array: npt.NDArray[Any], args: list[str]) -> bytes:
-    if array.dtype != np.dtype(args[0]):
+@lru_cache
+def _encoders(columns: tuple[tuple[str, str], ...]) -> tuple[list[tuple[str, _Encode, bool]], struct.Struct]:
+    """Name and encoder of each column in the order stored, whether its size is stated; the struct of those sizes."""
+    encoders = [(name, _encoder(encoding), column_size(encoding) is None) for name, encoding in sorted(columns)]
+    return encoders, struct.Struct(f"<{sum(is_stated for *_, is_stated in encoders)}I")
+
+
+@lru_cache
+def _encoder(encoding: str) -> _Encode:
+    kind, *args = encoding.split(":")
+    if kind == "ndarray" and args:
+        return partial(_encode_array, encoding, np.dtype(args[0]), _fixed_shape(args))
+    types: dict[str, tuple[Any, _Encode]] = {
+        "bytes": (bytes, bytes),
+        "str": (str, str.encode),
+        "int": (int, lambda value: np.int64(value).tobytes()),
+        "json": (object, lambda value: json.dumps(value).encode()),
+    }
+    expected, encode = types.get(kind, ((), bytes))
+
+    def checked(value: Any) -> bytes:
+        if not isinstance(value, expected):
+            raise TypeError(f"column encoding {encoding!r} cannot hold a {type(value).__name__}")
+        return encode(value)
+
+    return checked
+
+
+def _fixed_shape(args: Sequence[str]) -> tuple[int, ...] | None:
+    return tuple(int(n) for n in args[1].split(",")) if args[1:] else None
+
+
+def _encode_array(encoding: str, dtype: np.dtype[Any], fixed: tuple[int, ...] | None, array: Any) -> bytes:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"column encoding {encoding!r} cannot hold a {type(array).__name__}")
+    if array.dtype != dtype:
         raise TypeError(f"column encoding {encoding!r} cannot hold dtype {array.dtype}")
-    if array.size == 0 or array.ndim == 0:
+    if array.size == 0 or array.ndim == 0 or (fixed is not None and array.shape != fixed):
         raise ValueError(f"column encoding {encoding!r} cannot hold an array of shape {array.shape}")
-    if len(args) == 2:
-        if array.shape != tuple(int(n) for n in args[1].split(",")):
-            raise ValueError(f"column encoding {encoding!r} cannot hold an array of shape {array.shape}")
+    if fixed is not None:
         return array.tobytes()
-    head = array.ndim << 2 | next(code for code in range(4) if max(array.shape) < 256 ** (1 << code))
-    return bytes([head]) + _SHAPES[head].pack(*array.shape) + array.tobytes()
+    most = max(array.shape)
+    head = array.ndim << 2 | (0 if most < 2**8 else 1 if most < 2**16 else 2 if most < 2**32 else 3)
+    return bytes((head,)) + _SHAPES[head].pack(*array.shape) + array.tobytes()
 
 
 @lru_cache
@@ -200,7 +224,7 @@ def _decoder(encoding: str) -> _Decode:
     if kind == "json":
         return lambda data, start, end: json.loads(data[start:end].decode())
     if kind == "ndarray" and args:
-        return _array_decoder(np.dtype(args[0]), tuple(int(n) for n in args[1].split(",")) if args[1:] else None)
+        return _array_decoder(np.dtype(args[0]), _fixed_shape(args))
     raise TypeError(f"column encoding {encoding!r} is not one of bytes, str, int, json, ndarray:DTYPE[:SHAPE]")
 
 

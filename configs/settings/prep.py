@@ -77,6 +77,8 @@ class PrepConfig(RecordConfig):
         )
     )
     """Processes that render and write; any number gives the same result. Default: one for each core."""
+    fast: bool = True
+    """Use a faster tokenizer and what is known of published chat templates, where that gives the same shards."""
 
     @property
     def source_configs(self) -> tuple[SourceConfig, ...]:

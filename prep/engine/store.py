@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,10 @@ from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
 from lmms.prep.reject import Reject
-from lmms.prep.render.render import Renderer
+from lmms.prep.render.render import render_layouts
+from lmms.prep.render.renderer import Renderer
 from lmms.prep.rows.chunk import Chunk
-from lmms.prep.samples import Made, Recipe, make_samples
+from lmms.prep.samples import Draft, Made, Recipe, draft_samples, finish_samples
 from lmms.prep.sources import Source
 
 _FORMATS = {
@@ -31,6 +33,9 @@ _NAMES = [
     *("source", "row", "tokens", "target_tokens", "patches", "media", "squared_patches", "chunk", "offset", "bytes"),
     *("content_high", "content_low", "copy"),
 ]
+BATCH_BYTES = 16 * 2**20
+"""Bytes of text and pictures of records that are tokenized together."""
+
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
 """One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
 of what the record says. copy: 0, or of a repeated record the number of its copies before."""
@@ -122,30 +127,56 @@ def spool_chunk(
     values, filter_columns = take_filtered(chunk_values(chunk, source.columns), source.choice.filter, source.name)
     all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
     with spool_path(folder, chunk_id).open("wb") as file:
-        for (row, value), count in zip(values, all_copies, strict=False):
-            train.read += 1
-            if value is BLANK or value is LEFT_OUT or not count:
-                train.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
-                continue
-            made = _made(value, row, chunk.source, source, renderer, recipe)
-            if isinstance(made, Reject):
-                train.rejects.append((row, made))
-            elif made.is_for_evaluation:
-                train.skip("evaluation")
-                held_out.read += 1
-                held_out.add(made, chunk_id, 1, file)
-            else:
-                train.add(made, chunk_id, count, file)
+        for batch in _batches(zip(values, all_copies, strict=False), train, chunk.source, source, renderer, recipe):
+            for row, count, made in _finished(batch, renderer, recipe):
+                if isinstance(made, Reject):
+                    train.rejects.append((row, made))
+                elif made.is_for_evaluation:
+                    train.skip("evaluation")
+                    held_out.read += 1
+                    held_out.add(made, chunk_id, 1, file)
+                else:
+                    train.add(made, chunk_id, count, file)
     for row, reject in train.rejects:
         train.digest.update(f"{row} {reject.reason}".encode())
     return train.spooled(chunk, filter_columns), held_out.spooled(chunk, frozenset())
 
 
-def _made(value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe) -> Made | Reject:
+_Drafted: TypeAlias = "tuple[int, int, Draft | Reject]"
+"""Row, copies, what the record becomes."""
+
+
+def _batches(
+    rows: Iterable[tuple[tuple[int, Any], int]],
+    tally: _Tally,
+    source_id: int,
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+) -> Iterator[list[_Drafted]]:
+    """The records of a chunk, as many together as take about BATCH_BYTES. Those that are left out are counted."""
+    batch, size = list[_Drafted](), 0
+    for (row, value), count in rows:
+        tally.read += 1
+        if value is BLANK or value is LEFT_OUT or not count:
+            tally.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
+            continue
+        draft = _draft(value, row, source_id, source, renderer, recipe)
+        batch.append((row, count, draft))
+        size += 0 if isinstance(draft, Reject) else draft.bytes
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _draft(
+    value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe
+) -> Draft | Reject:
     if isinstance(value, Reject):
         return value
     try:
-        return make_samples(value, row, source_id, source, renderer, recipe)
+        return draft_samples(value, row, source_id, source, renderer, recipe)
     except Reject as reject:
         return reject
     except RecursionError:
@@ -153,6 +184,19 @@ def _made(value: object, row: int, source_id: int, source: Source, renderer: Ren
     except Exception as error:
         error.add_note(f"while row {row} of {source.name} was read")
         raise
+
+
+def _finished(
+    batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe
+) -> Iterator[tuple[int, int, Made | Reject]]:
+    layouts = [layout for *_, draft in batch if isinstance(draft, Draft) for layout in draft.layouts]
+    rendered = iter(render_layouts(renderer, layouts))
+    for row, count, draft in batch:
+        try:
+            made = draft if isinstance(draft, Reject) else finish_samples(draft, rendered, renderer, recipe)
+        except Reject as reject:
+            made = reject
+        yield row, count, made
 
 
 def _content(made: Made) -> tuple[int, int]:

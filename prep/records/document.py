@@ -41,6 +41,8 @@ class Document:
     """Weight of the whole document in the loss, above 0."""
     unused: tuple[str, ...]
     """Columns that hold something and are not used."""
+    place: str
+    """The column with most of the text, for a fault of the whole document."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -72,7 +74,8 @@ def parse_document(raw: Mapping[str, Any], kind: DocumentKind) -> Document:
     check_all_read(raw, columns, 0)
     used = (*columns, "weight", "id")
     unused = (f"column {key}" for key, value in raw.items() if not is_absent(value) and key not in used)
-    return Document(parts, 1.0 if weight is None else weight, tuple(unused))
+    place = max(columns, key=lambda name: len(raw[name])) if kind == "completion" else columns[0]
+    return Document(parts, 1.0 if weight is None else weight, tuple(unused), place)
 
 
 def _string(raw: Mapping[str, Any], column: str) -> str:

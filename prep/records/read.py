@@ -1,5 +1,6 @@
 """A raw row -> a typed Record, by way of the form of its source."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from lmms.prep.records.forms import normal_form
 from lmms.prep.records.normal.fields import original_place
 from lmms.prep.records.normal.form import Normal
 from lmms.prep.records.parts import Image
+from lmms.prep.records.plain import parse_plain
 from lmms.prep.records.record import Message, Record, parse_record
 from lmms.prep.records.system import with_system, without_system
 from lmms.prep.records.weights import scaled_weight
@@ -30,18 +32,25 @@ def read_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record | Docume
     if reading.weight != 1:
         record = replace(record, weight=scaled_weight(record.weight, reading.weight))
     if isinstance(record, Document):
-        return without_system(record, reading)
-    placed = _placed(record, normal) if normal.places else record
-    return with_system(placed, reading)
+        return without_system(replace(record, place=original_place(record.place, reading.fields)), reading)
+    if normal.places or reading.fields:
+        record = replace(_placed(record, normal), place=original_place(_column(normal), reading.fields))
+    return with_system(record, reading)
 
 
 def _parsed(normal: Normal, reading: Reading) -> Record | Document:
     try:
-        return (
-            parse_document(normal.record, normal.document) if normal.document else parse_record(normal.record, reading)
-        )
+        if normal.document:
+            return parse_document(normal.record, normal.document)
+        return parse_plain(normal.record, reading) or parse_record(normal.record, reading)
     except Reject as reject:
         raise normal.located(reject) from None
+
+
+def _column(normal: Normal) -> str:
+    """The column of all turns but the system prompt, empty if there are several."""
+    columns = {re.split(r"\W", place, maxsplit=1)[0] for place in normal.places or ("messages",)} - {"system"}
+    return columns.pop() if len(columns) == 1 else ""
 
 
 def _placed(record: Record, normal: Normal) -> Record:

@@ -21,7 +21,7 @@ from lmms.prep.reject import Reject
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
-_USED_COLUMNS = ("messages", "images", "weight", "id", "tools", "functions", "chat_template_kwargs")
+USED_COLUMNS = ("messages", "images", "weight", "id", "tools", "functions", "chat_template_kwargs")
 _USED_MESSAGE_KEYS = (
     "role",
     "content",
@@ -79,6 +79,8 @@ class Record:
     """What is learned of the think blocks."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The raw values of the columns that transforms read."""
+    place: str = "messages"
+    """The column of the turns, for a fault of the whole conversation; empty for turns of several columns."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -252,7 +254,7 @@ def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, 
 def _unused(
     raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare, asked: Sequence[str]
 ) -> tuple[str, ...]:
-    used = (*_USED_COLUMNS, *asked, images.column) if images.taken else (*_USED_COLUMNS, *asked)
+    used = (*USED_COLUMNS, *asked, images.column) if images.taken else (*USED_COLUMNS, *asked)
     columns = [key for key, value in raw.items() if value is not None and key not in used]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))

@@ -1,7 +1,7 @@
 """Special-token text that a record holds stays text: a mark goes into that text before the template, and out after."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lmms.prep.reject import Reject
@@ -15,7 +15,7 @@ def free_mark(values: Any, control: re.Pattern[str], prefix: str) -> str:
 
     prefix: what every match begins with; a search for it is fast.
     """
-    texts = list(_strings(values))
+    texts = _strings(values)
     if not any(prefix in text and control.search(text) for text in texts):
         return ""
     mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), None)
@@ -31,17 +31,19 @@ def concealed(values: Any, control: re.Pattern[str], mark: str) -> Any:
     return _mapped(values, lambda text: control.sub(lambda token: token[0][0] + mark + token[0][1:], text))
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any) -> list[str]:
     """Every string in nested lists and dicts, keys of dicts too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key)
-            yield from _strings(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
+    strings, values = list[str](), [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            strings.append(value)
+        elif isinstance(value, list | tuple):
+            values += value
+        elif isinstance(value, Mapping):
+            strings += map(str, value)
+            values += value.values()
+    return strings
 
 
 def _mapped(value: Any, function: Callable[[str], str]) -> Any:

@@ -6,6 +6,7 @@ family's end token closes the document.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from lmms.prep.records.document import Document, Passage
 from lmms.prep.records.parts import Image
 from lmms.prep.records.strict_json import check_text
 from lmms.prep.reject import Reject
-from lmms.prep.render.render import Rendered, Renderer, token_behind
+from lmms.prep.render.render import Rendered
+from lmms.prep.render.renderer import Renderer
+from lmms.prep.render.tokens import encode_texts, tokens_behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +69,13 @@ def _joined(parts: Sequence[Passage | Image]) -> Iterator[Image | list[Passage]]
 def _add_text(renderer: Renderer, passages: Sequence[Passage], ids: list[int], targets: list[tuple[int, int]]) -> None:
     text = "".join(passage.text for passage in passages)
     check_text(text, "text")
-    encoding = renderer.tokenizer.encode(text, add_special_tokens=False)
-    at = 0
-    for passage in passages:
-        first = token_behind(encoding, at, len(text))
-        at += len(passage.text)
-        last = token_behind(encoding, at, len(text))
+    tokens = encode_texts(renderer.encoder, [text]).ids
+    places = list(accumulate(len(passage.text) for passage in passages))[:-1]
+    borders = [0, *(tokens_behind(renderer.encoder, text, tokens, places) if places else ()), len(tokens)]
+    for passage, first, last in zip(passages, borders[:-1], borders[1:], strict=True):
         if passage.is_learned:
             _extend(targets, len(ids) + first, len(ids) + last)
-    ids += encoding.ids
+    ids += tokens.tolist()
 
 
 def _extend(targets: list[tuple[int, int]], start: int, end: int) -> None:

@@ -1,56 +1,24 @@
-"""Record -> token ids and target spans, by the model's own chat template and tokenizer, in one rendering.
+"""Records -> token ids and target spans, by the model's own chat template and tokenizer, in one rendering.
 
-The conversation is rendered once, whole. The text is then cut at the special tokens, which is where the tokenizer
-itself cuts first, so the pieces give the ids of the whole. Special-token text that a user typed must stay text: a mark
-is put into that text before the template runs and taken out afterwards, so the text never becomes a control token.
-
-Turns are found in the rendering by the family's tokens for start and end and compared with the record's: what a
-template drops or moves is a Reject here, never a shifted placeholder. RENDERER_VERSION is part of a build's
-fingerprint.
+Many records are rendered together: their texts are tokenized in one call, and their ids are placed in one array.
+RENDERER_VERSION is part of a build's fingerprint.
 """
 
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
-from lmms.configs.contract.families import family_facts
-from lmms.configs.contract.model_folder import ModelFolder
-from lmms.configs.errors import ModelError
 from lmms.prep.records.reasoning import think_blocks
-from lmms.prep.records.record import Message, Record
-from lmms.prep.records.strict_json import check_text
-from lmms.prep.reject import Reject
-from lmms.prep.render.concealed import concealed, free_mark
-from lmms.prep.render.families import FAMILIES
-from lmms.prep.render.families.family import Family
-from lmms.prep.render.template import ChatTemplate, compile_template
-from lmms.prep.render.turns import Turn, check_texts, find_turns, match_turns
+from lmms.prep.records.record import Record
+from lmms.prep.render.layout import Layout, LearnedTurn
+from lmms.prep.render.outline import lay_out
+from lmms.prep.render.renderer import Renderer
+from lmms.prep.render.tokens import Tokens, encode_texts, tokens_behind
 
 RENDERER_VERSION = "2"
-
-
-@dataclass(frozen=True, slots=True)
-class Renderer:
-    """The template and tokenizer of one model, loaded."""
-
-    family: Family
-    image: str | None
-    """The special token that stands for an image; None for models that read text only."""
-    template: ChatTemplate
-    special_tokens: dict[str, str]
-    tokenizer: Tokenizer
-    control_ids: dict[str, int]
-    """Special tokens that the rendering may hold -> id."""
-    control: re.Pattern[str]
-    control_prefix: str
-    """What all special tokens begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,169 +36,90 @@ class Rendered:
     """Whether the template left out text of the record, such as earlier reasoning."""
 
 
-def load_renderer(folder: ModelFolder) -> Renderer:
-    """Compile the template and load the tokenizer of a model folder."""
-    try:
-        tokenizer = Tokenizer.from_file(str(folder.tokenizer_json))
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise ModelError(f"{folder.tokenizer_json} is not a tokenizer that can be loaded: {error}") from error
-    control_ids = {}
-    for token_id, token in tokenizer.get_added_tokens_decoder().items():
-        if token.special:
-            if token.lstrip or token.rstrip or token.single_word:
-                raise ModelError(f"{folder.tokenizer_json}: special token {token.content!r} strips its surroundings")
-            control_ids[token.content] = token_id
-    family, facts = FAMILIES[folder.family], family_facts(folder.family, folder.path)
-    tokens = (family.turn_start, family.turn_end, family.text_end, *(family.image_around or ()))
-    missing = [token for token in tokens if token not in control_ids]
-    if missing:
-        raise ModelError(
-            f"{folder.tokenizer_json} lacks the special tokens {', '.join(missing)}, expected those of {folder.family}"
-        )
-    # From here on, special-token text that is left in a piece is text.
-    tokenizer.encode_special_tokens = True
-    control = re.compile("(" + "|".join(re.escape(t) for t in sorted(control_ids, key=len, reverse=True)) + ")")
-    return Renderer(
-        family=family,
-        image=facts.placeholders.get("image"),
-        template=compile_template(folder.chat_template),
-        special_tokens=dict(folder.special_tokens),
-        tokenizer=tokenizer,
-        control_ids=control_ids,
-        control=control,
-        control_prefix=os.path.commonprefix(list(control_ids)),
-    )
-
-
 def render_record(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> Rendered:
-    """Render a record whose k-th image takes image_tokens[k] tokens."""
-    _check_reads(renderer.template, record)
-    values: list[Any] = [renderer.family.template_messages(record), list(record.tools), record.template_options]
-    mark = free_mark(values, renderer.control, renderer.control_prefix)
-    if mark:
-        values = concealed(values, renderer.control, mark)
-    pieces = renderer.control.split(_apply_template(renderer, *values))  # text, control, text, control, ..., text
-    plain = [piece.replace(mark, "") for piece in pieces[::2]] if mark else pieces[::2]
-    family = renderer.family
-    turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.image), record)
-    texts = [_text_of(turn, plain) for turn, _ in turns]
-    dropped_text = check_texts(texts, [group for _, group in turns], record)
-    encoded = renderer.tokenizer.encode_batch(plain, add_special_tokens=False)
-    ids, starts, image_starts = _place(renderer, pieces, encoded, image_tokens)
+    """Render a record whose k-th image takes image_tokens[k] tokens. Raises Reject."""
+    (rendered,) = render_layouts(renderer, [(lay_out(renderer, record), image_tokens)])
+    return rendered
+
+
+def render_layouts(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) -> list[Rendered]:
+    """The tokens of several records, each with the tokens that its images take."""
+    placed = _place(renderer, layouts)
+    ends = accumulate((len(layout.pieces) + 1 for layout, _ in layouts), initial=0)
+    return [_rendered(renderer, placed, layout, first) for (layout, _), first in zip(layouts, ends, strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """The pieces of several layouts in one row of tokens; behind the last text of each is a control of no tokens."""
+
+    texts: Sequence[str]
+    tokens: Tokens
+    """Of the texts."""
+    ids: npt.NDArray[np.int32]
+    starts: list[int]
+    """The first token of each piece, and the end of the last."""
+    is_image: list[bool]
+    """For each control token whether it stands for an image."""
+
+
+def _place(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) -> _Placed:
+    texts = [text for layout, _ in layouts for text in layout.pieces[::2]]
+    controls = [control for layout, _ in layouts for control in (*layout.pieces[1::2], None)]
+    tokens = encode_texts(renderer.encoder, texts)
+    is_image = [control is not None and control == renderer.image for control in controls]
+    repeats = np.array([control is not None for control in controls], np.int64)
+    repeats[is_image] = [size for _, sizes in layouts for size in sizes]
+    lengths = np.empty(2 * len(texts), np.int64)
+    lengths[::2], lengths[1::2] = np.diff(tokens.starts), repeats
+    is_text = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
+    ids = np.empty(len(is_text), np.int32)
+    ids[is_text] = tokens.ids
+    control_ids = [0 if control is None else renderer.control_ids[control] for control in controls]
+    ids[~is_text] = np.repeat(np.array(control_ids, np.int32), repeats)
+    return _Placed(texts, tokens, ids, [0, *lengths.cumsum().tolist()], is_image)
+
+
+def _rendered(renderer: Renderer, placed: _Placed, layout: Layout, first: int) -> Rendered:
+    """One record of a batch. first: its first piece among those of all."""
+    start, end = placed.starts[first], placed.starts[first + len(layout.pieces)]
     targets: list[tuple[int, int]] = []
     weights: list[float] = []
-    for turn, group in turns:
-        weight = _weight(group)
-        if not weight:
-            continue
-        masked = record.reasoning == "masked" and turn.role == "assistant"
-        spans = _join(_learned(turn, plain, encoded, starts, masked, family.turn_end))
-        targets += spans
-        weights += [weight] * len(spans)
-    if not targets:
-        raise Reject("no_target_tokens", "every turn to learn from has weight 0", "messages")
-    return Rendered(np.array(ids, np.int32), targets, weights, image_starts, dropped_text)
+    for turn in layout.learned:
+        spans = _join(_learned(renderer, placed, turn, first))
+        targets += [(a - start, b - start) for a, b in spans]
+        weights += [turn.weight] * len(spans)
+    is_image = placed.is_image[first // 2 : (first + len(layout.pieces)) // 2]
+    image_starts = [placed.starts[first + 1 + 2 * i] - start for i, is_one in enumerate(is_image) if is_one]
+    return Rendered(placed.ids[start:end], targets, weights, image_starts, layout.dropped_text)
 
 
-def _check_reads(template: ChatTemplate, record: Record) -> None:
-    """Reject for tools, calls, results and options that the template does not look at."""
-    if not template.reads_tools:
-        number = next((i for i, m in enumerate(record.messages) if m.calls or m.role == "tool"), None)
-        if record.tools or number is not None:
-            place = "tools" if record.tools else f"messages[{number}]"
-            message = "the chat template has no place for tools; name one that has, with chat_template=FILE"
-            raise Reject("tools_unsupported", message, place)
-    unknown = [option for option in record.template_options if option not in template.options]
-    if unknown:
-        known = ", ".join(sorted(template.options)) or "no options"
-        message = f"the chat template does not read {unknown[0]!r}; it reads {known}"
-        raise Reject("bad_template_option", message, "chat_template_kwargs")
-
-
-def _apply_template(
-    renderer: Renderer, messages: Sequence[dict[str, Any]], tools: Sequence[Any], options: Mapping[str, Any]
-) -> str:
-    values = {**renderer.special_tokens, **options}
-    try:
-        text = renderer.template.template.render(
-            messages=messages, tools=tools or None, add_generation_prompt=False, **values
-        )
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise Reject("template_error", f"the chat template fails: {error}", "messages") from None
-    check_text(text, "messages")
-    return text
-
-
-def _text_of(turn: Turn, plain: Sequence[str]) -> str:
-    """The text of a turn, without its header."""
-    last = turn.first if turn.end is None else turn.end - 1
-    return "".join(plain[turn.first // 2 : last // 2 + 1])[turn.header :]
-
-
-def _place(
-    renderer: Renderer, pieces: Sequence[str], encoded: Sequence[Any], image_tokens: Sequence[int]
-) -> tuple[list[int], list[int], list[int]]:
-    """(ids, position of the first token of each piece, position of the first token of each image)."""
-    sizes = iter(image_tokens)
-    ids: list[int] = []
-    starts, image_starts = [], []
-    for i, piece in enumerate(pieces):
-        starts.append(len(ids))
-        if i % 2 == 0:
-            ids.extend(encoded[i // 2].ids)
-        elif piece == renderer.image:
-            image_starts.append(len(ids))
-            ids.extend([renderer.control_ids[piece]] * next(sizes))
-        else:
-            ids.append(renderer.control_ids[piece])
-    return ids, starts, image_starts
-
-
-def _weight(group: Sequence[Message]) -> float:
-    """The weight of the turn that shows these messages."""
-    weights = {message.weight for message in group}
-    if len(weights) > 1:
-        message = "the results of several calls share a turn of the template, but differ in weight"
-        raise Reject("conflicting_weights", message, "messages")
-    return max(weights, default=0.0)
-
-
-def _learned(
-    turn: Turn, plain: Sequence[str], encoded: Sequence[Any], starts: Sequence[int], masked: bool, turn_end: str
-) -> Iterator[tuple[int, int]]:
+def _learned(renderer: Renderer, placed: _Placed, turn: LearnedTurn, first: int) -> Iterator[tuple[int, int]]:
     """[start, end) of the tokens of a turn to learn: its text behind the header, and its end token. No media."""
-    if turn.end is None:
-        raise Reject(
-            "template_changes_record",
-            f"the chat template does not close a turn with {turn_end}: the model would not learn where to stop",
-            "messages",
-        )
-    for i in range(turn.first, turn.end, 2):
-        text, encoding = plain[i // 2], encoded[i // 2]
-        begin = turn.header if i == turn.first else 0
-        left_out = [(begin + a, begin + b) for a, b in think_blocks(text[begin:])] if masked else []
-        for first, last in _kept_tokens(encoding, len(text), begin, left_out):
-            yield starts[i] + first, starts[i] + last
-    yield starts[turn.end], starts[turn.end] + 1
+    for i in range(first + turn.first, first + turn.end, 2):
+        header = turn.header if i == first + turn.first else 0
+        yield from _learned_of_text(renderer, placed, i, header, turn.is_masked)
+    end = placed.starts[first + turn.end]
+    yield end, end + 1
 
 
-def _kept_tokens(
-    encoding: Any, length: int, begin: int, left_out: Sequence[tuple[int, int]]
+def _learned_of_text(
+    renderer: Renderer, placed: _Placed, piece: int, header: int, is_masked: bool
 ) -> Iterator[tuple[int, int]]:
-    """[first, last) of the tokens that reach behind character `begin` and touch no range that is left out."""
-    first = token_behind(encoding, begin, length)
-    for low, high in left_out:
-        yield first, token_behind(encoding, low, length)
-        first = sum(start < high for start, _ in encoding.offsets)
-    yield first, len(encoding.ids)
-
-
-def token_behind(encoding: Any, character: int, length: int) -> int:
-    """The first token that ends behind this character."""
-    if not character:
-        return 0
-    token = encoding.char_to_token(character) if character < length else None
-    return sum(end <= character for _, end in encoding.offsets) if token is None else int(token)
+    """[start, end) of the tokens of a piece that reach behind the header and touch no think block that is masked."""
+    text, start, end = placed.texts[piece // 2], placed.starts[piece], placed.starts[piece + 1]
+    left_out = [(header + a, header + b) for a, b in think_blocks(text[header:])] if is_masked else []
+    known = renderer.headers.get(text[:header])
+    if not left_out and known and tuple(placed.ids[start : start + len(known)].tolist()) == known:
+        yield start + len(known), end
+        return
+    # The token of a block's last character is the last that touches the block.
+    places = [header, *(place for low, high in left_out for place in (low, high - 1))]
+    kept, *borders = tokens_behind(renderer.encoder, text, placed.ids[start:end], places)
+    for block_first, block_last in zip(borders[::2], borders[1::2], strict=True):
+        yield start + kept, start + block_first
+        kept = block_last + 1
+    yield start + kept, end
 
 
 def _join(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:

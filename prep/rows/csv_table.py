@@ -1,54 +1,130 @@
-"""CSV and TSV files -> the rows of their chunks, as dicts of strings by the names of the first line. polars reads."""
+"""CSV and TSV files -> the rows of their chunks: dicts of strings by the names of the first line.
 
-import io
-from collections.abc import Iterator
+A quote at the start of a cell opens the cell, and the next single quote closes it; a quote anywhere else is text. A row
+may go over several lines. We read cells ourselves: the module csv does not tell "", a text, from an empty cell, which
+is null, and polars refuses the whole file for one row with a cell too many, or with 5" in a cell.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import polars as pl
+from lmms.configs.words import counted
+from lmms.prep.reject import Reject
+from lmms.prep.rows.chunk import MOST_BYTES, in_chunks
+from lmms.prep.rows.lines import read_lines
 
-from lmms.configs.errors import SourceError
-from lmms.prep.rows.chunk import CHUNK_ROWS, Rows, rows_of_chunk
-from lmms.prep.rows.compressed import BLOCK, open_content
-from lmms.prep.rows.kinds import COMPRESSED
-from lmms.prep.rows.lines import check_text
+Cells: TypeAlias = "list[bytes | None]"
 
-_MOST_BYTES = 2**31
-"""Most content of a compressed file: it is decompressed in memory."""
+_QUOTED = re.compile(rb'((?:[^"]++|"")*+)("?)')
+"""What a line has of a quoted cell, and the closing quote if it stands in this line."""
 
 
-def read_csv(file: Path, separator: str, most: int | None = None) -> Iterator[tuple[Rows, int]]:
-    """The rows of each chunk, and about how many bytes of the file were read so far. An empty cell is null.
+def read_csv(file: Path, separator: bytes) -> Iterator[tuple[list[Any], int]]:
+    """The rows of each chunk, and the position in the file after them. An empty cell is null.
 
-    The cells of a column `weight` are numbers, all others strings.
-
-    most: rows enough for a look at the start of the file; None for all of it.
-    OSError for a file that is no table: a row with more cells than the first line, or a text that is not UTF-8.
+    The cells of a column `weight` are numbers, all others strings. A row with more or fewer cells than the first line,
+    or with a text that is not UTF-8, is a Reject; a blank line is b"".
+    OSError for a file without a first line, or with a quoted cell that has no end or goes on behind its closing quote.
     """
-    with open_content(file) as (content, _):
-        check_text(file, content.read(BLOCK))
-    size = file.stat().st_size
-    done = total = 0
+    return in_chunks(_records(file, separator))
+
+
+def _records(file: Path, separator: bytes) -> Iterator[tuple[Any, int, int]]:
+    names: Sequence[str] | None = None
+    for line, cells, size, position in _rows(file, separator):
+        if names is not None:
+            yield _record(names, cells, line) if cells else b"", size, position
+        elif cells:
+            names = _names(cells)
+    if names is None:
+        raise OSError("no line with the names of the columns")
+
+
+def _rows(file: Path, separator: bytes) -> Iterator[tuple[int, Cells, int, int]]:
+    """(number of the first line, cells, bytes, position in the file) of each row; a blank line has no cells."""
+    first = size = 0
+    cells: Cells = []
+    opened: list[bytes] | None = None
+    lines = ((line, position) for lines, position in read_lines(file) for line in lines)
+    for number, (line, position) in enumerate(lines, 1):
+        if opened is None:
+            first, size, cells = number, 0, []
+        size += len(line)
+        try:
+            more, opened = _cells(line, separator, opened)
+        except ValueError as error:
+            raise OSError(f"line {number}: {error}") from None
+        cells += more
+        if opened is None:
+            yield first, cells, size, position
+        elif size > MOST_BYTES:
+            break
+    if opened is not None:
+        raise OSError(f"line {first}: a quote opens a cell and none closes the cell")
+
+
+def _cells(line: bytes, separator: bytes, opened: list[bytes] | None) -> tuple[Cells, list[bytes] | None]:
+    """The cells that end in this line, and what there is of a quoted cell that does not end.
+
+    opened: what earlier lines have of such a cell; None at the start of a row. ValueError for text behind a cell's end.
+    """
+    cells: Cells = []
+    at, stop = 0, len(line) - line.endswith(b"\r")
+    if opened is None and b'"' not in line:
+        return [cell or None for cell in line[:stop].split(separator)] if stop else [], None
+    while True:
+        if opened is None and line.startswith(b'"', at):
+            opened, at = [], at + 1
+        if opened is not None:
+            match = _QUOTED.match(line, at)
+            assert match is not None
+            opened.append(match[1])
+            if not match[2]:
+                return cells, [*opened, b"\n"]
+            cells.append(b"".join(opened).replace(b'""', b'"'))
+            opened, at = None, match.end()
+        else:
+            end = line.find(separator, at, stop)
+            end = stop if end < 0 else end
+            cells.append(line[at:end] or None)
+            at = end
+        if at >= stop:
+            return cells, None
+        if not line.startswith(separator, at):
+            raise ValueError("text behind the quote that closes a cell; a quote within a quoted cell is written twice")
+        at += 1
+
+
+def _names(cells: Cells) -> Sequence[str]:
+    """The names of the columns; a name that stands again gets a number, so that no column replaces another."""
+    if any(re.search(rb"\r(?!\n)", cell) for cell in cells if cell):
+        raise OSError("the lines end with carriage returns alone, expected line feeds")
     try:
-        scan = pl.scan_csv(_content(file), separator=separator, infer_schema=False, glob=False)
-        if most is not None:
-            yield _rows(scan.head(most).collect()), 0
-            return
-        total = scan.select(pl.len()).collect().item()
-        for frame in scan.collect_batches(chunk_size=CHUNK_ROWS * 8, maintain_order=True):
-            for part in frame.iter_slices(CHUNK_ROWS):
-                for rows in part.iter_slices(rows_of_chunk(part.height, int(part.estimated_size()))):
-                    done += rows.height
-                    yield _rows(rows), size * done // max(total, 1)
-    except pl.exceptions.PolarsError as error:
-        raise OSError(str(error).splitlines()[0]) from error
-    if done != total:
-        raise OSError(f"{done} rows can be read, {total} are there")
+        texts = ["" if cell is None else cell.decode() for cell in cells]
+    except UnicodeDecodeError as error:
+        raise OSError(f"the names of the columns are not UTF-8 ({error.reason})") from error
+    counts: Counter[str] = Counter()
+    unique = []
+    for text in texts:
+        unique.append(f"{text}_duplicated_{counts[text] - 1}" if counts[text] else text)
+        counts[text] += 1
+    return unique
 
 
-def _rows(frame: pl.DataFrame) -> Rows:
-    rows = frame.to_dicts()
-    return [{**row, "weight": _number(row["weight"])} for row in rows] if "weight" in frame.columns else rows
+def _record(names: Sequence[str], cells: Cells, line: int) -> dict[str, Any] | Reject:
+    if len(cells) != len(names):
+        message = f"line {line} has {counted(len(cells), 'cell')}, expected {len(names)} as in the first line"
+        return Reject("cell_count", message)
+    try:
+        row: dict[str, Any] = {
+            name: None if cell is None else cell.decode() for name, cell in zip(names, cells, strict=True)
+        }
+    except UnicodeDecodeError as error:
+        return Reject("not_utf8", f"line {line}: a cell is not UTF-8 ({error.reason})")
+    return {**row, "weight": _number(row["weight"])} if "weight" in row else row
 
 
 def _number(cell: str | None) -> Any:
@@ -57,13 +133,3 @@ def _number(cell: str | None) -> Any:
         return None if cell is None else float(cell)
     except ValueError:
         return cell
-
-
-def _content(file: Path) -> Path | io.BytesIO:
-    if file.suffix.lower() not in COMPRESSED:
-        return file
-    with open_content(file) as (content, _):
-        data = content.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise SourceError(f"{file} has more than {_MOST_BYTES} bytes of content; decompress the file first")
-    return io.BytesIO(data)

@@ -21,7 +21,7 @@ COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 EXPECTED = f"{', '.join(_ENDINGS)} (also {', '.join(COMPRESSED)}), {', '.join(_WHOLE)}"
 """The endings of sources, for messages."""
 
-TABLES: tuple[Kind, ...] = ("csv", "tsv", "parquet", "arrow")
+TABLES: tuple[Kind, ...] = ("parquet", "arrow")
 """Kinds that libraries read, in a process of their own."""
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lmms.prep.rows.arrow import read_arrow
 from lmms.prep.rows.chunk import Rows
-from lmms.prep.rows.csv_table import read_csv
 from lmms.prep.rows.kinds import Kind
 from lmms.prep.rows.parquet import read_parquet
 
@@ -16,8 +15,6 @@ def read_table(kind: Kind, file: Path, columns: Sequence[str], most: int | None)
 
     columns: those that are converted. most: rows enough for a look at the start of the file; None for all of it.
     """
-    if kind in ("csv", "tsv"):
-        return read_csv(file, "," if kind == "csv" else "\t", most)
     if kind == "parquet":
         return read_parquet(file, columns, most)
     return islice(read_arrow(file, columns, most), None if most is None else 1)

@@ -284,7 +284,7 @@ def test_zstd_with_the_longest_window_is_read(tmp_path: Path) -> None:
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         ("a.jsonl", gzip.compress(b"{}", mtime=0), r"\.gz file"),
         ("a.json", b'[{"a": 1}] [{"a": 2}]', "goes on after"),
-        ("a.tsv", b"a\tb\n1\t2\t3\n", "more fields"),
+        ("a.tsv", b'a\tb\n1\t"2\n', "line 2: a quote opens"),
     ],
 )
 def test_a_file_that_is_something_else_gets_one_sentence(

@@ -96,6 +96,37 @@ def test_a_long_text_becomes_samples_in_a_row_that_add_up(tmp_path: Path) -> Non
     assert build(tmp_path, "kept", {"text": "short"}, text, too_long="reject").rejects == {"too_long": 1}
 
 
+def test_a_record_that_is_too_long_names_the_column_of_its_text(tmp_path: Path) -> None:
+    long, turns = "word " * 200, exchanges(6, 10)
+    said = [{"from": turn["role"], "value": turn["content"]} for turn in turns]
+    cases: list[tuple[dict[str, Any], dict[str, str], str]] = [
+        (SHORT, {}, "not rejected"),
+        ({"text": long}, {}, "text"),
+        ({"body": long}, {"text": "$.body"}, "body"),
+        ({"texts": [long, "b"]}, {}, "texts"),
+        ({"prompt": long, "completion": "end"}, {}, "prompt"),
+        ({"prompt": "a", "completion": long}, {}, "completion"),
+        ({"messages": turns}, {}, "messages"),
+        ({"data": {"turns": turns}}, {"messages": "$.data.turns"}, "data.turns"),
+        ({"conversations": said, "system": "s"}, {}, "conversations"),
+        ({"instruction": "a", "output": long}, {}, ""),
+    ]
+    for number, (record, _, _) in enumerate(cases):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(record) + "\n")
+    sources = tuple(
+        SourceConfig(path=str(tmp_path / f"{i}.jsonl"), fields=fields) for i, (_, fields, _) in enumerate(cases)
+    )
+    build_shards(
+        PrepConfig(
+            sources=sources, model=str(tiny_model_folder(tmp_path)), seq_len=128, out=str(tmp_path / "out"),
+            workers=1, max_rejects=1.0, too_long="reject",
+        )
+    )  # fmt: skip
+    rejects = pl.read_parquet(tmp_path / "out" / "rejects.parquet").sort("source")
+    assert set(rejects["reason"]) == {"too_long"}
+    assert [place or "" for place in rejects["place"]] == [place for _, _, place in cases[1:]]
+
+
 def test_an_overlap_repeats_tokens_as_context(tmp_path: Path) -> None:
     text = {"text": " ".join(map(str, range(300)))}
     apart, shared = build(tmp_path, "apart", text), build(tmp_path, "shared", text, text_overlap=8)

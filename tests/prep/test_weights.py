@@ -18,7 +18,8 @@ from lmms.prep.build import build_shards
 from lmms.prep.records.record import parse_record
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
-from lmms.prep.render.render import Renderer, load_renderer, render_record
+from lmms.prep.render.render import render_record
+from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.train.data.shards import PackReader, read_sidecar, read_table
 from lmms.train.data.verify import verify
 from tests.kit.folders import tiny_model_folder

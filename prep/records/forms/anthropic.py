@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
-from lmms.prep.records.normal.turns import listed, missing, peeked_parts
+from lmms.prep.records.normal.turns import listed, missing, peeked, peeked_parts
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
+
+_KEYS = ("source", "signature", "cache_control")
+"""Keys that only a block of this form has."""
 
 
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
@@ -22,7 +25,12 @@ def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
         messages += made
         places += [f"messages[{i}]"] * len(made)
     tools = {"tools": _tools(record["tools"])} if record.get("tools") else {}
-    return Normal(renamed(record, (), messages=messages, **tools), tuple(places))
+    system = {"system": _system(record["system"])} if isinstance(record.get("system"), list) else {}
+    return Normal(renamed(record, (), messages=messages, **tools, **system), tuple(places))
+
+
+def _system(blocks: list[Any]) -> list[dict[str, Any]]:
+    return [_set_keys(block, f"system[{i}]") for i, block in enumerate(blocks)]
 
 
 def _messages(message: Any, place: str) -> list[Any]:
@@ -83,7 +91,11 @@ def _tools(tools: Any) -> Any:
 def _tool(tool: Any) -> Any:
     if not isinstance(tool, Mapping) or "input_schema" not in tool:
         return tool
-    function = {("parameters" if key == "input_schema" else key): value for key, value in tool.items()}
+    function = {
+        ("parameters" if key == "input_schema" else key): value
+        for key, value in tool.items()
+        if key not in ("type", "cache_control")
+    }
     return {"type": "function", "function": function}
 
 
@@ -92,8 +104,10 @@ def _fits(record: Mapping[str, Any]) -> bool:
 
 
 def _marks(record: Mapping[str, Any]) -> bool:
+    if any(isinstance(tool, Mapping) and tool.get("input_schema") is not None for tool in peeked(record, "tools")):
+        return True
     blocks = peeked_parts(record)
-    return any(block.get("type") in ("tool_use", "tool_result") or block.get("source") for block in blocks)
+    return any(block.get("type") in ("tool_use", "tool_result") or any(map(block.get, _KEYS)) for block in blocks)
 
 
 FORM = Form(("messages",), _fits, _read, _marks)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
-from lmms.prep.records.normal.turns import calls_of, listed, missing, peeked_parts
+from lmms.prep.records.normal.turns import calls_of, listed, missing, peeked_parts, with_named_value
 from lmms.prep.reject import Reject
 
 
@@ -31,20 +31,13 @@ def _message(message: Any, place: str) -> Any:
         if _kind(part) == "tool_call"
         for call in calls_of(part.get("value"), f"{place}.content[{i}].value")["tool_calls"]
     ]
-    others = [_part(part) for part in parts if _kind(part) != "tool_call"]
+    others = [with_named_value(part) for part in parts if _kind(part) != "tool_call"]
     turn = {**message, "content": others or (None if calls else [])}
     return turn | ({"tool_calls": calls} if calls else {})
 
 
 def _kind(part: Any) -> Any:
     return part.get("type") if isinstance(part, Mapping) else None
-
-
-def _part(part: Any) -> Any:
-    if not isinstance(part, Mapping) or "value" not in part:
-        return part
-    others = {key: value for key, value in part.items() if key != "value"}
-    return {**others, str(part.get("type")): part["value"]}
 
 
 def _fits(record: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
         raise missing(record, "`messages`")
     entries = media({name: record.get(name) for name in _IMAGES})
     if not entries:
-        return Normal(record)
+        return Normal(renamed(record, _IMAGES))
     messages = [_bare(message) for message in listed(record, "messages")]
     check_counts([message for message in messages if isinstance(message, dict) and "content" in message], entries)
     return Normal(renamed(record, _IMAGES, messages=messages, **entries))

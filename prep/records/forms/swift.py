@@ -1,11 +1,13 @@
 """ms-swift: {messages: [{role, content: "<image>What?"}], images, ...}, or {query, response, history, system}.
 
 Each tag takes the next entry of its column; where no tag is written, all pictures come before the first turn that is
-not the system's. A turn `tool_call` and turns of the assistant in a row are one turn. The tags <bbox> and <ref-object>
-take the next box and the next name of `objects`, and boxes are written as ms-swift's QWENVL_BBOX_FORMAT=new does.
+not the system's. Without a column of pictures, <img>a.jpg</img> is a picture. A turn `tool_call` and turns of the
+assistant in a row are one turn. The tags <bbox> and <ref-object> take the next box and the next name of `objects`, and
+boxes are written as ms-swift's QWENVL_BBOX_FORMAT=new does.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +31,7 @@ from lmms.prep.records.reasoning import REASONING_KEYS
 from lmms.prep.records.weights import WEIGHT_KEYS
 from lmms.prep.reject import Reject
 
+_ADDRESS = re.compile(r"<img>(.+?)</img>")
 _QUERIES = ("query", "prompt", "question", "problem")
 _RESPONSES = ("response", "answer", "output", "targets", "target", "answer_key", "answers", "solution")
 _READ = (*LISTS, *SYSTEM_COLUMNS, *_QUERIES, *_RESPONSES, *MEDIA_COLUMNS, "instruction", "input", "history", "objects")
@@ -39,10 +42,10 @@ def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
     record = {**record, "system": record.get(column) if column else None}
     has_list = any(record.get(name) is not None for name in LISTS)
     messages, places = read_conversation(record, roles) if has_list else _read_query(record)
-    for message in messages:
-        message["content"] = _content(message)
-    messages, places = _joined_turns(messages, places)
     entries = media(record)
+    for message in messages:
+        message["content"] = _content(message, has_column="images" in entries)
+    messages, places = _joined_turns(messages, places)
     _add_tags(messages, len(entries.get("images", [])))
     place_objects(messages, record.get("objects"), len(entries.get("images", [])))
     check_counts(messages, entries)
@@ -73,11 +76,26 @@ def _read_query(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[
     return [*system, *history, *turns], (*["system"] * len(system), *places, *placed)
 
 
-def _content(message: Mapping[str, Any]) -> Any:
+def _content(message: Mapping[str, Any], has_column: bool) -> Any:
     content = message["content"]
     if message["role"] == "tool" and isinstance(content, Mapping):
         content = json.dumps(content, ensure_ascii=False)
+    if not has_column and isinstance(content, str) and _ADDRESS.search(content):
+        return _with_addresses(content)
     return with_places(content) if isinstance(content, str) else content
+
+
+def _with_addresses(text: str) -> list[dict[str, str]]:
+    parts: list[dict[str, str]] = []
+    for i, piece in enumerate(_ADDRESS.split(text)):
+        places = with_places(piece)
+        if i % 2:
+            parts.append({"type": "image", "image": piece})
+        elif isinstance(places, list):
+            parts += places
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
 
 
 def _joined_turns(

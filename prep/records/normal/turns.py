@@ -7,7 +7,7 @@ from typing import Any
 from lmms.prep.records.absent import is_absent, is_blank, is_null_image
 from lmms.prep.records.parts import IMAGE_KEYS
 from lmms.prep.records.pictures import json_list
-from lmms.prep.records.strict_json import kind_of, parse_json
+from lmms.prep.records.strict_json import kind_of, parse_json, parse_line
 from lmms.prep.reject import Reject
 
 ROLES: Mapping[str, str] = {
@@ -26,8 +26,10 @@ MEDIA_COLUMNS = tuple(name for names in _COLUMNS.values() for name in names)
 
 
 def listed(raw: Mapping[str, Any], column: str) -> list[Any]:
-    """The list in a column, which a table may hold as JSON text. Raises Reject."""
+    """The list in a column, which a table may hold as JSON text, or as the bytes of JSON text. Raises Reject."""
     value = raw[column]
+    if isinstance(value, bytes):
+        value = parse_line(value)
     if isinstance(value, str):
         value = parse_json(value, column)
     if not isinstance(value, list):
@@ -50,6 +52,14 @@ def peeked_parts(raw: Mapping[str, Any], column: str = "messages") -> list[Mappi
     contents = [turn.get("content") for turn in peeked(raw, column) if isinstance(turn, Mapping)]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return [part for part in parts if isinstance(part, Mapping)]
+
+
+def with_named_value(part: Any) -> Any:
+    """The part {type, text} of {type: "text", value}, and the like for every other type; any other part as it is."""
+    if not isinstance(part, Mapping) or "value" not in part:
+        return part
+    others = {key: value for key, value in part.items() if key != "value"}
+    return {**others, str(part.get("type")): part["value"]}
 
 
 def media(raw: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -118,7 +128,7 @@ def system_turn(raw: Mapping[str, Any], column: str = "system") -> list[dict[str
     return [] if is_blank(text) else [{"role": "system", "content": text}]
 
 
-_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "kto_tag")
+_PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages", "rejected_images", "kto_tag")
 
 
 def refuse_preferences(raw: Mapping[str, Any]) -> None:

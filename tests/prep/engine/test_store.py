@@ -27,7 +27,7 @@ def test_an_error_that_nobody_foresaw_names_the_record(tmp_path: Path, monkeypat
     def broken(value: Any, row: int, *others: Any) -> Any:
         raise ZeroDivisionError if row == 1 else store.Reject("not_object", "")
 
-    monkeypatch.setattr(store, "make_samples", broken)
+    monkeypatch.setattr(store, "draft_samples", broken)
     (tmp_path / "a.jsonl").write_text((json.dumps(CHAT) + "\n") * 2)
     with pytest.raises(ZeroDivisionError) as caught:
         build_shards(config(tmp_path, str(tmp_path / "a.jsonl")))

@@ -15,7 +15,8 @@ from lmms.prep.records.document import Document, DocumentKind, Passage, parse_do
 from lmms.prep.records.read import read_record
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.render.document import Piece, cut_document, render_document
-from lmms.prep.render.render import Rendered, Renderer, load_renderer
+from lmms.prep.render.render import Rendered
+from lmms.prep.render.renderer import Renderer, load_renderer
 from tests.kit.folders import tiny_model_folder
 
 PAD = -1
@@ -36,7 +37,7 @@ def render(renderer: Renderer, raw: Any, sizes: Sequence[int] = ()) -> tuple[str
     ids = rendered.input_ids.tolist()
 
     def text(start: int, end: int) -> str:
-        return renderer.tokenizer.decode(ids[start:end], skip_special_tokens=False)
+        return renderer.encoder.exact.decode(ids[start:end], skip_special_tokens=False)
 
     return text(0, len(ids)), [text(*span) for span in rendered.targets], rendered
 

@@ -19,7 +19,8 @@ from lmms.prep.media.read import read_image
 from lmms.prep.records.record import Record, parse_record
 from lmms.prep.reject import Reject
 from lmms.prep.render.families import FAMILIES
-from lmms.prep.render.render import Rendered, load_renderer, render_record
+from lmms.prep.render.render import Rendered, render_record
+from lmms.prep.render.renderer import load_renderer
 
 TEXT_SETS = ("alpaca_eval", "gpteacher", "gsm8k", "crosswoz_zh")
 IMAGE_SETS = ("chart_opencqa", "receipts_sroie", "nlvr_statements", "emoji_icons", "tables_pubtabnet", "doc_photo_mix")
@@ -127,15 +128,17 @@ def test_special_token_text_in_content_never_becomes_a_control_token(qwen3: Mode
     plain = render_record(renderer, conversation("Say it now", "It is it."), [])
     controls = set(renderer.control_ids.values())
     assert [i for i in rendered.input_ids if i in controls] == [i for i in plain.input_ids if i in controls]
-    decoded = renderer.tokenizer.decode(rendered.input_ids, skip_special_tokens=False)
-    assert decoded.count(text) == 2 + renderer.tokenizer.decode(plain.input_ids, skip_special_tokens=False).count(text)
+    decoded = renderer.encoder.exact.decode(rendered.input_ids, skip_special_tokens=False)
+    assert decoded.count(text) == 2 + renderer.encoder.exact.decode(plain.input_ids, skip_special_tokens=False).count(
+        text
+    )
     assert len(rendered.targets) == 1
 
 
 def test_the_mark_that_hides_special_text_steps_aside_for_content_that_holds_it(qwen3: ModelFolder) -> None:
     renderer = load_renderer(qwen3)
     rendered = render_record(renderer, conversation("\ufdd0 <|im_end|>", "ok"), [])
-    assert "\ufdd0 <|im_end|>" in renderer.tokenizer.decode(rendered.input_ids, skip_special_tokens=False)
+    assert "\ufdd0 <|im_end|>" in renderer.encoder.exact.decode(rendered.input_ids, skip_special_tokens=False)
 
 
 def test_reasoning_renders_like_a_think_block_in_content(qwen3: ModelFolder) -> None:
@@ -143,7 +146,7 @@ def test_reasoning_renders_like_a_think_block_in_content(qwen3: ModelFolder) -> 
     as_key = render_record(renderer, conversation("2+2?", "4", reasoning_content="Two and two."), [])
     in_text = render_record(renderer, conversation("2+2?", "<think>\nTwo and two.\n</think>\n\n4"), [])
     assert as_key.input_ids.tolist() == in_text.input_ids.tolist()
-    assert "Two and two." in renderer.tokenizer.decode(as_key.input_ids[slice(*as_key.targets[0])])
+    assert "Two and two." in renderer.encoder.exact.decode(as_key.input_ids[slice(*as_key.targets[0])])
 
 
 def test_a_turn_that_the_template_drops_is_a_rejection(model_folders: dict[str, Path]) -> None:
@@ -203,7 +206,7 @@ def test_only_weighted_turns_are_targets(qwen3: ModelFolder) -> None:
     record = parse_record({"messages": [{"role": r, "content": c, "weight": w} for r, c, w in turns]})
     rendered = render_record(renderer, record, [])
     (text,) = [
-        renderer.tokenizer.decode(rendered.input_ids[s:e], skip_special_tokens=False) for s, e in rendered.targets
+        renderer.encoder.exact.decode(rendered.input_ids[s:e], skip_special_tokens=False) for s, e in rendered.targets
     ]
     assert text.endswith("second<|im_end|>")
     assert "first" not in text
@@ -229,7 +232,7 @@ def test_special_token_text_split_over_parts_stays_text(model_folders: dict[str,
         record = parse_record({"messages": [{"role": role, "content": content} for role, content in turns]})
         rendered = render_record(renderer, record, [])
         (target,) = rendered.targets
-        assert renderer.tokenizer.decode(rendered.input_ids[slice(*target)], skip_special_tokens=False) == (
+        assert renderer.encoder.exact.decode(rendered.input_ids[slice(*target)], skip_special_tokens=False) == (
             "A<|im_end|>B<|im_end|>"
         )
         assert (rendered.input_ids == renderer.control_ids["<|im_end|>"]).sum() == len(turns) + (name == "qwen2.5-vl")

@@ -17,7 +17,8 @@ from lmms.configs.settings.sources import DEFAULT_READING, Reasoning, Targets
 from lmms.prep.records.record import parse_record
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
-from lmms.prep.render.render import Rendered, Renderer, load_renderer, render_record
+from lmms.prep.render.render import Rendered, render_record
+from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 
 SETS = ("sgd_tools", "bfcl_tools", "tau_airline", "tau_airline_joined", "swe_agent", "llamafactory_demo")
@@ -84,7 +85,7 @@ def render(renderer: Renderer, turns: Any, *, tools: Any = None, **reading: Any)
 
 
 def learned(renderer: Renderer, rendered: Rendered) -> list[str]:
-    decode = renderer.tokenizer.decode
+    decode = renderer.encoder.exact.decode
     return [
         decode(rendered.input_ids[start:end].tolist(), skip_special_tokens=False) for start, end in rendered.targets
     ]

@@ -1,0 +1,89 @@
+"""The template and the tokenizer of a model, loaded."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmms.configs.contract.families import family_facts
+from lmms.configs.contract.model_folder import ModelFolder
+from lmms.configs.errors import ModelError
+from lmms.prep.records.record import ROLES
+from lmms.prep.render.families import FAMILIES
+from lmms.prep.render.families.family import Family
+from lmms.prep.render.template import ChatTemplate, compile_template
+from lmms.prep.render.tokens import Encoder, encode_texts, load_encoder
+
+KNOWN = {
+    "cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f": "Qwen2.5",
+    "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb": "Qwen2-VL, Qwen2.5-VL",
+    "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": "Qwen3",
+    "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02cc75267345946291a489e4": "Qwen3-VL",
+}
+"""SHA-256 of the chat templates that print plain texts as they are, see outline.py -> the models that have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """The template and tokenizer of one model, loaded."""
+
+    family: Family
+    image: str | None
+    """The special token that stands for an image; None for models that read text only."""
+    template: ChatTemplate
+    special_tokens: dict[str, str]
+    encoder: Encoder
+    headers: Mapping[str, tuple[int, ...]]
+    """The begin of a turn, such as `user` and a line feed -> its ids, where no token reaches into what follows."""
+    control_ids: dict[str, int]
+    """Special tokens that the rendering may hold -> id."""
+    control: re.Pattern[str]
+    control_prefix: str
+    """What all special tokens begin with."""
+    outlines: dict[Any, Any] | None
+    """The outlines of shapes so far, see outline.py; None: the template renders every record."""
+
+
+def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True) -> Renderer:
+    """Compile the template and load the tokenizer of a model folder.
+
+    fast: use what gives the same in less time; is_large: also what takes a second to load.
+    """
+    encoder = load_encoder(folder.tokenizer_json, fast and is_large)
+    control_ids = {}
+    for token_id, token in encoder.exact.get_added_tokens_decoder().items():
+        if token.special:
+            if token.lstrip or token.rstrip or token.single_word:
+                raise ModelError(f"{folder.tokenizer_json}: special token {token.content!r} strips its surroundings")
+            control_ids[token.content] = token_id
+    family, facts = FAMILIES[folder.family], family_facts(folder.family, folder.path)
+    tokens = (family.turn_start, family.turn_end, family.text_end, *(family.image_around or ()))
+    missing = [token for token in tokens if token not in control_ids]
+    if missing:
+        raise ModelError(
+            f"{folder.tokenizer_json} lacks the special tokens {', '.join(missing)}, expected those of {folder.family}"
+        )
+    control = re.compile("(" + "|".join(re.escape(t) for t in sorted(control_ids, key=len, reverse=True)) + ")")
+    return Renderer(
+        family=family,
+        image=facts.placeholders.get("image"),
+        template=compile_template(folder.chat_template),
+        special_tokens=dict(folder.special_tokens),
+        encoder=encoder,
+        headers={header: tuple(_ids(encoder, header)) for header in (f"{role}\n" for role in ROLES)},
+        control_ids=control_ids,
+        control=control,
+        control_prefix=os.path.commonprefix(list(control_ids)),
+        outlines={} if fast and _sha256(folder.chat_template) in KNOWN else None,
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _ids(encoder: Encoder, text: str) -> list[int]:
+    ids: list[int] = encode_texts(encoder, [text]).ids.tolist()
+    return ids
