@@ -34,7 +34,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("load", "source_list"),
     ),
     "prep": (
-        ("plan", "progress", "reject", "shards", "tables"),
+        ("plan", "progress", "reject", "shards", "spread", "tables"),
         ("balanced", "media", "rows", "writer"),
         ("records",),
         ("choice",),

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.errors import BuildError
-from lmms.prep.balanced import BALANCED, Samples, balanced_packs
+from lmms.prep.balanced import BALANCED, balanced_packs
 from lmms.prep.packing import costs_beyond_tokens
 from lmms.prep.plan import Plan, plan_packs
+from lmms.prep.spread import Samples
 
 SEQ_LEN, MAX_PATCHES = 24, 30
 
@@ -156,6 +157,25 @@ def test_samples_that_fit_only_one_way_share_packs_that_way() -> None:
     """Spread by cost they would not fit: dear short samples in all packs leave no room for samples of a full pack."""
     rows: Rows = [(6, 0, 500)] * 8 + [(SEQ_LEN, 0, 10)] * 6
     assert plan_of(rows).num_packs == 8
+
+
+def test_dear_short_samples_do_not_take_the_room_of_long_samples() -> None:
+    """A third of the packs has a sample of the full length; short dear samples go to the other packs, all of them."""
+    rows: Rows = [(SEQ_LEN, 0, 2)] * 100 + [(2, 0, 300)] * 200 + [(11, 0, 5)] * 400
+    plan = plan_of(rows, 0.05)
+    assert plan.num_packs <= 100 + 220
+    dear = np.bincount(plan.pack_of[100:300], minlength=plan.num_packs)
+    assert dear.max() == 1
+
+
+def test_where_best_fit_packs_cost_more_alike_they_are_the_plan() -> None:
+    """Pictures alone, of many sizes: their cost is their tokens, and packs that are full are equal."""
+    i = np.arange(4000, dtype=np.int64)
+    tokens = (124 + i * 2741 % 3000).astype(np.int32)
+    samples = Samples(tokens, 4 * (tokens - 60), 3 * (tokens - 60))
+    plan, tight = balanced_packs(samples, 16_384, 65_536, 0), plan_packs(tokens, samples.patches, 16_384, 65_536, 0)
+    dearest = [np.sort(pack_costs(p, samples))[-p.num_packs // 64 :].mean() * p.num_packs for p in (plan, tight)]
+    assert dearest[0] <= dearest[1]
 
 
 def test_no_samples_make_no_packs() -> None:
