@@ -25,6 +25,9 @@ from lmms.configs.errors import BuildError
 ALGORITHM = "bfd/1"
 """Name that the manifest stores. Any change of the result needs a new name."""
 
+_BLOCK = 2**16
+"""Kinds of samples that are Python numbers at a time."""
+
 Ints = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
 
@@ -60,8 +63,10 @@ def _best_fit(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -
     media, text = np.flatnonzero(patches), np.flatnonzero(patches == 0).astype(np.int32)
     media = media[_decreasing(tokens[media], patches[media], seq_len, max_patches)]
     bin_of[media] = _place(bins, _kinds(tokens[media], patches[media]))
-    lengths = tokens[text]
-    bin_of[text[_by_falling_length(lengths, seq_len)]] = _place(bins, _text_kinds(lengths))
+    counts = np.bincount(lengths := tokens[text])
+    text = text[_by_falling_length(lengths, seq_len)]
+    del lengths  # 40 MB of ten million samples
+    bin_of[text] = _place(bins, ((length, 0, int(counts[length])) for length in np.flatnonzero(counts)[::-1].tolist()))
     return bin_of
 
 
@@ -184,8 +189,7 @@ class _Bins:
 
 def _place(bins: _Bins, kinds: Iterable[tuple[int, int, int]]) -> Int32s:
     """int32 [samples]: the bin of each sample; `kinds` are (tokens, patches, number) of equal samples, in order."""
-    placed = chain.from_iterable(run for kind in kinds for run in _place_type(bins, *kind))
-    first, count, each = np.fromiter(placed, np.int32).reshape(-1, 3).T
+    first, count, each = np.fromiter(chain.from_iterable(_place_kinds(bins, kinds)), np.int32).reshape(-1, 3).T
     ends = np.cumsum(count, dtype=np.int32)
     filled = np.repeat(first - (ends - count), count)
     filled += np.arange(len(filled), dtype=np.int32)
@@ -197,33 +201,31 @@ def _kinds(tokens: Int32s, patches: Int32s) -> Iterator[tuple[int, int, int]]:
     return ((t, p, number) for t, p, _, number in _runs(tokens, patches))
 
 
-def _text_kinds(lengths: Int32s) -> Iterator[tuple[int, int, int]]:
-    """The kinds of samples without patches of these lengths, the longest first."""
-    counts = np.bincount(lengths)
-    return ((length, 0, int(counts[length])) for length in np.flatnonzero(counts)[::-1].tolist())
-
-
 def _runs(tokens: Int32s, patches: Int32s) -> Iterator[tuple[int, int, int, int]]:
     """(tokens, patches, first, how many) of each run of equal entries."""
     changes = np.flatnonzero((np.diff(tokens) != 0) | (np.diff(patches) != 0)) + 1
     starts = np.concatenate([[0], changes]) if len(tokens) else changes
     counts = np.diff(np.append(starts, len(tokens)))
-    return zip(tokens[starts].tolist(), patches[starts].tolist(), starts.tolist(), counts.tolist(), strict=True)
+    for block in range(0, len(starts), _BLOCK):
+        part = slice(block, block + _BLOCK)
+        columns = (tokens[starts[part]], patches[starts[part]], starts[part], counts[part])
+        yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _place_type(bins: _Bins, tokens: int, patches: int, left: int) -> Iterator[tuple[int, int, int]]:
-    """Place `left` equal samples: runs of (first bin, number of bins, samples in each)."""
-    while left:
-        token_space, patch_space = bins.tightest(tokens, patches)
-        each = token_space // tokens
-        if patches and patch_space // patches < each:
-            each = patch_space // patches
-        if left < each:
-            each = left
-        first, count = bins.take((token_space, patch_space), left // each)
-        bins.put((token_space - each * tokens, patch_space - each * patches), first, count)
-        left -= count * each
-        yield first, count, each
+def _place_kinds(bins: _Bins, kinds: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Place equal samples, kind by kind: runs of (first bin, number of bins, samples in each)."""
+    tightest, take, put = bins.tightest, bins.take, bins.put
+    for tokens, patches, left in kinds:
+        while left:
+            space = token_space, patch_space = tightest(tokens, patches)
+            each = token_space // tokens
+            if patches:
+                each = min(each, patch_space // patches)
+            each = min(each, left)
+            first, count = take(space, left // each)
+            put((token_space - each * tokens, patch_space - each * patches), first, count)
+            left -= count * each
+            yield first, count, each
 
 
 def _decreasing(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> Ints:
