@@ -67,6 +67,8 @@ def build_shards(
 
 
 def _progress_text(progress: "Progress", start: float) -> str:
+    if progress.stage == "copying":
+        return f"{progress.done / 1e6:,.1f} MB of sources behind URLs"
     if progress.stage == "writing":
         return f"{ui.count(progress.total)} packs"
     rate = progress.records / max(time.monotonic() - start, 1e-9)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 40
 _PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress, where there is no terminal."""
+_AT_ONCE = ("copying",)
+"""Stages that may wait for a server before there is anything to count."""
 
 
 class ShowProgress(Protocol):
@@ -70,15 +72,15 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
 
         def show(stage: str, done: int, total: int, text: str) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, text=text)
-            bars.update(tasks[stage], completed=done, total=total, text=text)
+                tasks[stage] = bars.add_task(stage, total=total or None, text=text)
+            bars.update(tasks[stage], completed=done, total=total or None, text=text)
 
         yield show
 
 
 @contextmanager
 def _plain_progress(out: Console) -> Iterator[ShowProgress]:
-    """A line every few seconds, and the last line of each stage."""
+    """A line every few seconds, and the last line of each stage. A stage that waits for others has a line at once."""
     printed: dict[str, float] = {}
     last: dict[str, str] = {}
 
@@ -90,8 +92,12 @@ def _plain_progress(out: Console) -> Iterator[ShowProgress]:
     def show(stage: str, done: int, total: int, text: str) -> None:
         if stage not in last:
             flush()
-        last[stage] = f"{stage} {100 * done // max(total, 1)}% {text}"
+        share = f"{100 * done // total}% " if total else ""
+        last[stage] = f"{stage} {share}{text}"
         now = time.monotonic()
+        if stage in _AT_ONCE and stage not in printed:
+            printed[stage] = now
+            flush()
         if now - printed.get(stage, now - _PLAIN_SECONDS / 2) >= _PLAIN_SECONDS:
             printed[stage] = now
             flush()

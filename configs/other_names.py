@@ -123,6 +123,7 @@ _PREP: Mapping[str, str] = MappingProxyType(
         "sample_ratio": "it is the key repeat of a source, such as sources: [{path: a.jsonl, repeat: 0.3}]",
         "default_system": "system",
         "system_prompt": "system",
+        "images_per_user_turn": "it is a transform: transforms: [{name: join, images: 2}]",
         "num_proc": "workers",
         "preprocessing_num_workers": "workers",
     }

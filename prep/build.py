@@ -24,11 +24,21 @@ from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.files import at_home, new_folder, remove
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.transforms import name_of_transform
 from lmms.prep.balanced import BALANCED
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import memory_chunks, read_chunks
 from lmms.prep.engine.duplicates import settle_duplicates
-from lmms.prep.engine.ledger import Ledger, check_filters, check_held_out, check_rejects, reject_rows, source_counts
+from lmms.prep.engine.ledger import (
+    Ledger,
+    check_filters,
+    check_held_out,
+    check_rejects,
+    fetched_rows,
+    reject_rows,
+    rejects_path,
+    source_counts,
+)
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, spool_chunk
@@ -37,7 +47,8 @@ from lmms.prep.media.network import Network
 from lmms.prep.media.resize import with_areas
 from lmms.prep.packing import planned_and_written
 from lmms.prep.plan import ALGORITHM
-from lmms.prep.progress import Progress, Report
+from lmms.prep.progress import Progress, Report, silent
+from lmms.prep.records.forms import DOCUMENT_FORMS
 from lmms.prep.render.render import RENDERER_VERSION
 from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.prep.render.template import compile_template
@@ -45,6 +56,7 @@ from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
 from lmms.prep.samples import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
+from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.writer import Account, PackFacts, write_folder
 
@@ -54,10 +66,12 @@ FAST_FROM = 4 * 2**20
 _NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast")
 
 
-def build_shards(config: PrepConfig, report: Report = lambda progress: None, records: Any = None) -> Manifest:
+def build_shards(config: PrepConfig, report: Report = silent, records: Any = None) -> Manifest:
     """Build a shard folder at config.out. Raises LmmsError; then there is no folder at config.out.
 
-    With eval_share in the settings a second folder has the records for evaluation; the manifest is that of config.out.
+    With eval_share in the settings a second folder has the records for evaluation, complete as the first. The manifest
+    that is returned is that of config.out: a folder is opened by its own manifest, and that of the second is
+    open_dataset(config.eval_folder).manifest.
 
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
@@ -69,7 +83,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
         part = folders.enter_context(new_folder(config.folder, BuildError))
         spool, fetched = part / "spool", part / "fetched"
         spool.mkdir()
-        sources, unread = find_sources(config.sources, config.media_root, config, fetched)
+        sources, unread = find_sources(config.sources, config.media_root, config, fetched, report)
         sources = with_forms(sources)
         memory: Iterator[Chunk] = iter(())
         if records is not None:
@@ -80,6 +94,7 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
             raise ConfigError("sources is empty: expected at least one file, folder or glob, or records in memory")
         _check_options(sources, folder.chat_template)
         _check_areas(sources, folder.vision)
+        _check_transforms(sources)
         _function_hashes(sources)
         eval_part = None
         if any(source.choice.eval_share for source in sources):
@@ -104,7 +119,8 @@ def build_shards(config: PrepConfig, report: Report = lambda progress: None, rec
             write_folder(into, _facts(config, folder, half), written, rows, _account(half, unread))
             for half, into, (written, rows) in halves
         ]
-        return manifests[0]
+    remove(rejects_path(config.folder))  # of an earlier build that stopped: those records are not of this folder
+    return manifests[0]
 
 
 def _model_folder(config: PrepConfig) -> ModelFolder:
@@ -114,14 +130,10 @@ def _model_folder(config: PrepConfig) -> ModelFolder:
 
 def _check_options(sources: Sequence[Source], chat_template: str) -> None:
     """ConfigError for keywords in the settings that the chat template does not read."""
-    known = compile_template(chat_template).options
+    template = compile_template(chat_template)
     for source in sources:
-        unknown = [option for option in source.reading.template_options if option not in known]
-        if unknown:
-            raise ConfigError(
-                f"template_options of {source.name}: the chat template does not read {unknown[0]!r}; it reads"
-                f" {', '.join(sorted(known)) or 'no options'}"
-            )
+        if fault := template.refused(source.reading.template_options):
+            raise ConfigError(f"template_options of {source.name}: {fault}")
 
 
 def _check_areas(sources: Sequence[Source], vision: Vision | None) -> None:
@@ -132,6 +144,17 @@ def _check_areas(sources: Sequence[Source], vision: Vision | None) -> None:
             raise ConfigError(
                 f"source {source.name}: the smallest picture has {areas.min_pixels} pixels, the largest"
                 f" {areas.max_pixels}; expected both of min_pixels and max_pixels, in this order"
+            )
+
+
+def _check_transforms(sources: Sequence[Source]) -> None:
+    """ConfigError for a transform of a source of plain texts: transforms change turns, and a text has none."""
+    for source in sources:
+        if source.reading.transforms and source.reading.form in DOCUMENT_FORMS:
+            names = ", ".join(map(name_of_transform, source.reading.transforms))
+            raise ConfigError(
+                f"source {source.name} holds plain texts (form {source.reading.form}), but its transforms ({names})"
+                " change conversations; set transforms: [] for this source, or transforms for the other sources alone"
             )
 
 
@@ -150,6 +173,7 @@ def _recipe(config: PrepConfig, folder: ModelFolder) -> Recipe:
         seed=config.seed,
         edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,
+        pins=read_pins(config.pinned_images) if config.pinned_images else {},
     )
 
 
@@ -241,6 +265,7 @@ def _account(ledger: Ledger, unread: Unread) -> Account:
     return Account(
         sources=list(source_counts(ledger, ledger.all_samples())),
         rejects=reject_rows(ledger),
+        fetched=fetched_rows(ledger),
         notes=dict(sum(ledger.notes.values(), Counter()).most_common())
         | {NOT_READ + what: number for what, number in unread.most_common()},
     )

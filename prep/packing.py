@@ -22,6 +22,8 @@ from lmms.prep.progress import Progress, Report
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
 from lmms.prep.spread import Samples
 
+_PLACE = ["chunk", "offset", "copy"]
+
 
 def planned_and_written(
     config: PrepConfig,
@@ -33,8 +35,9 @@ def planned_and_written(
     report: Report,
 ) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
     """The shards of some samples, and the columns of samples.parquet. cost: None for a tight plan."""
-    plan = _plan(config, samples, limits, cost)
-    return _write(config, samples, plan, limits, spool, out, report), _samples(samples, plan)
+    is_sample = samples["tokens"] > 0
+    plan = _plan(config, samples[is_sample], limits, cost)
+    return _write(config, samples[is_sample], plan, limits, spool, out, report), _samples(samples, is_sample, plan)
 
 
 def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits, cost: ModelCost | None) -> Plan:
@@ -72,6 +75,11 @@ def _write_task(
     return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
 
 
+def _writers(workers: int) -> int:
+    """Processes that write: a second process would not make up for its start, and no library can crash here."""
+    return workers if workers > 1 else 0
+
+
 def _nothing() -> None:
     """Shards need no set-up in their worker."""
 
@@ -93,7 +101,7 @@ def _write(
     with (
         room_for(out, lambda: 2 * folder_bytes(spool)),
         closing(
-            map_ordered(task, tasks, config.workers, _nothing, lambda task: f"shard {task[0]} to write")
+            map_ordered(task, tasks, _writers(config.workers), _nothing, lambda task: f"shard {task[0]} to write")
         ) as results,
     ):
         for shard in results:
@@ -103,9 +111,20 @@ def _write(
     return written
 
 
-def _samples(samples: npt.NDArray[np.void], plan: Plan) -> dict[str, npt.NDArray[np.int64]]:
-    """The columns of samples.parquet."""
-    segment = np.empty(len(samples), np.int64)
-    segment[plan.order] = np.arange(len(samples)) - np.repeat(plan.starts[:-1], np.diff(plan.starts))
-    placed = {"pack": plan.pack_of, "segment": segment}
+def _samples(
+    samples: npt.NDArray[np.void], is_sample: npt.NDArray[np.bool_], plan: Plan
+) -> dict[str, npt.NDArray[np.int64]]:
+    """The columns of samples.parquet. is_sample: bool [samples], false for joined rows."""
+    count = int(is_sample.sum())
+    segment = np.empty(count, np.int64)
+    segment[plan.order] = np.arange(count) - np.repeat(plan.starts[:-1], np.diff(plan.starts))
+    sample_of = np.cumsum(is_sample) - 1
+    sample_of[~is_sample] = _sample_of_joined(samples[is_sample], samples[~is_sample])
+    placed = {"pack": plan.pack_of[sample_of], "segment": segment[sample_of]}
     return {name: placed[name] if name in placed else np.ascontiguousarray(samples[name]) for name in SAMPLE_TABLE}
+
+
+def _sample_of_joined(samples: npt.NDArray[np.void], joined: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """The number of the sample of each row that was joined to one: that with the same place in the spool."""
+    places = {tuple(place): number for number, place in enumerate(samples[_PLACE].tolist())} if len(joined) else {}
+    return np.array([places[tuple(place)] for place in joined[_PLACE].tolist()], np.int64)

@@ -17,3 +17,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """A Report that says nothing."""

@@ -70,6 +70,7 @@ REASONS: Mapping[str, str] = {
     "path_outside_root": "the path leaves the media roots, after resolving .. and links",
     "absolute_path": "an absolute path or file: URL outside the media roots",
     "remote_url": "an image on the network while that is not allowed, or at an address that is not public",
+    "changed_image": "an image on the network is another than in the earlier build that `pinned_images` names",
     "fetch_failed": "an image on the network did not come: an error, a wrong type, or too slow",
     "bad_data_uri": "a data: URI or base64 that is malformed or empty, or a data: URI not of an image type",
     "not_an_image": "the bytes begin like no known image format",

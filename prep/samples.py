@@ -4,10 +4,10 @@ A sample has the form of the contract's Pack, so the spool between reading and w
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens
 from lmms.configs.contract.pack import Media, Pack
 from lmms.configs.settings.sources import Coords, TooLong
+from lmms.configs.settings.transforms import Transform
 from lmms.prep.choice.evaluation import is_for_evaluation
 from lmms.prep.media.edit import edited
 from lmms.prep.media.images import image_size
 from lmms.prep.media.network import Network
-from lmms.prep.media.read import ImageRef, read_image
+from lmms.prep.media.pins import Fetched, Pins, pinned
+from lmms.prep.media.read import ImageRef, address_of, read_image
 from lmms.prep.media.resize import picture_grid, with_areas
 from lmms.prep.records.cut import first_messages, learned_ends
 from lmms.prep.records.document import Document
@@ -31,10 +33,12 @@ from lmms.prep.reject import Reject
 from lmms.prep.render.document import Piece, cut_document, render_document
 from lmms.prep.render.layout import Layout
 from lmms.prep.render.outline import lay_out
-from lmms.prep.render.render import Rendered, render_record
+from lmms.prep.render.render import Rendered, render_layouts, render_record
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.sources import Source
 from lmms.prep.transforms import transformed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,8 @@ class Recipe:
     """Quality of the JPEGs that edited pictures become; None: PNG."""
     network: Network | None = None
     """How images are fetched that records name by http; None: they are rejected."""
+    pins: Pins = field(default_factory=dict)
+    """Pictures of an earlier build: what is fetched has to be the same."""
 
 
 _FURTHER = 8
@@ -68,6 +74,8 @@ class _Picture:
     data: bytes
     size: tuple[int, int]
     grid_thw: tuple[int, int, int]
+    fetched: Fetched | None
+    """The picture as it came over the network, before any edit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,8 @@ class Made:
     cut_turns: int
     """Turns at the end that were left out, since the conversation was too long."""
     is_for_evaluation: bool
+    fetched: frozenset[Fetched] = frozenset()
+    """Its pictures that came over the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +133,56 @@ def draft_samples(value: Any, row: int, source_id: int, source: Source, renderer
     """What one raw value becomes. Raises Reject."""
     record = read_record(value, source.reading)
     held_out = is_for_evaluation(source.choice, value, record)
-    variants: Sequence[Record | Document] = [record]
-    if source.reading.transforms:
-        if isinstance(record, Document):
-            raise Reject("transform_error", "transforms change conversations; this record is a text without turns")
-        key = (recipe.seed, source.name, row)
-        variants = transformed(record, source.reading.transforms, key, partial(_measured, source=source, recipe=recipe))
-    place = (source_id, row)
+    transforms = source.reading.transforms
+    variants = changed(record, transforms, row, held_out, source, recipe) if transforms else [record]
+    return draft_of(variants, (source_id, row), held_out, source, renderer, recipe)
+
+
+def draft_of(
+    variants: Sequence[Record | Document],
+    place: tuple[int, int],
+    held_out: bool,
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+) -> Draft:
+    """What all variants of a record become. place: number of the source, and row. Raises Reject."""
     return Draft(place, source, tuple(_drafted(v, place, source, renderer, recipe) for v in variants), held_out)
+
+
+def finish_alone(draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
+    """The samples of a draft that is tokenized with no other. Raises Reject."""
+    return finish_samples(draft, iter(render_layouts(renderer, draft.layouts)), renderer, recipe)
+
+
+def attempt(make: Callable[[], T], value: object, row: int, source: Source) -> T | Reject:
+    """What is made of a raw value, or why the value is rejected."""
+    if isinstance(value, Reject):
+        return value
+    try:
+        return make()
+    except Reject as reject:
+        return reject
+    except RecursionError:
+        return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
+    except Exception as error:
+        error.add_note(f"while row {row} of {source.name} was read")
+        raise
+
+
+def changed(
+    record: Record | Document,
+    transforms: Sequence[Transform],
+    row: int | str,
+    held_out: bool,
+    source: Source,
+    recipe: Recipe,
+) -> list[Record]:
+    """What transforms make of a record. row: what they draw by, beside the source and the seed. Raises Reject."""
+    if isinstance(record, Document):
+        raise Reject("transform_error", "transforms change conversations; this record is a text without turns")
+    key = (recipe.seed, source.name, row)
+    return transformed(record, transforms, key, partial(measured, source=source, recipe=recipe), held_out)
 
 
 def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Renderer, recipe: Recipe) -> Made:
@@ -148,6 +200,7 @@ def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Rendere
         notes=tuple(dict.fromkeys(note for each in made for note in each.notes)),
         cut_turns=sum(each.cut_turns for each in made),
         is_for_evaluation=draft.is_for_evaluation,
+        fetched=frozenset(picture for each in made for picture in each.fetched),
     )
 
 
@@ -182,7 +235,7 @@ def _made_of_document(
         raise Reject("no_target_tokens", message, document.place)
     samples = tuple(_sample(rendered, of_piece, document.weight, place, recipe) for rendered, of_piece in made)
     notes = (*document.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
-    return Made(samples, _told(notes, source), 0, is_for_evaluation=False)
+    return Made(samples, _told(notes, source), 0, is_for_evaluation=False, fetched=_fetched(pictures))
 
 
 def _made(waiting: _Waiting, whole: Rendered, draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
@@ -194,7 +247,11 @@ def _made(waiting: _Waiting, whole: Rendered, draft: Draft, renderer: Renderer, 
     notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
     sample = _sample(rendered, pictures[: len(kept.images)], record.weight, draft.place, recipe)
     cut = len(record.messages) - len(kept.messages)
-    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False)
+    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False, fetched=_fetched(pictures))
+
+
+def _fetched(pictures: Sequence[_Picture]) -> frozenset[Fetched]:
+    return frozenset(picture.fetched for picture in pictures if picture.fetched)
 
 
 def _told(notes: tuple[str, ...], source: Source) -> tuple[str, ...]:
@@ -282,24 +339,27 @@ def _sample(
     )
 
 
-def _measured(image: Image, source: Source, recipe: Recipe) -> Image:
-    """The picture with its bytes and its size."""
+def measured(image: Image, source: Source, recipe: Recipe) -> Image:
+    """The picture with its bytes and its size. Raises Reject."""
     if image.size is not None:
         return image
     try:
-        data = read_image(image.ref, source.roots, network=recipe.network)
+        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside)
+        address = address_of(image.ref, source.beside)
+        fetched = None if address is None else pinned(address, data, recipe.pins)
         size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
-    return replace(image, ref=ImageRef("bytes", data), size=size)
+    return replace(image, ref=ImageRef("bytes", data), size=size, fetched=fetched)
 
 
 def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
     assert recipe.vision is not None
-    image = _measured(image, source, recipe)
+    image = measured(image, source, recipe)
     data, size = image.ref.value, image.size
     assert isinstance(data, bytes)
     assert size is not None
+    fetched = None if image.fetched is None else replace(image.fetched, size=size)
     try:
         if image.edits:
             data, size = edited(data, image.edits, recipe.edited_jpeg_quality)
@@ -307,7 +367,7 @@ def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
         grid_thw = picture_grid(size[1], size[0], vision, image.ask)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
-    return _Picture(data, size, grid_thw)
+    return _Picture(data, size, grid_thw, fetched)
 
 
 def _patches(pictures: Sequence[_Picture]) -> int:

@@ -34,8 +34,10 @@ from lmms.configs.settings.sources import (
     decide_reading,
 )
 from lmms.configs.source_list import expand_sources
+from lmms.configs.stores.store import Store
 from lmms.prep.choice.filter import filter_columns
 from lmms.prep.media.roots import MediaRoot, media_roots
+from lmms.prep.progress import Report, silent
 from lmms.prep.records.forms import columns_read, form_columns
 from lmms.prep.records.normal.fields import check_fields_map, column_of
 from lmms.prep.rows.find import FileSet, Unread, find_files
@@ -54,6 +56,8 @@ class Source:
     kind: Kind
     roots: tuple[Path, ...]
     """Folders that image paths are relative to, tried in order, and may not leave."""
+    beside: Store | None = None
+    """The store that image paths are relative to in place of the roots: that of a source behind a URL."""
     reading: Reading = DEFAULT_READING
     """How its records are read."""
     choice: Choice = DEFAULT_CHOICE
@@ -84,13 +88,14 @@ def find_sources(
     media_root: MediaRoot,
     base: RecordConfig = NO_RECORD_SETTINGS,
     fetched: Path | None = None,
+    report: Report = silent,
 ) -> tuple[list[Source], Unread]:
     """The sources behind paths, folders, globs and URLs, and what is not read there.
 
     A file that is reached twice, also by a link or as a hard link, is one source. They come in the order given, by name
     within a folder or glob. base: settings of the build, for what a source does not set itself. fetched: folder for
-    copies of files behind URLs, which is there as long as the sources are read. ConfigError for a file that two entries
-    read in different ways, and for two sources of one name.
+    copies of files behind URLs, which is there as long as the sources are read; report: called while they are copied.
+    ConfigError for a file that two entries read in different ways, and for two sources of one name.
     """
     sources: dict[tuple[int, int], Source] = {}
     unread: Unread = Counter()
@@ -98,13 +103,14 @@ def find_sources(
         reading, choice = decide_reading(config, base), decide_choice(config, base)
         columns_of_choice(choice)  # its faults before anything is read
         check_fields_map(reading.fields, form_columns(reading.form))
-        file_sets, unread_here = _files_at(config.path, fetched)
+        file_sets, unread_here = _files_at(config.path, fetched, report)
         unread += unread_here
         for files in file_sets:
             _check_type(files, config.data_type)
             name = files.name if config.name is None else _named(config.name, files, file_sets)
-            roots = media_roots(config.own_root or media_root, files.folder)
-            source = Source(name, files.files, files.kind, roots, reading, choice, entry, config.given)
+            own_root = config.own_root or media_root
+            roots, beside = media_roots(own_root, files.folder), None if own_root else files.beside
+            source = Source(name, files.files, files.kind, roots, beside, reading, choice, entry, config.given)
             status = files.files[0].stat()
             first = sources.setdefault((status.st_dev, status.st_ino), source)
             _check_same(first, source, config.path)
@@ -118,11 +124,11 @@ def columns_of_choice(choice: Choice) -> tuple[str, ...]:
     return (*by_filter, *([column_of(choice.eval_by)] if choice.eval_by else []))
 
 
-def _files_at(path: str, fetched: Path | None) -> tuple[list[FileSet], Unread]:
+def _files_at(path: str, fetched: Path | None, report: Report) -> tuple[list[FileSet], Unread]:
     if not is_url(path):
         return find_files(at_home(path))
     assert fetched is not None
-    return fetch_files(path, fetched)
+    return fetch_files(path, fetched, report)
 
 
 def _check_same(first: Source, again: Source, path: str) -> None:
@@ -163,4 +169,4 @@ def _named(name: str, files: FileSet, all_files: Sequence[FileSet]) -> str:
 def memory_source(media_root: MediaRoot, base: RecordConfig) -> Source:
     """The source of records in memory: their image paths are relative to media_root, or to the working folder."""
     roots = media_roots(media_root, Path())
-    return Source("memory", (), "memory", roots, decide_reading(base), decide_choice(base), entry=-1)
+    return Source("memory", (), "memory", roots, reading=decide_reading(base), choice=decide_choice(base), entry=-1)

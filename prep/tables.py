@@ -4,8 +4,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmms.configs.contract.manifest import FETCHED_NAME
+from lmms.configs.errors import ConfigError
+from lmms.configs.files import at_home
+
 _ROW_GROUP = 2**18
 """Rows of a row group. Set here, so that the bytes of a table do not depend on a default of polars."""
+
+
+def read_pins(folder: str) -> dict[str, frozenset[str]]:
+    """URL -> SHA-256 of the pictures that came over the network into a shard folder. ConfigError if it has none."""
+    import polars as pl
+
+    path = Path(at_home(folder)) / FETCHED_NAME
+    if not path.is_file():
+        raise ConfigError(f"pinned_images: {path} is not there; expected a shard folder with pictures of the network")
+    pins: dict[str, frozenset[str]] = {}
+    for url, digest in pl.read_parquet(path).select("url", "sha256").iter_rows():
+        pins[url] = pins.get(url, frozenset()) | {digest}
+    return pins
 
 
 def write_rows(path: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lmms.configs.contract.check import PackLimits, pack_limits
 from lmms.configs.contract.manifest import (
+    FETCHED_NAME,
     PACKS_NAME,
     REJECTS_NAME,
     SAMPLES_NAME,
@@ -32,6 +33,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import (
     COLUMNS,
     CONTRACT_VERSION,
+    FETCHED_TABLE,
     PACK_TABLE,
     REJECT_TABLE,
     SAMPLE_TABLE,
@@ -88,6 +90,8 @@ class Account:
     """Rows of REJECT_TABLE."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Manifest.notes."""
+    fetched: Sequence[Mapping[str, Any]] = ()
+    """Rows of FETCHED_TABLE."""
 
 
 def write_packs(
@@ -134,6 +138,9 @@ def write_folder(
     write_columns(folder / SAMPLES_NAME, SAMPLE_TABLE, samples)
     write_rows(folder / REJECTS_NAME, REJECT_TABLE, account.rejects)
     names = [INDEX_NAME, *TABLE_NAMES]
+    if account.fetched:
+        write_rows(folder / FETCHED_NAME, FETCHED_TABLE, account.fetched)
+        names.append(FETCHED_NAME)
     if not facts.model.own_template:
         (folder / TEMPLATE_NAME).write_bytes(facts.model.chat_template.encode())
         names.append(TEMPLATE_NAME)

@@ -258,7 +258,7 @@ def test_the_transforms_on_the_page_of_records_build(tmp_path: Path, monkeypatch
     (tmp_path / "run.yaml").write_text(f"{settings}model: {tiny_model_folder(tmp_path)}\nseq_len: 4096\nout: out\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    config = load_config(PrepConfig, tmp_path / "run.yaml", ["workers=1"])
+    config = load_config(PrepConfig, tmp_path / "run.yaml", ["workers=0"])
     entries = config.source_configs[0].transforms or ()
     assert {str(entry["name"]) for entry in entries if "name" in entry} == set(TRANSFORM_NAMES)
     build_shards(config)

@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("choice",),
         ("render", "sources", "transforms"),
         ("chunks", "samples"),
-        ("first_records",),
+        ("first_records", "joining"),
         ("engine",),
         ("packing",),
         ("build",),

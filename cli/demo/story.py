@@ -105,7 +105,7 @@ def _prepare(screen: Console, folder: Path, seed: int) -> None:
 
     source = str(folder / "train.jsonl")
     config = PrepConfig(
-        sources=(source,), model=str(MODEL), seq_len=1024, out=str(folder / "shards"), seed=seed, workers=1
+        sources=(source,), model=str(MODEL), seq_len=1024, out=str(folder / "shards"), seed=seed, workers=0
     )
     manifest = build_shards(config)
     counts = manifest.counts

@@ -109,7 +109,7 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
     ]
     screen.print(ui.facts(dataset.where, rows))
     lengths = read_table(dataset, SAMPLES_NAME)["tokens"].to_numpy()
-    screen.print(ui.histogram("tokens a conversation", lengths))
+    screen.print(ui.histogram("tokens a conversation", lengths[lengths > 0]))
     screen.print(ui.histogram("fill of a pack, %", 100 * sidecar.tokens / manifest.seq_len))
     screen.print(ui.histogram("target tokens of a pack, %", 100 * sidecar.target_tokens / sidecar.tokens))
     screen.print(ui.histogram("images a pack", sidecar.media))

@@ -23,6 +23,7 @@ from lmms.configs.stores.store import Cache, LocalStore, Store, open_store
 
 MANIFEST_NAME = "manifest.json"
 PACKS_NAME, SAMPLES_NAME, REJECTS_NAME = "packs.parquet", "samples.parquet", "rejects.parquet"
+FETCHED_NAME = "fetched.parquet"
 TEMPLATE_NAME = "chat_template.jinja"
 """The chat template of the records, where the build was given another than the model's."""
 TABLE_NAMES = (PACKS_NAME, SAMPLES_NAME, REJECTS_NAME)

@@ -72,7 +72,8 @@ SAMPLE_TABLE: Mapping[str, str] = {
     "target_tokens": "int32",
     "media": "int32",
 }
-"""Columns of samples.parquet: one row a packed conversation or piece of a text, in the order read."""
+"""Columns of samples.parquet: one row a packed conversation or piece of a text, in the order read. A row without tokens
+is a record that was joined to the conversation of an earlier row, which has the same pack and segment."""
 
 REJECT_TABLE: Mapping[str, str] = {
     "source": "string",
@@ -82,6 +83,16 @@ REJECT_TABLE: Mapping[str, str] = {
     "place": "string",
 }
 """Columns of rejects.parquet: one row a rejected record, in the order read."""
+
+
+FETCHED_TABLE: Mapping[str, str] = {
+    "url": "string",
+    "sha256": "string",  # of the bytes, in hexadecimal
+    "bytes": "int64",
+    "width": "int32",  # as shown
+    "height": "int32",
+}
+"""Columns of fetched.parquet: one row a picture that came over the network, by URL. The file is there if any did."""
 
 
 def first_samples(source: npt.NDArray[Any], row: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

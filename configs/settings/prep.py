@@ -39,6 +39,8 @@ class PrepConfig(RecordConfig):
     lead from one to another. By default the folder of the record file."""
     allow_network: bool = False
     """Fetch images that records name by http or https, from public addresses only."""
+    pinned_images: str | None = None
+    """Shard folder of an earlier build: a picture with other bytes under its URL than then is rejected."""
     chat_template: str | None = None
     """File of a Jinja chat template to use in place of the model's; a trained model is exported with this template."""
     min_pixels: Positive | None = None
@@ -71,12 +73,13 @@ class PrepConfig(RecordConfig):
     """Decides the order of packs in the shards, which records a `repeat` such as 0.3 takes, what transforms draw."""
     shard_bytes: Annotated[int, Range(2**20, 2**31)] = 128 * 2**20
     """Size of a shard file at which the next file starts."""
-    workers: Positive = field(
+    workers: Annotated[int, Range(0)] = field(
         default_factory=lambda: (
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
     )
-    """Processes that render and write; any number gives the same result. Default: one for each core."""
+    """Processes that render and write; any number gives the same result. With 0 the build itself does, and a crash of a
+    library ends the build without a word. Default: one for each core."""
     fast: bool = True
     """Use a faster tokenizer and what is known of published chat templates, where that gives the same shards."""
 

@@ -47,6 +47,20 @@ class Summary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Join:
+    """Neighbouring records of one picture as one conversation: all pictures in one user turn, one answer about all."""
+
+    images: Annotated[int, Range(2, 1024)]
+    """Pictures of a user turn; the last group of a chunk of rows may have fewer."""
+    label: str = "image_{n}"
+    """Key of each picture's answer in the JSON of all; {n} is the picture's number in the turn, from 1."""
+
+    def __post_init__(self) -> None:
+        if "{n}" not in self.label:
+            raise ConfigError(f"join: label is {self.label!r}, expected a text with {{n}}, such as image_{{n}}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HorizontalFlip:
     """Left and right change places."""
 
@@ -145,6 +159,7 @@ Transform: TypeAlias = (
     Variants
     | Prompts
     | Summary
+    | Join
     | HorizontalFlip
     | VerticalFlip
     | Rotate
@@ -159,6 +174,7 @@ TRANSFORM_NAMES: Mapping[str, type[Transform]] = {
     "variants": Variants,
     "prompts": Prompts,
     "summary": Summary,
+    "join": Join,
     "hflip": HorizontalFlip,
     "vflip": VerticalFlip,
     "rotate": Rotate,
@@ -170,12 +186,34 @@ TRANSFORM_NAMES: Mapping[str, type[Transform]] = {
 """Name in the settings -> settings. A Function has the key `function` in place of a name."""
 
 
+AUGMENTATIONS: tuple[type[Transform], ...] = (
+    Variants,
+    HorizontalFlip,
+    VerticalFlip,
+    Rotate,
+    Scale,
+    ColorJitter,
+    Pad,
+)
+"""Transforms that make more of the training records, and leave records for evaluation as they are."""
+
+
+def name_of_transform(transform: Transform) -> str:
+    """The name in the settings; of a function of the user's module:function."""
+    if isinstance(transform, Function):
+        return transform.function
+    return next(name for name, kind in TRANSFORM_NAMES.items() if kind is type(transform))
+
+
 def read_transforms(entries: Sequence[Mapping[str, Any]], key: str = "transforms") -> tuple[Transform, ...]:
     """The transforms of a list such as [{name: hflip, prob: 0.3}, {function: "mine:shorter"}].
 
     ConfigError for an unknown name or option, or a value of a wrong type.
     """
-    return tuple(_transform(entry, f"{key}[{i}]") for i, entry in enumerate(entries))
+    transforms = tuple(_transform(entry, f"{key}[{i}]") for i, entry in enumerate(entries))
+    if sum(isinstance(step, Join) for step in transforms) > 1:
+        raise ConfigError(f"{key}: join stands twice; expected it once")
+    return transforms
 
 
 def columns_of(transforms: Sequence[Transform]) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def _open_sftp(url: str) -> tuple[AbstractFileSystem, str]:
     parts = urlsplit(url)
     login = {"username": unquote(parts.username or "") or None, "password": unquote(parts.password or "") or None}
     system = Sftp(parts.hostname or "", port=parts.port or 22, timeout=_REQUEST_S, skip_instance_cache=True, **login)
-    return system, parts.path
+    return system, parts.path or "/."  # an empty name would be a file's
 
 
 def _open_dbfs(url: str) -> tuple[AbstractFileSystem, str]:

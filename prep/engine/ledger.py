@@ -16,6 +16,7 @@ from lmms.configs.contract.pack import REJECT_TABLE, first_samples
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.prep.choice.filter import filter_columns
 from lmms.prep.engine.store import SPOOLED, Spooled
+from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.rows.find import REJECTS_ENDING
 from lmms.prep.sources import Source
@@ -38,6 +39,8 @@ class Ledger:
     skipped: Counter[int] = field(default_factory=Counter)
     filter_columns: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Number of a source -> the columns of its filter that some record has."""
+    fetched: set[Fetched] = field(default_factory=set)
+    """Pictures that came over the network."""
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, spooled: Spooled) -> None:
@@ -49,6 +52,7 @@ class Ledger:
         self.read[spooled.source] += spooled.read
         self.skipped[spooled.source] += spooled.skipped
         self.filter_columns[spooled.source] |= spooled.filter_columns
+        self.fetched |= spooled.fetched
         self.digest.update(spooled.digest)
 
     def all_samples(self) -> npt.NDArray[np.void]:
@@ -68,6 +72,11 @@ def check_filters(ledger: Ledger) -> None:
             )
 
 
+def rejects_path(out: Path) -> Path:
+    """The ledger of a build that stops, beside its output."""
+    return out.with_name(out.name + REJECTS_ENDING)
+
+
 def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
     """Stop if more than the allowed share was rejected, and keep the ledger for the user."""
     considered = ledger.read.total() - ledger.skipped.total()
@@ -81,7 +90,7 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
         left_out = "".join(f"; {n:,} {note}" for note, n in skips.items())
         names = ", ".join(source.name for source in ledger.sources[:5])
         raise BuildError(f"no records in {names}: nothing to pack{left_out}")
-    kept = out.with_name(out.name + REJECTS_ENDING)
+    kept = rejects_path(out)
     write_rows(kept, REJECT_TABLE, reject_rows(ledger))
     first: dict[str, tuple[int, int, Reject]] = {}
     for entry in ledger.rejects:
@@ -120,6 +129,20 @@ def reject_rows(ledger: Ledger) -> list[dict[str, Any]]:
     ]
 
 
+def fetched_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """A row of fetched.parquet for each picture that came over the network, by URL."""
+    return [
+        {
+            "url": _printable(picture.url),
+            "sha256": picture.sha256,
+            "bytes": picture.bytes,
+            "width": picture.size[0],
+            "height": picture.size[1],
+        }
+        for picture in sorted(ledger.fetched)
+    ]
+
+
 def _printable(text: str) -> str:
     """A text that a table can hold: half of a surrogate pair, which a message may quote, is written as its escape."""
     return text.encode(errors="backslashreplace").decode()
@@ -135,7 +158,7 @@ def source_counts(ledger: Ledger, samples: npt.NDArray[np.void]) -> Iterator[dic
     count = len(ledger.sources)
     is_first = first_samples(samples["source"], samples["row"])
     packed = np.bincount(samples["source"][is_first], minlength=count).tolist()
-    pieces = np.bincount(samples["source"], minlength=count).tolist()
+    pieces = np.bincount(samples["source"][samples["tokens"] > 0], minlength=count).tolist()
     tokens = np.zeros(count, np.int64)
     np.add.at(tokens, samples["source"], samples["tokens"])
     rejects: list[Counter[str]] = [Counter() for _ in ledger.sources]

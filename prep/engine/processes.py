@@ -45,12 +45,12 @@ def map_ordered(
     setup: Callable[[], None],
     name_of: Callable[[Task], str],
 ) -> Generator[Result, None, None]:
-    """function(task) of each task. With one worker, in this process. `setup` runs once in each process.
+    """function(task) of each task, in worker processes; with 0 workers in this process. `setup` runs once in each.
 
     name_of: what to call a task in the message about a worker that died with it. BuildError for a dead worker; an
     exception of `function` is raised here. Close this iterator when it is left early: that ends the workers.
     """
-    if workers == 1:
+    if not workers:
         setup()
         yield from map(function, tasks)
         return
@@ -134,7 +134,7 @@ def _death(worker: _Worker) -> BuildError:
     if not worker.is_ready and code == 1:
         return BuildError(
             "a worker process could not start, for the reason above; in a script, the call of build_shards has to stand"
-            " under `if __name__ == '__main__':`"
+            " under `if __name__ == '__main__':`, or workers=0 has no processes"
         )
     return BuildError(f"a worker process {how_ended(code)}; it had {worker.has or 'no records yet'}")
 

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -17,11 +18,13 @@ from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
+from lmms.prep.joining import Joined, join_of, joined_rows
+from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.rows.chunk import Chunk
-from lmms.prep.samples import Draft, Made, Recipe, draft_samples, finish_samples
+from lmms.prep.samples import Draft, Made, Recipe, attempt, draft_samples, finish_samples
 from lmms.prep.sources import Source
 
 _FORMATS = {
@@ -38,7 +41,11 @@ BATCH_BYTES = 16 * 2**20
 
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
 """One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
-of what the record says. copy: 0, or of a repeated record the number of its copies before."""
+of what the record says. copy: 0, or of a repeated record the number of its copies before.
+
+A row that was joined to an earlier row's sample has an entry too, without tokens, with the place of that sample."""
+_NO_COUNTS = (0, 0, 0, 0, 0)
+"""Tokens, target tokens, patches, media and squared patches of a row that was joined to another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +64,8 @@ class Spooled:
     file_bytes: int
     filter_columns: frozenset[str]
     """Columns of the filter that at least one record has."""
+    fetched: frozenset[Fetched] = frozenset()
+    """Pictures of its samples that came over the network."""
 
 
 @dataclass(slots=True)
@@ -69,6 +78,7 @@ class _Tally:
     rejects: list[tuple[int, Reject]] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     cut_turns: int = 0
+    fetched: set[Fetched] = field(default_factory=set)
     digest: Any = field(default_factory=xxhash.xxh3_128)
 
     def skip(self, why: str | None) -> None:
@@ -77,23 +87,33 @@ class _Tally:
         if why:
             self.notes[SKIPPED + why] += 1
 
-    def add(self, made: Made, chunk_id: int, copies: int, file: IO[bytes]) -> None:
-        """Write the samples of a record to the spool file, once, and count each copy."""
+    def add(self, made: Made, rows: Sequence[int], chunk_id: int, copies: int, file: IO[bytes]) -> None:
+        """Write the samples of a record to the spool file, once, and count each copy. rows: the rows of the samples."""
         self.notes.update(made.notes)
         self.cut_turns += made.cut_turns
+        self.fetched |= made.fetched
         entries = []
-        content = _content(made)
+        content = _content(made, 0)
         for sample in made.samples:
             data = encode_sample(COLUMNS, sample.to_columns())
             spans = sample.targets[:, 1] - sample.targets[:, 0]
             media = (sample.patches, len(sample.media), sample.sum_squared_patches)
             counts = (len(sample.input_ids), int(spans.sum()), *media)
-            entries.append((*sample.samples[0].tolist(), *counts, chunk_id, file.tell(), len(data), *content))
+            source, row = sample.samples[0].tolist()
+            place = (chunk_id, file.tell(), len(data))
+            entries.append((source, row, *counts, *place, *content))
+            for number, joined in enumerate(rows[1:], 1):
+                entries.append((source, joined, *_NO_COUNTS, *place, *_content(made, number)))
             file.write(data)
             self.digest.update(data)
         self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
         if copies > 1:
             self.digest.update(f"{copies} copies".encode())
+
+    def in_order(self) -> None:
+        """Put everything in the order of the rows: rows that were joined come out of it."""
+        self.entries.sort(key=lambda entry: entry[1])
+        self.rejects.sort(key=lambda entry: entry[0])
 
     def spooled(self, chunk: Chunk, filter_columns: frozenset[str]) -> Spooled:
         """The result."""
@@ -108,6 +128,7 @@ class _Tally:
             digest=self.digest.digest(),
             file_bytes=chunk.file_bytes,
             filter_columns=filter_columns,
+            fetched=frozenset(self.fetched),
         )
 
 
@@ -126,69 +147,63 @@ def spool_chunk(
     train, held_out = _Tally(), _Tally()
     values, filter_columns = take_filtered(chunk_values(chunk, source.columns), source.choice.filter, source.name)
     all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
+    taken = _taken(zip(values, all_copies, strict=False), train)
+    join = join_of(source.reading.transforms)
+    results = (
+        _tokenized_together(taken, chunk.source, source, renderer, recipe)
+        if join is None
+        else joined_rows(taken, join, chunk.source, source, renderer, recipe)
+    )
     with spool_path(folder, chunk_id).open("wb") as file:
-        for batch in _batches(zip(values, all_copies, strict=False), train, chunk.source, source, renderer, recipe):
-            for row, count, made in _finished(batch, renderer, recipe):
-                if isinstance(made, Reject):
-                    train.rejects.append((row, made))
-                elif made.is_for_evaluation:
+        for result in results:
+            made = result.made
+            if isinstance(made, Reject):
+                train.rejects.append((result.rows[0], made))
+            elif made.is_for_evaluation:
+                for _ in result.rows:
                     train.skip("evaluation")
-                    held_out.read += 1
-                    held_out.add(made, chunk_id, 1, file)
-                else:
-                    train.add(made, chunk_id, count, file)
+                held_out.read += len(result.rows)
+                held_out.add(made, result.rows, chunk_id, 1, file)
+            else:
+                train.add(made, result.rows, chunk_id, result.copies, file)
+    for tally in (train, held_out) if join else ():
+        tally.in_order()
     for row, reject in train.rejects:
         train.digest.update(f"{row} {reject.reason}".encode())
     return train.spooled(chunk, filter_columns), held_out.spooled(chunk, frozenset())
+
+
+def _taken(rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally) -> Iterator[tuple[Any, int, int]]:
+    """(value, row, copies) of the records that are taken; all are counted, and why the others are not."""
+    for (row, value), count in rows:
+        tally.read += 1
+        if value is BLANK or value is LEFT_OUT or not count:
+            tally.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
+        else:
+            yield value, row, count
 
 
 _Drafted: TypeAlias = "tuple[int, int, Draft | Reject]"
 """Row, copies, what the record becomes."""
 
 
-def _batches(
-    rows: Iterable[tuple[tuple[int, Any], int]],
-    tally: _Tally,
-    source_id: int,
-    source: Source,
-    renderer: Renderer,
-    recipe: Recipe,
-) -> Iterator[list[_Drafted]]:
-    """The records of a chunk, as many together as take about BATCH_BYTES. Those that are left out are counted."""
+def _tokenized_together(
+    taken: Iterable[tuple[Any, int, int]], source_id: int, source: Source, renderer: Renderer, recipe: Recipe
+) -> Iterator[Joined]:
+    """What becomes of each row, as many together as take about BATCH_BYTES."""
     batch, size = list[_Drafted](), 0
-    for (row, value), count in rows:
-        tally.read += 1
-        if value is BLANK or value is LEFT_OUT or not count:
-            tally.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
-            continue
-        draft = _draft(value, row, source_id, source, renderer, recipe)
+    for value, row, count in taken:
+        make = partial(draft_samples, value, row, source_id, source, renderer, recipe)
+        draft = attempt(make, value, row, source)
         batch.append((row, count, draft))
         size += 0 if isinstance(draft, Reject) else draft.bytes
         if size >= BATCH_BYTES:
-            yield batch
+            yield from _finished(batch, renderer, recipe)
             batch, size = [], 0
-    yield batch
+    yield from _finished(batch, renderer, recipe)
 
 
-def _draft(
-    value: object, row: int, source_id: int, source: Source, renderer: Renderer, recipe: Recipe
-) -> Draft | Reject:
-    if isinstance(value, Reject):
-        return value
-    try:
-        return draft_samples(value, row, source_id, source, renderer, recipe)
-    except Reject as reject:
-        return reject
-    except RecursionError:
-        return Reject("nested_too_deep", "lists or objects of the record are nested too deep")
-    except Exception as error:
-        error.add_note(f"while row {row} of {source.name} was read")
-        raise
-
-
-def _finished(
-    batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe
-) -> Iterator[tuple[int, int, Made | Reject]]:
+def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe) -> Iterator[Joined]:
     layouts = [layout for *_, draft in batch if isinstance(draft, Draft) for layout in draft.layouts]
     rendered = iter(render_layouts(renderer, layouts))
     for row, count, draft in batch:
@@ -196,17 +211,19 @@ def _finished(
             made = draft if isinstance(draft, Reject) else finish_samples(draft, rendered, renderer, recipe)
         except Reject as reject:
             made = reject
-        yield row, count, made
+        yield Joined((row,), count, made)
 
 
-def _content(made: Made) -> tuple[int, int]:
-    """Both halves of a hash of all that a record says, without its place."""
+def _content(made: Made, number: int) -> tuple[int, int]:
+    """Both halves of a hash of all that a record says, without its place. number: of the row among joined rows."""
     digest = xxhash.xxh3_128()
     for sample in made.samples:
         for part in (sample.input_ids, sample.targets, sample.target_weights, sample.sample_weights):
             digest.update(np.int64(part.size).tobytes())
             digest.update(part.tobytes())
         digest.update(sample.media_bytes)
+    if number:
+        digest.update(f"joined {number}".encode())
     return digest.intdigest() >> 64, digest.intdigest() & 2**64 - 1
 
 

@@ -1,6 +1,7 @@
 """The bytes of an image: from a path under the media roots, text in the record, a binary column, or the network.
 
-Only regular files are read, and only those under a root, in spite of `..`, links and absolute paths.
+Only regular files are read, and only those under a root, in spite of `..`, links and absolute paths. A source behind a
+URL has its store in place of a root.
 """
 
 import errno
@@ -13,6 +14,8 @@ from typing import Literal
 from urllib.parse import unquote
 
 from lmms.configs.errors import refuse_file_limit
+from lmms.configs.stores.store import Store
+from lmms.prep.media.beside import read_beside
 from lmms.prep.media.encoded import base64_bytes, data_uri_bytes, is_picture_text, shown
 from lmms.prep.media.network import Network, fetch_image, is_web
 from lmms.prep.media.roots import files_named, readings
@@ -38,12 +41,27 @@ class ImageRef:
             raise TypeError(f"an image of kind {self.kind!r} cannot hold a {type(self.value).__name__}")
 
 
+def address_of(reference: ImageRef, beside: Store | None) -> str | None:
+    """The URL of an image that is read over the network; None for any other. beside: as in read_image."""
+    value = reference.value
+    if isinstance(value, bytes) or reference.kind == "base64" or value[:5].lower() == "data:":
+        return None
+    if is_web(value):
+        return value
+    return f"{beside.where}/{value}" if beside and not is_picture_text(value) else None
+
+
 def read_image(
-    reference: ImageRef, roots: Sequence[Path], max_bytes: int = MAX_IMAGE_BYTES, network: Network | None = None
+    reference: ImageRef,
+    roots: Sequence[Path],
+    max_bytes: int = MAX_IMAGE_BYTES,
+    network: Network | None = None,
+    beside: Store | None = None,
 ) -> bytes:
     """The bytes of the image file, never empty. Paths are relative to one of `roots`. Raises Reject.
 
-    network: how to fetch what is behind http or https; None: no picture is fetched.
+    network: how to fetch what is behind http or https; None: no picture is fetched. beside: the store to which paths
+    are relative, in place of the roots.
     """
     value = reference.value
     if isinstance(value, bytes):
@@ -58,7 +76,11 @@ def read_image(
         data = fetch_image(value, network, max_bytes)
     else:
         names = _file_names(value, percent_decode=reference.kind == "url")
-        data = _first_file(names, value, roots, max_bytes)
+        data = (
+            read_beside(beside, names, value, max_bytes, allowed=network is not None)
+            if beside
+            else _first_file(names, value, roots, max_bytes)
+        )
     if not data:
         raise Reject("empty_file", f"the image ({reference.kind}) has 0 bytes")
     _check_size(len(data), max_bytes, "the image")

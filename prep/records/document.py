@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lmms.prep.records.absent import is_absent, is_null_image
 from lmms.prep.records.parts import Image
-from lmms.prep.records.pictures import check_all_read, image_ref
+from lmms.prep.records.pictures import check_all_read, check_nested, image_ref
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.records.weights import parse_weight
 from lmms.prep.reject import Reject
@@ -71,8 +71,9 @@ def parse_document(raw: Mapping[str, Any], kind: DocumentKind) -> Document:
         parts = (Passage(prompt, is_learned=False), Passage(completion, is_learned=True))
     if not any(part.text for part in parts if isinstance(part, Passage) and part.is_learned):
         raise Reject("empty_text", "the text to learn from is empty", columns[-1] if kind != "interleaved" else "texts")
-    check_all_read(raw, columns, 0)
     used = (*columns, "weight", "id")
+    check_all_read(raw, columns, 0)
+    check_nested(raw, used, 0)
     unused = (f"column {key}" for key, value in raw.items() if not is_absent(value) and key not in used)
     place = max(columns, key=lambda name: len(raw[name])) if kind == "completion" else columns[0]
     return Document(parts, 1.0 if weight is None else weight, tuple(unused), place)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lmms.configs.errors import nearest
 from lmms.prep.media.edit import Edit
+from lmms.prep.media.pins import Fetched
 from lmms.prep.media.read import ImageRef
 from lmms.prep.media.resize import Ask
 from lmms.prep.records.absent import is_null_image
@@ -42,6 +43,8 @@ class Image:
     """Width and height in pixels before the edits, once `ref` holds the picture's bytes; None: not read yet."""
     edits: tuple[Edit, ...] = ()
     """Changes of the picture that transforms ask for, in order."""
+    fetched: Fetched | None = None
+    """The URL and the hash of the bytes, if they came over the network."""
 
 
 Part = Text | Image | Shape

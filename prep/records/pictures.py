@@ -1,12 +1,12 @@
 """Entries of a picture column, and media of other columns and keys, which no part takes."""
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from lmms.prep.media.read import ImageRef
 from lmms.prep.records.absent import is_absent, is_null_image
-from lmms.prep.records.media_names import is_media_file, media_kind
+from lmms.prep.records.media_names import Kind, is_media_file, media_kind
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
@@ -86,6 +86,48 @@ def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: int,
                 " image parts; where tags <image> stand in the text, name the form of the source, such as form=llava"
             )
             raise Reject("unread_media", message, f"{place}.{key}" if place else str(key))
+
+
+def check_nested(holder: Mapping[str, Any], parsed: Collection[str], taken: int, place: str = "") -> None:
+    """Reject for media within a column of a record, or a key of a message, that nothing reads: `meta: {"image": ...}`.
+
+    parsed: columns or keys that are read. Here a name is not enough: the value has to be a picture, a video or a sound,
+    by the ending of a file's name or as bytes. taken, place: as in check_all_read.
+    """
+    for key, value in holder.items():
+        if key in parsed or not isinstance(value, Mapping | list):
+            continue
+        for path, kind, entries in _nested(value, str(key)):
+            if kind == "moving" or entries > taken:
+                message = f"`{path}` names media that no part of the record takes; name them in parts"
+                if kind == "still" and not place:
+                    message += f", or map them to `images` for bare image parts: fields: {{images: [$.{path}]}}"
+                raise Reject("unread_media", message, f"{place}.{path}" if place else path)
+
+
+def _nested(value: Any, path: str) -> Iterator[tuple[str, Kind, int]]:
+    """(path, kind, entries) of the media within a value, under names of media."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _nested(item, f"{path}[{i}]")
+    if not isinstance(value, Mapping):
+        return
+    for key, item in value.items():
+        kind = media_kind(key)
+        if kind and _is_media(item):
+            yield f"{path}.{key}", kind, _entries(item)
+        else:
+            yield from _nested(item, f"{path}.{key}")
+
+
+def _is_media(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_media, value))
+    if isinstance(value, Mapping):
+        return isinstance(value.get("bytes"), bytes) or is_media_file(value.get("path"))
+    if isinstance(value, str) and value[:5].lower() == "data:":
+        return True
+    return isinstance(value, bytes) or is_media_file(value)
 
 
 def _entries(value: Any) -> int:

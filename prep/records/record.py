@@ -12,7 +12,7 @@ from lmms.configs.settings.sources import DEFAULT_READING, Reading, Reasoning, R
 from lmms.configs.settings.transforms import columns_of
 from lmms.prep.records.absent import is_absent
 from lmms.prep.records.parts import Image, Part, Text, parse_part
-from lmms.prep.records.pictures import Bare, check_all_read, parse_images
+from lmms.prep.records.pictures import Bare, check_all_read, check_nested, parse_images
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
@@ -97,11 +97,11 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     images = parse_images(raw)
     parsed = [_message(message, f"messages[{i}]", images, reading) for i, message in enumerate(messages)]
     images.check_empty()
-    _check_media(raw, messages, parsed, images)
+    columns = columns_of(reading.transforms) if reading.transforms else ()
+    _check_media(raw, messages, parsed, images, columns)
     roles = [message.role for message in parsed]
     if "assistant" not in roles and reading.targets != "all":
         raise Reject("no_assistant", "no assistant turn: nothing to learn from, except with targets=all", "messages")
-    columns = columns_of(reading.transforms) if reading.transforms else ()
     weights = learned_weights(roles, [message.weight for message in parsed], reading.targets)
     weight = parse_weight(raw, "weight", "weight")
     if weight == 0:
@@ -124,12 +124,18 @@ def _reject_later(raw: Mapping[str, Any]) -> None:
 
 
 def _check_media(
-    raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], parsed: Sequence[Message], images: Bare
+    raw: Mapping[str, Any],
+    messages: Sequence[Mapping[str, Any]],
+    parsed: Sequence[Message],
+    images: Bare,
+    asked: Sequence[str],
 ) -> None:
     taken = sum(len(message.images) for message in parsed)
     check_all_read(raw, (images.column,) if images.taken else (), taken)
+    check_nested(raw, (*USED_COLUMNS, *asked, images.column), taken)
     for i, message in enumerate(messages):
         check_all_read(message, (), len(parsed[i].images), f"messages[{i}]")
+        check_nested(message, _USED_MESSAGE_KEYS, len(parsed[i].images), f"messages[{i}]")
 
 
 def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:

@@ -82,11 +82,8 @@ def _check_reads(template: ChatTemplate, record: Record) -> None:
             place = "tools" if record.tools else f"messages[{number}]"
             message = "the chat template has no place for tools; name one that has, with chat_template=FILE"
             raise Reject("tools_unsupported", message, place)
-    unknown = [option for option in record.template_options if option not in template.options]
-    if unknown:
-        known = ", ".join(sorted(template.options)) or "no options"
-        message = f"the chat template does not read {unknown[0]!r}; it reads {known}"
-        raise Reject("bad_template_option", message, "chat_template_kwargs")
+    if fault := template.refused(record.template_options):
+        raise Reject("bad_template_option", fault, "chat_template_kwargs")
 
 
 def _apply_template(

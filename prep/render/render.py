@@ -55,7 +55,7 @@ class _Placed:
 
     texts: Sequence[str]
     tokens: Tokens
-    """Of the texts."""
+    """The tokens of the texts."""
     ids: npt.NDArray[np.int32]
     starts: list[int]
     """The first token of each piece, and the end of the last."""

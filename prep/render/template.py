@@ -1,6 +1,7 @@
 """A chat template, compiled as transformers does (utils/chat_template_utils.py), without importing transformers."""
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -28,13 +29,25 @@ class ChatTemplate:
     template: jinja2.Template
     variables: frozenset[str]
     """Names that whoever renders may set."""
+    own_names: frozenset[str]
+    """Names that the template sets before it reads them: a value from outside would be lost, or leak into a branch."""
     keys: frozenset[str]
     """Keys of messages and parts that it looks at."""
 
     @property
     def options(self) -> frozenset[str]:
         """Keywords that a user may set."""
-        return frozenset(name for name in self.variables.difference(_GIVEN) if not name.endswith("_token"))
+        free = self.variables.difference(_GIVEN, self.own_names)
+        return frozenset(name for name in free if not name.endswith("_token"))
+
+    def refused(self, options: Iterable[str]) -> str:
+        """What is wrong with the first option that a user may not set, as a sentence; "" if there is none."""
+        for option in options:
+            if option not in self.options:
+                known = ", ".join(sorted(self.options)) or "no options"
+                why = "sets {!r} itself" if option in self.own_names else "does not read {!r}"
+                return f"the chat template {why.format(option)}; it reads {known}"
+        return ""
 
     @property
     def reads_tools(self) -> bool:
@@ -55,7 +68,34 @@ def compile_template(source: str) -> ChatTemplate:
     attributes = {node.attr for node in tree.find_all(jinja2.nodes.Getattr)}
     constants = {node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)}
     variables = frozenset(jinja2.meta.find_undeclared_variables(tree))
-    return ChatTemplate(template, variables, frozenset(attributes | constants))
+    return ChatTemplate(template, variables, _set_first(tree), frozenset(attributes | constants))
+
+
+def _set_first(tree: jinja2.nodes.Node) -> frozenset[str]:
+    """Names whose first mention, in the order of evaluation, gives them a value."""
+    first: dict[str, str] = {}
+    for name in _mentions(tree):
+        first.setdefault(name.name, name.ctx)
+    return frozenset(name for name, kind in first.items() if kind != "load")
+
+
+def _mentions(node: jinja2.nodes.Node) -> Iterator[jinja2.nodes.Name]:
+    """The names in a part of a template, in the order of evaluation, but for those of a loop or macro of its own."""
+    if isinstance(node, jinja2.nodes.Name):
+        yield node
+    children = list(node.iter_child_nodes())
+    within: Sequence[jinja2.nodes.Node] = ()
+    if isinstance(node, jinja2.nodes.For):
+        yield from _mentions(node.iter)
+        children.remove(node.iter)
+        within = [node.target]
+    elif isinstance(node, jinja2.nodes.Macro | jinja2.nodes.CallBlock):
+        within = node.args
+    elif isinstance(node, jinja2.nodes.Assign):
+        children.reverse()  # the value before the name that gets the value
+    hidden = {name.name for each in within for name in _mentions(each)}
+    for child in children:
+        yield from (name for name in _mentions(child) if name.name not in hidden)
 
 
 class _Environment(ImmutableSandboxedEnvironment):

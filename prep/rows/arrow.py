@@ -66,7 +66,12 @@ def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[An
     """A dict of columns for each row, or a Reject. A column that is not among `columns` has True for a value."""
     every = batch.schema.names
     names = list(enumerate(every))  # numbers, since two columns may have one name
-    read = {name for name in every if is_read(name, columns) and every.count(name) == 1}
+    kinds = batch.schema.types
+    read = {
+        name
+        for number, name in names
+        if (is_read(name, columns) or _has_read_field(kinds[number], columns)) and every.count(name) == 1
+    }
     used = batch.select([number for number, name in names if name in read])
     unused = {name: batch.column(number).is_valid().to_pylist() for number, name in names if name not in read}
     for i in range(batch.num_rows):
@@ -82,6 +87,16 @@ def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[An
 def is_read(name: str, columns: Collection[str]) -> bool:
     """Whether a column is converted. Capitals count for nothing: a column `Image` may hold what `image` holds."""
     return name in columns or name.lower() in columns
+
+
+def _has_read_field(kind: pa.DataType, columns: Collection[str]) -> bool:
+    """Whether a column has a field of the name of a column that is converted: media may be within any column."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _has_read_field(kind.value_type, columns)
+    if not pa.types.is_struct(kind):
+        return False
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    return any(is_read(field.name, columns) or _has_read_field(field.type, columns) for field in fields)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 from lmms.configs.contract.manifest import MANIFEST_NAME
 from lmms.configs.errors import SourceError
 from lmms.configs.files import PART_ENDING
+from lmms.configs.stores.store import Store
 from lmms.prep.rows.json_list import holds_records
 from lmms.prep.rows.kinds import EXPECTED, Kind, ending_of, kind_of
 
@@ -45,6 +46,8 @@ class FileSet:
     kind: Kind
     folder: Path
     """Folder that image paths are relative to by default."""
+    beside: Store | None = None
+    """The store that image paths are relative to instead, where the files are copies."""
 
 
 def find_files(pattern: str) -> tuple[list[FileSet], Unread]:

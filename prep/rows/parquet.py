@@ -74,13 +74,22 @@ def _read(file: Path, first: int, rows: int, columns: Collection[str]) -> pl.Dat
     """Some rows of a file, or None if pyarrow has to read them."""
     try:
         scan = pl.scan_parquet(file, glob=False, hive_partitioning=False)
-        used = [kind for name, kind in scan.collect_schema().items() if is_read(name, columns)]
+        used = [kind for name, kind in scan.collect_schema().items() if _is_used(name, kind, columns)]
         if not all(map(_is_plain, used)):
             return None
         frame = scan.slice(first, rows).collect()
     except _REFUSED:
         return None
     return frame if frame.height == rows else None
+
+
+def _is_used(name: str, kind: "pl.DataType | DataTypeClass", columns: Collection[str]) -> bool:
+    """Whether a column is converted: by its name, or by that of a field within it, since media may be there."""
+    if is_read(name, columns):
+        return True
+    if isinstance(kind, pl.List):
+        return _is_used("", kind.inner, columns)
+    return isinstance(kind, pl.Struct) and any(_is_used(field.name, field.dtype, columns) for field in kind.fields)
 
 
 def _is_plain(kind: "pl.DataType | DataTypeClass") -> bool:
@@ -114,6 +123,6 @@ def _size(column: pl.Series) -> int:
 
 def _dicts(frame: pl.DataFrame, columns: Collection[str]) -> list[dict[str, Any]]:
     """A dict of columns for each row. A column that is not among `columns` has True where it holds a value."""
-    used = [name for name in frame.columns if is_read(name, columns)]
+    used = [name for name, kind in frame.schema.items() if _is_used(name, kind, columns)]
     others = [pl.when(pl.col(name).is_not_null()).then(True).alias(name) for name in frame.columns if name not in used]
     return frame.select(*used, *others).to_dicts()

@@ -8,7 +8,7 @@ import glob
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,13 @@ from lmms.configs.errors import DatasetError, SourceError
 from lmms.configs.room import no_room
 from lmms.configs.stores.remote import missing
 from lmms.configs.stores.store import Store, open_store, shown
+from lmms.prep.progress import Progress, Report
 from lmms.prep.rows.find import FileSet, Unread, find_files
 from lmms.prep.rows.kinds import EXPECTED, ending_of, kind_of
 
 _RETRY_S = 120.0
+_PICTURE_RETRY_S = 30.0
+"""Seconds for which a store is asked again for a picture beside a source: as long as any picture of the network has."""
 _BLOCK = 8 * 2**20
 
 
@@ -28,10 +31,11 @@ def is_url(path: str) -> bool:
     return re.match(r"\w[\w+.-]+://|dbfs:/", path) is not None
 
 
-def fetch_files(url: str, folder: Path) -> tuple[list[FileSet], Unread]:
+def fetch_files(url: str, folder: Path, report: Report) -> tuple[list[FileSet], Unread]:
     """Copy the files at a URL into `folder`; returns what find_files does. SourceError for a file that is not there.
 
     url: of a file, of a folder, or of the files of a folder with `*` in the last name. Folders within it are not read.
+    report: called with the bytes that are copied, of the bytes of all files where the store says how many there are.
     """
     here = folder / hashlib.sha256(url.encode()).hexdigest()[:16]
     here.mkdir(parents=True, exist_ok=True)
@@ -42,19 +46,22 @@ def fetch_files(url: str, folder: Path) -> tuple[list[FileSet], Unread]:
         place, pattern = (place, last) if glob.has_magic(last) else (url.rstrip("/"), "*")
     store = open_store(place, _RETRY_S)
     try:
-        names = [last] if is_file else _names(store, pattern, unread)
-        for name in names:
-            _copy(store, name, here / name)
+        sizes = {last: 0} if is_file else _sizes(store, pattern, unread)
+        total, before = sum(sizes.values()), 0
+        for name in sizes:
+            for copied in _copy(store, name, here / name):
+                report(Progress("copying", before + copied, total, 0, 0, 0))
+            before += copied
     except DatasetError as error:
-        raise SourceError(_in_words_of_sources(error, store, names if is_file else [])) from error
+        raise SourceError(_in_words_of_sources(error, store, [last] if is_file else [])) from error
     files, unread_copies = find_files(str(here / last if is_file else here))
-    return [replace(files_here, name=f"{store.where}/{files_here.files[0].name}") for files_here in files], (
-        unread + unread_copies
-    )
+    beside = open_store(place, _PICTURE_RETRY_S)
+    named = [replace(each, name=f"{store.where}/{each.files[0].name}", beside=beside) for each in files]
+    return named, unread + unread_copies
 
 
-def _names(store: Store, pattern: str, unread: Unread) -> Sequence[str]:
-    """The files of a folder that hold records; the others are counted."""
+def _sizes(store: Store, pattern: str, unread: Unread) -> Mapping[str, int]:
+    """The files of a folder that hold records, by name, with their bytes; the others are counted."""
     sizes = store.sizes()
     if sizes is None:
         raise SourceError(f"{store.where} gives no list of its files; name each file by its URL")
@@ -64,19 +71,23 @@ def _names(store: Store, pattern: str, unread: Unread) -> Sequence[str]:
             unread["hidden file"] += 1
         elif kind_of(Path(name)) is None:
             unread[f"file {ending_of(Path(name))}"] += 1
-    wanted = [name for name in names if kind_of(Path(name)) and not name.startswith(".")]
+    wanted = {name: sizes[name] for name in names if kind_of(Path(name)) and not name.startswith(".")}
     if not wanted:
         raise SourceError(f"{store.where}: no file of chat records there; expected {EXPECTED}")
     return wanted
 
 
-def _copy(store: Store, name: str, file: Path) -> None:
+def _copy(store: Store, name: str, file: Path) -> Iterator[int]:
+    """Copy a file, unless it is there; yields the bytes copied so far, at first 0."""
+    yield 0
     if file.exists():
+        yield file.stat().st_size
         return
     try:
         with file.open("wb") as copy:
             while block := store.read_range(name, copy.tell(), _BLOCK):
                 copy.write(block)
+                yield copy.tell()
     except OSError as error:
         if text := no_room(f"[Errno {error.errno}]", file.parent, file.stat().st_size):
             raise SourceError(f"{shown(store.where)}/{name} is copied first, but {text}") from error

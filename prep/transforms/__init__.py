@@ -1,11 +1,13 @@
 """Transforms: pure functions Record -> Record(s), seeded by the build's seed, the source and the row.
 
-The table names them; their settings are in configs/settings/transforms.py.
+The table names them; their settings are in configs/settings/transforms.py. `join` is not among them, since it takes
+several records: see prep/joining.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from lmms.configs.settings.transforms import (
+    AUGMENTATIONS,
     ColorJitter,
     Function,
     HorizontalFlip,
@@ -41,14 +43,21 @@ TRANSFORMS: Mapping[type[Transform], Apply] = {
 
 
 def transformed(
-    record: Record, transforms: Sequence[Transform], key: tuple[str | int, ...], measured: Callable[[Image], Image]
+    record: Record,
+    transforms: Sequence[Transform],
+    key: tuple[str | int, ...],
+    measured: Callable[[Image], Image],
+    held_out: bool = False,
 ) -> list[Record]:
     """The records that take the place of a record, after all transforms in order.
 
-    key: seed of the build, name of the source, row. measured: see Context. Raises Reject.
+    key: seed of the build, name of the source, row. measured: see Context. held_out: for evaluation, without
+    AUGMENTATIONS. Raises Reject.
     """
     records = [(record, key)]
     for number, settings in enumerate(transforms):
+        if held_out and isinstance(settings, AUGMENTATIONS):
+            continue
         records = [
             (made, (*path, copy))
             for before, path in records

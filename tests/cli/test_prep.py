@@ -101,7 +101,7 @@ def test_ctrl_c_removes_what_was_begun_and_says_so(tmp_path: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lmms.prep.build.spool_chunk", interrupted)
-    result = build(tmp_path, "out")
+    result = build(tmp_path, "out", "--workers", 0)
     assert (result.exit_code, result.output.splitlines()[-1]) == (
         130,
         f"stopped: there is nothing at {tmp_path / 'out'}, and what was begun is removed",

@@ -51,7 +51,7 @@ def write_boxes(folder: Path, records: list[dict[str, Any]] | None = None) -> Pa
 
 def build(folder: Path, source: Path, out: str = "out", **settings: Any) -> Path:
     """A build of one source with the tiny model; its folder."""
-    values = {"seq_len": 2048, "workers": 1, "model": str(tiny_model_folder(folder)), **settings}
+    values = {"seq_len": 2048, "workers": 0, "model": str(tiny_model_folder(folder)), **settings}
     build_shards(PrepConfig(sources=(str(source),), out=str(folder / out), **values))
     return folder / out
 

@@ -32,5 +32,5 @@ def small_shards(parent: Path, pictures: int = 40, seq_len: int = 256) -> Path:
     (parent / "text.jsonl").write_text("".join(text % (i, i) for i in range(60)))
     sources = (str(parent / "pictures.jsonl"), str(parent / "text.jsonl"))
     model = str(tiny_model_folder(parent))
-    build_shards(PrepConfig(sources=sources, model=model, seq_len=seq_len, out=str(parent / "shards"), workers=1))
+    build_shards(PrepConfig(sources=sources, model=model, seq_len=seq_len, out=str(parent / "shards"), workers=0))
     return parent / "shards"

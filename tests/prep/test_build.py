@@ -47,7 +47,7 @@ def write_records(folder: Path, number: int = 300) -> Path:
 
 
 def settings(tmp_path: Path, source: Path, out: str = "out", **more: Any) -> PrepConfig:
-    values = {"seq_len": 512, "max_rejects": 0.05, "workers": 1, "shard_bytes": 2**20, **more}
+    values = {"seq_len": 512, "max_rejects": 0.05, "workers": 0, "shard_bytes": 2**20, **more}
     return PrepConfig(sources=(str(source),), model=str(tiny_model_folder(tmp_path)), out=str(tmp_path / out), **values)
 
 
@@ -161,7 +161,7 @@ def test_a_killed_build_is_not_there_and_the_next_one_starts_afresh(tmp_path: Pa
     script = (
         "import sys; from lmms.configs.settings.prep import PrepConfig; from lmms.prep.build import build_shards;"
         "build_shards(PrepConfig(sources=(sys.argv[1],), model=sys.argv[2], out=sys.argv[3], seq_len=512,"
-        "max_rejects=0.05, workers=1))"
+        "max_rejects=0.05, workers=0))"
     )
     arguments = [str(source), str(tmp_path / "model"), str(tmp_path / "out")]
     build = subprocess.Popen([sys.executable, "-c", script, *arguments])
@@ -208,3 +208,36 @@ def test_sources_without_a_record_are_said_to_have_none(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(BuildError, match=r"no records in .*empty\.jsonl"):
         build_shards(settings(tmp_path, tmp_path / "empty.jsonl"))
+
+
+def test_the_ledger_of_a_build_that_stopped_does_not_stay_beside_a_later_build(tmp_path: Path) -> None:
+    source, ledger = write_records(tmp_path / "data"), tmp_path / "out.rejects.parquet"
+    with pytest.raises(BuildError):
+        build_shards(settings(tmp_path, source, max_rejects=0.001))
+    assert ledger.exists()
+    build_shards(settings(tmp_path, source, out="other"))
+    assert ledger.exists()
+    build_shards(settings(tmp_path, source))
+    assert not ledger.exists()
+
+
+def test_the_manifest_of_the_records_for_evaluation_is_read_as_the_docstring_says(tmp_path: Path) -> None:
+    config = settings(tmp_path, write_records(tmp_path / "data"), eval_share=0.2)
+    manifest = build_shards(config)
+    assert "open_dataset(config.eval_folder).manifest" in (build_shards.__doc__ or "")
+    held_out = open_dataset(config.eval_folder).manifest
+    assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
+
+
+def test_a_crash_of_a_library_with_one_worker_ends_with_the_rows_that_the_worker_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function of the user's ends its process as a broken decoder would."""
+    crash = "import os, signal\ndef crash(record, draws):\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+    (tmp_path / "crashing.py").write_text(crash)
+    monkeypatch.chdir(tmp_path)
+    source = write_records(tmp_path / "data")
+    config = settings(tmp_path, source, workers=1, transforms=({"function": "crashing:crash"},))
+    with pytest.raises(BuildError, match=r"SIGSEGV, a crash in a library; it had rows 0 to 300 of .*records\.jsonl"):
+        build_shards(config)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]

@@ -43,7 +43,7 @@ def unpacked(path: Path, to: Path) -> Path:
 
 def outcomes(source: Path, model: Path, out: Path, **settings: Any) -> dict[int, Outcome]:
     """row -> ("accepted", "") or ("rejected", reason); a row that is in neither table was skipped."""
-    config = PrepConfig(sources=(str(source),), model=str(model), out=str(out), max_rejects=1.0, workers=1, **settings)
+    config = PrepConfig(sources=(str(source),), model=str(model), out=str(out), max_rejects=1.0, workers=0, **settings)
     build_shards(config)
     accepted = pl.read_parquet(out / "samples.parquet")["row"]
     rejects = pl.read_parquet(out / "rejects.parquet")
@@ -157,7 +157,7 @@ def test_a_build_with_too_many_rejects_stops_with_the_reasons_and_keeps_the_ledg
         model=str(model_folders["qwen3-text"]),
         out=str(tmp_path / "out"),
         seq_len=4096,
-        workers=1,
+        workers=0,
     )
     with pytest.raises(BuildError) as caught:
         build_shards(config)

@@ -47,7 +47,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> str:
 
 
 def build(tmp_path: Path, out: str, *sources: SourceConfig | str, **more: Any) -> Manifest:
-    values: dict[str, Any] = {"seq_len": 512, "workers": 1, **more}
+    values: dict[str, Any] = {"seq_len": 512, "workers": 0, **more}
     model = str(tiny_model_folder(tmp_path))
     return build_shards(PrepConfig(sources=sources, model=model, out=str(tmp_path / out), **values))
 
@@ -113,6 +113,17 @@ def test_a_column_of_pictures_is_known_by_its_name_in_tables_too(column: str, en
     assert (reject.reason, reject.place) == ("unread_media", column)
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow"])
+@pytest.mark.parametrize("meta", [{"n": 1, "image": "a.png"}, [{"image": {"bytes": b"a", "path": "a"}}]])
+def test_media_within_a_column_are_seen_in_tables_too(meta: Any, ending: str, tmp_path: Path) -> None:
+    if ending == ".jsonl" and isinstance(meta, list):
+        meta = [{"image": {"path": "a.png"}}]
+    path = write(tmp_path / f"a{ending}", [{**openai("a", "b"), "meta": meta, "size": {"width": 3}}])
+    ((_, _, reject),) = read_records([path])
+    assert isinstance(reject, Reject)
+    assert reject.reason == "unread_media"
+
+
 @pytest.mark.parametrize("form", ["openai", "sharegpt", "swift", "trl", "llamafactory", "lmms_engine", "veomni"])
 def test_a_table_gives_every_form_the_columns_that_lines_give(form: str, tmp_path: Path) -> None:
     functions = [{"name": "f", "parameters": {"type": "object"}}]
@@ -145,7 +156,7 @@ def test_records_in_memory_have_a_form_too(tmp_path: Path) -> None:
     for out, records in {"list": [sharegpt(*pair) for pair in PAIRS], "frame": None}.items():
         given = pl.DataFrame([sharegpt(*pair) for pair in PAIRS]) if records is None else iter(records)
         config = PrepConfig(
-            sources=(), model=str(tiny_model_folder(tmp_path)), seq_len=512, out=str(tmp_path / out), workers=1
+            sources=(), model=str(tiny_model_folder(tmp_path)), seq_len=512, out=str(tmp_path / out), workers=0
         )
         manifest = build_shards(config, records=given)
         assert [(source["form"], source["packed"]) for source in manifest.sources] == [("sharegpt", len(PAIRS))]

@@ -34,7 +34,7 @@ def in_parts(record: dict[str, Any]) -> dict[str, Any]:
 
 def config(folder: Path, name: str, **changes: Any) -> PrepConfig:
     model = str(tiny_model_folder(folder))
-    settings = {"sources": (), "media_root": str(folder), "workers": 1, "max_rejects": 0.1, "seq_len": 256}
+    settings = {"sources": (), "media_root": str(folder), "workers": 0, "max_rejects": 0.1, "seq_len": 256}
     return PrepConfig(model=model, out=str(folder / name), **{**settings, **changes})
 
 

@@ -29,7 +29,7 @@ def build(folder: Path, records: list[dict[str, Any]], model: Path, **settings: 
     out = folder / "out"
     build_shards(
         PrepConfig(
-            sources=(str(file),), model=str(model), out=str(out), seq_len=2048, workers=1, max_rejects=1, **settings
+            sources=(str(file),), model=str(model), out=str(out), seq_len=2048, workers=0, max_rejects=1, **settings
         )
     )
     rows: dict[int, Any] = {

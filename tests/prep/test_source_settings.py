@@ -37,7 +37,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> str:
 
 def build(tmp_path: Path, *sources: SourceConfig | str, out: str = "out", **settings: Any) -> Manifest:
     model = str(tiny_model_folder(tmp_path))
-    values = {"seq_len": 256, "workers": 1, "out": str(tmp_path / out), **settings}
+    values = {"seq_len": 256, "workers": 0, "out": str(tmp_path / out), **settings}
     return build_shards(PrepConfig(sources=sources, model=model, **values))
 
 
@@ -157,7 +157,7 @@ def test_the_first_records_of_a_program_are_taken(tmp_path: Path) -> None:
             yield chat(i)
 
     model = str(tiny_model_folder(tmp_path))
-    config = PrepConfig(sources=(), model=model, seq_len=256, out=str(tmp_path / "out"), workers=1, max_records=10)
+    config = PrepConfig(sources=(), model=model, seq_len=256, out=str(tmp_path / "out"), workers=0, max_records=10)
     assert build_shards(config, records=records()).counts["read"] == 10
     assert len(taken) < 2000
 
@@ -298,7 +298,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             out=f"~/out{number}",
             eval_out=f"~/eval{number}",
             eval_share=0.5,
-            workers=1,
+            workers=0,
         )
         build_shards(config)
         assert open_dataset(tmp_path / f"out{number}").manifest.sources[0]["name"] == str(tmp_path / "set" / "a.jsonl")

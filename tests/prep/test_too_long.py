@@ -30,7 +30,7 @@ def exchanges(number: int, words: int) -> list[dict[str, Any]]:
 
 def build(folder: Path, name: str, *records: dict[str, Any], **settings: Any) -> Manifest:
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    config: dict[str, Any] = {"seq_len": 128, "max_rejects": 1.0, "workers": 1, **settings}
+    config: dict[str, Any] = {"seq_len": 128, "max_rejects": 1.0, "workers": 0, **settings}
     model = str(tiny_model_folder(folder))
     return build_shards(
         PrepConfig(sources=(str(folder / f"{name}.jsonl"),), model=model, out=str(folder / name), **config)
@@ -149,7 +149,7 @@ def test_chats_and_texts_are_mixed_in_a_build(tmp_path: Path) -> None:
     model = str(tiny_model_folder(tmp_path))
     out = str(tmp_path / "out")
     sources = (str(tmp_path / "chat.jsonl"), text)
-    manifest = build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=out, workers=1))
+    manifest = build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=out, workers=0))
     assert [(s["name"], s["form"], s["packed"]) for s in manifest.sources] == [
         (str(tmp_path / "chat.jsonl"), "openai", 1),
         ("books", "text", 1),
@@ -172,7 +172,7 @@ def test_the_longest_beginning_is_kept_also_where_reasoning_of_earlier_turns_is_
         out=str(tmp_path / "out"),
         reasoning="optional",
         too_long="truncate_turns",
-        workers=1,
+        workers=0,
     )
     assert build_shards(config).sources[0]["cut_turns"] == 2
 

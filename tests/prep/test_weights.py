@@ -135,7 +135,7 @@ def built(tmp_path: Path, source: Path, seq_len: int = 4096, max_rejects: float 
             model=str(tiny_model_folder(tmp_path)),
             seq_len=seq_len,
             out=str(tmp_path / "out"),
-            workers=1,
+            workers=0,
             max_rejects=max_rejects,
         )
     )

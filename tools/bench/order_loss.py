@@ -83,7 +83,7 @@ def _build(folder: Path, name: str, plan: Plan) -> None:
     sources = (str(folder / f"{name}.jsonl"), str(folder / f"{name} sums.jsonl"))
     build_shards(
         PrepConfig(
-            sources=sources, model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / f"{name} {plan}"), plan=plan, workers=1
+            sources=sources, model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / f"{name} {plan}"), plan=plan, workers=0
         )
     )
 

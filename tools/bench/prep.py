@@ -51,7 +51,7 @@ class Used:
     """What a command used."""
 
     cpu_s: float
-    """Of the process and its children."""
+    """Seconds of the process and its children."""
     wall_s: float
 
 

@@ -48,7 +48,7 @@ def _count_faults(dataset: Dataset, sidecar: Sidecar, samples: dict[str, Any]) -
     counted = {
         "packs": len(sidecar),
         "packed": int(first_samples(samples["source"], samples["row"]).sum()),
-        "samples": len(samples["row"]),
+        "samples": int((samples["tokens"] > 0).sum()),
         "rejected": rejects,
         "tokens": int(sidecar.tokens.sum()),
         "target_tokens": int(sidecar.target_tokens.sum()),
@@ -91,6 +91,10 @@ def _row_faults(pack: Pack, row: Mapping[str, Any], samples: dict[str, Any]) -> 
     for name, value in pack_row(pack).items():
         if row[name] != value:
             yield f"{PACKS_NAME} says {row[name]} {name}, the pack has {value}"
+    is_joined = samples["tokens"] == 0
+    if not np.isin(samples["segment"][is_joined], np.arange(len(pack.lengths))).all():
+        yield f"{SAMPLES_NAME} names a conversation for a joined row that the pack lacks"
+    samples = {name: column[~is_joined] for name, column in samples.items()}
     order = np.argsort(samples["segment"])
     stated = np.stack([samples[name][order] for name in ("source", "row", "tokens")], axis=1)
     actual = np.concatenate([pack.samples, pack.lengths[:, None]], axis=1)

@@ -42,6 +42,8 @@ FORMS: Mapping[FormName, Form] = {
     "interleaved": interleaved.FORM,
 }
 """Name -> form; where several fit the first records of a source, the first of them is taken."""
+DOCUMENT_FORMS: tuple[FormName, ...] = ("text", "interleaved")
+"""Forms of records without turns. A record of `trl` may have turns or none."""
 PARSED_COLUMNS = (
     "images",
     "image",

@@ -179,7 +179,7 @@ def test_real_conversations_and_pictures_lose_at_most_two_percent(
             plan="tight",
             out=str(tmp_path / "out"),
             max_rejects=1.0,
-            workers=1,
+            workers=0,
         )
     )
     sets = open_sets([tmp_path / "out"])

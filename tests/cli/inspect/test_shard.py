@@ -62,7 +62,7 @@ def test_an_image_has_its_width_first_in_pixels_and_in_patches(tmp_path: Path) -
     (tmp_path / "one.jsonl").write_text(json.dumps({"messages": turns}))
     build_shards(
         PrepConfig(
-            sources=(str(tmp_path / "one.jsonl"),), model=str(model), seq_len=256, out=str(tmp_path / "out"), workers=1
+            sources=(str(tmp_path / "one.jsonl"),), model=str(model), seq_len=256, out=str(tmp_path / "out"), workers=0
         )
     )
     output = lmms("inspect", "shard", tmp_path / "out").output
@@ -114,7 +114,7 @@ def test_weights_are_shown_where_they_are_not_1(shards: Path, tmp_path: Path) ->
     (tmp_path / "text.jsonl").write_text(json.dumps({"messages": messages, "weight": 2.5}) + "\n")
     sources = (str(tmp_path / "text.jsonl"),)
     model = str(tiny_model_folder(tmp_path))
-    build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=str(tmp_path / "out"), workers=1))
+    build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=str(tmp_path / "out"), workers=0))
     output = lmms("inspect", "shard", tmp_path / "out").output
     assert "row 0, weight 2.5" in output
     assert "[weight 0.1]" in output
@@ -192,7 +192,7 @@ def test_control_characters_of_a_record_do_not_reach_the_terminal(tmp_path: Path
     (tmp_path / "text.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     model = str(tiny_model_folder(tmp_path))
     sources = (str(tmp_path / "text.jsonl"),)
-    build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=str(tmp_path / "out"), workers=1))
+    build_shards(PrepConfig(sources=sources, model=model, seq_len=128, out=str(tmp_path / "out"), workers=0))
     output = lmms("inspect", "shard", tmp_path / "out").output
     assert "a␛[31mb" in output
     assert not {"\x1b", "\x07"} & set(output)

@@ -49,13 +49,13 @@ def write(folder: Path) -> list[SourceConfig]:
 
 
 def test_equal_records_are_counted_by_source_and_kept(tmp_path: Path) -> None:
-    manifest = build(tmp_path, "kept", *write(tmp_path), workers=1)
+    manifest = build(tmp_path, "kept", *write(tmp_path), workers=0)
     assert [source["duplicates"] for source in manifest.sources] == [1, 1, 1]
     assert (manifest.counts["duplicates"], manifest.counts["packed"]) == (3, 9)
 
 
 def test_equal_records_are_dropped_with_all_their_samples(tmp_path: Path) -> None:
-    kept = build(tmp_path, "kept", *write(tmp_path), workers=1)
+    kept = build(tmp_path, "kept", *write(tmp_path), workers=0)
     manifest = build(tmp_path, "dropped", *write(tmp_path), workers=2, duplicates="drop")
     assert (manifest.counts["packed"], manifest.counts["skipped"], manifest.counts["rejected"]) == (6, 3, 0)
     assert manifest.notes["skipped: duplicates"] == 3

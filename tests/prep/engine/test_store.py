@@ -19,7 +19,7 @@ def config(folder: Path, *sources: str) -> PrepConfig:
     model, out = str(tiny_model_folder(folder)), str(folder / "out")
     template = str(folder / "tools.jinja")
     return PrepConfig(
-        sources=sources, model=model, seq_len=128, out=out, workers=1, max_rejects=1.0, chat_template=template
+        sources=sources, model=model, seq_len=128, out=out, workers=0, max_rejects=1.0, chat_template=template
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms.configs.errors import SourceError
+from lmms.configs.stores.store import LocalStore
 from lmms.prep.media.read import ImageRef, read_image
 from lmms.prep.media.roots import media_roots
 from lmms.prep.reject import REASONS, Reject
@@ -283,3 +284,21 @@ def test_a_root_that_is_no_folder_is_an_error_at_once(root: Path, tmp_path: Path
         media_roots((str(root), f"{tmp_path}/none"), tmp_path)
     with pytest.raises(SourceError, match=r"media_root .*a\.jpg is not a folder"):
         media_roots(f"{root}/a.jpg", tmp_path)
+
+
+def test_a_picture_in_a_store_has_the_bounds_of_a_file_and_may_have_several_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmms.prep.media.beside._BLOCK", 8)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a b.png").write_bytes(PICTURE)
+    store = LocalStore(tmp_path)
+    for name in ("in/a b.png", "./in/../in/a b.png"):
+        assert read_image(path(name), (), len(PICTURE), beside=store) == PICTURE
+    assert read_image(url("in/a%20b.png"), (), beside=store) == PICTURE
+    reasons = {"in/a b.png": "file_too_large", "../a.png": "path_outside_root", "in/none.png": "missing_file"}
+    reasons |= {"..": "path_outside_root", "/a.png": "path_outside_root", "in": "fetch_failed"}
+    for name, reason in reasons.items():
+        with pytest.raises(Reject) as caught:
+            read_image(path(name), (), len(PICTURE) - 1, beside=store)
+        assert caught.value.reason == reason, name

@@ -1,11 +1,14 @@
 """Records: what is accepted, what is rejected, by which name and at which place."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lmms.configs.settings.sources import DEFAULT_READING
 from lmms.prep.media.resize import Ask
+from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Record, parse_record
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
@@ -268,3 +271,33 @@ def test_a_weight_of_0_makes_a_turn_context() -> None:
 def test_columns_and_keys_that_are_not_used_are_named_once() -> None:
     record = parse_record(conversation({**USER, "ts": 1, "name": None}, ASSISTANT, score=1, empty=None, id="x"))
     assert record.unused == ("column score", "key messages[].ts")
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"image": "a.jpg"}, "meta.image"),
+        ({"about": [{"n": 1}, {"img_path": "in/a.PNG"}]}, "meta.about[1].img_path"),
+        ([{"image": {"bytes": b"a", "path": None}}], "meta[0].image"),
+        ({"picture": "data:image/png;base64,AAAA"}, "meta.picture"),
+        ({"clip": {"video": "a.mp4"}}, "meta.clip.video"),
+        ({"images": ["a.jpg", "b.jpg"]}, "meta.images"),
+    ],
+)
+def test_media_within_a_column_that_nothing_reads_are_a_rejection(value: Any, path: str) -> None:
+    reject = rejected(conversation(meta=value))
+    assert (reject.reason, reject.place) == ("unread_media", path)
+    assert (f"fields: {{images: [$.{path}]}}" in reject.message) == ("video" not in path)
+    reject = rejected(conversation({**USER, "meta": value}, ASSISTANT))
+    assert (reject.reason, reject.place) == ("unread_media", f"messages[0].{path}")
+    with pytest.raises(Reject, match="names media"):
+        read_record({"text": "a", "meta": value}, replace(DEFAULT_READING, form="text"))
+
+
+def test_words_about_pictures_within_a_column_are_no_pictures() -> None:
+    said = {"image": {"width": 3, "path": "train"}, "images": 2, "photo": "by Ada", "file_name": "a.txt", "a.jpg": 1}
+    parse_record(conversation(meta=said))
+    turn = image_turn({"type": "image", "image": "a.png"})
+    parse_record(conversation(turn, ASSISTANT, meta={"image": "a.png"}))  # named once more
+    parameters = {"type": "object", "properties": {"image": {"type": "string", "default": "a.png"}}}
+    parse_record(conversation(tools=[{"name": "f", "parameters": parameters}]))

@@ -108,7 +108,7 @@ def test_a_fault_of_a_function_is_a_reject_of_the_record(
     (tmp_path / "chat.jsonl").write_text('{"messages": [{"role": "assistant", "content": "a"}]}\n')
     sources = (SourceConfig(path=str(source), transforms=({"function": f"{module}:{name}"},)), "chat.jsonl")
     model, out = str(tiny_model_folder(tmp_path)), tmp_path / "out"
-    build_shards(PrepConfig(sources=sources, model=model, out=str(out), seq_len=512, max_rejects=0.5, workers=1))
+    build_shards(PrepConfig(sources=sources, model=model, out=str(out), seq_len=512, max_rejects=0.5, workers=0))
     (reject,) = pl.read_parquet(out / "rejects.parquet").to_dicts()
     assert (reject["source"], reject["row"], reject["reason"]) == (str(source), 0, reason)
     assert said in reject["message"]

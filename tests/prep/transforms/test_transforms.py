@@ -15,7 +15,8 @@ from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import DEFAULT_READING, SourceConfig
-from lmms.configs.settings.transforms import TRANSFORM_NAMES, Function, Rotate, read_transforms
+from lmms.configs.settings.transforms import TRANSFORM_NAMES, Function, Join, Rotate, read_transforms
+from lmms.prep.build import build_shards
 from lmms.prep.media.read import ImageRef
 from lmms.prep.records.parts import Image as Picture
 from lmms.prep.records.read import read_record
@@ -51,7 +52,7 @@ def said(record: Record) -> list[tuple[str, str]]:
 
 
 def test_every_transform_of_the_settings_is_in_the_table() -> None:
-    assert {*TRANSFORM_NAMES.values(), Function} == set(TRANSFORMS)
+    assert {*TRANSFORM_NAMES.values(), Function} == {*TRANSFORMS, Join}  # Join takes several records
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_every_transform_of_the_settings_is_in_the_table() -> None:
         ({"prob": 0.5}, "transforms[0] has the keys prob; expected `name` or `function`"),
         ({"name": "rotate"}, "expected one of max_deg and angles"),
         ({"name": "scale", "lo": 2, "hi": 1}, "lo 2.0 is above hi 1.0"),
+        ({"name": "join", "images": 2, "label": "picture"}, "join: label is 'picture', expected a text with {n}"),
     ],
 )
 def test_a_wrong_setting_is_an_error_before_anything_is_read(entry: dict[str, Any], message: str) -> None:
@@ -166,7 +168,7 @@ PIXELS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("entries", [*([entry] for entry in PIXELS), PIXELS], ids=str)
 def test_boxes_of_a_build_are_where_the_pixels_are(entries: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert {entry["name"] for entry in PIXELS} == set(TRANSFORM_NAMES) - {"variants", "prompts", "summary"}
+    assert {entry["name"] for entry in PIXELS} == set(TRANSFORM_NAMES) - {"variants", "prompts", "summary", "join"}
     source = write_boxes(tmp_path)
     out = build(tmp_path, source, transforms=({"name": "variants", "count": 3}, *entries), seq_len=8192)
     packed = samples(out, tmp_path / "model")
@@ -206,10 +208,41 @@ def test_a_build_with_transforms_is_the_same_for_any_number_of_workers_and_anoth
     assert kinds == {"PNG", "JPEG"}
 
 
-def test_a_text_without_turns_cannot_be_changed(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "Call me Ishmael."}\n')
+def test_transforms_of_plain_texts_are_refused_before_the_build_unless_the_source_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "Call me Ishmael."}\n' * 2 + '{"text": ""}\n')
+    model = str(tiny_model_folder(tmp_path))
+    texts, dense = SourceConfig(path=str(tmp_path / "a.jsonl")), str(write_boxes(tmp_path))
+    settings: dict[str, Any] = {"model": model, "seq_len": 2048, "out": str(tmp_path / "out"), "workers": 0}
+    settings |= {"transforms": ({"name": "hflip"}, {"name": "variants", "count": 2}), "max_rejects": 0.5}
+    with pytest.raises(ConfigError, match=r"a.jsonl holds plain texts \(form text\).* \(hflip, variants\) change conv"):
+        build_shards(PrepConfig(sources=(texts, dense), **settings))
+    without = replace(texts, transforms=())
+    assert build_shards(PrepConfig(sources=(without, dense), **settings)).counts["packed"] == 3
+    (tmp_path / "b.jsonl").write_text('{"prompt": "2 + 2 =", "completion": "4"}\n')
     with pytest.raises(BuildError, match="text without turns"):
-        build(tmp_path, tmp_path / "a.jsonl", transforms=({"name": "hflip"},))
+        build(tmp_path, tmp_path / "b.jsonl", out="two", transforms=({"name": "hflip"},))
+
+
+def test_records_for_evaluation_have_the_prompts_and_not_the_augmentation(tmp_path: Path) -> None:
+    records = [
+        {"image": "red.png", "objects": [{"bbox_2d": list(BOX), "label": f"red {i}"}], "n": i} for i in range(40)
+    ]
+    steps = (
+        *({"name": "variants", "count": 3}, {"name": "hflip", "prob": 1.0}, {"name": "pad", "most": 0.5, "prob": 1.0}),
+        *({"name": "pad_to_multiple", "multiple": 64}, {"name": "prompts", "choices": ["Find all."]}),
+    )
+    source = SourceConfig(path=str(write_boxes(tmp_path, records)), repeat=2, transforms=steps, eval_share=0.3)
+    model = tiny_model_folder(tmp_path)
+    settings: dict[str, Any] = {"model": str(model), "out": str(tmp_path / "out"), "seq_len": 4096, "workers": 0}
+    build_shards(PrepConfig(sources=(source,), **settings))
+    held_out, trained = samples(tmp_path / "out-eval", model), samples(tmp_path / "out", model)
+    assert len(held_out) * 6 + len(trained) == 240
+    assert 4 < len(held_out) < 22
+    for text, (picture,) in held_out:
+        assert picture.size == (192, 128)  # the size of red.png, up to the next multiple
+        assert red_box(picture) == BOX
+        assert "Find all." in text
+    assert all(red_box(picture) != BOX for _, (picture,) in trained)
 
 
 def test_a_table_reads_the_column_of_a_transform(tmp_path: Path) -> None:

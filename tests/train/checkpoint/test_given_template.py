@@ -29,7 +29,7 @@ def config_of(folder: Path, out: str = "shards", **settings: Any) -> PrepConfig:
     (folder / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (folder / "mine.jinja").write_text(TOOL_TEMPLATE)
     model = str(tiny_model_folder(folder))
-    config = PrepConfig(sources=(str(folder / "a.jsonl"),), model=model, seq_len=64, out=str(folder / out), workers=1)
+    config = PrepConfig(sources=(str(folder / "a.jsonl"),), model=model, seq_len=64, out=str(folder / out), workers=0)
     return replace(config, chat_template=str(folder / "mine.jinja"), **settings)
 
 
