@@ -176,13 +176,13 @@ def store(
     deleted = to_delete(chunks, before, most)
     delete(folder, deleted)
     left = [chunk for chunk in chunks if chunk not in deleted]
-    rows = [("kept", _chunks_text(left))]
+    rows = [("folder", str(folder)), ("kept", _chunks_text(left))]
     if left:
         ages = [ui.duration(now - chunk.used) for chunk in (left[-1], left[0])]
         rows.append(("last used", f"{ages[0]} to {ages[1]} ago"))
     if older_than or larger_than:
         rows.append(("deleted", _chunks_text(deleted)))
-    ui.console().print(ui.facts(str(folder), rows))
+    ui.console().print(ui.facts("store", rows))
 
 
 def _chunks_text(chunks: "list[KeptChunk]") -> str:

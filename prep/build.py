@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.contract.check import pack_limits
+from lmms.configs.contract.costs import folder_cost
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
@@ -24,6 +25,7 @@ from lmms.configs.files import at_home, new_folder, remove
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.transforms import name_of_transform
+from lmms.prep.balanced import BALANCED
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import memory_chunks, read_chunks
 from lmms.prep.engine.duplicates import settle_duplicates
@@ -77,6 +79,7 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
     """
     folder = _model_folder(config)
     recipe = _recipe(config, folder)
+    cost = folder_cost(folder.path, config.cost_of) if config.plan == "balanced" else None
     with ExitStack() as folders:
         part = folders.enter_context(new_folder(config.folder, BuildError))
         spool, fetched = part / "spool", part / "fetched"
@@ -107,7 +110,7 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
         for half in (ledger, held_out):
             settle_duplicates(half, config.duplicates == "drop")
         halves = [
-            (half, into, planned_and_written(config, half.all_samples(), recipe.limits, spool, into, report))
+            (half, into, planned_and_written(config, half.all_samples(), recipe.limits, cost, spool, into, report))
             for half, into in ((ledger, part), (held_out, eval_part))
             if into
         ]
@@ -274,7 +277,7 @@ def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts
         seq_len=config.seq_len,
         max_patches=_max_patches(config, folder),
         sources=[source.name for source in ledger.sources],
-        packing=ALGORITHM,
+        packing=BALANCED if config.plan == "balanced" else ALGORITHM,
         renderer=RENDERER_VERSION,
         records=ledger.digest.hexdigest(),
         settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST}

@@ -10,35 +10,62 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.balanced import balanced_packs
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import read_spooled
 from lmms.prep.plan import Plan, plan_packs
 from lmms.prep.progress import Progress, Report
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
+from lmms.prep.spread import Samples
 
 _PLACE = ["chunk", "offset", "copy"]
 
 
 def planned_and_written(
-    config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits, spool: Path, out: Path, report: Report
+    config: PrepConfig,
+    samples: npt.NDArray[np.void],
+    limits: PackLimits,
+    cost: ModelCost | None,
+    spool: Path,
+    out: Path,
+    report: Report,
 ) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
-    """The shards of some samples, and the columns of samples.parquet."""
+    """The shards of some samples, and the columns of samples.parquet. cost: None for a tight plan."""
     is_sample = samples["tokens"] > 0
-    plan = _plan(config, samples[is_sample], limits)
+    plan = _plan(config, samples[is_sample], limits, cost)
     return _write(config, samples[is_sample], plan, limits, spool, out, report), _samples(samples, is_sample, plan)
 
 
-def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits) -> Plan:
+def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits, cost: ModelCost | None) -> Plan:
     """The packs. Samples of one size are placed in order, so the copies of a record come after all first copies."""
     by_copy = np.argsort(samples["copy"], kind="stable")
     tokens, patches = samples["tokens"][by_copy], samples["patches"][by_copy]
-    plan = plan_packs(tokens, patches, limits.seq_len, limits.max_patches, config.seed)
+    size = (limits.seq_len, limits.max_patches)
+    if cost is None:
+        plan = plan_packs(tokens, patches, *size, config.seed)
+    else:
+        costs = costs_beyond_tokens(cost, samples)[by_copy]
+        plan = balanced_packs(Samples(tokens, patches, costs), *size, config.seed, config.more_packs)
     pack_of = np.empty_like(plan.pack_of)
     pack_of[by_copy] = plan.pack_of
     return replace(plan, pack_of=pack_of, order=np.argsort(pack_of, kind="stable"))
+
+
+def costs_beyond_tokens(cost: ModelCost, samples: npt.NDArray[np.void]) -> npt.NDArray[np.int32]:
+    """int32 [samples]: what each costs beyond its tokens, in units of the cost of a token.
+
+    samples: with tokens, target_tokens, patches and squared_patches. As in the costs of packs that the order of a run
+    depends on, windows at the edges of images count as whole windows.
+    """
+    costs = float(cost.target) * samples["target_tokens"].astype(np.float64)
+    costs += cost.squared_length * samples["tokens"].astype(np.float64) ** 2
+    costs += (cost.patch + cost.squared_window * cost.window**2) * samples["patches"]
+    costs += cost.squared_image * samples["squared_patches"]
+    return np.rint(costs / cost.token).clip(max=2**31 - 1).astype(np.int32)
 
 
 def _write_task(

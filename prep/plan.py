@@ -12,8 +12,9 @@ BFD leaves the packs sorted by length, so they are permuted (seeded) before they
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,11 @@ from lmms.configs.errors import BuildError
 ALGORITHM = "bfd/1"
 """Name that the manifest stores. Any change of the result needs a new name."""
 
+_BLOCK = 2**16
+"""Kinds of samples that are Python numbers at a time."""
+
 Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,51 +45,108 @@ class Plan:
     """int64 [packs + 1]: where each pack starts in `order`."""
 
 
-def plan_packs(
-    tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32], seq_len: int, max_patches: int, seed: int
-) -> Plan:
+def plan_packs(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int, seed: int) -> Plan:
     """Which of the samples of `tokens` and `patches`, int32 [samples], share a pack of seq_len and max_patches.
 
     Depends on nothing but its arguments and ALGORITHM. Raises BuildError for a sample that no pack holds.
     """
-    _check(tokens, patches, seq_len, max_patches)
-    bins = _Bins(seq_len, max_patches, len(tokens))
+    check_samples(tokens, patches, seq_len, max_patches)
+    return numbered(_best_fit(tokens, patches, seq_len, max_patches), ALGORITHM, seed)
+
+
+def _best_fit(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> Int32s:
+    """int32 [samples]: the bin of each sample."""
+    bins = _Bins(seq_len, _patches_bind(tokens, patches, seq_len, max_patches))
+    if len(tokens):
+        bins.put((seq_len, max_patches), 0, len(tokens))
+    bin_of = np.zeros(len(tokens), np.int32)
+    media, text = np.flatnonzero(patches), np.flatnonzero(patches == 0).astype(np.int32)
+    media = media[_decreasing(tokens[media], patches[media], seq_len, max_patches)]
+    bin_of[media] = _place(bins, _kinds(tokens[media], patches[media]))
+    counts = np.bincount(lengths := tokens[text])
+    text = text[_by_falling_length(lengths, seq_len)]
+    del lengths  # 40 MB of ten million samples
+    bin_of[text] = _place(bins, ((length, 0, int(counts[length])) for length in np.flatnonzero(counts)[::-1].tolist()))
+    return bin_of
+
+
+def place_rest(space: Int32s, patch_space: Int32s, samples: tuple[Int32s, Int32s], size: tuple[int, int]) -> Ints:
+    """int64 [samples]: bins of best-fit decreasing where bins with samples are there already.
+
+    space, patch_space: room of those bins. samples: their tokens and patches. size: of an empty bin; the numbers of new
+    bins follow those of the given bins.
+    """
+    tokens, patches = samples
     bin_of = np.zeros(len(tokens), np.int64)
-    for samples in (np.flatnonzero(patches > 0), np.flatnonzero(patches == 0)):
-        samples = samples[_decreasing(tokens[samples], patches[samples], seq_len, max_patches)]
-        bin_of[samples] = _place(bins, tokens[samples], patches[samples])
-    num_packs = int(bin_of.max(initial=-1)) + 1
-    pack_of = permutation(num_packs, key64("lmms/plan", ALGORITHM, "packs", seed))[bin_of]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of, minlength=num_packs))])
-    return Plan(num_packs, pack_of, np.argsort(pack_of, kind="stable"), starts)
+    for which in (np.flatnonzero(patches > 0), np.flatnonzero(patches == 0)):
+        if not len(which):
+            continue
+        with_patches = bool(patches[which[0]])
+        which = which[_decreasing(tokens[which], patches[which], *size)]
+        spaces = patch_space if with_patches else patch_space * 0
+        numbers, bins = _standing(space, spaces, int(tokens[which].min()), size[0])
+        bins.put((size[0], size[1] if with_patches else 0), len(space), len(which))
+        placed = _place(bins, _kinds(tokens[which], patches[which]))
+        numbers = np.concatenate([numbers, np.arange(len(space), len(space) + len(which))])
+        bin_of[which] = numbers[placed]
+        opened = max(int(bin_of[which].max()) + 1 - len(space), 0)
+        space = np.concatenate([space, np.full(opened, size[0], np.int32)])
+        patch_space = np.concatenate([patch_space, np.full(opened, size[1], np.int32)])
+        np.subtract.at(space, bin_of[which], tokens[which])
+        np.subtract.at(patch_space, bin_of[which], patches[which])
+    return bin_of
+
+
+def _standing(space: Int32s, patch_space: Int32s, smallest: int, seq_len: int) -> tuple[Ints, "_Bins"]:
+    """Bins that hold something already: bin i of the result is the bin numbers[i] of those given."""
+    numbers = np.lexsort((patch_space, space))
+    bins = _Bins(seq_len, patches_bind=True)
+    sorted_space, sorted_patches = space[numbers], patch_space[numbers]
+    first = int(np.searchsorted(sorted_space, smallest))
+    for token_space, patches_left, start, count in _runs(sorted_space[first:], sorted_patches[first:]):
+        bins.put((token_space, patches_left), first + start, count)
+    return numbers, bins
+
+
+def numbered(bin_of: Int32s, algorithm: str, seed: int) -> Plan:
+    """The plan in which the samples of a bin share a pack. Empty bins become no packs; the packs are permuted."""
+    counts = np.bincount(bin_of)
+    filled = counts > 0
+    number_of = permutation(int(filled.sum()), key64("lmms/plan", algorithm, "packs", seed))
+    samples = np.empty_like(number_of)
+    samples[number_of] = counts[filled]
+    pack_of = number_of[np.cumsum(filled) - 1][bin_of]
+    return Plan(len(number_of), pack_of, _sorted_by(pack_of), np.concatenate([[0], np.cumsum(samples)]))
 
 
 class _Bins:
-    """The bins and the space left in each; at first all are empty, and there are as many as could be needed.
+    """The bins and the space left in each.
 
     A tree over token space holds the largest patch space below each node, so the tightest bin is found in log(seq_len).
+    Where every bin with room for a sample's tokens has room for its patches, the tree only says where there are bins,
+    and changes less often.
     """
 
-    def __init__(self, seq_len: int, max_patches: int, num_bins: int) -> None:
+    def __init__(self, seq_len: int, patches_bind: bool) -> None:
+        self._patches_bind = patches_bind
         self._size = 1 << seq_len.bit_length()
         self._tree = [-1] * (2 * self._size)
         self._patch_spaces: list[list[int]] = [[] for _ in range(seq_len + 1)]
         """Patch spaces of the bins of each token space, sorted, each once."""
         self._ranges: dict[tuple[int, int], list[tuple[int, int]]] = {}
         """(token space, patch space) -> its bins, as (first, count)."""
-        if num_bins:
-            self.put((seq_len, max_patches), 0, num_bins)
 
     def tightest(self, tokens: int, patches: int) -> tuple[int, int]:
         """(token space, patch space) of the tightest bin that holds a sample. There is always an empty bin."""
         tree, node = self._tree, self._size + tokens
-        while tree[node] < patches:
+        least = patches if self._patches_bind else 0
+        while tree[node] < least:
             while node & 1:
                 node >>= 1
             node += 1
         while node < self._size:
             node *= 2
-            node += tree[node] < patches
+            node += tree[node] < least
         space = node - self._size
         spaces = self._patch_spaces[space]
         return space, spaces[bisect_left(spaces, patches)]
@@ -100,7 +162,8 @@ class _Bins:
             del self._ranges[space]
             spaces = self._patch_spaces[space[0]]
             del spaces[bisect_left(spaces, space[1])]
-            self._update(space[0], spaces[-1] if spaces else -1)
+            if self._patches_bind or not spaces:
+                self._update(space[0], spaces[-1] if spaces else -1)
         return first, count
 
     def put(self, space: tuple[int, int], first: int, count: int) -> None:
@@ -112,7 +175,8 @@ class _Bins:
         self._ranges[space] = [(first, count)]
         spaces = self._patch_spaces[space[0]]
         insort(spaces, space[1])
-        self._update(space[0], spaces[-1])
+        if self._patches_bind or len(spaces) == 1:
+            self._update(space[0], spaces[-1] if self._patches_bind else 0)
 
     def _update(self, token_space: int, largest: int) -> None:
         tree, node = self._tree, self._size + token_space
@@ -123,46 +187,81 @@ class _Bins:
             node >>= 1
 
 
-def _place(bins: _Bins, tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32]) -> Ints:
-    """int64 [samples]: the bin of each sample, placed in the order given; equal samples stand together."""
-    runs = np.array([run for kind in _types(tokens, patches) for run in _place_type(bins, *kind)], np.int64)
-    first, count, each = runs.reshape(-1, 3).T
-    ends = np.cumsum(count)
-    filled = np.repeat(first - (ends - count), count) + np.arange(ends[-1] if len(ends) else 0)
+def _place(bins: _Bins, kinds: Iterable[tuple[int, int, int]]) -> Int32s:
+    """int32 [samples]: the bin of each sample; `kinds` are (tokens, patches, number) of equal samples, in order."""
+    first, count, each = np.fromiter(chain.from_iterable(_place_kinds(bins, kinds)), np.int32).reshape(-1, 3).T
+    ends = np.cumsum(count, dtype=np.int32)
+    filled = np.repeat(first - (ends - count), count)
+    filled += np.arange(len(filled), dtype=np.int32)
     return np.repeat(filled, np.repeat(each, count))
 
 
-def _types(tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32]) -> Iterator[tuple[int, int, int]]:
-    """(tokens, patches, how many) of each run of equal samples."""
+def _kinds(tokens: Int32s, patches: Int32s) -> Iterator[tuple[int, int, int]]:
+    """(tokens, patches, number) of each run of equal samples."""
+    return ((t, p, number) for t, p, _, number in _runs(tokens, patches))
+
+
+def _runs(tokens: Int32s, patches: Int32s) -> Iterator[tuple[int, int, int, int]]:
+    """(tokens, patches, first, how many) of each run of equal entries."""
     changes = np.flatnonzero((np.diff(tokens) != 0) | (np.diff(patches) != 0)) + 1
     starts = np.concatenate([[0], changes]) if len(tokens) else changes
     counts = np.diff(np.append(starts, len(tokens)))
-    return zip(tokens[starts].tolist(), patches[starts].tolist(), counts.tolist(), strict=True)
+    for block in range(0, len(starts), _BLOCK):
+        part = slice(block, block + _BLOCK)
+        columns = (tokens[starts[part]], patches[starts[part]], starts[part], counts[part])
+        yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _place_type(bins: _Bins, tokens: int, patches: int, left: int) -> Iterator[tuple[int, int, int]]:
-    """Place `left` equal samples: runs of (first bin, number of bins, samples in each)."""
-    while left:
-        token_space, patch_space = bins.tightest(tokens, patches)
-        each = token_space // tokens
-        if patches:
-            each = min(each, patch_space // patches)
-        each = min(each, left)
-        first, count = bins.take((token_space, patch_space), left // each)
-        bins.put((token_space - each * tokens, patch_space - each * patches), first, count)
-        left -= count * each
-        yield first, count, each
+def _place_kinds(bins: _Bins, kinds: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Place equal samples, kind by kind: runs of (first bin, number of bins, samples in each)."""
+    tightest, take, put = bins.tightest, bins.take, bins.put
+    for tokens, patches, left in kinds:
+        while left:
+            space = token_space, patch_space = tightest(tokens, patches)
+            each = token_space // tokens
+            if patches:
+                each = min(each, patch_space // patches)
+            each = min(each, left)
+            first, count = take(space, left // each)
+            put((token_space - each * tokens, patch_space - each * patches), first, count)
+            left -= count * each
+            yield first, count, each
 
 
-def _decreasing(tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32], seq_len: int, max_patches: int) -> Ints:
+def _decreasing(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> Ints:
     """int64 [samples]: sample numbers by falling (larger share of a budget, tokens, patches), ties in input order."""
+    if not patches.any():
+        return _by_falling_length(tokens, seq_len)
     wide = tokens.astype(np.int64)
     order = np.argsort(-((wide << 32) | patches), kind="stable")
     share = np.maximum(wide * max_patches, patches.astype(np.int64) * seq_len)[order]
     return order[np.argsort(-share, kind="stable")]
 
 
-def _check(tokens: npt.NDArray[np.int32], patches: npt.NDArray[np.int32], seq_len: int, max_patches: int) -> None:
+def _by_falling_length(tokens: Int32s, seq_len: int) -> Ints:
+    """int64 [samples]: the longest first, ties in input order."""
+    shorter = seq_len - tokens
+    return np.argsort(shorter.astype(np.uint16) if seq_len <= 2**16 else shorter, kind="stable")
+
+
+def _sorted_by(keys: Int32s | Ints) -> Ints:
+    """int64 [n]: what np.argsort(keys, kind="stable") gives, for keys of 0 and more; faster."""
+    bits = len(keys).bit_length()
+    sorting = keys.astype(np.int64)
+    sorting <<= bits
+    sorting |= np.arange(len(keys), dtype=np.int32)
+    sorting.sort()
+    sorting &= (1 << bits) - 1
+    return sorting
+
+
+def _patches_bind(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> bool:
+    """Whether any sample takes a larger share of a pack's patches than of its tokens: else patches always have room."""
+    media = np.flatnonzero(patches)
+    return bool((patches[media].astype(np.int64) * seq_len > tokens[media].astype(np.int64) * max_patches).any())
+
+
+def check_samples(tokens: Int32s, patches: Int32s, seq_len: int, max_patches: int) -> None:
     bad = np.flatnonzero((tokens < 1) | (tokens > seq_len) | (patches < 0) | (patches > max_patches))
     if len(bad):
         i = int(bad[0])

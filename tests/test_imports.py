@@ -34,8 +34,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("load", "source_list"),
     ),
     "prep": (
-        ("plan", "progress", "reject", "shards", "tables"),
-        ("media", "rows", "writer"),
+        ("plan", "progress", "reject", "shards", "spread", "tables"),
+        ("balanced", "media", "rows", "writer"),
         ("records",),
         ("choice",),
         ("render", "sources", "transforms"),

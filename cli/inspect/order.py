@@ -57,6 +57,8 @@ def order(
     screen.print(ui.facts(f"order of {counted(len(view.order.costs), 'pack')}", _summary(view)))
     screen.print(_first_steps(view))
     screen.print(_losses(view))
+    if dear := _dear_packs(view):
+        screen.print(dear)
     times = ", ".join(counted(number, "time") for number in repeats(view.order))
     screen.print("balance: cost of the mean rank over that of the most expensive, summed over the passes of a step")
     screen.print(f"lost: one pack a pass, sets repeated {times} to fill a window; in two waits: group = ranks")
@@ -73,6 +75,7 @@ def _summary(view: "Preview") -> list[tuple[str, str]]:
         for rows in (costs[None], view.costs)
     )
     vision = view.costs[1].sum() / costs.sum()
+    spread = f"deviation {costs.std() / costs.mean():.1%}"
     steps_an_epoch = len(costs) / order.global_packs
     return [
         *(
@@ -82,7 +85,8 @@ def _summary(view: "Preview") -> list[tuple[str, str]]:
         *([("goes on", f"after step {view.step:,}, {counted(view.position, 'pack')}")] if view.step else []),
         ("order", f"{ORDER_VERSION}, seed {order.sets[0].seed}, groups of {order.phase.group}"),
         ("steps", f"{len(view.steps):,} of {counted(order.global_packs, 'pack')}; an epoch has {steps_an_epoch:,.2f}"),
-        ("cost of a pack", f"{low:.2f} to {high:.2f} of the mean; {vision:.1%} of all is the vision tower"),
+        ("cost of a pack", f"{low:.2f} to {high:.2f} of the mean, {spread}; {vision:.1%} of all is the vision tower"),
+        ("plan", ", ".join(dict.fromkeys(dataset.manifest.packing for dataset in view.sets.datasets))),
         ("lost by waiting", f"{once:.2%} on {counted(view.ranks, 'rank')}, {once_random:.2%} in random order"),
         ("  in two waits", f"{twice:.2%}, {twice_random:.2%} in random order: after the vision tower too"),
         ("rank 0 reads", _reads(view)),
@@ -128,6 +132,20 @@ def _first_steps(view: "Preview") -> Table:
         numbers = (f"{step.step}", step.digest, f"{step.tokens:,}", f"{step.balance:.1%}", f"{step.balance_random:.1%}")
         table.add_row(*numbers, f"{step.sources[source]:.0%} {source}")
     return table
+
+
+def _dear_packs(view: "Preview") -> Table | None:
+    """The packs that one sample makes dear; None without such packs."""
+    from lmms.train.plan.dear import dear_packs
+
+    names = ("pack", "cost", "its dearest sample", "cost alone", "tokens", "pictures", "equal with max_pixels")
+    table = ui.columns("packs dearer than the mean", *names)
+    for dear in dear_packs(view.sets, view.order.costs, view.cost):
+        sample = f"{Path(dear.source).name} row {dear.row}"
+        pixels = f"{dear.max_pixels:,}" if dear.max_pixels else "-"
+        numbers = (f"{dear.sample_cost:.2f}", f"{dear.tokens:,}", f"{dear.pictures}", pixels)
+        table.add_row(f"{dear.pack}", f"{dear.cost:.2f}", sample, *numbers)
+    return table if table.row_count else None
 
 
 def _losses(view: "Preview") -> Table:

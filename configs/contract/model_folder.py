@@ -72,10 +72,10 @@ def read_model_folder(
     path: Path, min_pixels: int | None = None, max_pixels: int | None = None, chat_template: str | None = None
 ) -> ModelFolder:
     """Read a folder. min_pixels and max_pixels, in pixels, override the processor's; chat_template the folder's."""
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     placeholders = family_facts(config.get("model_type"), path / "config.json").placeholders
-    tokenizer = _read_json(path / "tokenizer.json")
-    tokenizer_config = _read_json(path / "tokenizer_config.json")
+    tokenizer = read_json(path / "tokenizer.json")
+    tokenizer_config = read_json(path / "tokenizer_config.json")
     has_vision = "image" in placeholders
     return ModelFolder(
         path=path,
@@ -121,10 +121,10 @@ def _read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> 
 def _image_settings(path: Path) -> tuple[Path, dict[str, Any]]:
     """File and settings of the image processor; transformers 5 saves to processor_config.json and reads it first."""
     file = path / "processor_config.json"
-    nested = _read_json(file).get("image_processor") if file.is_file() else None
+    nested = read_json(file).get("image_processor") if file.is_file() else None
     if isinstance(nested, dict):
         return file, nested
-    return path / "preprocessor_config.json", _read_json(path / "preprocessor_config.json")
+    return path / "preprocessor_config.json", read_json(path / "preprocessor_config.json")
 
 
 def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any], kind: str, token: str) -> int:
@@ -142,7 +142,7 @@ def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_vision: 
     """The template, from the file that transformers takes: chat_template.json, the .jinja or tokenizer_config.json."""
     legacy, jinja = path / "chat_template.json", path / "chat_template.jinja"
     if has_vision and legacy.is_file():
-        template = _read_json(legacy).get("chat_template")
+        template = read_json(legacy).get("chat_template")
     elif jinja.is_file():
         template = _read_text(jinja)
     else:
@@ -198,7 +198,7 @@ def _read_text(path: Path) -> str:
         raise ModelError(f"{path} is not UTF-8 ({error})") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         body = json.loads(_read_text(path))
     except ValueError as error:

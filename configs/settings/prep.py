@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from lmms.configs.by_part import PARTS
 from lmms.configs.errors import ConfigError
 from lmms.configs.files import at_home
 from lmms.configs.ranges import Range
@@ -52,6 +53,14 @@ class PrepConfig(RecordConfig):
     """Largest image area after the resize, in pixels; by default the processor's."""
     max_patches: Positive | None = None
     """Vision patches of a pack; by default as many as seq_len tokens of image would take."""
+    plan: Literal["balanced", "tight"] = "balanced"
+    """How samples share packs. balanced: packs cost alike in training, so that ranks wait less for one another; tight:
+    as few packs as can be."""
+    more_packs: Annotated[float, Range(0, 1)] = 0.01
+    """With plan balanced: how many packs more than a tight plan there may be, as a share of those."""
+    cost_of: dict[str, Literal["full", "frozen"]] = field(default_factory=dict)
+    """With plan balanced: parts of the model that will be frozen, as {vision: frozen}, since they cost less; by default
+    everything is trained."""
     text_overlap: Annotated[int, Range(0, MAX_SEQ_LEN)] = 0
     """Tokens that a piece of a long text shares with the piece before: context, learned once."""
     verify_media: Literal["header", "structure", "decode"] = "structure"
@@ -110,5 +119,8 @@ class PrepConfig(RecordConfig):
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         if self.eval_folder == self.folder:
             raise ConfigError(f"eval_out and out are both {self.out}; expected two folders")
+        unknown = [part for part in self.cost_of if part not in PARTS]
+        if unknown:
+            raise ConfigError(f"cost_of names {unknown[0]!r}, expected parts of a model: {', '.join(PARTS)}")
         if self.text_overlap >= self.seq_len:
             raise ConfigError(f"text_overlap {self.text_overlap} is not below seq_len {self.seq_len}")

@@ -34,7 +34,7 @@ def kept_chunks(store: Path) -> list[KeptChunk]:
 
 
 def to_delete(chunks: Sequence[KeptChunk], used_before: float | None, most_bytes: int | None) -> list[KeptChunk]:
-    """Those that were last used before a time, and those, the longest unused first, beyond a size of the store."""
+    """The chunks last used before a time, and the longest unused beyond a size of the store."""
     kept, deleted, size = list[KeptChunk](), list[KeptChunk](), 0
     for chunk in chunks:
         size += chunk.bytes

@@ -145,11 +145,11 @@ def test_a_store_is_shown_and_what_is_old_or_too_much_is_deleted(tmp_path: Path)
     assert re.search(r"kept +2 chunks, [0-9.]+ ?kB", shown.output, re.IGNORECASE)
     old = sorted(store.rglob("*.npz"), key=lambda file: file.stat().st_mtime)[0]
     os.utime(old, (1, 1))
-    assert "deleted    1 chunk" in lmms("prep", "store", store, "--older-than", "30d").output
+    assert "deleted      1 chunk" in lmms("prep", "store", store, "--older-than", "30d").output
     assert not old.exists()
     assert not list(store.rglob("*.part"))
-    assert "deleted    0 chunks" in lmms("prep", "store", store, "--larger-than", "1GB").output
-    assert "deleted    1 chunk" in lmms("prep", "store", store, "--larger-than", "1KB").output
+    assert "deleted      0 chunks" in lmms("prep", "store", store, "--larger-than", "1GB").output
+    assert "deleted      1 chunk" in lmms("prep", "store", store, "--larger-than", "1KB").output
     assert not [file for file in store.rglob("*") if file.is_file()]
     nothing = lmms("prep", "store", store)
     assert nothing.exit_code

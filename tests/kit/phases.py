@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lmms.train.data.costs import ModelCost
+from lmms.configs.contract.costs import ModelCost
 from lmms.train.data.phases import RunPhase, SetShare
 
 COST = ModelCost(token=1.0, target=1.0, squared_length=0.0, patch=0.0, squared_image=0.0, squared_window=0.0, window=0)

@@ -1,5 +1,7 @@
 """The whole of prep on data of its own, with the tiny model of the package: counts, determinism, atomicity."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -13,13 +15,18 @@ import polars as pl
 import pytest
 
 from lmms.configs.contract.check import check_pack
+from lmms.configs.contract.costs import folder_cost
 from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.errors import BuildError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
+from lmms.train.data.costs import table_costs
 from lmms.train.data.shards import PackReader, read_sidecar
 from tests.kit.folders import tiny_model_folder
 from tests.kit.records import write_records
+
+BYTES = {"shard.00000.mds": "b70bf52cbf76906e", "index.json": "521a3eb24e4d07f7"}
+"""sha256 of files of a build of write_talks."""
 
 
 def settings(tmp_path: Path, source: Path, out: str = "out", **more: Any) -> PrepConfig:
@@ -51,6 +58,49 @@ def test_every_record_is_packed_rejected_or_skipped_and_found_again(tmp_path: Pa
             assert entry["tokens"] == pack.lengths[segment]
     rejects = pl.read_parquet(tmp_path / "out" / "rejects.parquet")["row"].to_list()
     assert sorted([*rows, *rejects, 10]) == list(range(301))
+
+
+def write_talks(path: Path, number: int = 600) -> Path:
+    """Records of text of many lengths, the same in every run."""
+    talks = [
+        [
+            {"role": "user", "content": "word " * (i * i % 97)},
+            {"role": "assistant", "content": f"answer {i} " * (1 + i % 11)},
+        ]
+        for i in range(number)
+    ]
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    return path
+
+
+def test_a_tight_plan_gives_the_bytes_that_builds_had_before_there_was_another(tmp_path: Path) -> None:
+    manifest = build_shards(settings(tmp_path, write_talks(tmp_path / "talks.jsonl"), plan="tight"))
+    assert (manifest.packing, manifest.counts["packs"]) == ("bfd/1", 129)
+    digests = {name: hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest()[:16] for name in BYTES}
+    assert digests == BYTES
+
+
+def test_packs_cost_alike_if_nothing_else_is_asked_for(tmp_path: Path) -> None:
+    source = write_records(tmp_path / "data", 1300)
+    spreads = {}
+    for plan in ("balanced", "tight"):
+        manifest = build_shards(settings(tmp_path, source, plan, plan=plan, more_packs=0.02))
+        sidecar = read_sidecar(open_dataset(tmp_path / plan))
+        cost = folder_cost(tmp_path / "model", {})
+        totals = table_costs(cost, sidecar).sum(axis=0)
+        spreads[plan] = (manifest.packing, manifest.counts["packs"], float(totals.std() / totals.mean()))
+    assert (spreads["balanced"][0], spreads["tight"][0]) == ("balanced/1", "bfd/1")
+    assert spreads["tight"][1] <= spreads["balanced"][1] <= spreads["tight"][1] * 1.02
+    assert spreads["balanced"][2] < spreads["tight"][2] / 2
+    assert PrepConfig(sources=("x",), model="m", seq_len=8, out="y").plan == "balanced"
+
+
+def test_what_is_frozen_changes_what_a_balanced_plan_spreads(tmp_path: Path) -> None:
+    source = write_records(tmp_path / "data", 1300)
+    for name, cost_of in (("full", {}), ("frozen", {"vision": "frozen", "aligner": "frozen"})):
+        build_shards(settings(tmp_path, source, name, cost_of=cost_of))
+    plans = [pl.read_parquet(tmp_path / name / "samples.parquet")["pack"].to_list() for name in ("full", "frozen")]
+    assert plans[0] != plans[1]
 
 
 def test_the_same_input_gives_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lmms.configs.by_part import Part
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import TrainError
@@ -17,7 +18,6 @@ from lmms.configs.settings.optim import OptimConfig
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.loader import batches
 from lmms.train.checkpoint.read import tensors_of
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.mixture import Phase, share_turns
 from lmms.train.data.sets import Sets, make_order, open_sets, packs_digest
 from lmms.train.data.shards import PackReader, Request

@@ -3,8 +3,9 @@
     python tools/bench/order_loss.py [--steps 160] [--seeds 3]
 
 The data are two sets of questions with different skills and costs, in one folder of shards: the demo's pictures, and
-sums in text. Random order is the order of lmms with equal costs: a hash alone then decides the places. Prints the mean
-loss of the last quarter of the steps and of an evaluation on held-out records, for each order and seed.
+sums in text. Random order is the order of lmms with equal costs: a hash alone then decides the places. Packs are those
+of both plans. Prints the mean loss of the last quarter of the steps and of an evaluation on held-out records, for each
+order and seed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Literal
 from unittest import mock
 
 import numpy as np
@@ -33,9 +35,17 @@ from lmms.train.data import sets
 from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME
 
+Plan = Literal["balanced", "tight"]
+
 GLOBAL_PACKS, SEQ_LEN = 8, 256
-ORDERS: Mapping[str, int | None] = {"random": None, "ours": 1, "ours, groups of 8": GLOBAL_PACKS}
-"""Name -> group_packs; None for random order."""
+ORDERS: Mapping[str, tuple[Plan, int | None]] = {
+    "tight plan, random": ("tight", None),
+    "tight plan, ours": ("tight", 1),
+    "tight plan, ours, groups of 8": ("tight", GLOBAL_PACKS),
+    "balanced plan, random": ("balanced", None),
+    "balanced plan, ours": ("balanced", 1),
+}
+"""Name -> plan of the packs and group_packs; None for random order."""
 
 
 def main() -> None:
@@ -48,15 +58,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lmms-order-") as made:
         folder = Path(made)
         for name, number in (("train", 1200), ("held out", 100)):
-            _build(folder, name, number)
+            _draw(folder, name, number)
+        _build(folder, "train", "tight")
+        _build(folder, "train", "balanced")
+        _build(folder, "held out", "tight")
         print("| order | loss, last quarter | held out |\n|---|---|---|")
-        for name, group in ORDERS.items():
-            losses = [_losses(folder, name, group, seed, given.steps) for seed in range(given.seeds)]
+        for name, (plan, group) in ORDERS.items():
+            losses = [_losses(folder, name, plan, group, seed, given.steps) for seed in range(given.seeds)]
             trained, held_out = (" ".join(f"{loss:.3f}" for loss in column) for column in zip(*losses, strict=True))
             print(f"| {name} | {trained} | {held_out} |", flush=True)
 
 
-def _build(folder: Path, name: str, number: int) -> None:
+def _draw(folder: Path, name: str, number: int) -> None:
     draw_pictures(folder, name, number, 0)
     rng = random.Random(name)
     with (folder / f"{name} sums.jsonl").open("w") as file:
@@ -64,22 +77,27 @@ def _build(folder: Path, name: str, number: int) -> None:
             a, b = rng.randrange(50), rng.randrange(50)
             turns = [{"role": "user", "content": f"{a} + {b}?"}, {"role": "assistant", "content": str(a + b)}]
             file.write(json.dumps({"messages": turns}) + "\n")
+
+
+def _build(folder: Path, name: str, plan: Plan) -> None:
     sources = (str(folder / f"{name}.jsonl"), str(folder / f"{name} sums.jsonl"))
     build_shards(
-        PrepConfig(sources=sources, model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / f"{name} shards"), workers=0)
+        PrepConfig(
+            sources=sources, model=str(MODEL), seq_len=SEQ_LEN, out=str(folder / f"{name} {plan}"), plan=plan, workers=0
+        )
     )
 
 
-def _losses(folder: Path, name: str, group: int | None, seed: int, steps: int) -> tuple[float, float]:
+def _losses(folder: Path, name: str, plan: Plan, group: int | None, seed: int, steps: int) -> tuple[float, float]:
     """(mean loss of the last quarter, loss on held-out records)."""
     output = folder / f"{name} {seed}"
     config = TrainConfig(
         model=ModelConfig(path=str(MODEL), init="random"),
         memory=MemoryConfig(recompute="none"),
         data=DataConfig(
-            shards=str(folder / "train shards"), global_packs=GLOBAL_PACKS, group_packs=group or 1, workers=0
+            shards=str(folder / f"train {plan}"), global_packs=GLOBAL_PACKS, group_packs=group or 1, workers=0
         ),
-        eval=EvalConfig(shards=str(folder / "held out shards"), every_steps=steps),
+        eval=EvalConfig(shards=str(folder / "held out tight"), every_steps=steps),
         optim=OptimConfig(lr={"default": 3e-3}, warmup_steps=20, weight_decay=0.01),
         output=str(output),
         max_steps=steps,

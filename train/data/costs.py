@@ -3,32 +3,14 @@
 The cost of one token, one patch and so on comes from the model (flops.model_cost), or from a run's phases.json.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import Pack
 from lmms.train.data.shards import Sidecar
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelCost:
-    """Operations of a training step, forward and backward, for each kind of thing that packs hold."""
-
-    token: float
-    target: float
-    """A row of the LM head."""
-    squared_length: float
-    """Causal attention: by the sum of squared lengths of conversations."""
-    patch: float
-    """The vision tower's linear layers, and a patch's share of the mergers."""
-    squared_image: float
-    """Attention over images: by the sum of squared patches of an image (of a frame, where it moves)."""
-    squared_window: float
-    """Attention within windows: by the sum of squared patches of a window."""
-    window: int
-    """Patches along a window's side; 0 without windows."""
 
 
 def pack_flops(cost: ModelCost, pack: Pack) -> float:

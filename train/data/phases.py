@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.errors import TrainError
 from lmms.configs.files import write_whole
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.mixture import Phase, cursors_at
 from lmms.train.data.order import Order
 from lmms.train.data.sets import Sets, make_order, mixture_turns, pack_tokens, pass_packs

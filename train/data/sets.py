@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.hashing import mix64
 from lmms.configs.contract.loss_weight import TOTALS, LossWeight
 from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.data import ShareConfig
 from lmms.configs.stores.store import Cache, shown
-from lmms.train.data.costs import ModelCost, table_costs
+from lmms.train.data.costs import table_costs
 from lmms.train.data.mixture import Phase, share_turns
 from lmms.train.data.order import Order, SetOrder
 from lmms.train.data.shards import Place, Sidecar, read_sidecar

@@ -15,9 +15,9 @@ from collections.abc import Collection, Mapping
 from torch import nn
 
 from lmms.configs.by_part import Part
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How
-from lmms.train.data.costs import ModelCost
 from lmms.train.families import family_of
 from lmms.train.families.family import FIRST, NEVER, Family, ModelPart, Point
 from lmms.train.model.forward import TrainModel

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.manifest import Dataset, Manifest, given_template
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.settings.parallel import check_sequence_heads
@@ -15,7 +16,6 @@ from lmms.train.batch.recipe import By, Recipe, make_recipe
 from lmms.train.batch.shapes import shapes_of
 from lmms.train.checkpoint.state import Base, TrainerState
 from lmms.train.data.balance import packs_of_steps, straggler_loss
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.order import ORDER_VERSION, Order
 from lmms.train.data.phases import RunPhase, start_phase
 from lmms.train.data.sets import Sets, costs_digest, find_sets, read_sets

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.train import TrainConfig
@@ -50,6 +51,7 @@ class Preview:
     sets: Sets
     sources: Sources
     order: Order
+    cost: ModelCost
     costs: Int64s
     """[2, packs]: costs in the language model, and in the vision tower."""
     step: int
@@ -114,7 +116,8 @@ def preview(config: TrainConfig, *, ranks: int = 1, epochs: int = 1, run: Path |
         sets=sets,
         sources=join_sources(sets),
         order=order,
-        costs=np.concatenate([table_costs(cost, sidecar) for sidecar in sets.sidecars], axis=1),
+        cost=phase.cost,
+        costs=np.concatenate([table_costs(phase.cost, sidecar) for sidecar in sets.sidecars], axis=1),
         step=state.step,
         position=state.position,
         steps=steps,

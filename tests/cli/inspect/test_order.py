@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lmms.cli.main import app
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.manifest import read_manifest
 from lmms.configs.stores.store import LocalStore
 from lmms.configs.words import counted
-from lmms.train.data.costs import ModelCost, table_costs
+from lmms.train.data.costs import table_costs
 from lmms.train.data.mixture import PERIOD, Phase
 from lmms.train.data.order import by_cost, step_packs
 from lmms.train.data.phases import SetShare, write_phases
@@ -175,6 +176,7 @@ def test_real_conversations_and_pictures_lose_at_most_two_percent(
             sources=(*text, *images),
             model=str(model_folders["qwen3-vl"]),
             seq_len=16_384,
+            plan="tight",
             out=str(tmp_path / "out"),
             max_rejects=1.0,
             workers=0,

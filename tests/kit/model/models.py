@@ -18,6 +18,7 @@ from transformers import (
 
 from lmms.configs.by_part import Part
 from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.geometry import Vision, grid_tokens, image_grid
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import CONTRACT_VERSION, Media, Pack
@@ -25,7 +26,6 @@ from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.recipe import Recipe, SetRecipe
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.shards import Place
 from lmms.train.families import family_of
 from lmms.train.model.build import build_model, init_random, materialize

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.errors import TrainError
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.mixture import PERIOD, draws
 from lmms.train.data.phases import (
     PHASES_NAME,

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Pack
-from lmms.train.data.costs import ModelCost
 from lmms.train.data.mixture import Phase, share_turns
 from lmms.train.data.order import Order
 from lmms.train.data.sets import Sets, make_order, open_sets

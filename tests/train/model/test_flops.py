@@ -13,10 +13,11 @@ from transformers import Qwen2_5_VLConfig, Qwen2Config
 from transformers.vision_utils import get_vision_window_index
 
 from lmms.configs.by_part import Part
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import Pack
 from lmms.configs.settings.lora import LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How
-from lmms.train.data.costs import ModelCost, _squared_windows, pack_flops, table_costs
+from lmms.train.data.costs import _squared_windows, pack_flops, table_costs
 from lmms.train.data.shards import Sidecar
 from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost

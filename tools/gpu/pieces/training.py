@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import Pack
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.train import Learner, StepResult, dry_run, feed, start, start_world, stop_world, take_step, unwatched
-from lmms.train.data.costs import ModelCost, pack_flops
+from lmms.train.data.costs import pack_flops
 from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
 from lmms.train.watch.marks import Mark, unmarked
