@@ -1,8 +1,11 @@
-"""lmms prep build-shards, lmms prep store."""
+"""lmms prep build-shards, plan and store."""
 
+import json
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +21,11 @@ from lmms.configs.stores.store import LocalStore
 from lmms.configs.words import counted
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lmms.configs.contract.manifest import Manifest
     from lmms.prep.engine.prune import KeptChunk
+    from lmms.prep.outlook import Outlook
     from lmms.prep.progress import Progress
 
 _HELD_OUT = SKIPPED + "evaluation"
@@ -147,6 +153,97 @@ def _forms(manifest: "Manifest") -> list[tuple[str, str]]:
 def _shortened(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+@app.command("plan", context_settings=ANY_OPTION)
+@with_options(PrepConfig, but=("sources", "seq_len", "out", "eval_out", "store", "plan", "shard_bytes"))
+def plan(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE|KEY=VALUE", help=field_help(PrepConfig)["sources"])
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of the settings of a build; options win.")] = None,
+    seq_len: Annotated[
+        str | None, typer.Option(metavar="N[,N...]", help="Tokens of a pack; several lengths are compared.")
+    ] = None,
+    sample: Annotated[str, typer.Option(metavar="SHARE", help="Rows to read, of each chunk: 1%, 0.05, all.")] = "all",
+    ranks: Annotated[str, typer.Option(metavar="N[,N...]", help="Ranks for which the balance is shown.")] = "8,64,512",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    **options: str | None,
+) -> None:
+    """Show what a build would make of its sources: lengths, packs, balance, rejects, time. Nothing is written.
+
+    Example: lmms prep plan data/ --model Qwen/Qwen3-VL-2B-Instruct --seq-len 4096,16384 --sample 1%
+    """
+    of_command = ("--config", "--seq-len", "--sample", "--ranks", "--json")
+    sources, overrides = read_settings(words or (), PrepConfig, of_command)
+    overrides += [f"{name}={value}" for name, value in options.items() if value is not None]
+    overrides += ["out=nothing-is-written", *([f"seq_len={_numbers(seq_len, '--seq-len')[-1]}"] if seq_len else [])]
+    settings = load_config(PrepConfig, config, overrides, {"sources": tuple(sources)} if sources else {})
+    lengths = _numbers(seq_len, "--seq-len") if seq_len else [settings.seq_len]
+    from lmms.prep.outlook import look_ahead
+
+    screen = ui.console(quiet=as_json)
+    start = time.monotonic()
+    with ui.progress(screen) as show:
+        outlook = look_ahead(
+            settings,
+            lengths,
+            ranks=_numbers(ranks, "--ranks"),
+            share=_share(sample),
+            report=lambda p: show(p.stage, p.done, p.total, _progress_text(p, start)),
+        )
+    if as_json:
+        typer.echo(json.dumps({**asdict(outlook), "lengths": outlook.lengths.tolist()}))
+        return
+    for table in _outlook_tables(outlook, settings):
+        screen.print(table)
+
+
+def _outlook_tables(outlook: "Outlook", settings: PrepConfig) -> "Iterator[Table]":
+    read = f"{outlook.read:,} rows" + (f", {outlook.share:.1%} of all" if outlook.share < 1 else "")
+    tokens = int(outlook.lengths.sum())
+    rows = [
+        ("read", read),
+        *((f"  {reason}", f"{counted(n, 'record')} rejected") for reason, n in outlook.rejects.items()),
+        ("samples", f"{len(outlook.lengths):,} of {tokens:,} tokens, {outlook.target_tokens / tokens:.1%} targets"),
+        *([("images", f"{outlook.media:,}, {counted(outlook.patches, 'patch', 'patches')}")] if outlook.media else []),
+        ("shards", f"about {ui.count(outlook.bytes)}B, written in about {ui.duration(outlook.seconds)}"),
+    ]
+    yield ui.facts("plan", rows)
+    yield ui.histogram("tokens of a sample", outlook.lengths)
+    ranks = list(outlook.packings[0].waiting)
+    title = (
+        f"packs, and the time that {', '.join(map(str, ranks))} ranks lose by waiting for the dearest pack of a step"
+    )
+    names = ("tokens", "plan", "packs", "full", "too long", "deviation", *(f"{count} ranks" for count in ranks))
+    table = ui.columns(title, *names)
+    for packing in outlook.packings:
+        waits = [f"{packing.waiting[count]:.1%}" for count in ranks]
+        cells = [f"{packing.seq_len:,}", packing.plan, f"{packing.packs:,}", f"{packing.fill:.2%}"]
+        table.add_row(*cells, f"{packing.too_long:,}", f"{packing.deviation:.3f}", *waits)
+    yield table
+    longest = max(packing.seq_len for packing in outlook.packings)
+    sources = " ".join(source.path for source in settings.source_configs) or "SOURCES"
+    build = f"lmms prep build-shards {sources} --model {settings.model} --seq-len {longest} --out DIR"
+    yield ui.facts("next", [("", build)])
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """Whole numbers above 0, rising. Raises BadParameter."""
+    words = [word.strip().replace("_", "") for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise typer.BadParameter(f"{text!r}; expected whole numbers above 0 such as 4096,16384", param_hint=option)
+    return sorted({int(word) for word in words})
+
+
+def _share(text: str) -> float:
+    """The share of rows. Raises BadParameter."""
+    match = re.fullmatch(r"([0-9.]+)(%?)", text)
+    with suppress(ValueError):
+        share = 1.0 if text == "all" else float(match[1]) / (100 if match[2] else 1) if match else 0.0
+        if 0 < share <= 1:
+            return share
+    raise typer.BadParameter(f"{text!r}; expected a share such as 1%, 0.05 or all", param_hint="--sample")
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -42,8 +42,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("chunks", "samples"),
         ("first_records", "joining"),
         ("engine",),
-        ("packing",),
-        ("build",),
+        ("first_pass", "packing"),
+        ("build", "outlook"),
     ),
     "train": (
         ("data", "families", "parallel"),

@@ -150,6 +150,7 @@ def _body(half: Spooled) -> dict[str, Any]:
 def _spooled(body: Mapping[str, Any], entries: Any, chunk: Chunk) -> Spooled:
     return Spooled(
         source=chunk.source,
+        rows=len(chunk.rows),
         read=body["read"],
         skipped=body["skipped"],
         samples=entries,

@@ -35,6 +35,8 @@ class Ledger:
     cut_turns: Counter[int] = field(default_factory=Counter)
     duplicates: Counter[int] = field(default_factory=Counter)
     """Number of a source -> records that equal an earlier record of the build."""
+    rows: Counter[int] = field(default_factory=Counter)
+    """Number of a source -> its rows; more than were read where a share of them was wanted."""
     read: Counter[int] = field(default_factory=Counter)
     skipped: Counter[int] = field(default_factory=Counter)
     filter_columns: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -49,6 +51,7 @@ class Ledger:
         self.rejects += [(spooled.source, row, reject) for row, reject in spooled.rejects]
         self.notes[spooled.source] += spooled.notes
         self.cut_turns[spooled.source] += spooled.cut_turns
+        self.rows[spooled.source] += spooled.rows
         self.read[spooled.source] += spooled.read
         self.skipped[spooled.source] += spooled.skipped
         self.filter_columns[spooled.source] |= spooled.filter_columns

@@ -53,6 +53,8 @@ class Spooled:
     """Result of the rows of one chunk: read == records with samples + len(rejects) + skipped."""
 
     source: int
+    rows: int
+    """Rows of the chunk: as many as were read, or more where a share of them was wanted."""
     read: int
     skipped: int
     samples: npt.NDArray[np.void]
@@ -120,6 +122,7 @@ class _Tally:
         """The result."""
         return Spooled(
             source=chunk.source,
+            rows=len(chunk.rows),
             read=self.read,
             skipped=self.skipped,
             samples=np.array(self.entries, SPOOLED),
@@ -139,9 +142,11 @@ def spool_path(folder: Path, chunk: int) -> Path:
 
 
 def spool_chunk(
-    chunk_id: int, chunk: Chunk, source: Source, renderer: Renderer, recipe: Recipe, folder: Path
+    chunk_id: int, chunk: Chunk, source: Source, renderer: Renderer, recipe: Recipe, folder: Path | None
 ) -> tuple[Spooled, Spooled]:
     """Make the samples of a chunk and write them to its spool file; returns those for training, those for evaluation.
+
+    folder: of the spool; None: the samples are only counted.
 
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
@@ -155,7 +160,7 @@ def spool_chunk(
         if join is None
         else joined_rows(taken, join, chunk.source, source, renderer, recipe)
     )
-    with spool_path(folder, chunk_id).open("wb") as file:
+    with (spool_path(folder, chunk_id) if folder else Path(os.devnull)).open("wb") as file:
         for result in results:
             made = result.made
             if isinstance(made, Reject):

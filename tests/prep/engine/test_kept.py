@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep import build
+from lmms.prep import first_pass
 from lmms.prep.build import build_shards
 from lmms.prep.rows import chunk as chunks
 from tests.kit.folders import tiny_model_folder
@@ -34,14 +34,14 @@ def files(out: str) -> dict[str, bytes]:
 def chunks_made(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many chunks a build had to make; the build is held to one that keeps nothing."""
     made = []
-    make: Callable[..., Any] = build.spool_chunk
+    make: Callable[..., Any] = first_pass.spool_chunk
 
     def counted(*args: Any) -> Any:
         made.append(args)
         return make(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(build, "spool_chunk", counted)
+        patched.setattr(first_pass, "spool_chunk", counted)
         build_shards(config)
     again = replace(config, out=config.out + "-again", store="none")
     build_shards(again)
