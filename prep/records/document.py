@@ -13,7 +13,7 @@ from lmms.prep.records.absent import is_absent, is_null_image
 from lmms.prep.records.parts import Image
 from lmms.prep.records.pictures import check_all_read, check_nested, image_ref
 from lmms.prep.records.strict_json import kind_of
-from lmms.prep.records.weights import parse_weight
+from lmms.prep.records.weights import is_record_flag, record_weight
 from lmms.prep.reject import Reject
 
 DocumentKind = Literal["text", "completion", "interleaved"]
@@ -57,9 +57,7 @@ class Document:
 
 def parse_document(raw: Mapping[str, Any], kind: DocumentKind) -> Document:
     """A document from the value of a JSON line or the row of a table. Raises Reject."""
-    weight = parse_weight(raw, "weight", "weight")
-    if weight == 0:
-        raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
+    weight = record_weight(raw)
     columns = _COLUMNS[kind]
     parts: tuple[Passage | Image, ...]
     if kind == "interleaved":
@@ -74,9 +72,13 @@ def parse_document(raw: Mapping[str, Any], kind: DocumentKind) -> Document:
     used = (*columns, "weight", "id")
     check_all_read(raw, columns, 0)
     check_nested(raw, used, 0)
-    unused = (f"column {key}" for key, value in raw.items() if not is_absent(value) and key not in used)
+    unused = (
+        f"column {key}"
+        for key, value in raw.items()
+        if not (key in used or is_absent(value) or is_record_flag(key, value))
+    )
     place = max(columns, key=lambda name: len(raw[name])) if kind == "completion" else columns[0]
-    return Document(parts, 1.0 if weight is None else weight, tuple(unused), place)
+    return Document(parts, weight, tuple(unused), place)
 
 
 def _string(raw: Mapping[str, Any], column: str) -> str:

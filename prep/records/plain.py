@@ -8,11 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 from lmms.configs.settings.sources import Reading
+from lmms.prep.records.absent import is_absent
 from lmms.prep.records.media_names import media_kind
 from lmms.prep.records.pictures import check_nested
 from lmms.prep.records.record import ROLES, USED_COLUMNS, Message, Record
 from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
-from lmms.prep.records.weights import learned_weights
+from lmms.prep.records.weights import RECORD_FLAGS, learned_weights
 from lmms.prep.reject import Reject
 
 _COLUMNS = ("messages", "id", "tools")
@@ -40,7 +41,7 @@ def parse_plain(raw: Any, reading: Reading) -> Record | None:
     return Record(
         messages=tuple(messages),
         weight=1.0,
-        unused=tuple(f"column {key}" for key, value in raw.items() if key not in _COLUMNS and value is not None),
+        unused=tuple(f"column {key}" for key, value in raw.items() if key not in _COLUMNS and not is_absent(value)),
         tools=tools,
         template_options=reading.template_options,
         reasoning=reading.reasoning,
@@ -73,4 +74,6 @@ def _message(turn: Any, reading: Reading) -> Message | None:
 def _are_plain(columns: tuple[Any, ...]) -> bool:
     """Whether columns are messages and tools, and others that nothing reads and that hold no media."""
     others = [column for column in columns if column not in _COLUMNS]
-    return "messages" in columns and not any(column in USED_COLUMNS or media_kind(column) for column in others)
+    return "messages" in columns and not any(
+        column in USED_COLUMNS or column in RECORD_FLAGS or media_kind(column) for column in others
+    )

@@ -16,7 +16,7 @@ from lmms.prep.records.pictures import Bare, check_all_read, check_nested, parse
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
-from lmms.prep.records.weights import WEIGHT_KEYS, learned_weights, message_weight, parse_weight
+from lmms.prep.records.weights import WEIGHT_KEYS, is_record_flag, learned_weights, message_weight, record_weight
 from lmms.prep.reject import Reject
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -103,12 +103,10 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     if "assistant" not in roles and reading.targets != "all":
         raise Reject("no_assistant", "no assistant turn: nothing to learn from, except with targets=all", "messages")
     weights = learned_weights(roles, [message.weight for message in parsed], reading.targets)
-    weight = parse_weight(raw, "weight", "weight")
-    if weight == 0:
-        raise Reject("no_target_tokens", "the record has weight 0: nothing to learn from", "weight")
+    weight = record_weight(raw)
     return Record(
         messages=tuple(replace(message, weight=weight) for message, weight in zip(parsed, weights, strict=True)),
-        weight=1.0 if weight is None else weight,
+        weight=weight,
         unused=_unused(raw, messages, images, columns),
         tools=parse_tools(raw),
         template_options=_template_options(raw, reading),
@@ -261,6 +259,6 @@ def _unused(
     raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare, asked: Sequence[str]
 ) -> tuple[str, ...]:
     used = (*USED_COLUMNS, *asked, images.column) if images.taken else (*USED_COLUMNS, *asked)
-    columns = [key for key, value in raw.items() if value is not None and key not in used]
+    columns = [key for key, value in raw.items() if not (key in used or is_absent(value) or is_record_flag(key, value))]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))

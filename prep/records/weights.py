@@ -17,6 +17,8 @@ _NUMBERS = ("weight", "loss_weight", "loss_scale")
 SWITCHES = {"loss": True, "train": True, "loss_mask": True, "mask": False}
 """Flag -> whether true says that the turn is learned."""
 WEIGHT_KEYS = (*_NUMBERS, *SWITCHES)
+RECORD_FLAGS = (*_NUMBERS[1:], *SWITCHES)
+"""Columns of a record that speak of its loss like `weight`, if they hold a number, or true or false for a switch."""
 
 
 def parse_weight(holder: Mapping[str, Any], key: str, place: str) -> float | None:
@@ -30,6 +32,29 @@ def parse_weight(holder: Mapping[str, Any], key: str, place: str) -> float | Non
         expected = f"expected a number, 0 or from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
         raise Reject("bad_weight", f"{key} is {given}; {expected}", place)
     return float(weight)
+
+
+def is_record_flag(column: Any, value: Any) -> bool:
+    """Whether a column of a record speaks of its loss: one of RECORD_FLAGS; but a `loss` of 0.7 is a measurement."""
+    if column in SWITCHES:
+        return isinstance(value, bool)
+    return column in RECORD_FLAGS and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def record_weight(raw: Mapping[str, Any]) -> float:
+    """The weight of a whole record, above 0. Raises Reject, also for a record that is not to be learned."""
+    flags = {column: value for column, value in raw.items() if is_record_flag(column, value)}
+    given = ("weight", *(column for column in flags if column in _NUMBERS))
+    numbers = {column: w for column in given if (w := parse_weight(raw, column, column)) is not None}
+    switches = {column: value == SWITCHES[column] for column, value in flags.items() if column in SWITCHES}
+    says = {**{column: weight > 0 for column, weight in numbers.items()}, **switches}
+    if len(set(numbers.values())) > 1 or len(set(says.values())) > 1:
+        shown = ", ".join(f"{column} {raw[column]!r}" for column in says)
+        raise Reject("conflicting_weights", f"the columns {shown} contradict each other", next(iter(says)))
+    off = next((column for column, learned in says.items() if not learned), None)
+    if off:
+        raise Reject("no_target_tokens", f"`{off}` is {raw[off]!r}: nothing of the record is to be learned", off)
+    return next(iter(numbers.values()), 1.0)
 
 
 def scaled_weight(weight: float, factor: float) -> float:

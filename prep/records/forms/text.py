@@ -8,7 +8,7 @@ from lmms.prep.records.normal.turns import missing
 
 
 def _read(record: Mapping[str, Any], _roles: Roles) -> Normal:
-    if record.get("text") is None:
+    if "text" not in record:
         raise missing(record, "`text`")
     return Normal(record, document="text")
 

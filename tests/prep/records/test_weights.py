@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from lmms.configs.settings.sources import DEFAULT_READING, Targets
+from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Record, parse_record
 from lmms.prep.reject import Reject
 
@@ -92,3 +93,46 @@ def test_roles_of_other_systems_are_named_by_a_setting() -> None:
     with pytest.raises(Reject, match=r"roles=.developer: user") as caught:
         parse_record({"messages": messages})
     assert caught.value.reason == "unknown_role"
+
+
+TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "weight", "unused"),
+    [
+        ({"loss_weight": 0.5}, 0.5, ()),
+        ({"loss_scale": 2, "weight": 2.0}, 2.0, ()),
+        ({"train": True, "mask": False, "loss_mask": True}, 1.0, ()),
+        ({"loss": 0.7, "train": "split", "loss_mask": [0, 1]}, 1.0, ("loss", "train", "loss_mask")),
+    ],
+)
+@pytest.mark.parametrize("form", [{"messages": TURNS}, {"text": "A text"}])
+def test_flags_of_a_record_weigh_the_record(
+    form: dict[str, Any], columns: dict[str, Any], weight: float, unused: tuple[str, ...]
+) -> None:
+    record = read_record({**form, **columns}, replace(DEFAULT_READING, form="text" if "text" in form else "openai"))
+    assert record.weight == weight
+    assert record.unused == tuple(f"column {column}" for column in unused)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason", "place"),
+    [
+        ({"loss": False}, "no_target_tokens", "loss"),
+        ({"train": False}, "no_target_tokens", "train"),
+        ({"mask": True}, "no_target_tokens", "mask"),
+        ({"loss_weight": 0}, "no_target_tokens", "loss_weight"),
+        ({"weight": 0}, "no_target_tokens", "weight"),
+        ({"weight": 1, "loss_weight": 2}, "conflicting_weights", "weight"),
+        ({"weight": 1, "train": False}, "conflicting_weights", "weight"),
+        ({"loss_scale": -1}, "bad_weight", "loss_scale"),
+    ],
+)
+@pytest.mark.parametrize("form", [{"messages": TURNS}, {"text": "A text"}])
+def test_a_record_that_is_not_to_be_learned_is_a_rejection(
+    form: dict[str, Any], columns: dict[str, Any], reason: str, place: str
+) -> None:
+    with pytest.raises(Reject) as caught:
+        read_record({**form, **columns}, replace(DEFAULT_READING, form="text" if "text" in form else "openai"))
+    assert (caught.value.reason, caught.value.place) == (reason, place)
