@@ -17,9 +17,10 @@ from lmms.prep.rows.child import ReadTable, table_reader
 from lmms.prep.rows.chunk import Chunk, Packed, Rows, TarRow
 from lmms.prep.rows.csv_table import read_csv
 from lmms.prep.rows.json_list import read_json
-from lmms.prep.rows.kinds import TABLES, Kind
+from lmms.prep.rows.kinds import TABLES
 from lmms.prep.rows.lines import check_pointer, is_blank, read_lines
 from lmms.prep.rows.memory import memory_rows
+from lmms.prep.rows.names import TWICE
 from lmms.prep.rows.nulls import without_struct_nulls
 from lmms.prep.rows.tar import read_tar, with_members
 from lmms.prep.sources import Source
@@ -61,22 +62,23 @@ def rows_of(file: Path, source: Source, read_table: ReadTable, most: int | None 
     row = 0
     try:
         check_pointer(file)
-        reader = (
-            read_table(source.kind, file, source.columns, most) if source.kind in TABLES else _reader(file, source.kind)
-        )
+        reader = read_table(source.kind, file, source.columns, most) if source.kind in TABLES else _reader(file, source)
         for rows, position in reader:
             yield rows, position
             row += len(rows)
     except OSError as error:
         refuse_file_limit(error)
+        if str(error).startswith(TWICE):
+            raise SourceError(f"{file}: {error}") from error
         raise SourceError(f"{file}: cannot be read past row {row} ({error}); the file is damaged or cut off") from error
 
 
-def _reader(file: Path, kind: Kind) -> Iterator[tuple[Rows, int]]:
+def _reader(file: Path, source: Source) -> Iterator[tuple[Rows, int]]:
+    kind = source.kind
     if kind == "tar":
         return read_tar(file)
     if kind in ("csv", "tsv"):
-        return read_csv(file, b"," if kind == "csv" else b"\t")
+        return read_csv(file, b"," if kind == "csv" else b"\t", source.columns)
     return read_json(file) if kind == "json" else read_lines(file)
 
 

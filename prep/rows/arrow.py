@@ -5,7 +5,7 @@ row_groups       which rows a row group of a Parquet file has: polars does not s
 read_row_group   rows of a Parquet file that polars refuses (see read_parquet)
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_ROWS, rows_of_chunk
+from lmms.prep.rows.names import check_names
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
@@ -36,7 +37,7 @@ def read_arrow(file: Path, columns: Collection[str], most: int | None = None) ->
             reader = pa.ipc.open_stream(mapped)
             batches = iter(reader)
         if most is None:
-            _check_names(reader.schema.names, columns)
+            check_names(reader.schema.names, columns)
         for batch in batches:
             _check_buffers(batch)
             position = mapped.tell()
@@ -46,7 +47,7 @@ def read_arrow(file: Path, columns: Collection[str], most: int | None = None) ->
 def row_groups(file: Path, columns: Collection[str] = ()) -> list[tuple[int, int]]:
     """(rows, bytes when decompressed) of each row group of a Parquet file. OSError: two `columns` have one name."""
     with _oserror(), pq.ParquetFile(file) as table:
-        _check_names(table.schema_arrow.names, columns)
+        check_names(table.schema_arrow.names, columns)
         groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
         rows = [group.num_rows for group in groups]
         if sum(rows) != table.metadata.num_rows:
@@ -106,12 +107,6 @@ def _oserror() -> Iterator[None]:
         yield
     except pa.ArrowException as error:
         raise OSError(str(error)) from error
-
-
-def _check_names(names: Sequence[str], columns: Collection[str]) -> None:
-    twice = [name for name in columns if names.count(name) > 1]
-    if twice:
-        raise OSError(f"two columns have the name {twice[0]}")
 
 
 def _check_buffers(batch: pa.RecordBatch) -> None:

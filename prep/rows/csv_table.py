@@ -7,7 +7,7 @@ is null, and polars refuses the whole file for one row with a cell too many, or 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from lmms.configs.words import counted
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import MOST_BYTES, in_chunks
 from lmms.prep.rows.lines import read_lines
+from lmms.prep.rows.names import check_names
 
 Cells: TypeAlias = "list[bytes | None]"
 
@@ -22,23 +23,24 @@ _QUOTED = re.compile(rb'((?:[^"]++|"")*+)("?)')
 """What a line has of a quoted cell, and the closing quote if it stands in this line."""
 
 
-def read_csv(file: Path, separator: bytes) -> Iterator[tuple[list[Any], int]]:
+def read_csv(file: Path, separator: bytes, columns: Collection[str]) -> Iterator[tuple[list[Any], int]]:
     """The rows of each chunk, and the position in the file after them. An empty cell is null.
 
     The cells of a column `weight` are numbers, all others strings. A row with more or fewer cells than the first line,
     or with a text that is not UTF-8, is a Reject; a blank line is b"".
-    OSError for a file without a first line, or with a quoted cell that has no end or goes on behind its closing quote.
+    columns: those that are read. OSError if one of them is there twice, for a file without a first line, or with a
+    quoted cell that has no end or goes on behind its closing quote.
     """
-    return in_chunks(_records(file, separator))
+    return in_chunks(_records(file, separator, columns))
 
 
-def _records(file: Path, separator: bytes) -> Iterator[tuple[Any, int, int]]:
+def _records(file: Path, separator: bytes, columns: Collection[str]) -> Iterator[tuple[Any, int, int]]:
     names: Sequence[str] | None = None
     for line, cells, size, position in _rows(file, separator):
         if names is not None:
             yield _record(names, cells, line) if cells else b"", size, position
         elif cells:
-            names = _names(cells)
+            names = _names(cells, columns)
     if names is None:
         raise OSError("no line with the names of the columns")
 
@@ -98,7 +100,7 @@ def _cells(line: bytes, separator: bytes, opened: list[bytes] | None) -> tuple[C
         at += 1
 
 
-def _names(cells: Cells) -> Sequence[str]:
+def _names(cells: Cells, columns: Collection[str]) -> Sequence[str]:
     """The names of the columns; a name that stands again gets a number, so that no column replaces another."""
     if any(re.search(rb"\r(?!\n)", cell) for cell in cells if cell):
         raise OSError("the lines end with carriage returns alone, expected line feeds")
@@ -106,6 +108,7 @@ def _names(cells: Cells) -> Sequence[str]:
         texts = ["" if cell is None else cell.decode() for cell in cells]
     except UnicodeDecodeError as error:
         raise OSError(f"the names of the columns are not UTF-8 ({error.reason})") from error
+    check_names(texts, columns)
     counts: Counter[str] = Counter()
     unique = []
     for text in texts:

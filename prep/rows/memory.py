@@ -16,7 +16,8 @@ def memory_rows(records: Any) -> Iterator[Rows]:
     """
     if isinstance(records, Mapping):
         names = ", ".join(map(str, records)) or "nothing"
-        raise SourceError(f"records is a {type(records).__name__} of {names}; give one of its values, such as a split")
+        advice = "give one of its values, such as a split, or put one record into a list"
+        raise SourceError(f"records is a {type(records).__name__} of {names}; {advice}")
     if hasattr(records, "with_format"):
         from lmms.prep.rows.arrow import split_batch
 

@@ -20,7 +20,10 @@ from lmms.prep.progress import Progress, Report
 from lmms.prep.rows.find import FileSet, Unread, find_files
 from lmms.prep.rows.kinds import EXPECTED, ending_of, kind_of
 
+_FIRST_RETRY_S = 10.0
+"""Seconds for which a store is asked again before it has answered once: its name may be wrong."""
 _RETRY_S = 120.0
+"""The same once it has answered."""
 _PICTURE_RETRY_S = 30.0
 """Seconds for which a store is asked again for a picture beside a source: as long as any picture of the network has."""
 _BLOCK = 8 * 2**20
@@ -44,9 +47,13 @@ def fetch_files(url: str, folder: Path, report: Report) -> tuple[list[FileSet], 
     is_file = kind_of(Path(last)) is not None and not glob.has_magic(last)
     if not is_file:
         place, pattern = (place, last) if glob.has_magic(last) else (url.rstrip("/"), "*")
-    store = open_store(place, _RETRY_S)
+    store = open_store(place, _FIRST_RETRY_S)
+    report(Progress("copying", 0, 0, 0, 0, 0))
     try:
+        if is_file:
+            store.read_range(last, 0, 1)
         sizes = {last: 0} if is_file else _sizes(store, pattern, unread)
+        store = open_store(place, _RETRY_S)
         total, before = sum(sizes.values()), 0
         for name in sizes:
             for copied in _copy(store, name, here / name):

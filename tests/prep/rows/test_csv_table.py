@@ -19,7 +19,7 @@ def rows(folder: Path, content: bytes | str, separator: bytes = b",") -> list[An
     """The rows, and (reason, message) of a rejected one."""
     file = folder / "a.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    read = [row for part, _ in read_csv(file, separator) for row in part]
+    read = [row for part, _ in read_csv(file, separator, ("text",)) for row in part]
     return [(row.reason, row.message) if isinstance(row, Reject) else row for row in read]
 
 
@@ -75,6 +75,8 @@ def test_blank_lines_are_rows_that_are_skipped(tmp_path: Path) -> None:
 
 def test_no_column_replaces_another_of_its_name(tmp_path: Path) -> None:
     assert rows(tmp_path, "a,a,,a\n1,2,3,4\n") == [{"a": "1", "a_duplicated_0": "2", "": "3", "a_duplicated_1": "4"}]
+    with pytest.raises(OSError, match="two columns have the name text, which is read; rename one"):
+        rows(tmp_path, "text,a,text\n1,2,3\n")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Sources behind URLs: real servers, the rows of the files, and errors without credentials."""
 
 import json
+import time
 import urllib.request
 from hashlib import sha256
 from pathlib import Path
@@ -277,3 +278,15 @@ def test_a_container_of_azure_is_read_with_the_pictures_beside_its_records(
         assert {row: reason for row, (reason, _) in rejects(out).items()} == {1: "missing_file"}
         with pytest.raises(SourceError, match=r"az://box/set/b\.jsonl is not there"):
             read("az://box/set/b.jsonl", tmp_path / "none")
+
+
+def test_a_server_that_never_answers_is_named_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmms.prep.rows.remote._FIRST_RETRY_S", 0.2)
+    with web_server(tmp_path) as (_, url):
+        pass  # nobody listens at its port any more
+    reports: list[Progress] = []
+    begun = time.monotonic()
+    with pytest.raises(SourceError, match=r"127\.0\.0\.1"):
+        find_sources([f"{url}/a.jsonl"], None, fetched=tmp_path / "copies", report=reports.append)
+    assert time.monotonic() - begun < 60
+    assert reports[0].stage == "copying"
