@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lmms.cli import ui
-from lmms.cli.settings import ANY_OPTION, read_settings, with_options
+from lmms.cli.settings import ANY_OPTION, WithSwitches, read_settings, with_options
 from lmms.configs.contract.manifest import NOT_READ, SKIPPED, read_manifest
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
@@ -38,7 +38,7 @@ def prep() -> None:
     """Prepare shards."""
 
 
-@app.command("build-shards", context_settings=ANY_OPTION)
+@app.command("build-shards", cls=WithSwitches, context_settings=ANY_OPTION)
 @with_options(PrepConfig, but=("sources",))
 def build_shards(
     words: Annotated[
@@ -155,7 +155,7 @@ def _shortened(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-@app.command("plan", context_settings=ANY_OPTION)
+@app.command("plan", cls=WithSwitches, context_settings=ANY_OPTION)
 @with_options(PrepConfig, but=("sources", "seq_len", "out", "eval_out", "store", "plan", "shard_bytes"))
 def plan(
     words: Annotated[

@@ -5,10 +5,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.help import field_help
@@ -16,6 +18,8 @@ from lmms.configs.typed import without_none
 
 ANY_OPTION: dict[str, Any] = {"ignore_unknown_options": True}
 """Typer settings of a command that reads settings: an unknown option arrives among the words."""
+
+_SWITCH = "[true|false]"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -85,6 +89,20 @@ def with_options(kind: type, but: Collection[str]) -> Callable[[Command], Comman
     return decorate
 
 
+class WithSwitches(TyperCommand):
+    """A command whose settings that are true or false may stand without a value: --allow-network."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words that are left, after `true` was put behind each switch without a value."""
+        switches = {name for param in self.params for name in param.opts if getattr(param, "metavar", "") == _SWITCH}
+        filled = []
+        for word, following in zip_longest(args, args[1:], fillvalue="--"):
+            filled.append(word)
+            if word in switches and following.startswith("-"):
+                filled.append("true")
+        return super().parse_args(ctx, filled)
+
+
 def _section(key: str) -> str:
     return key.partition(".")[0]
 
@@ -94,4 +112,4 @@ def _word(hint: Any) -> str:
     inner = without_none(hint)
     if get_origin(inner) is Literal:
         return "|".join(get_args(inner))
-    return {int: "INTEGER", float: "NUMBER"}.get(inner, "TEXT")
+    return {int: "INTEGER", float: "NUMBER", bool: _SWITCH}.get(inner, "TEXT")

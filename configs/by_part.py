@@ -6,7 +6,7 @@ between dots. A pattern wins over the part, the part over the default, a later p
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from lmms.configs.contract.families import FAMILIES
@@ -44,15 +44,20 @@ def check_patterns(key: str, settings: Mapping[str, object]) -> None:
             ) from None
 
 
+def check_parts(key: str, settings: Mapping[str, object], parts: Collection[Part]) -> None:
+    """ConfigError for a part that the model does not have. parts: those of the model."""
+    for name in settings:
+        if name in PARTS and name not in parts:
+            known = ", ".join(part for part in PARTS if part in parts)
+            raise ConfigError(f"{key} names {name!r}, which this model does not have; it has {known}")
+
+
 def check_matches(key: str, settings: Mapping[str, object], parameters: Mapping[str, Part]) -> None:
     """ConfigError for a part that the model does not have, or a pattern that matches no name of a parameter.
 
     parameters: name -> part.
     """
-    for name in settings:
-        if name in PARTS and name not in parameters.values():
-            parts = ", ".join(part for part in PARTS if part in parameters.values())
-            raise ConfigError(f"{key} names {name!r}, which this model does not have; it has {parts}")
+    check_parts(key, settings, set(parameters.values()))
     for pattern in patterns(settings):
         if not any(_matches(pattern, name) for name in parameters):
             raise ConfigError(

@@ -46,9 +46,11 @@ def _entries(body: Any, origin: str) -> list[SourceConfig]:
     """The sources in the content of a YAML file. origin: name of the file, for a ConfigError."""
     is_theirs = isinstance(body, dict) and list(body) == ["datasets"]
     key = "datasets" if is_theirs else "sources"
-    entries = body["datasets"] if is_theirs else body
+    entries = body[key] if isinstance(body, dict) and list(body) == [key] else body
     if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{origin}: expected a list of paths or {{path: ...}}, or such a list under datasets")
+        raise ConfigError(
+            f"{origin}: expected a list of paths or {{path: ...}}, alone or under sources, or a list under datasets"
+        )
     checked = check(_HINT, entries, key, origin)
     missing = list(missing_keys(_HINT, checked, key))
     if missing:

@@ -73,9 +73,9 @@ def _with_form(source: Source, records: Sequence[Mapping[str, Any]]) -> Source:
     if form is None:
         columns = ", ".join(dict.fromkeys(str(name) for record in records for name in record))
         raise SourceError(
-            f"{source.name}: no form fits its first records, which have the columns {columns or 'none'}; expected those"
-            f" of {', '.join(FORMS)}. Name the form with form: NAME, or map its columns to those of a form, such as"
-            " fields: {messages: $.data.turns}"
+            f"{source.name}: no form fits most of its first records, which have the columns {columns or 'none'};"
+            f" expected those of {', '.join(FORMS)}. Name the form with form: NAME, or map its columns to those of a"
+            " form, such as fields: {messages: $.data.turns}"
         )
     return replace(source, reading=replace(source.reading, form=form))
 

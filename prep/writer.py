@@ -9,7 +9,7 @@ is all that a user with ready tokens needs: `lmms train` and `lmms inspect` read
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ class PackFacts:
     @property
     def limits(self) -> PackLimits:
         """Limits of every pack."""
-        return pack_limits(self.seq_len, self.max_patches, self.model.vision, self.model.image_token_id)
+        limits = pack_limits(self.seq_len, self.max_patches, self.model.vision, self.model.image_token_id)
+        return replace(limits, vocab_size=self.model.vocab_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,8 @@ def take_steps(run: Run, state: TrainerState, watch: Watch) -> TrainerState:
         window = window_of(config.profile, state.step, course.steps)
         profile = opened.enter_context(profiling(config.profile, run.output, run.world, model, window, watch))
         watch = replace(watch, mark=profile.marks)
-        watch.begin(f"step {min(state.step + 1, course.steps)} of {course.steps}, its first packs are read")
+        if state.step < course.steps:
+            watch.begin(f"step {state.step + 1} of {course.steps}, its first packs are read")
         for plan, batches in opened.enter_context(closing(feed(run, state))):
             moment = partial(in_step, plan, profile.marks)
             with profile.step(plan.step), explaining_out_of_memory(run.memory, moment, watch):

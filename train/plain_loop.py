@@ -116,7 +116,12 @@ class PackDataset(IterableDataset[Step]):
             raise TrainError(
                 f"the state is not one of a PackDataset ({error}); pass what state_dict returned"
             ) from None
-        self._state = resumed_state(self._opened.fresh, stored, Path("the state"), ())
+        try:
+            self._state = resumed_state(self._opened.fresh, stored, Path("the state"), ())
+        except TrainError as error:
+            # A PackDataset has no resume_changes and no output folder.
+            said = str(error).partition("; ")[0]
+            raise TrainError(f"{said}; make the PackDataset with the settings of the state") from None
 
 
 def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TrainModel:

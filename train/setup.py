@@ -153,7 +153,7 @@ def _filled(
     """Give the model memory and values, the values of the checkpoint last; returns its optimizer, filled too."""
     materialize(model, world.device, config.parallel.offload)
     optimizer = make_optimizer(model, config.optim)
-    watch.begin("reading the weights")
+    watch.begin("reading the weights" if checkpoint or config.model.init != "random" else "drawing the weights")
     fill_initial(initial, model, config.seed)
     if checkpoint:
         load_checkpoint(checkpoint, tensors_of(model, optimizer, initial.checkpointed), verified=True)

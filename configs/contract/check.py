@@ -16,6 +16,8 @@ class PackLimits:
     max_patches: int
     image_token_id: int | None
     merge_size: int
+    vocab_size: int | None = None
+    """Token ids are below; None where that is not known, as in a manifest."""
 
 
 def pack_limits(seq_len: int, max_patches: int, vision: Vision | None, image_token_id: int | None) -> PackLimits:
@@ -35,7 +37,7 @@ def check_pack(pack: Pack, limits: PackLimits) -> list[str]:
         return shape_faults
     tokens = len(pack.input_ids)
     too_long = [f"{tokens} tokens, at most {limits.seq_len} fit"] if tokens > limits.seq_len else []
-    return too_long + _target_faults(pack) + _media_faults(pack, limits)
+    return too_long + _id_faults(pack, limits.vocab_size) + _target_faults(pack) + _media_faults(pack, limits)
 
 
 def _shape_faults(pack: Pack) -> list[str]:
@@ -60,6 +62,15 @@ def _segment_faults(pack: Pack) -> list[str]:
     cuts, tokens = pack.cu_seqlens, len(pack.input_ids)
     if cuts[0] != 0 or cuts[-1] != tokens or (cuts[1:] <= cuts[:-1]).any():
         return [f"cu_seqlens {cuts.tolist()[:4]}... does not cut {tokens} tokens into segments"]
+    return []
+
+
+def _id_faults(pack: Pack, vocab_size: int | None) -> list[str]:
+    low, high = int(pack.input_ids.min()), int(pack.input_ids.max())
+    if low < 0:
+        return [f"input_ids holds {low}, expected no number below 0"]
+    if vocab_size is not None and high >= vocab_size:
+        return [f"input_ids holds {high}, expected less than the vocabulary's {vocab_size}"]
     return []
 
 

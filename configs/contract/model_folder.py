@@ -44,6 +44,8 @@ class ModelFolder:
     tokenizer_fingerprint: str
     own_template: bool = True
     """Whether chat_template is the folder's; False for a template that was given in its place."""
+    vocab_size: int | None = None
+    """Rows of the model's embedding; None where config.json does not say."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -69,9 +71,10 @@ def resolve_model(model: str, patterns: Sequence[str]) -> Path:
 
 
 def read_model_folder(
-    path: Path, min_pixels: int | None = None, max_pixels: int | None = None, chat_template: str | None = None
+    path: Path | str, min_pixels: int | None = None, max_pixels: int | None = None, chat_template: str | None = None
 ) -> ModelFolder:
     """Read a folder. min_pixels and max_pixels, in pixels, override the processor's; chat_template the folder's."""
+    path = Path(path)
     config = read_json(path / "config.json")
     placeholders = family_facts(config.get("model_type"), path / "config.json").placeholders
     tokenizer = read_json(path / "tokenizer.json")
@@ -87,6 +90,7 @@ def read_model_folder(
         vision=_read_vision(path, min_pixels, max_pixels) if has_vision else None,
         image_token_id=_token_id(path, config, tokenizer, "image", placeholders["image"]) if has_vision else None,
         tokenizer_fingerprint=_tokenizer_fingerprint(path, tokenizer),
+        vocab_size=(config.get("text_config") or config).get("vocab_size"),
     )
 
 

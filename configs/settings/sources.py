@@ -111,7 +111,7 @@ class SourceConfig(RecordConfig):
 
     def __post_init__(self) -> None:
         check_fields(self, "sources")
-        read_transforms(self.transforms or (), "sources.transforms")
+        read_transforms(self.transforms or (), f"{self.name or self.path}: transforms")
         if not isinstance(self.data_folder, str | None):
             raise ConfigError(f"sources.data_folder is {self.data_folder!r}, expected a folder or an empty string")
         if self.media_root is not None and self.data_folder is not None:
@@ -171,6 +171,8 @@ def decide_reading(*configs: RecordConfig) -> Reading:
     """The settings of a source: for each the first of `configs` that sets it, else the default."""
     reading = _decided(DEFAULT_READING, configs)
     mode = configs[0].system_mode if configs else None
+    if mode == "keep" and configs[0].system is not None:
+        raise ConfigError("system_mode is keep, so system would not be used; leave one of the two out")
     if mode not in (None, "keep") and reading.system is None:
         raise ConfigError(f"system_mode is {mode}, but there is no system prompt; expected system beside it")
     return reading

@@ -91,7 +91,7 @@ class Rotate:
 
     def __post_init__(self) -> None:
         if (self.max_deg is None) == (not self.angles):
-            raise ConfigError("rotate: expected one of max_deg and angles")
+            raise ConfigError("expected one of max_deg and angles")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +107,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         if self.lo > self.hi:
-            raise ConfigError(f"scale: lo {self.lo} is above hi {self.hi}")
+            raise ConfigError(f"lo {self.lo} is above hi {self.hi}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,5 +234,8 @@ def _transform(entry: Mapping[str, Any], place: str) -> Transform:
     checked = check(kind, options, "", f"{place} ({name})")
     if missing := list(missing_keys(kind, checked, "")):
         raise ConfigError(f"{place} ({name}): required but not set: {', '.join(missing)}")
-    made: Transform = build(kind, checked)
+    try:
+        made: Transform = build(kind, checked)
+    except ConfigError as error:
+        raise ConfigError(f"{place} ({name}): {error}") from None
     return made

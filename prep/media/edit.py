@@ -174,3 +174,10 @@ def edited(data: bytes, edits: Sequence[Edit], jpeg_quality: int | None) -> tupl
     else:
         rgb.save(buffer, "JPEG", quality=jpeg_quality)
     return buffer.getvalue(), rgb.size
+
+
+def png_of(picture: Image.Image) -> bytes:
+    """A picture in memory as PNG, turned as its EXIF data says, with nothing lost that a model sees."""
+    data = BytesIO()
+    to_rgb(ImageOps.exif_transpose(picture), picture.format).save(data, "PNG", compress_level=_PNG_LEVEL)
+    return data.getvalue()

@@ -1,9 +1,12 @@
 """Entries of a picture column, and media of other columns and keys, which no part takes."""
 
+import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from lmms.configs.words import counted
+from lmms.prep.media.edit import png_of
 from lmms.prep.media.read import ImageRef
 from lmms.prep.records.absent import is_absent, is_null_image
 from lmms.prep.records.media_names import Kind, is_media_file, media_kind
@@ -30,7 +33,8 @@ class Bare:
     def check_empty(self) -> None:
         """Reject for entries that no part took. A column `image` of which nothing was taken is for check_all_read."""
         if self._entries and (self.taken or self.column == "images"):
-            message = f"`{self.column}` has {len(self._entries)} more entries than there are bare image parts"
+            more = counted(len(self._entries), "more entry", "more entries")
+            message = f"`{self.column}` has {more} than there are bare image parts"
             raise Reject("count_mismatch", message, self.column)
 
 
@@ -60,11 +64,17 @@ def image_ref(value: Any, place: str) -> ImageRef:
         if isinstance(value.get("bytes"), str):  # JSON has no bytes
             return ImageRef("base64", value["bytes"])
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif type(value).__module__.startswith("PIL."):
+        value = png_of(value)
     if isinstance(value, bytes):
         return ImageRef("bytes", value)
     if isinstance(value, str):
         return ImageRef("path", value)
-    raise Reject("bad_part", f"an image is {kind_of(value)}, expected a path, a data URI, base64 or bytes", place)
+    raise Reject(
+        "bad_part", f"an image is {kind_of(value)}, expected a path, a data URI, base64, bytes or a PIL image", place
+    )
 
 
 def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: int, place: str = "") -> None:

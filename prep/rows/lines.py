@@ -53,6 +53,7 @@ def _lines(file: Path) -> Iterator[tuple[bytes, int, int]]:
             check_text(file, block)
             content = block.removeprefix(BOM)
             _refuse_list(file, content)
+            _refuse_spread(file, content)
             is_first = False
         first, *others = content.split(b"\n")
         rest.append(first)
@@ -66,6 +67,15 @@ def _lines(file: Path) -> Iterator[tuple[bytes, int, int]]:
     line = b"".join(rest)
     if line:
         yield line, len(line), position
+
+
+def _refuse_spread(file: Path, content: bytes) -> None:
+    """SourceError for a first record that is written over several lines, as people print JSON to read it."""
+    if content.lstrip()[:1] == b"{" and content.lstrip().split(b"\n", 1)[0].strip() == b"{":
+        raise SourceError(
+            f"{file}: its first record is spread over several lines, expected a record on each line;"
+            " `jq -c . FILE` writes such lines, and a file of one list of records is read as .json"
+        )
 
 
 def _refuse_list(file: Path, head: bytes) -> None:

@@ -175,3 +175,10 @@ def test_a_plan_compares_lengths_and_writes_nothing(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     assert "such as 1%, 0.05 or all" in lmms(*words, "--seq-len", "256", "--sample", "2").output
     assert "such as 4096,16384" in lmms(*words, "--seq-len", "short").output
+
+
+def test_a_switch_may_stand_without_a_value() -> None:
+    words = ("prep", "build-shards", "a.jsonl", "--model", "m", "--seq-len", 256, "--out", "o", "--print-config")
+    for switch in (("--allow-network",), ("--allow-network", "true"), ("--allow-network", "--seed", 3)):
+        assert yaml.safe_load(lmms(*words, *switch).output)["allow_network"] is True
+    assert yaml.safe_load(lmms(*words, "--allow-network", "false").output)["allow_network"] is False

@@ -1,18 +1,23 @@
 """Records in memory, and the pieces of a build, with nothing but public names."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from lmms.cli.demo.draw import draw_pictures
 from lmms.configs import PrepConfig, SourceError, read_model_folder
+from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.errors import ConfigError
 from lmms.prep import Record, Reject, build_shards, load_renderer, plan_packs, read_records, render_record
 from lmms.prep.rows.chunk import CHUNK_ROWS
 from lmms.prep.rows.memory import memory_rows
+from lmms.train.data.shards import PackReader, read_sidecar
 from tests.kit.folders import tiny_model_folder
 
 
@@ -99,6 +104,26 @@ def test_an_entry_that_is_no_record_is_named_by_its_number(records: list[dict[st
 def test_without_files_and_records_there_is_nothing_to_build(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sources is empty"):
         build_shards(config(tmp_path, "out"))
+
+
+def test_pictures_in_memory_are_read_as_those_of_files(tmp_path: Path) -> None:
+    picture = Image.effect_noise((64, 48), 50).convert("RGB")
+    picture.save(tmp_path / "a.png")
+    turned = picture.copy()
+    turned.getexif()[0x0112] = 6  # to be turned by 90 degrees
+
+    def built(name: str, image: Any) -> Any:
+        parts = [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]
+        turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Noise."}]
+        build_shards(config(tmp_path, name), records=[{"messages": turns}])
+        dataset = open_dataset(tmp_path / name)
+        return PackReader([dataset]).read(read_sidecar(dataset).place(0))
+
+    of_path, of_object = built("path", tmp_path / "a.png"), built("object", picture)
+    assert of_path.input_ids.tolist() == of_object.input_ids.tolist()
+    pixels = [np.asarray(Image.open(BytesIO(pack.media_bytes))) for pack in (of_path, of_object)]
+    assert np.array_equal(*pixels)
+    assert built("turned", turned).media[0].size == (48, 64)
 
 
 def test_chunks_are_cut_by_rows_and_by_bytes() -> None:

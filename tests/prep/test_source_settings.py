@@ -14,7 +14,7 @@ from lmms.configs.contract.manifest import Manifest, open_dataset
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.settings.prep import PrepConfig
-from lmms.configs.settings.sources import SourceConfig
+from lmms.configs.settings.sources import RecordConfig, SourceConfig
 from lmms.prep.build import build_shards
 from lmms.prep.first_records import read_records
 from lmms.prep.records.read import read_record
@@ -111,7 +111,7 @@ def test_a_build_that_cannot_hold_out_a_record_leaves_neither_folder(tmp_path: P
     (tmp_path / "out-eval").mkdir()
     with pytest.raises(BuildError, match="out-eval exists"):
         build(tmp_path, source, eval_share=0.5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "model", "out-eval"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "model", "out-eval", "out.lmms-store"]
 
 
 def test_copies_of_a_record_are_in_different_packs_where_records_of_one_length_allow_that(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ SYSTEM = [{"role": "system", "content": "Old."}]
 def test_the_system_prompt_of_a_source(tmp_path: Path, mode: Any, with_turn: str, without: str | None) -> None:
     plain, marked = chat(1), {"messages": SYSTEM + chat(1)["messages"]}
     path = write(tmp_path / "a.jsonl", [plain, marked])
-    records = read_records([SourceConfig(path=path, system="New.", system_mode=mode)])
+    records = read_records([SourceConfig(path=path, system_mode=mode)], base=RecordConfig(system="New."))
     prompts = [[m.content for m in record.messages if m.role == "system"] for _, _, record in records]  # type: ignore[union-attr]
     assert prompts == [[without] if without else [], [with_turn]]
 
@@ -271,6 +271,7 @@ def test_a_filter_reads_columns_of_tables_and_texts_of_csv(tmp_path: Path) -> No
     ("settings", "fault"),
     [
         ({"system_mode": "replace"}, "system_mode is replace, but there is no system prompt"),
+        ({"system_mode": "keep", "system": "New."}, "system_mode is keep, so system would not be used"),
         ({"eval_by": "doc"}, "eval_share is not set"),
         ({"eval_by": "$doc", "eval_share": 0.1}, r"eval_by is '\$doc', expected a path"),
         ({"filter": "score >"}, "unable to parse"),

@@ -329,3 +329,9 @@ def test_a_damaged_arrow_file_that_ended_the_process_is_an_error_that_names_it(s
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
     write(tmp_path / "a[1].jsonl", [{"name": "a"}])
     assert values(tmp_path / "a[1].jsonl") == [{"name": "a"}]
+
+
+def test_a_record_over_several_lines_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{\n  "messages": []\n}\n')
+    with pytest.raises(SourceError, match=r"a\.jsonl: its first record is spread over several lines.*jq -c"):
+        values(tmp_path / "a.jsonl")

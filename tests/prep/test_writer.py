@@ -99,3 +99,14 @@ def test_a_folder_that_is_there_is_left_alone(model: ModelFolder, tmp_path: Path
     with pytest.raises(BuildError, match="exists"):
         write_packs(tmp_path / "out", packs_of(model, 1), facts_of(model))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("token", "fault"), [(-1, "holds -1, expected no"), (10**7, "holds 10000000, expected less")])
+def test_a_token_that_the_model_does_not_have_is_refused(
+    token: int, fault: str, model: ModelFolder, tmp_path: Path
+) -> None:
+    pack = packs_of(model, 1)[0]
+    ids = pack.input_ids.copy()
+    ids[5] = token
+    with pytest.raises(BuildError, match=fault):
+        write_packs(tmp_path / "out", [replace(pack, input_ids=ids)], facts_of(model))

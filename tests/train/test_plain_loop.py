@@ -37,8 +37,8 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return settings | {"model.init": "pretrained", "data.global_packs": 4, "data.micro_packs": 2, "max_steps": 3}
 
 
-def packs_of(settings: dict[str, Any], seed: int = 0, workers: int = 0) -> PackDataset:
-    data = DataConfig(shards=settings["data.shards"], global_packs=4, micro_packs=2, workers=workers)
+def packs_of(settings: dict[str, Any], seed: int = 0, workers: int = 0, global_packs: int = 4) -> PackDataset:
+    data = DataConfig(shards=settings["data.shards"], global_packs=global_packs, micro_packs=2, workers=workers)
     return PackDataset(data, settings["model.path"], seed)
 
 
@@ -93,6 +93,11 @@ def test_a_state_of_another_order_is_refused(settings: dict[str, Any]) -> None:
         packs_of(settings, seed=1).load_state_dict(packs_of(settings).state_dict())
     with pytest.raises(TrainError, match="the state is not one of a PackDataset"):
         packs_of(settings).load_state_dict({"position": 3})
+    with pytest.raises(
+        TrainError, match=r"global_packs.*make the PackDataset with the settings of the state"
+    ) as caught:
+        packs_of(settings, global_packs=2).load_state_dict(packs_of(settings).state_dict())
+    assert "resume_changes" not in str(caught.value)
 
 
 def test_a_store_is_waited_for_as_long_as_its_setting_says() -> None:

@@ -13,6 +13,8 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lmms.configs.by_part import check_parts
+from lmms.configs.contract.families import FAMILIES
 from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.errors import ConfigError, ModelError, TrainError
 from lmms.configs.room import size_text
@@ -95,7 +97,9 @@ def _check_model(config: TrainConfig, output: Path, datasets: list[Dataset]) -> 
     if not folder.is_dir() and config.model.path.count("/") == 1 and config.model.path[0] not in "./~":
         return
     for dataset in datasets:
-        fitting_model(config.model.path, dataset)
+        parts = FAMILIES[fitting_model(config.model.path, dataset).family].parts
+        check_parts("train", config.train, parts)
+        check_parts("optim.lr", config.optim.lr, parts)
     check_one_template(datasets)
     starts = config.resume == "never" or not any(output.glob("step-*"))
     reads_weights = config.model.init == "pretrained" and config.model.init_from is None

@@ -30,6 +30,12 @@ def settings(tmp_path: Path) -> dict[str, Any]:
         ({"model.path": "./nosuch"}, ModelError, r"model './nosuch' is neither a folder nor a hub id"),
         ({"model.init": "pretrained"}, ModelError, r"has no model\.safetensors or .*set model\.init: random"),
         ({"output": "/proc/version/run"}, TrainError, r"/proc/version is not a folder"),
+        (
+            {"train": {"vision": "frozen"}},
+            ConfigError,
+            r"train names 'vision', which this model does not have; it has llm",
+        ),
+        ({"optim.lr": {"aligner": 1e-3}}, ConfigError, r"optim\.lr names 'aligner', which this model does not have"),
         ({"resume": "step-00000009"}, TrainError, r"step-00000009 is not a complete checkpoint"),
     ],
 )
