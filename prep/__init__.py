@@ -7,7 +7,7 @@ from lmms.configs.lazy import lazy_names
 if TYPE_CHECKING:
     from lmms.prep.build import build_shards
     from lmms.prep.first_records import read_records
-    from lmms.prep.plan import Plan, plan_packs
+    from lmms.prep.planning.tight import Plan, plan_packs
     from lmms.prep.progress import Progress
     from lmms.prep.records.record import Record
     from lmms.prep.reject import Reject
@@ -38,7 +38,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "Progress": "lmms.prep.progress",
         "build_shards": "lmms.prep.build",
-        **dict.fromkeys(("Plan", "plan_packs"), "lmms.prep.plan"),
+        **dict.fromkeys(("Plan", "plan_packs"), "lmms.prep.planning.tight"),
         "Record": "lmms.prep.records.record",
         "Reject": "lmms.prep.reject",
         **dict.fromkeys(("Rendered", "render_record"), "lmms.prep.render.render"),

@@ -17,7 +17,6 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.files import new_folder, remove
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.balanced import BALANCED
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import (
     Ledger,
@@ -31,7 +30,8 @@ from lmms.prep.engine.ledger import (
 )
 from lmms.prep.first_pass import find_input, max_patches_of, read_records_of, recipe_of, used_functions
 from lmms.prep.packing import planned_and_written
-from lmms.prep.plan import ALGORITHM
+from lmms.prep.planning.balanced import BALANCED
+from lmms.prep.planning.tight import ALGORITHM
 from lmms.prep.progress import Report, silent
 from lmms.prep.render.render import RENDERER_VERSION
 from lmms.prep.rows.find import Unread

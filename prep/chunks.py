@@ -15,13 +15,12 @@ from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
 from lmms.prep.rows.chunk import Chunk, Packed, Rows, TarRow
+from lmms.prep.rows.columns import TWICE, without_struct_nulls
 from lmms.prep.rows.csv_table import read_csv
 from lmms.prep.rows.json_list import read_json
 from lmms.prep.rows.kinds import TABLES
 from lmms.prep.rows.lines import check_pointer, is_blank, read_lines
 from lmms.prep.rows.memory import memory_rows
-from lmms.prep.rows.names import TWICE
-from lmms.prep.rows.nulls import without_struct_nulls
 from lmms.prep.rows.tar import read_tar, with_members
 from lmms.prep.sources import Source
 

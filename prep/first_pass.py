@@ -40,7 +40,7 @@ from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
-from lmms.prep.samples import Recipe
+from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes

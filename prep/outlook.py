@@ -17,15 +17,15 @@ import numpy.typing as npt
 from lmms.configs.contract.costs import ModelCost, folder_cost
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.balanced import balanced_packs
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import Ledger, check_filters
 from lmms.prep.first_pass import find_input, max_patches_of, read_records_of
 from lmms.prep.packing import costs_beyond_tokens
-from lmms.prep.plan import plan_packs
+from lmms.prep.planning.balanced import balanced_packs
+from lmms.prep.planning.spread import Samples
+from lmms.prep.planning.tight import plan_packs
 from lmms.prep.progress import Progress, Report, silent
 from lmms.prep.records.forms import DOCUMENT_FORMS
-from lmms.prep.spread import Samples
 
 RANKS = (8, 64, 512)
 

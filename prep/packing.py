@@ -13,14 +13,14 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.balanced import balanced_packs
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import read_spooled
-from lmms.prep.plan import Plan, plan_packs
+from lmms.prep.planning.balanced import balanced_packs
+from lmms.prep.planning.spread import Samples
+from lmms.prep.planning.tight import Plan, plan_packs
 from lmms.prep.progress import Progress, Report
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
-from lmms.prep.spread import Samples
 
 _PLACE = ["chunk", "offset", "copy"]
 

@@ -18,13 +18,14 @@ from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
-from lmms.prep.joining import Joined, join_of, joined_rows
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.rows.chunk import Chunk
-from lmms.prep.samples import Draft, Made, Recipe, attempt, draft_samples, finish_samples
+from lmms.prep.sample.joining import Joined, join_of, joined_rows
+from lmms.prep.sample.recipe import Recipe
+from lmms.prep.sample.samples import Draft, Made, attempt, draft_samples, finish_samples
 from lmms.prep.sources import Source
 
 _FORMATS = {

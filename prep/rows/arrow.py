@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import CHUNK_ROWS, rows_of_chunk
-from lmms.prep.rows.names import check_names
+from lmms.prep.rows.columns import check_names
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 

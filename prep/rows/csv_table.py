@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 from lmms.configs.words import counted
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import MOST_BYTES, in_chunks
+from lmms.prep.rows.columns import check_names
 from lmms.prep.rows.lines import read_lines
-from lmms.prep.rows.names import check_names
 
 Cells: TypeAlias = "list[bytes | None]"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lmms.configs.errors import SourceError
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Rows, rows_of_chunk
-from lmms.prep.rows.nulls import without_struct_nulls
+from lmms.prep.rows.columns import without_struct_nulls
 
 
 def memory_rows(records: Any) -> Iterator[Rows]:

@@ -1,7 +1,7 @@
 """Transforms: pure functions Record -> Record(s), seeded by the build's seed, the source and the row.
 
 The table names them; their settings are in configs/settings/transforms.py. `join` is not among them, since it takes
-several records: see prep/joining.py.
+several records: see prep/sample/joining.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence

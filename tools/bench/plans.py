@@ -26,10 +26,10 @@ from lmms.configs.contract.hashing import counter_hash, permutation
 from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.contract.pack import Pack
-from lmms.prep.balanced import balanced_packs
 from lmms.prep.packing import costs_beyond_tokens
-from lmms.prep.plan import plan_packs
-from lmms.prep.spread import Samples
+from lmms.prep.planning.balanced import balanced_packs
+from lmms.prep.planning.spread import Samples
+from lmms.prep.planning.tight import plan_packs
 from lmms.train.data.balance import expected_loss, packs_of_steps
 from lmms.train.data.mixture import Phase
 from lmms.train.data.order import Order, SetOrder

@@ -14,7 +14,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.configs.settings.transforms import read_transforms
 from lmms.prep.build import build_shards
-from lmms.prep.joining import ALONE
+from lmms.prep.sample.joining import ALONE
 from lmms.train.data.verify import verify
 from tests.kit.boxes import BOX, boxes_of, build, red_box, samples, write_boxes
 from tests.kit.folders import tiny_model_folder

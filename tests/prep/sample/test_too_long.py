@@ -13,7 +13,7 @@ from lmms.configs.errors import ConfigError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
-from lmms.prep.samples import NO_TEXT
+from lmms.prep.sample.samples import NO_TEXT
 from lmms.train.data.verify import verify
 from tests.kit.folders import TOOL_TEMPLATE, tiny_model_folder
 

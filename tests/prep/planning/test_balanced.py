@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.errors import BuildError
-from lmms.prep.balanced import BALANCED, balanced_packs
 from lmms.prep.packing import costs_beyond_tokens
-from lmms.prep.plan import Plan, plan_packs
-from lmms.prep.spread import Samples
+from lmms.prep.planning.balanced import BALANCED, balanced_packs
+from lmms.prep.planning.spread import Samples
+from lmms.prep.planning.tight import Plan, plan_packs
 
 SEQ_LEN, MAX_PATCHES = 24, 30
 

@@ -1,4 +1,4 @@
-"""Samples -> packs while they fill: large samples spread by cost, small ones by quotas. See prep/balanced.py.
+"""Samples -> packs while they fill: large samples spread by cost, small ones by quotas. See prep/planning/balanced.py.
 
 All functions change the packs and `placed`, int32 [samples]: the pack of each sample, -1 for none so far.
 """

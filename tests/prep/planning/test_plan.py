@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmms.configs.errors import BuildError
-from lmms.prep.plan import ALGORITHM, Plan, plan_packs
+from lmms.prep.planning.tight import ALGORITHM, Plan, plan_packs
 
 Samples = list[tuple[int, int]]
 SEQ_LEN, MAX_PATCHES = 24, 30

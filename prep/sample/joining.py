@@ -18,7 +18,9 @@ from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject
 from lmms.prep.render.renderer import Renderer
-from lmms.prep.samples import Made, Recipe, attempt, changed, draft_of, finish_alone, measured
+from lmms.prep.sample.pictures import measured
+from lmms.prep.sample.recipe import Recipe
+from lmms.prep.sample.samples import Made, attempt, changed, draft_of, finish_alone
 from lmms.prep.sources import Source
 from lmms.prep.transforms.join import joined, kinship
 

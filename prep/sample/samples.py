@@ -3,81 +3,41 @@
 A sample has the form of the contract's Pack, so the spool between reading and writing needs no other format.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lmms.configs.contract.check import PackLimits
-from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens
+from lmms.configs.contract.geometry import grid_tokens
 from lmms.configs.contract.pack import Media, Pack
-from lmms.configs.settings.sources import Coords, TooLong
+from lmms.configs.settings.sources import Coords
 from lmms.configs.settings.transforms import Transform
 from lmms.prep.choice.evaluation import is_for_evaluation
-from lmms.prep.media.edit import edited
-from lmms.prep.media.images import image_size
-from lmms.prep.media.network import Network
-from lmms.prep.media.pins import Fetched, Pins, pinned
-from lmms.prep.media.read import ImageRef, address_of, read_image
-from lmms.prep.media.resize import picture_grid, with_areas
-from lmms.prep.records.cut import first_messages, learned_ends
+from lmms.prep.media.pins import Fetched
 from lmms.prep.records.document import Document
-from lmms.prep.records.parts import Image
 from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Record
 from lmms.prep.records.written import has_shapes, with_shapes_written
 from lmms.prep.reject import Reject
-from lmms.prep.render.document import Piece, cut_document, render_document
 from lmms.prep.render.layout import Layout
 from lmms.prep.render.outline import lay_out
-from lmms.prep.render.render import Rendered, render_layouts, render_record
+from lmms.prep.render.render import Rendered, render_layouts
 from lmms.prep.render.renderer import Renderer
+from lmms.prep.sample.pictures import Picture, fetched_of, measured, read_picture
+from lmms.prep.sample.recipe import Recipe
+from lmms.prep.sample.too_long import cut_turns, document_pieces, fits
 from lmms.prep.sources import Source
 from lmms.prep.transforms import transformed
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """Settings that turn a record into a sample, the same for every record of a build."""
-
-    limits: PackLimits
-    vision: Vision | None
-    verify_media: Literal["header", "structure", "decode"]
-    max_image_pixels: int
-    text_overlap: int
-    """Tokens at the end of a piece of a document that the next piece begins with, as context."""
-    seed: int = 0
-    """Decides what transforms draw."""
-    edited_jpeg_quality: int | None = None
-    """Quality of the JPEGs that edited pictures become; None: PNG."""
-    network: Network | None = None
-    """How images are fetched that records name by http; None: they are rejected."""
-    opened: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
-    """The files that pictures of the chunk at hand were read from: see read_image."""
-    pins: Pins = field(default_factory=dict)
-    """Pictures of an earlier build: what is fetched has to be the same."""
-
-
-_FURTHER = 8
-"""Beginnings of a conversation that are tried beyond the first that does not fit."""
 NO_TEXT = "pictures of a long document with no text between them"
 """Note about a document of which a piece has nothing to learn, and is left out."""
 LEFT_OUT = "text that the template leaves out"
 """Note about a record of which a template leaves out text that is only context."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    data: bytes
-    size: tuple[int, int]
-    grid_thw: tuple[int, int, int]
-    fetched: Fetched | None
-    """The picture as it came over the network, before any edit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +60,7 @@ class _Waiting:
     """A conversation with its pictures and its text, to be tokenized together with others."""
 
     record: Record
-    pictures: Sequence[_Picture]
+    pictures: Sequence[Picture]
     sizes: Sequence[int]
     """Tokens of each picture."""
     layout: Layout
@@ -209,7 +169,7 @@ def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Rendere
 def _drafted(
     record: Record | Document, place: tuple[int, int], source: Source, renderer: Renderer, recipe: Recipe
 ) -> _Waiting | Made:
-    pictures = [_picture(image, source, recipe) for image in record.images] if recipe.vision else []
+    pictures = [read_picture(image, source, recipe) for image in record.images] if recipe.vision else []
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     if isinstance(record, Document):
         return _made_of_document(record, sizes, pictures, place, source, renderer, recipe)
@@ -220,14 +180,14 @@ def _drafted(
 def _made_of_document(
     document: Document,
     sizes: Sequence[int],
-    pictures: Sequence[_Picture],
+    pictures: Sequence[Picture],
     place: tuple[int, int],
     source: Source,
     renderer: Renderer,
     recipe: Recipe,
 ) -> Made:
     try:
-        pieces = _cut_document(document, sizes, pictures, source.reading.too_long, renderer, recipe)
+        pieces = document_pieces(document, sizes, pictures, source.reading.too_long, renderer, recipe)
     except Reject as reject:  # the renderer names turns, which a document lacks
         column = document.place if reject.place in ("", "text", "messages") else reject.place
         raise Reject(reject.reason, reject.message, column) from None
@@ -237,23 +197,19 @@ def _made_of_document(
         raise Reject("no_target_tokens", message, document.place)
     samples = tuple(_sample(rendered, of_piece, document.weight, place, recipe) for rendered, of_piece in made)
     notes = (*document.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
-    return Made(samples, _told(notes, source), 0, is_for_evaluation=False, fetched=_fetched(pictures))
+    return Made(samples, _told(notes, source), 0, is_for_evaluation=False, fetched=fetched_of(pictures))
 
 
 def _made(waiting: _Waiting, whole: Rendered, draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
     record, pictures = waiting.record, waiting.pictures
     too_long = draft.source.reading.too_long
     kept, rendered = record, whole
-    if not _fits(whole, pictures, recipe.limits):
-        kept, rendered = _cut_turns(record, waiting.sizes, pictures, whole, too_long, renderer, recipe)
+    if not fits(whole, pictures, recipe.limits):
+        kept, rendered = cut_turns(record, waiting.sizes, pictures, whole, too_long, renderer, recipe)
     notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
     sample = _sample(rendered, pictures[: len(kept.images)], record.weight, draft.place, recipe)
     cut = len(record.messages) - len(kept.messages)
-    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False, fetched=_fetched(pictures))
-
-
-def _fetched(pictures: Sequence[_Picture]) -> frozenset[Fetched]:
-    return frozenset(picture.fetched for picture in pictures if picture.fetched)
+    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False, fetched=fetched_of(pictures))
 
 
 def _told(notes: tuple[str, ...], source: Source) -> tuple[str, ...]:
@@ -263,7 +219,7 @@ def _told(notes: tuple[str, ...], source: Source) -> tuple[str, ...]:
     return tuple(note for note in notes if note.removeprefix("column ") not in source.chosen_by)
 
 
-def _with_texts(record: Record, pictures: Sequence[_Picture], coords: Coords, recipe: Recipe) -> Record:
+def _with_texts(record: Record, pictures: Sequence[Picture], coords: Coords, recipe: Recipe) -> Record:
     """The record with its boxes and points as text; they stay for a model that has no pictures, which rejects those."""
     if recipe.vision is None or not has_shapes(record):
         return record
@@ -272,57 +228,8 @@ def _with_texts(record: Record, pictures: Sequence[_Picture], coords: Coords, re
     return with_shapes_written(record, sizes, coords)
 
 
-def _cut_document(
-    document: Document,
-    sizes: Sequence[int],
-    pictures: Sequence[_Picture],
-    too_long: TooLong,
-    renderer: Renderer,
-    recipe: Recipe,
-) -> list[Piece]:
-    whole = render_document(renderer, document, sizes)
-    if _fits(whole, pictures, recipe.limits):
-        return [Piece(whole, (0, len(pictures)))]
-    if too_long == "reject" or not document.may_split:
-        raise _too_long(whole, pictures, recipe.limits, "")
-    most = (recipe.limits.seq_len, recipe.limits.max_patches)
-    return list(cut_document(whole, sizes, [grid_patches(p.grid_thw) for p in pictures], most, recipe.text_overlap))
-
-
-def _cut_turns(
-    record: Record,
-    sizes: Sequence[int],
-    pictures: Sequence[_Picture],
-    whole: Rendered,
-    too_long: TooLong,
-    renderer: Renderer,
-    recipe: Recipe,
-) -> tuple[Record, Rendered]:
-    """The longest beginning of a record that fits a pack, if the settings allow that, with its rendering."""
-    if too_long != "truncate_turns":
-        raise _too_long(whole, pictures, recipe.limits, record.place)
-
-    def beginning(end: int) -> tuple[Record, Rendered]:
-        kept = first_messages(record, end)
-        return kept, render_record(renderer, kept, sizes[: len(kept.images)])
-
-    def is_longer(end: int) -> bool:
-        kept, shorter = beginning(end)
-        return not _fits(shorter, pictures[: len(kept.images)], recipe.limits)
-
-    ends = learned_ends(record)
-    first = bisect_left(ends, True, key=is_longer)
-    # A template may drop reasoning once a question follows, so a longer beginning may have fewer tokens.
-    fitting = next(
-        (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
-    )
-    if fitting is None and not first:
-        raise _too_long(whole, pictures, recipe.limits, record.place)
-    return beginning(ends[first - 1 if fitting is None else fitting])
-
-
 def _sample(
-    rendered: Rendered, pictures: Sequence[_Picture], weight: float, place: tuple[int, int], recipe: Recipe
+    rendered: Rendered, pictures: Sequence[Picture], weight: float, place: tuple[int, int], recipe: Recipe
 ) -> Pack:
     """The pack of one sample. place: number of the source, and row."""
     sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
@@ -339,49 +246,3 @@ def _sample(
         ),
         media_bytes=b"".join(p.data for p in pictures),
     )
-
-
-def measured(image: Image, source: Source, recipe: Recipe) -> Image:
-    """The picture with its bytes and its size. Raises Reject."""
-    if image.size is not None:
-        return image
-    try:
-        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside, opened=recipe.opened)
-        address = address_of(image.ref, source.beside)
-        fetched = None if address is None else pinned(address, data, recipe.pins)
-        size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
-    except Reject as reject:
-        raise Reject(reject.reason, reject.message, image.place) from None
-    return replace(image, ref=ImageRef("bytes", data), size=size, fetched=fetched)
-
-
-def _picture(image: Image, source: Source, recipe: Recipe) -> _Picture:
-    assert recipe.vision is not None
-    image = measured(image, source, recipe)
-    data, size = image.ref.value, image.size
-    assert isinstance(data, bytes)
-    assert size is not None
-    fetched = None if image.fetched is None else replace(image.fetched, size=size)
-    try:
-        if image.edits:
-            data, size = edited(data, image.edits, recipe.edited_jpeg_quality)
-        vision = with_areas(recipe.vision, source.reading.min_pixels, source.reading.max_pixels)
-        grid_thw = picture_grid(size[1], size[0], vision, image.ask)
-    except Reject as reject:
-        raise Reject(reject.reason, reject.message, image.place) from None
-    return _Picture(data, size, grid_thw, fetched)
-
-
-def _patches(pictures: Sequence[_Picture]) -> int:
-    return sum(grid_patches(picture.grid_thw) for picture in pictures)
-
-
-def _fits(rendered: Rendered, pictures: Sequence[_Picture], limits: PackLimits) -> bool:
-    return len(rendered.input_ids) <= limits.seq_len and _patches(pictures) <= limits.max_patches
-
-
-def _too_long(rendered: Rendered, pictures: Sequence[_Picture], limits: PackLimits, place: str) -> Reject:
-    tokens, patches = len(rendered.input_ids), _patches(pictures)
-    if tokens > limits.seq_len:
-        return Reject("too_long", f"{tokens} tokens, a pack holds {limits.seq_len}", place)
-    return Reject("too_many_patches", f"{patches} patches, a pack holds {limits.max_patches}", place)

@@ -1,0 +1,1 @@
+"""Samples -> which of them share a pack."""

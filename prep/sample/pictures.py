@@ -1,0 +1,63 @@
+"""The pictures of a record: their bytes, their size, and the grid of their patches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lmms.configs.contract.geometry import grid_patches
+from lmms.prep.media.edit import edited
+from lmms.prep.media.images import image_size
+from lmms.prep.media.pins import Fetched, pinned
+from lmms.prep.media.read import ImageRef, address_of, read_image
+from lmms.prep.media.resize import picture_grid, with_areas
+from lmms.prep.records.parts import Image
+from lmms.prep.reject import Reject
+from lmms.prep.sample.recipe import Recipe
+from lmms.prep.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    data: bytes
+    size: tuple[int, int]
+    grid_thw: tuple[int, int, int]
+    fetched: Fetched | None
+    """The picture as it came over the network, before any edit."""
+
+
+def measured(image: Image, source: Source, recipe: Recipe) -> Image:
+    """The picture with its bytes and its size. Raises Reject."""
+    if image.size is not None:
+        return image
+    try:
+        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside, opened=recipe.opened)
+        address = address_of(image.ref, source.beside)
+        fetched = None if address is None else pinned(address, data, recipe.pins)
+        size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
+    except Reject as reject:
+        raise Reject(reject.reason, reject.message, image.place) from None
+    return replace(image, ref=ImageRef("bytes", data), size=size, fetched=fetched)
+
+
+def read_picture(image: Image, source: Source, recipe: Recipe) -> Picture:
+    assert recipe.vision is not None
+    image = measured(image, source, recipe)
+    data, size = image.ref.value, image.size
+    assert isinstance(data, bytes)
+    assert size is not None
+    fetched = None if image.fetched is None else replace(image.fetched, size=size)
+    try:
+        if image.edits:
+            data, size = edited(data, image.edits, recipe.edited_jpeg_quality)
+        vision = with_areas(recipe.vision, source.reading.min_pixels, source.reading.max_pixels)
+        grid_thw = picture_grid(size[1], size[0], vision, image.ask)
+    except Reject as reject:
+        raise Reject(reject.reason, reject.message, image.place) from None
+    return Picture(data, size, grid_thw, fetched)
+
+
+def patches_of(pictures: Sequence[Picture]) -> int:
+    return sum(grid_patches(picture.grid_thw) for picture in pictures)
+
+
+def fetched_of(pictures: Sequence[Picture]) -> frozenset[Fetched]:
+    return frozenset(picture.fetched for picture in pictures if picture.fetched)

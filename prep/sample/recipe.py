@@ -1,0 +1,31 @@
+"""The settings of a build that turn a record into samples."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.geometry import Vision
+from lmms.prep.media.network import Network
+from lmms.prep.media.pins import Pins
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Settings that turn a record into a sample, the same for every record of a build."""
+
+    limits: PackLimits
+    vision: Vision | None
+    verify_media: Literal["header", "structure", "decode"]
+    max_image_pixels: int
+    text_overlap: int
+    """Tokens at the end of a piece of a document that the next piece begins with, as context."""
+    seed: int = 0
+    """Decides what transforms draw."""
+    edited_jpeg_quality: int | None = None
+    """Quality of the JPEGs that edited pictures become; None: PNG."""
+    network: Network | None = None
+    """How images are fetched that records name by http; None: they are rejected."""
+    opened: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """The files that pictures of the chunk at hand were read from: see read_image."""
+    pins: Pins = field(default_factory=dict)
+    """Pictures of an earlier build: what is fetched has to be the same."""
