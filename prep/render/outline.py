@@ -3,7 +3,7 @@
 Most conversations of a data set have few shapes: roles in an order, each with one text. The template is run for a shape
 once, with a mark in the place of each text; a conversation of that shape is then this outline with its texts in place.
 
-That is right where a template prints texts as they are. The published templates in KNOWN do so for every text that
+That is right where a template prints texts as they are. The published templates that a family names do so for every text that
 _is_plain: a test holds the layouts to those of the template on real records, and a build does so for about every
 two-hundredth record. Any other template, text or shape is rendered by the template.
 """
@@ -126,7 +126,7 @@ def _kind(part: Part) -> str:
 
 
 def _is_plain(text: str, control_prefix: str) -> bool:
-    """Whether the templates in KNOWN print a text as it is, wherever it stands in a record."""
+    """Whether plain_templates of a family print a text as it is, wherever it stands in a record."""
     if not text or text[0].isspace() or text[-1].isspace() or control_prefix in text:
         return False
     if _TAGS[0] in text or _TAGS[1] in text:

@@ -16,14 +16,6 @@ from lmms.prep.render.families.family import Family
 from lmms.prep.render.template import ChatTemplate, compile_template
 from lmms.prep.render.tokens import Encoder, encode_texts, load_encoder
 
-KNOWN = {
-    "cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f": "Qwen2.5",
-    "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb": "Qwen2-VL, Qwen2.5-VL",
-    "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": "Qwen3",
-    "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02cc75267345946291a489e4": "Qwen3-VL",
-}
-"""SHA-256 of the chat templates that print plain texts as they are, see outline.py -> the models that have them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
@@ -76,7 +68,7 @@ def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True
         control_ids=control_ids,
         control=control,
         control_prefix=os.path.commonprefix(list(control_ids)),
-        outlines={} if fast and _sha256(folder.chat_template) in KNOWN else None,
+        outlines={} if fast and _sha256(folder.chat_template) in family.plain_templates else None,
     )
 
 

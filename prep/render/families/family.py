@@ -1,7 +1,7 @@
 """What differs from one family's chat template to the next, as one frozen value."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmms.configs.settings.sources import Coords
@@ -23,6 +23,8 @@ class Family:
     """The special token that closes a document without turns."""
     coords: Coords = "norm1000"
     """How the model writes boxes and points, unless a setting says otherwise."""
+    plain_templates: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of published chat templates that print plain texts as they are, see outline.py -> their models."""
     image_around: tuple[str, str] | None = None
     """The special tokens that the template puts before and behind a picture."""
 

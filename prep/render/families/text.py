@@ -19,4 +19,13 @@ def template_messages(record: Record) -> list[dict[str, Any]]:
     return [{"role": m.role, "content": m.text, **other_keys(m)} for m in record.messages]
 
 
-FAMILY = Family(template_messages=template_messages, turn_start=TURN_START, turn_end=TURN_END, text_end=TEXT_END)
+FAMILY = Family(
+    template_messages=template_messages,
+    turn_start=TURN_START,
+    turn_end=TURN_END,
+    text_end=TEXT_END,
+    plain_templates={
+        "cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f": "Qwen2.5",
+        "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8": "Qwen3",
+    },
+)

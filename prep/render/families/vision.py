@@ -44,5 +44,9 @@ FAMILY = Family(
     turn_start=TURN_START,
     turn_end=TURN_END,
     text_end=TEXT_END,
+    plain_templates={
+        "a0bc6f6fc7a29a80017a433e8f03a1cc1236e838a944a2d034295a60c4f2fddb": "Qwen2-VL, Qwen2.5-VL",
+        "3636d0f0bd6bef02654cdffdc447b79cb2cef8ab02cc75267345946291a489e4": "Qwen3-VL",
+    },
     image_around=("<|vision_start|>", "<|vision_end|>"),
 )
