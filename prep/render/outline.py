@@ -3,9 +3,9 @@
 Most conversations of a data set have few shapes: roles in an order, each with one text. The template is run for a shape
 once, with a mark in the place of each text; a conversation of that shape is then this outline with its texts in place.
 
-That is right where a template prints texts as they are. The published templates that a family names do so for every text that
-_is_plain: a test holds the layouts to those of the template on real records, and a build does so for about every
-two-hundredth record. Any other template, text or shape is rendered by the template.
+That is right where a template prints texts as they are. The published templates that a family names do so for every
+text that _is_plain: a test holds the layouts to those of the template on real records, and a build does so for about
+every two-hundredth record. Any other template, text or shape is rendered by the template.
 """
 
 import re
