@@ -94,7 +94,7 @@ def test_the_session_of_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     environment = {**os.environ, "MODEL": str(tmp_path / "tiny"), "OMP_NUM_THREADS": "1"}
     commands = [line for line in session.split("\n") if line]
-    assert [line.split()[1] for line in commands] == ["prep", "inspect", "inspect", "train", "export"]
+    assert [line.split()[1] for line in commands] == ["prep", "prep", "inspect", "inspect", "train", "export"]
     for line in commands:
         words = shlex.split(line.replace("$MODEL", environment["MODEL"]))
         result = subprocess.run([*LMMS, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)

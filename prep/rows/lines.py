@@ -1,6 +1,7 @@
 """Files of lines -> lines: they end at \\n only. And what else a file may hold that is named as JSON lines."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from lmms.prep.rows.compressed import read_blocks
 BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _LFS = b"version https://git-lfs.github.com/spec/"
+_SPREAD = re.compile(rb'\s*\{[ \t]*\r?\n[ \t]+"')
+"""A brace alone on its line, and a key with white space before it on the next."""
 _MAGICS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\x00": ".xz", b"BZh": ".bz2", b"PAR1": ".parquet"}
 
 
@@ -71,7 +74,7 @@ def _lines(file: Path) -> Iterator[tuple[bytes, int, int]]:
 
 def _refuse_spread(file: Path, content: bytes) -> None:
     """SourceError for a first record that is written over several lines, as people print JSON to read it."""
-    if content.lstrip()[:1] == b"{" and content.lstrip().split(b"\n", 1)[0].strip() == b"{":
+    if _SPREAD.match(content):
         raise SourceError(
             f"{file}: its first record is spread over several lines, expected a record on each line;"
             " `jq -c . FILE` writes such lines, and a file of one list of records is read as .json"
