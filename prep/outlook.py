@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,11 @@ from lmms.prep.first_pass import find_input, max_patches_of, read_records_of
 from lmms.prep.packing import costs_beyond_tokens
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples
-from lmms.prep.planning.tight import plan_packs
+from lmms.prep.planning.tight import Plan, plan_packs
 from lmms.prep.progress import Progress, Report, silent
 from lmms.prep.records.forms import DOCUMENT_FORMS
+
+PlanName: TypeAlias = Literal["balanced", "tight"]
 
 RANKS = (8, 64, 512)
 
@@ -35,7 +37,7 @@ class Packing:
     """The packs of one length and plan."""
 
     seq_len: int
-    plan: Literal["balanced", "tight"]
+    plan: PlanName
     too_long: int
     """Samples of those read that such a pack does not hold."""
     packs: int
@@ -153,18 +155,18 @@ def _packings(
     too_long, cut = int((~fits).sum()), cut[fits]
     columns = (cut["tokens"].astype(np.int32), cut["patches"].astype(np.int32), costs_beyond_tokens(cost, cut))
     size = (config.seq_len, max_patches)
-    plans = {
+    plans: dict[PlanName, Plan] = {
         "balanced": balanced_packs(Samples(*columns), *size, config.seed, config.more_packs),
         "tight": plan_packs(columns[0], columns[1], *size, config.seed),
     }
     packings = []
     for name, plan in plans.items():
-        weights = (columns[0] + columns[2]).astype(np.float64)
+        weights = columns[0] + columns[2].astype(np.float64)  # as int32 a sum may not fit
         costs = np.bincount(plan.pack_of, weights=weights, minlength=plan.num_packs).astype(np.float64)
         packings.append(
             Packing(
                 seq_len=config.seq_len,
-                plan=name,  # type: ignore[arg-type]
+                plan=name,
                 too_long=too_long,
                 packs=round(plan.num_packs / part),
                 fill=int(columns[0].sum()) / (max(plan.num_packs, 1) * config.seq_len),

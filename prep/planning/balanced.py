@@ -23,8 +23,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from lmms.prep.planning.spread import HIGHEST, Int32s, Ints, Packs, Samples, fill, quotas_of, room_to_keep, spread
-from lmms.prep.planning.tight import Plan, check_samples, numbered, place_rest, plan_packs
+from lmms.prep.planning.spread import HIGHEST, Packs, Samples, fill, quotas_of, room_to_keep, spread
+from lmms.prep.planning.tight import Int32s, Ints, Plan, check_samples, numbered, place_rest, plan_packs
 
 BALANCED = "balanced/1"
 """Name that the manifest stores. Any change of the result needs a new name."""

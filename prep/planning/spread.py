@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from lmms.prep.planning.tight import Int32s, Ints
 
 HIGHEST = 2**16 - 1
 """The largest number that is sorted by digits, several times faster; higher levels count as this level."""
 _FRACTION_BITS = 16
-
-Ints = npt.NDArray[np.int64]
-Int32s = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -150,10 +150,10 @@ def changed(
 def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Renderer, recipe: Recipe) -> Made:
     """The samples of a draft. rendered: the renderings of its layouts are taken from here. Raises Reject."""
     # All renderings are taken, also where the first variant is rejected.
-    pairs = [(each, next(rendered) if isinstance(each, _Waiting) else None) for each in draft.variants]
+    of_draft = iter([next(rendered) for _ in draft.layouts])
     made = [
-        each if isinstance(each, Made) else _made(each, whole, draft, renderer, recipe)  # type: ignore[arg-type]
-        for each, whole in pairs
+        each if isinstance(each, Made) else _made(each, next(of_draft), draft, renderer, recipe)
+        for each in draft.variants
     ]
     if len(made) == 1:
         return replace(made[0], is_for_evaluation=draft.is_for_evaluation)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import grid_patches
 from lmms.configs.settings.sources import TooLong
-from lmms.prep.records.cut import first_messages, learned_ends
 from lmms.prep.records.document import Document
 from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
 from lmms.prep.render.document import Piece, cut_document, render_document
 from lmms.prep.render.render import Rendered, render_record
 from lmms.prep.render.renderer import Renderer
+from lmms.prep.sample.cut import first_messages, learned_ends
 from lmms.prep.sample.pictures import Picture, patches_of
 from lmms.prep.sample.recipe import Recipe
 
