@@ -13,11 +13,9 @@ import typer
 
 from lmms.cli import ui
 from lmms.cli.settings import ANY_OPTION, WithSwitches, read_settings, with_options
-from lmms.configs.contract.manifest import NOT_READ, SKIPPED, read_manifest
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.prep import PrepConfig
-from lmms.configs.stores.store import LocalStore
 from lmms.configs.words import counted
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from lmms.prep.engine.prune import KeptChunk
     from lmms.prep.outlook import Outlook
     from lmms.prep.progress import Progress
-
-_HELD_OUT = SKIPPED + "evaluation"
 
 app = typer.Typer(no_args_is_help=True, help="Prepare shards: chat records -> pre-tokenized, bin-packed MDS shards.")
 
@@ -61,6 +57,8 @@ def build_shards(
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
+    from lmms.configs.contract.manifest import SKIPPED, read_manifest
+    from lmms.configs.stores.store import LocalStore
     from lmms.prep.build import build_shards
 
     screen = ui.console(quiet)
@@ -73,7 +71,7 @@ def build_shards(
         goes_on = f"what was read is kept in {kept}: the same command goes on" if kept else "what was begun is removed"
         ui.error_console().print(f"stopped: there is nothing at {settings.out}, and {goes_on}")
         raise typer.Exit(130) from None
-    held_out = read_manifest(LocalStore(settings.eval_folder)) if _HELD_OUT in manifest.notes else None
+    held_out = read_manifest(LocalStore(settings.eval_folder)) if SKIPPED + "evaluation" in manifest.notes else None
     screen.print(_summary(settings, manifest, held_out, time.monotonic() - start))
 
 
@@ -88,6 +86,7 @@ def _progress_text(progress: "Progress", start: float) -> str:
 
 
 def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | None", seconds: float) -> Any:
+    from lmms.configs.contract.manifest import NOT_READ, SKIPPED
     from lmms.prep.rows.find import unread_text
 
     out, counts = settings.out, manifest.counts
