@@ -75,9 +75,10 @@ def _write_task(
     return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
 
 
-def _writers(workers: int) -> int:
-    """Processes that write: a second process would not make up for its start, and no library can crash here."""
-    return workers if workers > 1 else 0
+def _writers(workers: int, shards: int) -> int:
+    """Processes that write: a process alone would not make up for its start, and no library can crash here."""
+    processes = min(workers, shards)
+    return processes if processes > 1 else 0
 
 
 def _nothing() -> None:
@@ -94,14 +95,16 @@ def _write(
     report: Report,
 ) -> list[WrittenShard]:
     packs = np.split(samples[plan.order], plan.starts[1:-1])
-    tasks = enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes))
+    tasks = list(enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes)))
     written, done = [], 0
     report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
     task = partial(_write_task, spool, out, limits)
     with (
         room_for(out, lambda: 2 * folder_bytes(spool)),
         closing(
-            map_ordered(task, tasks, _writers(config.workers), _nothing, lambda task: f"shard {task[0]} to write")
+            map_ordered(
+                task, tasks, _writers(config.workers, len(tasks)), _nothing, lambda task: f"shard {task[0]} to write"
+            )
         ) as results,
     ):
         for shard in results:

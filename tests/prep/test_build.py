@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -58,6 +59,14 @@ def test_every_record_is_packed_rejected_or_skipped_and_found_again(tmp_path: Pa
             assert entry["tokens"] == pack.lengths[segment]
     rejects = pl.read_parquet(tmp_path / "out" / "rejects.parquet")["row"].to_list()
     assert sorted([*rows, *rejects, 10]) == list(range(301))
+
+
+def test_no_process_is_started_without_work(tmp_path: Path) -> None:
+    """600 records are two chunks and one shard."""
+    started = set[tuple[str, int]]()
+    config = settings(tmp_path, write_talks(tmp_path / "talks.jsonl"), workers=4)
+    build_shards(config, lambda progress: started.add((progress.stage, len(multiprocessing.active_children()))))
+    assert started == {("reading", 0), ("reading", 2), ("writing", 0)}
 
 
 def write_talks(path: Path, number: int = 600) -> Path:
