@@ -36,7 +36,9 @@ def planned_and_written(
 ) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
     """The shards of some samples, and the columns of samples.parquet. cost: None for a tight plan."""
     is_sample = samples["tokens"] > 0
+    report(Progress("planning", 0, 1, len(samples), 0, 0))
     plan = _plan(config, samples[is_sample], limits, cost)
+    report(Progress("planning", 1, 1, len(samples), 0, 0))
     return _write(config, samples[is_sample], plan, limits, spool, out, report), _samples(samples, is_sample, plan)
 
 

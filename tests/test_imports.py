@@ -43,6 +43,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("first_records",),
         ("engine",),
         ("first_pass", "packing"),
+        ("build_report",),
         ("build", "outlook"),
     ),
     "train": (
@@ -59,6 +60,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "cli": (
         ("settings", "ui"),
+        ("build_words",),
         ("dry_run", "export", "inspect", "prep"),
         ("demo", "live"),
         ("train",),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
+from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
@@ -69,6 +71,8 @@ class Spooled:
     """Columns of the filter that at least one record has."""
     fetched: frozenset[Fetched] = frozenset()
     """Pictures of its samples that came over the network."""
+    work: Work = field(default_factory=Work)
+    """What the chunk took; with the records for training."""
 
 
 @dataclass(slots=True)
@@ -152,12 +156,13 @@ def spool_chunk(
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
     train, held_out = _Tally(), _Tally()
+    work, start = Work(chunks=1), perf_counter()
     values, filter_columns = take_filtered(chunk_values(chunk, source.columns), source.choice.filter, source.name)
     all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
     taken = _taken(zip(values, all_copies, strict=False), train)
     join = join_of(source.reading.transforms)
     results = (
-        _tokenized_together(taken, chunk.source, source, renderer, recipe)
+        _tokenized_together(taken, chunk.source, source, renderer, recipe, work)
         if join is None
         else joined_rows(taken, join, chunk.source, source, renderer, recipe)
     )
@@ -177,7 +182,9 @@ def spool_chunk(
         tally.in_order()
     for row, reject in train.rejects:
         train.digest.update(f"{row} {reject.reason}".encode())
-    return train.spooled(chunk, filter_columns), held_out.spooled(chunk, frozenset())
+    work.samples_s = perf_counter() - start - work.records_s - work.tokens_s
+    work.tokenizers = frozenset({renderer.encoder.name})
+    return replace(train.spooled(chunk, filter_columns), work=work), held_out.spooled(chunk, frozenset())
 
 
 def _taken(rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally) -> Iterator[tuple[Any, int, int]]:
@@ -195,24 +202,36 @@ _Drafted: TypeAlias = "tuple[int, int, Draft | Reject]"
 
 
 def _tokenized_together(
-    taken: Iterable[tuple[Any, int, int]], source_id: int, source: Source, renderer: Renderer, recipe: Recipe
+    taken: Iterable[tuple[Any, int, int]],
+    source_id: int,
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+    work: Work,
 ) -> Iterator[Joined]:
-    """What becomes of each row, as many together as take about BATCH_BYTES."""
-    batch, size = list[_Drafted](), 0
+    """What becomes of each row, as many together as take about BATCH_BYTES. work: what that takes is added."""
+    batch, size, start = list[_Drafted](), 0, perf_counter()
     for value, row, count in taken:
         make = partial(draft_samples, value, row, source_id, source, renderer, recipe)
         draft = attempt(make, value, row, source)
         batch.append((row, count, draft))
         size += 0 if isinstance(draft, Reject) else draft.bytes
         if size >= BATCH_BYTES:
-            yield from _finished(batch, renderer, recipe)
-            batch, size = [], 0
-    yield from _finished(batch, renderer, recipe)
+            work.records_s += perf_counter() - start
+            yield from _finished(batch, renderer, recipe, work)
+            batch, size, start = [], 0, perf_counter()
+    work.records_s += perf_counter() - start
+    yield from _finished(batch, renderer, recipe, work)
 
 
-def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe) -> Iterator[Joined]:
+def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe, work: Work) -> Iterator[Joined]:
     layouts = [layout for *_, draft in batch if isinstance(draft, Draft) for layout in draft.layouts]
+    start = perf_counter()
     rendered = iter(render_layouts(renderer, layouts))
+    work.tokens_s += perf_counter() - start
+    outlined = sum(layout.by_outline for layout, _ in layouts)
+    work.by_outline += outlined
+    work.by_template += len(layouts) - outlined
     for row, count, draft in batch:
         try:
             made = draft if isinstance(draft, Reject) else finish_samples(draft, rendered, renderer, recipe)
