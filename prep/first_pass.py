@@ -44,6 +44,7 @@ from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
+from lmms.prep.video.facts import FrameFormat, VideoLimits
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
@@ -121,11 +122,22 @@ def _model_folder(config: PrepConfig) -> ModelFolder:
 
 def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     return Recipe(
-        limits=pack_limits(config.seq_len, max_patches_of(config, folder), folder.vision, folder.image_token_id),
+        limits=pack_limits(
+            config.seq_len,
+            max_patches_of(config, folder),
+            folder.vision,
+            folder.image_token_id,
+            folder.video_token_id,
+        ),
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
         text_overlap=config.text_overlap,
+        video=folder.video if folder.video_token_id is not None else None,
+        video_backend=config.video_backend,
+        video_limits=VideoLimits(config.media_timeout, config.media_memory, config.max_image_pixels),
+        frame_format=FrameFormat(config.video_encoding, config.video_quality),
+        resizes_frames=config.video_frames == "resized",
         seed=config.seed,
         edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from lmms.configs.errors import BuildError
-from lmms.prep.records.parts import Image, Part, Text
+from lmms.prep.records.parts import Image, Part, Text, Video
 from lmms.prep.records.record import Record
 from lmms.prep.records.tools import ToolCall
 from lmms.prep.reject import Reject
@@ -122,7 +122,7 @@ def _shape_of(record: Record, control_prefix: str) -> tuple[Shape, list[str]] | 
 
 
 def _kind(part: Part) -> str:
-    return "t" if isinstance(part, Text) else "i" if isinstance(part, Image) else "?"
+    return "t" if isinstance(part, Text) else "i" if isinstance(part, Image) else "v" if isinstance(part, Video) else "?"
 
 
 def _is_plain(text: str, control_prefix: str) -> bool:
