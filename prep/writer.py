@@ -78,9 +78,7 @@ class PackFacts:
     def limits(self) -> PackLimits:
         """Limits of every pack."""
         model = self.model
-        limits = pack_limits(
-            self.seq_len, self.max_patches, model.vision, model.image_token_id, model.video_token_id
-        )
+        limits = pack_limits(self.seq_len, self.max_patches, model.vision, model.image_token_id, model.video_token_id)
         return replace(limits, vocab_size=self.model.vocab_size)
 
 

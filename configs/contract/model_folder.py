@@ -21,6 +21,7 @@ from lmms.configs.errors import ModelError
 PREP_FILES = ("*.json", "*.jinja")
 TRAIN_FILES = (*PREP_FILES, "*.safetensors", "*.txt")
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFolder:
     """A model folder as prep and train need it."""

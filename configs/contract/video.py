@@ -8,7 +8,7 @@ counted from 0; a row is the frames that the vision tower reads together.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,12 +60,14 @@ class VideoAsk:
 
 def asked(asks: Sequence[VideoAsk]) -> VideoAsk:
     """For each setting the first of `asks` that states it; of fps and nframes, which exclude each other, the first."""
-    first = {field.name: next((v for a in asks if (v := getattr(a, field.name)) is not None), None) for field in _FIELDS}
+    first: dict[str, Any] = {
+        name: next((v for ask in asks if (v := getattr(ask, name)) is not None), None) for name in _NAMES
+    }
     paced = next((ask for ask in asks if ask.fps is not None or ask.nframes is not None), VideoAsk())
     return VideoAsk(**{**first, "fps": paced.fps, "nframes": paced.nframes})
 
 
-_FIELDS = fields(VideoAsk)
+_NAMES = tuple(field.name for field in fields(VideoAsk))
 
 
 def clip_range(frames: int, fps: float, ask: VideoAsk) -> range:
@@ -76,7 +78,8 @@ def clip_range(frames: int, fps: float, ask: VideoAsk) -> range:
     if ask.end is not None:
         last = min(math.floor(min(max(ask.end, 0.0), frames / fps) * fps), frames - 1)
     if first > last or (first == last and (ask.start is not None or ask.end is not None)):
-        raise ValueError(f"no frames from {ask.start or 0} to {ask.end or 'the end'} s of a video of {frames / fps:g} s")
+        asked_for = f"from {ask.start or 0:g} s to {'the end' if ask.end is None else f'{ask.end:g} s'}"
+        raise ValueError(f"there are no frames {asked_for} of a video of {frames / fps:g} s")
     return range(first, last + 1)
 
 
@@ -112,9 +115,7 @@ def _by_rate(frames: int, fps: float, ask: VideoAsk, rule: VideoRule, row: int) 
     return min(max(int(frames / fps * (ask.fps or rule.fps)), least), most, frames)
 
 
-def frame_size(
-    height: int, width: int, frames: int, ask: VideoAsk, rule: VideoRule, vision: Vision
-) -> tuple[int, int]:
+def frame_size(height: int, width: int, frames: int, ask: VideoAsk, rule: VideoRule, vision: Vision) -> tuple[int, int]:
     """(height, width) in pixels after the resize of each of so many sampled frames. Raises ValueError."""
     if rule.areas == "frame":
         least, most = ask.min_pixels or rule.min_pixels, ask.max_pixels or rule.max_pixels

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmms.prep.records.absent import is_absent, is_null_image
-from lmms.prep.records.parts import Image
 from lmms.prep.records.media.pictures import image_ref
 from lmms.prep.records.media.unread import NONE_TAKEN, check_all_read, check_nested
+from lmms.prep.records.parts import Image
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.records.weights import is_record_flag, record_weight
 from lmms.prep.reject import Reject

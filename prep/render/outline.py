@@ -122,7 +122,10 @@ def _shape_of(record: Record, control_prefix: str) -> tuple[Shape, list[str]] | 
 
 
 def _kind(part: Part) -> str:
-    return "t" if isinstance(part, Text) else "i" if isinstance(part, Image) else "v" if isinstance(part, Video) else "?"
+    return next((letter for kind, letter in _LETTERS if isinstance(part, kind)), "?")
+
+
+_LETTERS = ((Text, "t"), (Image, "i"), (Video, "v"))
 
 
 def _is_plain(text: str, control_prefix: str) -> bool:

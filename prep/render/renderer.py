@@ -39,7 +39,6 @@ class Renderer:
     outlines: dict[Any, Any] | None
     """The outlines of shapes so far, see outline.py; None: the template renders every record."""
 
-
     @property
     def kinds(self) -> dict[str, str]:
         """Placeholder -> kind of media."""

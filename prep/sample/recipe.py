@@ -32,8 +32,8 @@ class Recipe:
     video: VideoRule | None = None
     """None for a model that reads no videos."""
     video_backend: Backend = "auto"
-    video_limits: VideoLimits = VideoLimits()
-    frame_format: FrameFormat = FrameFormat()
+    video_limits: VideoLimits = field(default_factory=VideoLimits)
+    frame_format: FrameFormat = field(default_factory=FrameFormat)
     """How the frames of videos are kept."""
     resizes_frames: bool = True
     """Whether frames are kept as the model sees them, or as they were."""

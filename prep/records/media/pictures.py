@@ -48,9 +48,7 @@ def image_ref(value: Any, place: str, kind: str = "image") -> ImageRef:
     if isinstance(value, str):
         return ImageRef("path", value)
     also = " or a PIL image" if kind == "image" else ""
-    raise Reject(
-        "bad_part", f"the {kind} is {kind_of(value)}, expected a path, a data URI, base64, bytes{also}", place
-    )
+    raise Reject("bad_part", f"the {kind} is {kind_of(value)}, expected a path, a data URI, base64, bytes{also}", place)
 
 
 def json_list(text: str) -> Any:

@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 from lmms.prep.records.media.names import Kind, is_media_file, media_kind, names_media
 from lmms.prep.reject import Reject
 
-
 Taken: TypeAlias = Mapping[str, int]
 """How many media of each kind the parts of a record or a message have."""
 NONE_TAKEN: Taken = {}

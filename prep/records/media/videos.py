@@ -64,7 +64,9 @@ def video_ask(part: Mapping[str, Any], files: VideoFiles, place: str) -> tuple[V
             raise Reject("bad_part", f"{low} {numbers[low]:g} is above {high} {numbers[high]:g}", place)
     sampling = [key for key in numbers if key not in ("sample_fps", "min_pixels", "max_pixels", "total_pixels")]
     if files.is_frames and sampling:
-        raise Reject("bad_part", f"`{sampling[0]}` for a list of frames, which are all taken; expected sample_fps", place)
+        raise Reject(
+            "bad_part", f"`{sampling[0]}` for a list of frames, which are all taken; expected sample_fps", place
+        )
     if not files.is_frames and "sample_fps" in numbers:
         raise Reject("bad_part", "`sample_fps` is for a list of frames; for a file expected fps", place)
     rate = numbers.pop("sample_fps", None)

@@ -37,7 +37,7 @@ BOX = {"ref": ["a dog"], "bbox": [[1, 2, 3, 4]]}
         ("llava", {"conversations": said("a", "<image>"), "image": "a.jpg"}, "image_in_assistant",
          "conversations[1].value"),
         ("llava", {"conversations": said("<image>", "b"), "image": "a", "images": ["b"]}, "bad_part", "image"),
-        ("llava", {"conversations": said("<video>", "b"), "video": "a.mp4"}, "later_video", "videos"),
+        ("llava", {"conversations": said("<video>", "b"), "audio": "a.wav"}, "later_audio", "audios"),
         ("swift", {"messages": chat("<image>a", "b"), "images": ["a", "b"]}, "count_mismatch", "images"),
         ("swift", {"messages": chat("<image>Find", "<bbox>"), "images": ["a"], "objects": BOX}, "count_mismatch",
          "objects"),
