@@ -35,7 +35,9 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "prep": (
         ("planning", "progress", "reject", "shards", "tables"),
-        ("media", "rows", "writer"),
+        ("rows", "writer"),
+        ("video",),
+        ("media",),
         ("records",),
         ("choice",),
         ("render", "sources", "transforms"),
