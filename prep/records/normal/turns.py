@@ -92,7 +92,7 @@ def with_places(text: str) -> str | list[dict[str, str]]:
 
 
 def with_video_places(message: dict[str, Any], entries: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """The message with its tags of pictures as places of videos, in a record of videos alone, as LLaVA-Video has them."""
+    """The message with tags of pictures as places of videos, in a record of videos alone, as in LLaVA-Video."""
     if not entries.get("videos") or entries.get("images") or not isinstance(message["content"], list):
         return message
     return {
