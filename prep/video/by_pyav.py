@@ -58,7 +58,7 @@ def facts(file: BinaryIO, container: Container, limits: VideoLimits) -> VideoFac
         if walk.is_sure and number < len(walk.stamps):
             raise Reject("decode_error", f"{number} of {len(walk.stamps)} frames can be decoded")
         fps = _rate(float(stream.average_rate or 0), number, walk.seconds)
-        height, width, _ = _upright(first).shape
+        height, width, _ = _upright(first, _turn(first)).shape
         return VideoFacts(
             frames=number,
             fps=fps,
@@ -80,10 +80,13 @@ def frames(
     walk = _walk(file, container, limits)
     with _opened(file, container, limits) as (video, stream):
         shown = _from_keys(video, stream, walk, indices) if walk.is_sure else _in_order(video, stream, indices)
+        turn = None
         for index, frame in shown:
             if frame.is_corrupt:
                 raise Reject("decode_error", f"frame {index} is damaged")
-            yield index, _upright(frame)
+            # Not of each frame: one that was asked for its side data stays in memory until Python looks for circles.
+            turn = turn or _turn(frame)
+            yield index, _upright(frame, turn)
 
 
 def _walk(file: BinaryIO, container: Container, limits: VideoLimits) -> Walk:
@@ -212,17 +215,28 @@ def _rate(average: float, number: int, seconds: float) -> float:
     raise Reject("decode_error", "the file gives neither a frame rate nor a duration")
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The pixels as shown, (height, width, 3), RGB: turned and mirrored by the frame's display matrix.
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """How stored pixels are shown."""
 
-    Angles between quarter turns count as the nearest.
-    """
-    pixels = cast("NDArray[np.uint8]", frame.to_ndarray(format="rgb24"))
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
+    swaps_sides: bool
+    mirrors_rows: bool
+    mirrors_columns: bool
+
+
+def _turn(frame: VideoFrame) -> _Turn:
+    """By the display matrix of a frame, which is that of the whole stream; angles count as the nearest quarter turn."""
+    matrix = cast("SideData | None", frame.side_data.get("DISPLAYMATRIX"))
     # A pixel at column x, row y is shown at column a x + c y, row b x + d y.
-    a, b, _, c, d = np.frombuffer(bytes(cast("SideData", matrix)), np.int32, 5).tolist()
-    if abs(a) + abs(d) < abs(b) + abs(c):
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist() if matrix else (1, 0, 0, 0, 1)
+    swaps = abs(a) + abs(d) < abs(b) + abs(c)
+    return _Turn(swaps, mirrors_rows=(b if swaps else d) < 0, mirrors_columns=(c if swaps else a) < 0)
+
+
+def _upright(frame: VideoFrame, turn: _Turn) -> NDArray[np.uint8]:
+    """The pixels as shown, (height, width, 3), RGB."""
+    pixels = cast("NDArray[np.uint8]", frame.to_ndarray(format="rgb24", threads=1))
+    if turn.swaps_sides:
+        pixels = pixels.transpose(1, 0, 2)
+    rows, columns = -1 if turn.mirrors_rows else 1, -1 if turn.mirrors_columns else 1
+    return np.ascontiguousarray(pixels[::rows, ::columns])

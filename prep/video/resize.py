@@ -51,7 +51,10 @@ def _along_first(lines: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
 
 @lru_cache(64)
 def _weights(before: int, after: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """First source line of each new line, (after,); whole weights from there on, (after, k); bits behind their point."""
+    """(after,): first line of the source for each new line; (after, k): whole weights from there on; their bits.
+
+    A weight is its whole number divided by two to the power of these bits.
+    """
     scale = before / after
     spread = max(scale, 1.0)
     centres = scale * (np.arange(after) + 0.5)
