@@ -19,8 +19,12 @@ from lmms.prep.video.facts import NEEDS_DECORD, NEEDS_TORCHCODEC, NEEDS_VIDEO, B
 Frames = Iterator[tuple[int, NDArray[np.uint8]]]
 """(index, frame as shown: (height, width, 3), RGB)"""
 
-_SEEKS = ("mp4", "matroska")
-"""Containers in which decord and torchcodec find a frame by its number; in AVI they find another."""
+_JUMP_IN = ("mp4", "matroska")
+_JUMPS = {
+    "decord": ("h264", "vp8", "vp9", "mjpeg"),
+    "torchcodec": ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "mpeg4"),
+}
+"""Codecs in which a library finds a frame by its number, in these containers; in others it may find another frame."""
 _ADVICE = {"pyav": NEEDS_VIDEO, "decord": NEEDS_DECORD, "torchcodec": NEEDS_TORCHCODEC}
 
 
@@ -47,9 +51,10 @@ def frames(
     if backend in ("auto", "pyav"):
         yield from _library("pyav").frames(file, container, indices, limits)
         return
+    codec = _library("pyav").codec(file, container, limits)
+    jumps = container.name in _JUMP_IN and codec in _JUMPS[backend]
     wanted = set(indices)
-    # Where a jump would end at another frame, they decode all frames up to the last.
-    asked = indices if container.name in _SEEKS else range(max(wanted) + 1)
+    asked = indices if jumps else range(max(wanted) + 1)
     for index, frame in _library(backend).frames(file, asked):
         if index in wanted:
             yield index, frame

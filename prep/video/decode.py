@@ -31,7 +31,9 @@ def encoded_frames(
     size: (width, height) in pixels to resize to, as the processors do; None: as decoded. Raises Reject, also where the
     video has no such frame; BuildError where the library is not installed.
     """
-    if any(index < 0 for index in indices):
-        raise ValueError(f"a frame below 0: {min(indices)}")
+    if not indices:
+        return []
+    if min(indices) < 0:
+        raise ValueError(f"there is no frame {min(indices)}: frames count from 0")
     pictures = dict(answers(data, Question(backend, limits, list(map(int, indices)), size, form)))
     return [pictures[index] for index in indices]
