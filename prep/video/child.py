@@ -28,7 +28,7 @@ from lmms.prep.video.whole import check_whole
 
 HEAD = Struct("<BqQ")
 """Kind of an answer, its number, its bytes."""
-READY, PICTURE, FACTS, REJECT = range(4)
+READY, PICTURE, FACTS, REJECT, FAULT = range(5)
 
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError)
 """The errors of damaged bytes in a decoder."""
@@ -74,6 +74,8 @@ def _answers(request: dict[str, Any], whole: bytes, limits: VideoLimits) -> Iter
             yield READY, 0, b""
     except Reject as reject:
         yield _rejected(reject.reason, reject.message)
+    except ImportError as error:
+        yield FAULT, 0, str(error).encode()
     except MemoryError:
         yield _rejected("media_memory", f"the video needs more than {limits.memory >> 20} MiB of memory to decode")
     except _DAMAGE as error:

@@ -6,16 +6,13 @@ memory, is a reject, and the next file gets a new process.
 
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-from lmms.configs.errors import BuildError
-from lmms.prep.video.facts import NEEDS_VIDEO, Backend, FrameFormat, VideoFacts, VideoFile, VideoLimits
+from lmms.prep.video.facts import Backend, FrameFormat, VideoFacts, VideoFile, VideoLimits
 from lmms.prep.video.process import Question, answers
 
 
 def probe(data: VideoFile, backend: Backend, limits: VideoLimits) -> VideoFacts:
-    """What a video is. Raises Reject; BuildError where no library decodes videos."""
-    _check_installed(backend)
+    """What a video is. Raises Reject; BuildError where the library is not installed."""
     ((_, text),) = answers(data, Question(backend, limits))
     facts = json.loads(text)
     return VideoFacts(**facts | {"size": tuple(facts["size"])})
@@ -32,15 +29,11 @@ def encoded_frames(
     """A picture for each index, in the order of `indices`, which may repeat: frame numbers from 0, as shown.
 
     size: (width, height) in pixels to resize to, as the processors do; None: as decoded. Raises Reject, also where the
-    video has no such frame; BuildError where no library decodes videos.
+    video has no such frame; BuildError where the library is not installed.
     """
-    if any(index < 0 for index in indices):
-        raise ValueError(f"a frame below 0: {min(indices)}")
-    _check_installed(backend)
+    if not indices:
+        return []
+    if min(indices) < 0:
+        raise ValueError(f"there is no frame {min(indices)}: frames count from 0")
     pictures = dict(answers(data, Question(backend, limits, list(map(int, indices)), size, form)))
     return [pictures[index] for index in indices]
-
-
-def _check_installed(backend: Backend) -> None:
-    if find_spec("av") is None:
-        raise BuildError(NEEDS_VIDEO)

@@ -11,7 +11,12 @@ Backend: TypeAlias = Literal["auto", "decord", "torchcodec", "pyav"]
 """The library that decodes. auto: see backends.py."""
 
 NEEDS_VIDEO = "videos need the extra video: pip install 'lmms[video]'"
-"""What to do where no library for videos is installed."""
+NEEDS_DECORD = "video_backend decord needs the package decord, for Linux on x86-64: pip install decord; or take auto"
+NEEDS_TORCHCODEC = (
+    "video_backend torchcodec needs the package torchcodec of the version for the installed torch, and the libraries of"
+    " FFmpeg on the system; or take auto"
+)
+"""What to do where a library is not installed."""
 
 
 @dataclass(frozen=True, slots=True)

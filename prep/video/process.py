@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from tempfile import TemporaryFile
 from typing import IO
 
+from lmms.configs.errors import BuildError
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import how_ended
-from lmms.prep.video.child import HEAD, READY, REJECT
+from lmms.prep.video.child import FAULT, HEAD, READY, REJECT
 from lmms.prep.video.facts import Backend, FrameFormat, VideoFile, VideoLimits
 
 
@@ -39,7 +40,10 @@ class Question:
 
 
 def answers(file: VideoFile, question: Question) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of each answer of the child. Raises Reject: what the child says, or how the child ended."""
+    """(number, bytes) of each answer of the child. Raises Reject: what the child says, or how the child ended.
+
+    BuildError where a library is not installed.
+    """
     child = _running()
     is_whole = False
     try:
@@ -50,6 +54,8 @@ def answers(file: VideoFile, question: Question) -> Iterator[tuple[int, bytes]]:
                 reason, message = json.loads(data)
                 is_whole = reason != "media_memory"  # a library may not have given back what it has
                 raise Reject(reason, message)
+            if kind == FAULT:
+                raise BuildError(data.decode())
             if kind == READY:
                 is_whole = True
                 return
