@@ -135,7 +135,12 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
         text_overlap=config.text_overlap,
         video=folder.video if folder.video_token_id is not None else None,
         video_backend=config.video_backend,
-        video_limits=VideoLimits(config.media_timeout, config.media_memory, config.max_image_pixels),
+        video_limits=VideoLimits(
+            timeout_s=config.media_timeout,
+            memory=config.media_memory,
+            max_pixels=config.max_image_pixels,
+            check="frames" if config.verify_media == "decode" else "packets",
+        ),
         frame_format=FrameFormat(config.video_encoding, config.video_quality),
         resizes_frames=config.video_frames == "resized",
         seed=config.seed,
