@@ -82,7 +82,6 @@ REASONS: Mapping[str, str] = {
     # videos
     "not_a_video": "the bytes begin like no known video file: text, a playlist, a picture",
     "no_video_stream": "a file without a video in it, such as a sound",
-    "bad_video": "the frames of a list have several sizes",
     "no_frames": "a video without a single frame",
     "media_timeout": "a video was not decoded within media_timeout",
     "media_memory": "a video needs more memory to decode than it may have",

@@ -82,7 +82,7 @@ def _of_frames(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, .
         frames.append(data)
     if differing := next((size for size in sizes if size != sizes[0]), None):
         message = f"frames of {sizes[0]} and of {differing} pixels; expected all frames of one size"
-        raise Reject("bad_video", message)
+        raise Reject("bad_part", message)
     ask = asked((video.ask, source.reading.video_ask))
     size = _resized(sizes[0], -(-len(frames) // row) * row, ask, recipe)
     if recipe.resizes_frames:

@@ -8,25 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
-from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Media, Pack
-from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.first_pass import find_input, recipe_of
-from lmms.prep.progress import silent
-from lmms.prep.render.renderer import load_renderer
-from lmms.prep.sample.samples import draft_samples, finish_alone
 from lmms.prep.video.decode import probe
 from lmms.prep.video.facts import VideoFacts, VideoLimits
 from lmms.prep.video.process import stop
 from lmms.train.batch.frames import row_patches
 from lmms.train.families import family_of
+from tests.kit.av import records_of, samples_of
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
 LARGEST = 1_000_000 if os.environ.get("LMMS_ALL_VIDEOS") else 250_000
@@ -46,8 +40,7 @@ def av(shared: Path) -> Path:
 
 def video_records(av: Path) -> list[dict[str, Any]]:
     """The records of videos without sound, in parts that name their file, and without a clip or areas of their own."""
-    with pa.input_stream(str(av / "records.jsonl.zst")) as stream:
-        records = [json.loads(line) for line in stream.read().splitlines()]
+    records = records_of(av / "records.jsonl.zst")
     silent = [record for record in records if "audio" not in json.dumps(record["messages"]) and "audios" not in record]
     return [record for record in silent if (parts := videos_of(record)) and all(is_compared(p, av) for p in parts)]
 
@@ -123,27 +116,6 @@ def grids_of(media: list[Media]) -> list[list[int]]:
     return grids
 
 
-def samples_of(
-    records: list[dict[str, Any]], av: Path, model: Path, folder: Path, **settings: Any
-) -> tuple[ModelFolder, list[Pack]]:
-    """The model's folder, and what a build makes of each record."""
-    source = folder / "records.jsonl"
-    source.write_text("".join(json.dumps(record) + "\n" for record in records))
-    config = PrepConfig(
-        sources=(str(source),),
-        model=str(model),
-        out=str(folder / "shards"),
-        seq_len=65536,
-        media_root=str(av),
-        video_encoding="png",
-        **settings,
-    )
-    given = find_input(config, folder, silent, None)
-    recipe, renderer = recipe_of(config, given.model), load_renderer(given.model)
-    drafts = [draft_samples(r, i, 0, given.sources[0], renderer, recipe) for i, r in enumerate(records)]
-    return given.model, [sample for d in drafts for sample in finish_alone(d, renderer, recipe).samples]
-
-
 @pytest.mark.parametrize(
     ("name", "video_frames"), [*((name, "resized") for name in FAMILIES), ("qwen2.5-vl", "original")]
 )
@@ -162,6 +134,7 @@ def test_real_videos_have_the_ids_grids_pixels_and_positions_of_the_processor_an
     tower = family.images.tower(config)
     mean, std = (torch.tensor(values).view(3, 1) for values in (folder.vision.image_mean, folder.vision.image_std))
     for pack, record in zip(samples, records, strict=True):
+        assert isinstance(pack, Pack), pack
         expected = official(record, av, processor)
         assert pack.input_ids.tolist() == expected["input_ids"][0].tolist()
         assert grids_of(list(pack.media)) == expected["video_grid_thw"].tolist()
