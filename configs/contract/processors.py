@@ -85,14 +85,14 @@ def read_video(path: Path, areas: Literal["frame", "video"], vision: Vision) -> 
 
 
 def _video_settings(path: Path) -> tuple[Path, dict[str, Any]]:
-    nested, own, of_images = (
+    nested, of_videos, of_images = (
         path / name for name in ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
     )
     settings = read_json(nested).get("video_processor") if nested.is_file() else None
     if isinstance(settings, dict):
         return nested, settings
-    if own.is_file():
-        return own, read_json(own)
+    if of_videos.is_file():
+        return of_videos, read_json(of_videos)
     return _image_settings(path) if not of_images.is_file() else (of_images, read_json(of_images))
 
 

@@ -28,7 +28,7 @@ def resized(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uin
 
 
 def _along_first(lines: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-    """That number of lines, each a weighted sum of lines of the source."""
+    """So many lines, each a weighted sum of lines of the source."""
     if len(lines) == number:
         return lines
     starts, weights, bits = _weights(len(lines), number)
