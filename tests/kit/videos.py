@@ -82,7 +82,7 @@ def with_reference(data: bytes, path: str) -> bytes:
     name = path.encode()
     place = b"\x00\x02" + len(name).to_bytes(2) + name + bytes(len(name) % 2) + b"\xff\xff\x00\x00"
     alias = bytes(10) + b"\x04disk" + bytes(23) + bytes(12) + bytes([4]) + b"file" + bytes(59) + bytes(16)
-    alias += b"\x00\x01\x00\x01" + bytes(16) + place
+    alias += bytes(4) + bytes(16) + place
     entry = (12 + len(alias)).to_bytes(4) + b"alis" + bytes(4) + alias
     result = bytearray(data[:here] + entry + data[here + 12 :])
     for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
