@@ -60,11 +60,11 @@ def walked(file: BinaryIO, container: Container, limits: VideoLimits) -> Walk:
     stamps = array("q", sorted(stamps))
     keys.sort()
     has_all &= bool(stamps) and all(earlier < later for earlier, later in pairwise(stamps))
-    is_sure = has_all and _is_first(file, container, limits, stamps)
+    is_sure = has_all and shows_first(file, container, limits, stamps)
     return Walk(stamps, array("q", (key for key, _ in keys)), array("q", (at for _, at in keys)), is_sure, seconds)
 
 
-def _is_first(file: BinaryIO, container: Container, limits: VideoLimits, stamps: Sequence[int]) -> bool:
+def shows_first(file: BinaryIO, container: Container, limits: VideoLimits, stamps: Sequence[int]) -> bool:
     """Whether the first frames have the first time stamps: fields of a frame, and frames to skip, may not."""
     with opened(file, container, limits) as (video, stream):
         return [frame.pts for frame in islice(video.decode(stream), _LOOK)] == list(stamps[:_LOOK])

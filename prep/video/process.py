@@ -97,7 +97,8 @@ def _running() -> _Child:
 
 
 def _ask(child: _Child, file: VideoFile, question: Question) -> None:
-    path, whole = (None, file) if isinstance(file, bytes) else (os.fsencode(file).hex(), b"")
+    # The folder of this process may be another by now than that of the child.
+    path, whole = (None, file) if isinstance(file, bytes) else (os.fsencode(file.absolute()).hex(), b"")
     request = asdict(question) | {"path": path, "bytes": len(whole)}
     assert child.process.stdin is not None
     child.process.stdin.write(json.dumps(request).encode() + b"\n")

@@ -1,6 +1,6 @@
 """Whether a file has all the bytes that its container promises, by the sizes in it, without reading what is between.
 
-    mp4        the boxes at the top, to the end of the file
+    mp4        the boxes at the top, to the end of the file; a cut between two fragments is the end of a shorter video
     matroska   the segment, unless its size is not stated (a live stream)
     avi        the RIFF list
     others     nothing: they state no sizes
@@ -31,17 +31,18 @@ def check_whole(file: BinaryIO, container: Container) -> None:
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
-    at = 0
+    at, name = 0, b""
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
         length = int.from_bytes(head[:4])
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:])
-        if head[4:8] not in _BOXES or length < 8:  # 0: to the end of the file
+        name = head[4:8]
+        if name not in _BOXES or length < 8:  # 0: to the end of the file
             return size
         at += length
-    return at
+    return at + 8 if name == b"moof" else at  # it tells of samples in the box behind it
 
 
 def _matroska_end(file: BinaryIO, size: int) -> int:

@@ -51,3 +51,41 @@ def video(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return target.getvalue()
+
+
+def again(data: bytes, times: int) -> bytes:
+    """An MP4 whose packets are written that many times, one after another: long, and made in a moment."""
+    target = BytesIO()
+    with av.open(target, "w", format="mp4") as output:
+        end = 0
+        for turn in range(times):
+            with av.open(BytesIO(data)) as source:
+                stream = source.streams.video[0]
+                if turn == 0:
+                    into = output.add_stream_from_template(stream)
+                shift = end
+                for packet in source.demux(stream):
+                    if packet.dts is None or packet.pts is None:
+                        continue
+                    end = max(end, shift + packet.pts + (packet.duration or 0))
+                    packet.pts += shift
+                    packet.dts += shift
+                    packet.stream = into
+                    output.mux(packet)
+    return target.getvalue()
+
+
+def with_reference(data: bytes, path: str) -> bytes:
+    """An MP4 whose video says that its samples are in another file: an alias record in place of "in this file"."""
+    here = data.index(b"dref") + 12  # the table's version and number of entries; then the entry of 12 bytes
+    assert data[here : here + 8] == b"\x00\x00\x00\x0curl "
+    name = path.encode()
+    place = b"\x00\x02" + len(name).to_bytes(2) + name + bytes(len(name) % 2) + b"\xff\xff\x00\x00"
+    alias = bytes(10) + b"\x04disk" + bytes(23) + bytes(12) + bytes([4]) + b"file" + bytes(59) + bytes(16)
+    alias += bytes(4) + bytes(16) + place
+    entry = (12 + len(alias)).to_bytes(4) + b"alis" + bytes(4) + alias
+    result = bytearray(data[:here] + entry + data[here + 12 :])
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        at = result.index(box) - 4
+        result[at : at + 4] = (int.from_bytes(result[at : at + 4]) + len(entry) - 12).to_bytes(4)
+    return bytes(result)
