@@ -23,6 +23,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.transforms import name_of_transform
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import memory_chunks, read_chunks
+from lmms.prep.engine.deaths import PROCESS_DIED, after_death
 from lmms.prep.engine.kept import Kept, chunk_key, keep, kept_in, take_kept
 from lmms.prep.engine.ledger import (
     Ledger,
@@ -104,7 +105,8 @@ def read_records_of(
     with ExitStack() as stack:
         if spool:
             stack.enter_context(room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))))
-        results = map_ordered(task, chunks, config.workers, setup, partial(_name_of, sources))
+        name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
+        results = map_ordered(task, chunks, config.workers, setup, name_of, again)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -197,7 +199,8 @@ def _spool_task(
         return result
     recipe = replace(recipe, opened={})
     result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
-    if kept and key and spool:
+    # With more memory, a later build may read what was lost.
+    if kept and key and spool and not (chunk.care and chunk.care.lost):
         keep(kept, key, result, chunk_id, spool, recipe.opened)
     return result
 
@@ -222,6 +225,15 @@ def _chunks(sources: Sequence[Source], memory: Iterator[Chunk], share: float) ->
 def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
     _, chunk = task
     return f"rows {chunk.first_row} to {chunk.first_row + len(chunk.rows) - 1} of {sources[chunk.source].name}"
+
+
+def _again(
+    sources: Sequence[Source], ledger: Ledger, task: tuple[int, Chunk], how: str, row: int | None
+) -> tuple[int, Chunk]:
+    """The task of a worker that died, see map_ordered."""
+    chunk_id, chunk = task
+    lost = sum(reject.reason == PROCESS_DIED for _, _, reject in ledger.rejects)
+    return chunk_id, after_death(chunk, how, row, lost, sources[chunk.source].name)
 
 
 def _bytes_needed(spooled: int, done: int, total: int) -> int:

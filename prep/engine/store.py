@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
+from lmms.prep.engine.processes import step_begun
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
@@ -147,17 +148,19 @@ def spool_chunk(
 ) -> tuple[Spooled, Spooled]:
     """Make the samples of a chunk and write them to its spool file; returns those for training, those for evaluation.
 
-    folder: of the spool; None: the samples are only counted.
+    folder: of the spool; None: the samples are only counted. A chunk with `care` is made record by record.
 
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
     train, held_out = _Tally(), _Tally()
-    values, filter_columns = take_filtered(chunk_values(chunk, source.columns), source.choice.filter, source.name)
+    begun = step_begun if chunk.care else None
+    all_values = chunk_values(chunk, source.columns, begun)
+    values, filter_columns = take_filtered(all_values, source.choice.filter, source.name)
     all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
-    taken = _taken(zip(values, all_copies, strict=False), train)
+    taken = _taken(zip(values, all_copies, strict=False), train, begun)
     join = join_of(source.reading.transforms)
     results = (
-        _tokenized_together(taken, chunk.source, source, renderer, recipe)
+        _tokenized_together(taken, chunk.source, source, renderer, recipe, 0 if chunk.care else BATCH_BYTES)
         if join is None
         else joined_rows(taken, join, chunk.source, source, renderer, recipe)
     )
@@ -180,10 +183,17 @@ def spool_chunk(
     return train.spooled(chunk, filter_columns), held_out.spooled(chunk, frozenset())
 
 
-def _taken(rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally) -> Iterator[tuple[Any, int, int]]:
-    """(value, row, copies) of the records that are taken; all are counted, and why the others are not."""
+def _taken(
+    rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally, begun: Callable[[int], None] | None
+) -> Iterator[tuple[Any, int, int]]:
+    """(value, row, copies) of the records that are taken; all are counted, and why the others are not.
+
+    begun: called with each row before its sample is made.
+    """
     for (row, value), count in rows:
         tally.read += 1
+        if begun:
+            begun(row)
         if value is BLANK or value is LEFT_OUT or not count:
             tally.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
         else:
@@ -195,16 +205,21 @@ _Drafted: TypeAlias = "tuple[int, int, Draft | Reject]"
 
 
 def _tokenized_together(
-    taken: Iterable[tuple[Any, int, int]], source_id: int, source: Source, renderer: Renderer, recipe: Recipe
+    taken: Iterable[tuple[Any, int, int]],
+    source_id: int,
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+    batch_bytes: int,
 ) -> Iterator[Joined]:
-    """What becomes of each row, as many together as take about BATCH_BYTES."""
+    """What becomes of each row, as many together as take about batch_bytes."""
     batch, size = list[_Drafted](), 0
     for value, row, count in taken:
         make = partial(draft_samples, value, row, source_id, source, renderer, recipe)
         draft = attempt(make, value, row, source)
         batch.append((row, count, draft))
         size += 0 if isinstance(draft, Reject) else draft.bytes
-        if size >= BATCH_BYTES:
+        if size >= batch_bytes:
             yield from _finished(batch, renderer, recipe)
             batch, size = [], 0
     yield from _finished(batch, renderer, recipe)
