@@ -126,7 +126,7 @@ def read_index(data: bytes, place: str) -> list[ShardFile]:
         if index["version"] != 2:
             raise DatasetError(f"{place}: MDS version {index['version']}, expected 2")
         return [_shard_file(place, entry) for entry in index["shards"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
 
 
