@@ -45,6 +45,7 @@ from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
+from lmms.prep.unchanged import States, states_of, unchanged
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
@@ -59,6 +60,8 @@ class Input:
     memory: Iterator[Chunk]
     """Records in memory, the last of the sources."""
     unread: Unread
+    states: States
+    """The files of the sources before anything was read."""
 
 
 def find_input(config: PrepConfig, fetched: Path, report: Report, records: Any) -> Input:
@@ -68,7 +71,9 @@ def find_input(config: PrepConfig, fetched: Path, report: Report, records: Any) 
     """
     folder = _model_folder(config)
     sources, unread = find_sources(config.sources, config.media_root, config, fetched, report)
-    sources = with_forms(sources)
+    states = states_of(sources)
+    with unchanged(states):
+        sources = with_forms(sources)
     memory: Iterator[Chunk] = iter(())
     if records is not None:
         chunks = memory_chunks(len(sources), records)
@@ -80,7 +85,7 @@ def find_input(config: PrepConfig, fetched: Path, report: Report, records: Any) 
     _check_areas(sources, folder.vision)
     _check_transforms(sources)
     used_functions(sources)
-    return Input(folder, sources, memory, unread)
+    return Input(folder, sources, memory, unread, states)
 
 
 def read_records_of(

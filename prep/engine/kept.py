@@ -11,8 +11,9 @@ import importlib.metadata
 import io
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def take_kept(kept: Kept, key: str, chunk: Chunk, chunk_id: int, spool: Path) ->
             return None
         if PackLimits(**body["limits"]) != kept.limits and (body["limits_matter"] or not _fit(entries, kept.limits)):
             return None
-        _link(samples, spool_path(spool, chunk_id))
+        _same_file(samples, spool_path(spool, chunk_id), os.symlink)
         path.touch()
     except OSError:  # not kept
         return None
@@ -124,7 +125,7 @@ def keep(kept: Kept, key: str, result: tuple[Spooled, Spooled], chunk_id: int, s
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replaced(path.with_suffix(".samples")) as part:
-            _link(samples, part)
+            _same_file(samples, part, shutil.copyfile)
         with _replaced(path) as part:
             part.write_bytes(_digest(key, arrays.getvalue()) + arrays.getvalue())
 
@@ -195,12 +196,12 @@ def _hash(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _link(file: Path, name: Path) -> None:
-    """The same file under another name; a soft link where the two are on different disks."""
+def _same_file(file: Path, name: Path, otherwise: Callable[[Path, Path], object]) -> None:
+    """The same file under another name. otherwise: what to do where the two are on different disks."""
     try:
         os.link(file, name)
     except OSError:
-        name.symlink_to(file.resolve())
+        otherwise(file.resolve(), name)
 
 
 def _path(kept: Kept, key: str) -> Path:

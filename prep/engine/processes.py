@@ -5,11 +5,13 @@ how the task is tried again, in a process of its own. Workers never see Ctrl-C: 
 the parent cleans up.
 """
 
+import ctypes
 import errno
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +36,7 @@ _MOST_DEATHS = 2
 """Deaths in a row, beyond one of each worker, after which the build stops: the machine is to blame, or the code."""
 _NO_MEMORY = errno.ENOMEM
 """Exit status of a worker that has no memory left: what Python could still do then is not known."""
+_PR_SET_PDEATHSIG = 1
 _END: Any = object()
 
 
@@ -204,6 +207,7 @@ def _work(pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: C
     """The life of a worker: until the parent ends it, or is gone."""
     global _to_parent
     _to_parent = pipe
+    _die_with_the_parent()
     setup()
     pipe.send(("ready", None))
     while True:
@@ -218,7 +222,19 @@ def _work(pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: C
             os._exit(_NO_MEMORY)
         except Exception as error:  # noqa: BLE001  (raised again in the parent)
             answer = ("failed", _portable(error))
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:  # nobody is there to read the answer
+            return
+
+
+def _die_with_the_parent() -> None:
+    """Ask the system to end this process when its parent is killed: the next build must not meet its last writes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent and os.getppid() != parent.pid:  # it was too late for that
+            os._exit(0)
 
 
 def _portable(error: Exception) -> Exception:

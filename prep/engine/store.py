@@ -15,6 +15,7 @@ import xxhash
 from lmms.configs.contract.manifest import SKIPPED
 from lmms.configs.contract.mds import decode_sample, encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
+from lmms.configs.errors import BuildError
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
@@ -40,6 +41,9 @@ _NAMES = [
 ]
 BATCH_BYTES = 16 * 2**20
 """Bytes of text and pictures of records that are tokenized together."""
+
+_HASH_BYTES = 8
+"""Behind each sample in the spool: its file may be one of a store, which others can write to."""
 
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
 """One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
@@ -110,6 +114,7 @@ class _Tally:
             for number, joined in enumerate(rows[1:], 1):
                 entries.append((source, joined, *_NO_COUNTS, *place, *_content(made, number)))
             file.write(data)
+            file.write(xxhash.xxh3_64_digest(data))
             self.digest.update(data)
         self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
         if copies > 1:
@@ -253,11 +258,26 @@ def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
     """The samples of these entries, in their order."""
     samples = []
     for entry in entries:
-        descriptor = os.open(spool_path(folder, int(entry["chunk"])), os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, int(entry["bytes"]), int(entry["offset"]))
-        finally:
-            os.close(descriptor)
+        path = spool_path(folder, int(entry["chunk"]))
+        stored = _stored(path, int(entry["offset"]), int(entry["bytes"]) + _HASH_BYTES)
+        data = stored[:-_HASH_BYTES]
+        if xxhash.xxh3_64_digest(data) != stored[-_HASH_BYTES:]:
+            raise BuildError(
+                f"{path.resolve()} was changed or deleted while the build ran; run the same command again, and if this"
+                " comes again, look for damage of the disk"
+            )
         pack = Pack.from_columns(decode_sample(COLUMNS, data))
         samples.append(replace(pack, samples=np.array([(entry["source"], pack.samples[0, 1])], np.int64)))
     return samples
+
+
+def _stored(path: Path, offset: int, size: int) -> bytes:
+    """Some bytes of a file, fewer at its end; none of a link to a file that is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)

@@ -107,6 +107,7 @@ def test_a_machine_on_which_every_process_dies_ends_the_build(
     monkeypatch.setattr(deaths, "IN_A_ROW", 2)
     with pytest.raises(BuildError, match=r"one record after another: rows \d+ to \d+ of .*twice each; the last was"):
         build("out", 2, words=["word", "answer"])
+    assert not list(Path().glob("out*"))
 
 
 def test_deaths_at_ever_other_rows_end_the_build() -> None:
