@@ -14,6 +14,7 @@ from typing import Any, cast
 from lmms.configs.contract.families import family_facts
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.errors import ModelError
+from lmms.configs.words import type_name
 
 PREP_FILES = ("*.json", "*.jinja")
 TRAIN_FILES = (*PREP_FILES, "*.safetensors", "*.txt")
@@ -208,7 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error})") from error
     if not isinstance(body, dict):
-        raise ModelError(f"{path} holds a {type(body).__name__}, expected a JSON object")
+        raise ModelError(f"{path} holds {type_name(body)}, expected a JSON object")
     return body
 
 
