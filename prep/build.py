@@ -79,9 +79,9 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
             for half, into in ((ledger, part), (held_out, eval_part))
             if into
         ]
+        check_unchanged(given.states)
         shutil.rmtree(spool)
         remove(fetched)
-        check_unchanged(given.states)
         with room_for(part, lambda: TABLE_BYTES * (len(ledger.rejects) + len(ledger.all_samples()))):
             manifests = [
                 write_folder(into, _facts(config, given.model, half), written, rows, _account(half, given.unread))

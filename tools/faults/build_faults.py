@@ -156,6 +156,13 @@ def disk_full_of_tables(folder: Path) -> None:
     check_same(config)
 
 
+def disk_full_of_rejects(folder: Path) -> None:
+    """The disk is full when the ledger of a build that stops is written: an error names the disk."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with patch("lmms.prep.engine.ledger.write_rows", side_effect=full):
+        check_refused(settings(folder, max_rejects=0.0), f"the disk of {folder} is full")
+
+
 def disk_full_of_kept_chunks(folder: Path) -> None:
     """The disk of the store is full: the build goes on and keeps less."""
     with small_disk(folder / "disk", 2**20) as disk:
@@ -417,6 +424,7 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "disk full: samples": (disk_full_of_samples, ""),
     "disk full: shards": (disk_full_of_shards, ""),
     "disk full: tables": (disk_full_of_tables, ""),
+    "disk full: ledger of rejects": (disk_full_of_rejects, ""),
     "disk full: store": (disk_full_of_kept_chunks, ""),
     "limit of a file's size": (file_limit, ""),
     "reader of tables killed": (
