@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("records",),
         ("choice",),
         ("render", "sources", "transforms"),
-        ("chunks", "sample"),
+        ("chunks", "sample", "unchanged"),
         ("first_records",),
         ("engine",),
         ("first_pass", "packing"),

@@ -137,7 +137,7 @@ def read_manifest(store: Store) -> Manifest:
     try:
         body = json.loads(data.decode("utf-8"))
         checksum = body.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(f"{path} is damaged ({error}); rebuild the shards") from error
     if body.get("contract") != CONTRACT_VERSION:
         raise DatasetError(
@@ -196,7 +196,8 @@ def _check_size(path: str, size: int | None, expected: int) -> None:
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    return xxhash.xxh3_64_hexdigest(text.encode(errors="surrogatepass"))  # damage may make half of a surrogate pair
 
 
 def _read_vision(body: Mapping[str, Any] | None) -> Vision | None:

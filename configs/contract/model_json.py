@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.errors import ModelError
+from lmms.configs.words import type_name
 
 
 def read_model_text(path: Path) -> str:
@@ -22,5 +23,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error})") from error
     if not isinstance(body, dict):
-        raise ModelError(f"{path} holds a {type(body).__name__}, expected a JSON object")
+        raise ModelError(f"{path} holds {type_name(body)}, expected a JSON object")
     return body

@@ -94,8 +94,9 @@ class PrepConfig(RecordConfig):
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
     )
-    """Processes that render and write; any number gives the same result. With 0 the build itself does, and a crash of a
-    library ends the build without a word. Default: one for each core."""
+    """Processes that render and write; any number gives the same result. A record with which a process dies twice, for
+    want of memory or by a crash of a library, is rejected. With 0 the build itself does all, and dies with such a
+    record. Default: one for each core."""
     store: str | None = None
     """Folder that keeps what records became, so that a later build tokenizes only what is new. By default
     OUT.lmms-store, until the build is complete: a build that was cut off goes on. `none` keeps nothing."""

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from lmms.configs.errors import refuse_file_limit
 from lmms.configs.stores.store import Store
+from lmms.configs.words import type_name
 from lmms.prep.media.beside import read_beside
 from lmms.prep.media.encoded import MediaKind, base64_bytes, data_uri_bytes, is_picture_text, shown
 from lmms.prep.media.network import Network, fetch_media, is_web
@@ -46,7 +47,7 @@ class ImageRef:
 
     def __post_init__(self) -> None:
         if isinstance(self.value, bytes) != (self.kind == "bytes"):
-            raise TypeError(f"an image of kind {self.kind!r} cannot hold a {type(self.value).__name__}")
+            raise TypeError(f"an image of kind {self.kind!r} cannot hold {type_name(self.value)}")
 
 
 def address_of(reference: ImageRef, beside: Store | None) -> str | None:

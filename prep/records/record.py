@@ -4,7 +4,7 @@ A raw record goes in, an immutable record comes out: no code after this module l
 an example of each, are in docs/records.md. Every fault needs a name and a place, so this is a walk over the values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -153,10 +153,20 @@ def _taken(messages: Sequence[Message]) -> Taken:
     return {"image": images, "video": sum(len(message.media) for message in messages) - images}
 
 
+def captions_read(columns: Collection[str]) -> str:
+    """What to set for records without turns, from the names of their columns."""
+    if "txt" in columns:  # KEY.txt of a tar file
+        return (
+            "a tar file of pictures with captions is read with form: veomni and fields: {conversations: txt}, a tar"
+            " file of texts with form: text and fields: {text: txt}; records of another shape need a file of their own"
+        )
+    return "for text set form=text; if the turns stand elsewhere, say where with fields: {messages: NAME}"
+
+
 def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     if "messages" not in raw:
         columns = ", ".join(map(str, raw)) or "none"
-        raise Reject("missing_messages", f"no `messages`; found the columns {columns}; for text set form=text")
+        raise Reject("missing_messages", f"no `messages`; found the columns {columns}; {captions_read(raw)}")
     messages = raw["messages"]
     if isinstance(messages, str):  # a JSON column of a table
         messages = parse_json(messages, "messages")

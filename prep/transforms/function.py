@@ -31,6 +31,8 @@ def apply(record: Record, settings: Function, context: Context) -> Sequence[Reco
     except Reject as reject:
         reason = reject.reason if reject.reason in REASONS else "transform_error"
         raise Reject(reason, reject.message, reject.place) from None
+    except MemoryError:  # not the record's fault, as long as a new process has not tried it
+        raise
     except Exception as error:
         raise Reject("transform_error", f"{settings.function}: {_last_line(error)}") from error
     records = [result] if isinstance(result, Record) else result
