@@ -5,11 +5,12 @@ Records are read in chunks by worker processes, which spool the samples; the led
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,14 @@ def read_records_of(
     task = partial(_spool_task, sources, recipe, kept, spool)
     chunks = enumerate(_chunks(sources, given.memory, share))
     setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources))
+    first = deque(islice(chunks, config.workers))
+    workers = min(config.workers, max(len(first), 1))  # no process without work: its start takes a second
     done = 0
     with ExitStack() as stack:
         if spool:
             stack.enter_context(room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))))
         name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
-        results = map_ordered(task, chunks, config.workers, setup, name_of, again)
+        results = map_ordered(task, chain(_taken(first), chunks), workers, setup, name_of, again)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -242,6 +245,12 @@ def _chunks(sources: Sequence[Source], memory: Iterator[Chunk], share: float) ->
     for chunk in chain(files, first_records(memory, sources[-1].choice.max_records)):
         most = len(chunk.rows) if chunk.most is None else chunk.most
         yield chunk if share == 1 else replace(chunk, most=math.ceil(most * share))
+
+
+def _taken(chunks: deque[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:
+    """These chunks, held no longer than needed."""
+    while chunks:
+        yield chunks.popleft()
 
 
 def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.processes import HEAVY, loaded_after, loaded_by
+from tests.kit.processes import HEAVY, command, libraries_after, loaded_after, loaded_by
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("first_records",),
         ("engine",),
         ("first_pass", "packing"),
+        ("build_report",),
         ("build", "outlook"),
     ),
     "train": (
@@ -61,6 +62,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "cli": (
         ("settings", "ui"),
+        ("build_words",),
         ("dry_run", "export", "inspect", "prep"),
         ("demo", "live"),
         ("train",),
@@ -270,3 +272,11 @@ def test_the_command_line_loads_no_heavy_library() -> None:
 @pytest.mark.parametrize("command", ["", "prep", "train", "inspect"])
 def test_help_loads_no_heavy_library(command: str) -> None:
     assert loaded_by(*command.split(), "--help") == set()
+
+
+@pytest.mark.parametrize("words", ["", "prep build-shards", "train", "inspect order", "demo"])
+def test_help_loads_what_draws_a_terminal_and_nothing_else(words: str) -> None:
+    """A fifth of a second in all; numpy alone would take a tenth more. typer checks options with pydantic."""
+    terminal = {"lmms", "typer", "rich", "shellingham", "markdown_it", "mdurl", "pygments", "annotated_doc", "yaml"}
+    of_typer = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}
+    assert libraries_after(command(*words.split(), "--help")) - terminal - of_typer - {"cython_runtime"} == set()

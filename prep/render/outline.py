@@ -74,7 +74,7 @@ def _filled(outline: Outline, texts: Sequence[str]) -> Layout:
     pieces = outline.pieces.copy()
     for piece, parts in outline.places:
         pieces[piece] = "".join(part if isinstance(part, str) else texts[part] for part in parts)
-    return Layout(pieces, outline.learned, dropped_text=False)
+    return Layout(pieces, outline.learned, dropped_text=False, by_outline=True)
 
 
 def _outline_of(renderer: Renderer, record: Record, texts: int) -> Outline | None:

@@ -16,6 +16,8 @@ from lmms.prep.render.families.family import Family
 from lmms.prep.render.template import ChatTemplate, compile_template
 from lmms.prep.render.tokens import Encoder, encode_texts, load_encoder
 
+_SMALL, _NOT_WANTED = "the sources are small", "fast is false"
+
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
@@ -50,7 +52,7 @@ def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True
 
     fast: use what gives the same in less time; is_large: also what takes a second to load.
     """
-    encoder = load_encoder(folder.tokenizer_json, fast and is_large)
+    encoder = load_encoder(folder.tokenizer_json, "" if fast and is_large else _SMALL if fast else _NOT_WANTED)
     control_ids = {}
     for token_id, token in encoder.exact.get_added_tokens_decoder().items():
         if token.special:

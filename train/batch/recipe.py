@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.loss_weight import LossWeight
+from lmms.configs.contract.loss_rule import LossWeight
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import ModelError
