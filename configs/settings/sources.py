@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar
 
-from lmms.configs.contract.video import VideoAsk
 from lmms.configs.errors import ConfigError
 from lmms.configs.ranges import Range
 from lmms.configs.settings.transforms import Transform, read_transforms
@@ -170,12 +169,6 @@ class Reading:
     video_min_pixels: int | None = None
     video_max_pixels: int | None = None
     video_total_pixels: int | None = None
-
-    @property
-    def video_ask(self) -> VideoAsk:
-        """What the settings ask for videos, for what a record does not say."""
-        names = (field.name for field in fields(VideoAsk) if field.name not in ("start", "end"))
-        return VideoAsk(**{name: getattr(self, f"video_{name}") for name in names})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """The rows of a video: which frames, at which size and times, and the frames' own bytes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from lmms.configs.contract.pack import Row
 from lmms.configs.contract.video import (
@@ -12,6 +12,7 @@ from lmms.configs.contract.video import (
     rows_of,
     sampled_frames,
 )
+from lmms.configs.settings.sources import Reading
 from lmms.prep.media.edit import pixels_of
 from lmms.prep.media.images import image_size
 from lmms.prep.media.pins import Fetched, pinned
@@ -39,13 +40,21 @@ def read_video(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, .
         raise Reject(reject.reason, reject.message, reject.place or video.place) from None
 
 
+def ask_of(reading: Reading) -> VideoAsk:
+    """What the settings of a source ask for its videos, where a record says nothing."""
+    return VideoAsk(**{name: getattr(reading, f"video_{name}") for name in _SETTINGS})
+
+
+_SETTINGS = tuple(field.name for field in fields(VideoAsk) if field.name not in ("start", "end"))
+
+
 def _of_file(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, ...]:
     assert recipe.vision is not None
     assert recipe.video is not None
     (ref,) = video.files.refs
     file = find_video(ref, source.roots, network=recipe.network, beside=source.beside, opened=recipe.opened)
     facts = probe(file, recipe.video_backend, recipe.video_limits)
-    ask, row = asked((video.ask, source.reading.video_ask)), recipe.vision.temporal_patch_size
+    ask, row = asked((video.ask, ask_of(source.reading))), recipe.vision.temporal_patch_size
     try:
         clip = clip_range(facts.frames, facts.fps, ask)
         numbers = [clip[i] for i in sampled_frames(len(clip), facts.fps, ask, recipe.video, row)]
@@ -83,7 +92,7 @@ def _of_frames(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, .
     if differing := next((size for size in sizes if size != sizes[0]), None):
         message = f"frames of {sizes[0]} and of {differing} pixels; expected all frames of one size"
         raise Reject("bad_part", message)
-    ask = asked((video.ask, source.reading.video_ask))
+    ask = asked((video.ask, ask_of(source.reading)))
     size = _resized(sizes[0], -(-len(frames) // row) * row, ask, recipe)
     if recipe.resizes_frames:
         frames = [encoded(resized(pixels_of(data), *size), recipe.frame_format) for data in frames]
