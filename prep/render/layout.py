@@ -60,7 +60,7 @@ def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
         values = concealed(values, renderer.control, mark)
     pieces: list[str] = renderer.control.split(_apply_template(renderer, *values))
     family = renderer.family
-    turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.image), record)
+    turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.kinds), record)
     if mark:
         pieces[::2] = [piece.replace(mark, "") for piece in pieces[::2]]
     texts = [_text_of(turn, pieces) for turn, _ in turns]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from lmms.configs.errors import BuildError
-from lmms.prep.records.parts import Image, Part, Text
+from lmms.prep.records.parts import Image, Part, Text, Video
 from lmms.prep.records.record import Record
 from lmms.prep.records.tools import ToolCall
 from lmms.prep.reject import Reject
@@ -135,7 +135,10 @@ def _ends_of(text: str, core: str) -> _Ends:
 
 
 def _kind(part: Part) -> str:
-    return "t" if isinstance(part, Text) else "i" if isinstance(part, Image) else "?"
+    return next((letter for kind, letter in _LETTERS if isinstance(part, kind)), "?")
+
+
+_LETTERS = ((Text, "t"), (Image, "i"), (Video, "v"))
 
 
 def _is_plain(text: str, control_prefix: str) -> bool:

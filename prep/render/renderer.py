@@ -26,6 +26,8 @@ class Renderer:
     family: Family
     image: str | None
     """The special token that stands for an image; None for models that read text only."""
+    video: str | None
+    """The special token that stands for a video; None for models that read none."""
     template: ChatTemplate
     special_tokens: dict[str, str]
     encoder: Encoder
@@ -38,6 +40,11 @@ class Renderer:
     """What all special tokens begin with."""
     outlines: dict[Any, Any] | None
     """The outlines of shapes so far, see outline.py; None: the template renders every record."""
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Placeholder -> kind of media."""
+        return {token: kind for kind, token in (("image", self.image), ("video", self.video)) if token}
 
 
 def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True) -> Renderer:
@@ -63,6 +70,7 @@ def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True
     return Renderer(
         family=family,
         image=facts.placeholders.get("image"),
+        video=facts.placeholders.get("video") if folder.video_token_id is not None else None,
         template=compile_template(folder.chat_template),
         special_tokens=dict(folder.special_tokens),
         encoder=encoder,

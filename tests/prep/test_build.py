@@ -217,17 +217,3 @@ def test_the_manifest_of_the_records_for_evaluation_is_read_as_the_docstring_say
     assert "open_dataset(config.eval_folder).manifest" in (build_shards.__doc__ or "")
     held_out = open_dataset(config.eval_folder).manifest
     assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
-
-
-def test_a_crash_of_a_library_with_one_worker_ends_with_the_rows_that_the_worker_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A function of the user's ends its process as a broken decoder would."""
-    crash = "import os, signal\ndef crash(record, draws):\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
-    (tmp_path / "crashing.py").write_text(crash)
-    monkeypatch.chdir(tmp_path)
-    source = write_records(tmp_path / "data")
-    config = settings(tmp_path, source, workers=1, transforms=({"function": "crashing:crash"},))
-    with pytest.raises(BuildError, match=r"SIGSEGV, a crash in a library; it had rows 0 to 300 of .*records\.jsonl"):
-        build_shards(config)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]

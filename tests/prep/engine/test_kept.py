@@ -116,6 +116,17 @@ def test_what_is_damaged_is_made_again(
     assert chunks_made(settings(tmp_path, "again"), monkeypatch) == 1
 
 
+@pytest.mark.parametrize("ending", [".npz", ".samples"])
+def test_the_file_of_another_chunk_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    write_records(tmp_path / "data", 60)
+    chunks_made(settings(tmp_path, "first"), monkeypatch)
+    one, other = (tmp_path / "store").rglob(f"*{ending}")
+    content = other.read_bytes()
+    one.unlink()
+    one.write_bytes(content)
+    assert chunks_made(settings(tmp_path, "again"), monkeypatch) == 1
+
+
 def test_a_store_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_records(tmp_path / "data", 60)
     (tmp_path / "store").write_text("a file")
