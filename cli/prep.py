@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lmms.prep.engine.prune import KeptChunk
     from lmms.prep.outlook import Outlook
 
+_RETRY_S = 10.0
+"""Seconds for which a store of shards is asked again."""
+
 app = typer.Typer(no_args_is_help=True, help="Prepare shards: chat records -> pre-tokenized, bin-packed MDS shards.")
 
 
@@ -57,7 +60,7 @@ def build_shards(
         typer.echo(to_yaml(settings), nl=False)
         return
     from lmms.configs.contract.manifest import SKIPPED, read_manifest
-    from lmms.configs.stores.store import LocalStore
+    from lmms.configs.stores.store import LocalStore, is_url, open_store
     from lmms.prep.build import build_shards
     from lmms.prep.build_report import REPORT_NAME
 
@@ -77,7 +80,8 @@ def build_shards(
         ui.error_console().print(f"stopped: there is nothing at {settings.out}, and {goes_on}")
         raise typer.Exit(130) from None
     held_out = read_manifest(LocalStore(settings.eval_folder)) if SKIPPED + "evaluation" in manifest.notes else None
-    report = json.loads(Path(settings.folder, REPORT_NAME).read_text())
+    store = open_store(settings.out if is_url(settings.out) else settings.folder, _RETRY_S)
+    report = json.loads(store.read(REPORT_NAME))
     for table in summary(settings, manifest, held_out, report):
         screen.print(table)
 
