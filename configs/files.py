@@ -52,10 +52,13 @@ def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
     Files that a killed process left there are deleted. `error` is raised if `out` exists, and while another process
     writes `out`.
     """
-    if out.exists():
-        raise error(f"{out} exists; remove it or name another folder")
     part = out.with_name(out.name + PART_ENDING)
-    part.mkdir(parents=True, exist_ok=True)
+    try:
+        if out.exists():
+            raise error(f"{out} exists; remove it or name another folder")
+        part.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise error(f"{out} cannot be written ({fault.strerror}); name another folder") from fault
     # The lock ends with the process, also after a kill. The lock is on the folder, not on the folder's name.
     descriptor = os.open(part, os.O_RDONLY)
     try:

@@ -54,6 +54,7 @@ REASONS: Mapping[str, str] = {
     "part_missing_field": "a part lacks the key that its type needs",
     "unknown_part_type": "a part's type is not known",
     "bad_part": "a part has an unknown key, or a value of a wrong type",
+    "bad_range": "no frames between video_start and video_end, or more frames asked for than there are",
     "image_in_assistant": "an image in an assistant turn: the model reads images, it does not write them",
     "unread_media": "a column or key names pictures, videos or sounds, and no part of the record takes them",
     "bad_box": "a box or point is malformed, turned, outside its picture, or for a picture of another size",
@@ -86,16 +87,17 @@ REASONS: Mapping[str, str] = {
     "media_memory": "a video needs more memory to decode than it may have",
     "media_crash": "the library that decodes ended its process over the file",
     # later
-    "later_video": "video is not supported yet",
     "later_audio": "audio is not supported yet",
     # the record against the model
     "images_unsupported": "the record has images, the model reads none",
+    "videos_unsupported": "the record has a video, the model reads none",
     "count_mismatch": "the number of bare image parts or tags is not the number of pictures in the record's column",
     "tools_unsupported": "the record has tools, calls or results, the chat template has no place for them",
     "template_error": "the chat template refuses the record",
     "template_changes_record": "the chat template drops, adds or moves a turn, an image, or text to learn from",
     "reasoning_dropped": "the chat template leaves out the reasoning of a turn to learn from",
     "no_target_tokens": "the record or every assistant turn has weight 0: nothing to learn from",
+    "process_died": "two processes died with the record: memory ran out, or a library crashed",
     "too_long": "more tokens than a pack holds",
     "too_many_patches": "more vision patches than a pack holds",
 }

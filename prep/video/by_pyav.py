@@ -163,7 +163,7 @@ class _Turn:
 
 
 def _turn(frame: VideoFrame) -> _Turn:
-    """The display matrix of a frame, which is that of the whole stream; angles count as the nearest quarter turn."""
+    """The turn that the display matrix of a frame asks for, to the nearest quarter; it is that of the whole stream."""
     matrix = cast("SideData | None", frame.side_data.get("DISPLAYMATRIX"))
     # A pixel at column x, row y is shown at column a x + c y, row b x + d y.
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist() if matrix else (1, 0, 0, 0, 1)

@@ -29,7 +29,7 @@ def resized(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uin
 
 
 def _along_first(lines: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-    """Lines of that number, each a weighted sum of lines of the source, in contiguous memory."""
+    """So many lines, each a weighted sum of lines of the source, in contiguous memory."""
     lines = np.ascontiguousarray(lines)
     if len(lines) == number:
         return lines
