@@ -106,9 +106,9 @@ def record_target(data: Path) -> Target:
         quick = [_read(value, reading) for _, value in chunk_values(Chunk(0, 0, batch, 0), ())]
         with patch.object(read, "parse_plain", return_value=None):
             strict = [_read(BLANK if not line.strip() else _strict_value(line), reading) for line in batch]
-        for line, one, other in zip(batch, quick, strict, strict=True):
-            if one != other or (isinstance(other, tuple) and other[0] not in REASONS):
-                return "wrong", f"{one} in place of {other}: {line!r} with {reading}"
+        for line, given, expected in zip(batch, quick, strict, strict=True):
+            if given != expected or (isinstance(expected, tuple) and expected[0] not in REASONS):
+                return "wrong", f"{given} in place of {expected}: {line!r} with {reading}"
         return "rejected" if any(isinstance(each, tuple) for each in strict) else "read", ""
 
     return attempt
@@ -278,7 +278,11 @@ def report(findings: Findings, seed: int) -> str:
             f"| {name} | {counts.total():,} | {', '.join(f'{n:,} {what}' for what, n in counts.most_common())} |"
             for name, counts in findings.outcomes.items()
         ),
-        *(["", "What went wrong:", "", *(f"- {one[:300]}" for one in findings.wrong)] if findings.wrong else []),
+        *(
+            ["", "What went wrong:", "", *(f"- {sentence[:300]}" for sentence in findings.wrong)]
+            if findings.wrong
+            else []
+        ),
     ]
     return "\n".join(lines) + "\n"
 
