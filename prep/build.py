@@ -17,6 +17,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.files import new_folder, remove
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.build_report import Clock, build_report, write_report
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import (
     Ledger,
@@ -54,6 +55,8 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
+    clock = Clock()
+    report = clock.listening(report)
     with ExitStack() as folders:
         part = folders.enter_context(new_folder(config.folder, BuildError))
         spool, fetched = part / "spool", part / "fetched"
@@ -80,6 +83,7 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
             if into
         ]
         check_unchanged(given.states)
+        clock.begin("closing")
         shutil.rmtree(spool)
         remove(fetched)
         with room_for(part, lambda: TABLE_BYTES * (len(ledger.rejects) + len(ledger.all_samples()))):
@@ -87,6 +91,7 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
                 write_folder(into, _facts(config, given.model, half), written, rows, _account(half, given.unread))
                 for half, into, (written, rows) in halves
             ]
+        write_report(build_report(clock, ledger, manifests, config.workers), part)
     if config.store is None and config.store_folder:
         remove(config.store_folder)
     remove(rejects_path(config.folder))  # of an earlier build that stopped: those records are not of this folder

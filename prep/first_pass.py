@@ -5,11 +5,12 @@ Records are read in chunks by worker processes, which spool the samples; the led
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.unchanged import States, states_of, unchanged
+from lmms.prep.video.facts import FrameFormat, VideoLimits
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
@@ -106,12 +108,14 @@ def read_records_of(
     task = partial(_spool_task, sources, recipe, kept, spool)
     chunks = enumerate(_chunks(sources, given.memory, share))
     setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources))
+    first = deque(islice(chunks, config.workers))
+    workers = min(config.workers, max(len(first), 1))  # no process without work: its start takes a second
     done = 0
     with ExitStack() as stack:
         if spool:
             stack.enter_context(room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))))
         name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
-        results = map_ordered(task, chunks, config.workers, setup, name_of, again)
+        results = map_ordered(task, chain(_taken(first), chunks), workers, setup, name_of, again)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -128,11 +132,27 @@ def _model_folder(config: PrepConfig) -> ModelFolder:
 
 def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     return Recipe(
-        limits=pack_limits(config.seq_len, max_patches_of(config, folder), folder.vision, folder.image_token_id),
+        limits=pack_limits(
+            config.seq_len,
+            max_patches_of(config, folder),
+            folder.vision,
+            folder.image_token_id,
+            folder.video_token_id,
+        ),
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
         text_overlap=config.text_overlap,
+        video=folder.video if folder.video_token_id is not None else None,
+        video_backend=config.video_backend,
+        video_limits=VideoLimits(
+            timeout_s=config.media_timeout,
+            memory=config.media_memory,
+            max_pixels=config.max_image_pixels,
+            check="frames" if config.verify_media == "decode" else "packets",
+        ),
+        frame_format=FrameFormat(config.video_encoding, config.video_quality),
+        resizes_frames=config.video_frames == "resized",
         seed=config.seed,
         edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,
@@ -225,6 +245,12 @@ def _chunks(sources: Sequence[Source], memory: Iterator[Chunk], share: float) ->
     for chunk in chain(files, first_records(memory, sources[-1].choice.max_records)):
         most = len(chunk.rows) if chunk.most is None else chunk.most
         yield chunk if share == 1 else replace(chunk, most=math.ceil(most * share))
+
+
+def _taken(chunks: deque[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:
+    """These chunks, held no longer than needed."""
+    while chunks:
+        yield chunks.popleft()
 
 
 def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:

@@ -67,6 +67,18 @@ class PrepConfig(RecordConfig):
     """How far to check an image: its header, its file structure to the end, or every pixel."""
     max_image_pixels: Positive = 178_956_970
     """Largest image accepted, in pixels before the resize, judged by its header (Pillow's bomb limit)."""
+    video_backend: Literal["auto", "decord", "torchcodec", "pyav"] = "auto"
+    """Library that decodes videos; auto: see docs/media.md."""
+    video_frames: Literal["resized", "original"] = "resized"
+    """Which frames of videos the shards hold: as the model sees them, or in their full size, which training resizes."""
+    video_encoding: Literal["jpeg", "png"] = "jpeg"
+    """How frames of videos are stored; png loses nothing and is several times larger."""
+    video_quality: Annotated[int, Range(1, 100)] = 95
+    """Quality of the JPEGs that frames of videos become."""
+    media_timeout: Annotated[float, Range(0.1, 86400)] = 60.0
+    """Seconds in which a video must be decoded; a longer time is a rejection."""
+    media_memory: Annotated[int, Range(2**26)] = 4 * 2**30
+    """Bytes of memory in which a video must be decoded; on Linux, more is a rejection."""
     edited_jpeg_quality: Annotated[int, Range(1, 100)] | None = None
     """Quality of the JPEGs that transforms make of pictures; by default PNG, which loses nothing and is larger."""
     max_rejects: Annotated[float, Range(0, 1)] = 0.01

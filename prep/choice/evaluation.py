@@ -48,8 +48,11 @@ def _pieces(part: Message | Passage | Image) -> Iterator[tuple[str, str | bytes]
         yield "image", part.ref.value
     elif part.role != "system":
         yield part.role, part.text
-        for image in part.images:
-            yield "image", image.ref.value
+        for medium in part.media:
+            if isinstance(medium, Image):
+                yield "image", medium.ref.value
+            else:
+                yield from (("video", ref.value) for ref in medium.files.refs)
         for call in part.calls:
             yield "call", f"{call.name} {dict(call.arguments)}"
 

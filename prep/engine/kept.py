@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import xxhash
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.files import PART_SUFFIX, remove
 from lmms.prep.engine.store import Spooled, spool_path
+from lmms.prep.engine.work import Work
 from lmms.prep.media.read import state_of
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import Chunk, Packed, TarRow
@@ -102,7 +103,7 @@ def take_kept(kept: Kept, key: str, chunk: Chunk, chunk_id: int, spool: Path) ->
     for part in entries:
         part["chunk"], part["source"] = chunk_id, chunk.source
     train, held_out = (_spooled(each, part, chunk) for each, part in zip(body["halves"], entries, strict=True))
-    return train, held_out
+    return replace(train, work=Work(chunks=1, kept=1)), held_out
 
 
 def keep(kept: Kept, key: str, result: tuple[Spooled, Spooled], chunk_id: int, spool: Path, files: Files) -> None:

@@ -17,6 +17,7 @@ from lmms.configs.errors import BuildError, ConfigError
 from lmms.prep.choice.filter import filter_columns
 from lmms.prep.engine.room import room_for
 from lmms.prep.engine.store import SPOOLED, Spooled
+from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.rows.find import REJECTS_ENDING
@@ -48,6 +49,8 @@ class Ledger:
     fetched: set[Fetched] = field(default_factory=set)
     """Pictures that came over the network."""
     digest: Any = field(default_factory=hashlib.sha256)
+    work: defaultdict[int, Work] = field(default_factory=lambda: defaultdict(Work))
+    """Number of a source -> what its chunks took."""
 
     def add(self, spooled: Spooled) -> None:
         """Add one chunk; chunks come in reading order."""
@@ -61,6 +64,7 @@ class Ledger:
         self.filter_columns[spooled.source] |= spooled.filter_columns
         self.fetched |= spooled.fetched
         self.digest.update(spooled.digest)
+        self.work[spooled.source].add(spooled.work)
 
     def all_samples(self) -> npt.NDArray[np.void]:
         """SPOOLED [samples]: every sample, in reading order."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
 from lmms.prep.engine.processes import step_begun
+from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
@@ -74,6 +76,8 @@ class Spooled:
     """Columns of the filter that at least one record has."""
     fetched: frozenset[Fetched] = frozenset()
     """Pictures of its samples that came over the network."""
+    work: Work = field(default_factory=Work)
+    """What the chunk took; with the records for training."""
 
 
 @dataclass(slots=True)
@@ -158,6 +162,7 @@ def spool_chunk(
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
     train, held_out = _Tally(), _Tally()
+    work, start = Work(chunks=1), perf_counter()
     begun = step_begun if chunk.care else None
     all_values = chunk_values(chunk, source.columns, begun)
     values, filter_columns = take_filtered(all_values, source.choice.filter, source.name)
@@ -165,7 +170,7 @@ def spool_chunk(
     taken = _taken(zip(values, all_copies, strict=False), train, begun)
     join = join_of(source.reading.transforms)
     results = (
-        _tokenized_together(taken, chunk.source, source, renderer, recipe, 0 if chunk.care else BATCH_BYTES)
+        _tokenized_together(taken, chunk.source, source, renderer, recipe, 0 if chunk.care else BATCH_BYTES, work)
         if join is None
         else joined_rows(taken, join, chunk.source, source, renderer, recipe)
     )
@@ -185,7 +190,9 @@ def spool_chunk(
         tally.in_order()
     for row, reject in train.rejects:
         train.digest.update(f"{row} {reject.reason}".encode())
-    return train.spooled(chunk, filter_columns), held_out.spooled(chunk, frozenset())
+    work.samples_s = perf_counter() - start - work.records_s - work.tokens_s
+    work.tokenizers = frozenset({renderer.encoder.name})
+    return replace(train.spooled(chunk, filter_columns), work=work), held_out.spooled(chunk, frozenset())
 
 
 def _taken(
@@ -216,23 +223,31 @@ def _tokenized_together(
     renderer: Renderer,
     recipe: Recipe,
     batch_bytes: int,
+    work: Work,
 ) -> Iterator[Joined]:
-    """What becomes of each row, as many together as take about batch_bytes."""
-    batch, size = list[_Drafted](), 0
+    """What becomes of each row, as many together as take about batch_bytes. work: what that takes is added."""
+    batch, size, start = list[_Drafted](), 0, perf_counter()
     for value, row, count in taken:
         make = partial(draft_samples, value, row, source_id, source, renderer, recipe)
         draft = attempt(make, value, row, source)
         batch.append((row, count, draft))
         size += 0 if isinstance(draft, Reject) else draft.bytes
         if size >= batch_bytes:
-            yield from _finished(batch, renderer, recipe)
-            batch, size = [], 0
-    yield from _finished(batch, renderer, recipe)
+            work.records_s += perf_counter() - start
+            yield from _finished(batch, renderer, recipe, work)
+            batch, size, start = [], 0, perf_counter()
+    work.records_s += perf_counter() - start
+    yield from _finished(batch, renderer, recipe, work)
 
 
-def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe) -> Iterator[Joined]:
+def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe, work: Work) -> Iterator[Joined]:
     layouts = [layout for *_, draft in batch if isinstance(draft, Draft) for layout in draft.layouts]
+    start = perf_counter()
     rendered = iter(render_layouts(renderer, layouts))
+    work.tokens_s += perf_counter() - start
+    outlined = sum(layout.by_outline for layout, _ in layouts)
+    work.by_outline += outlined
+    work.by_template += len(layouts) - outlined
     for row, count, draft in batch:
         try:
             made = draft if isinstance(draft, Reject) else finish_samples(draft, rendered, renderer, recipe)
