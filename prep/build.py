@@ -7,7 +7,7 @@ folder renamed: a build is complete or does not exist.
 
 import shutil
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -55,8 +55,9 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
-    if config.store is None and config.store_folder and config.folder.exists():
-        remove(config.store_folder)  # of a build that was killed after its output was complete
+    with suppress(OSError):  # a path that cannot be is named below
+        if config.store is None and config.store_folder and config.folder.exists():
+            remove(config.store_folder)  # of a build that was killed after its output was complete
     clock = Clock()
     report = clock.listening(report)
     with ExitStack() as folders:
