@@ -17,7 +17,7 @@ from lmms.configs.contract.manifest import NOT_READ, SKIPPED, read_manifest
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.prep import PrepConfig
-from lmms.configs.stores.store import LocalStore
+from lmms.configs.stores.store import open_store
 from lmms.configs.words import counted
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lmms.prep.outlook import Outlook
     from lmms.prep.progress import Progress
 
+_RETRY_S = 10.0
+"""Seconds for which a store of shards is asked again."""
 _HELD_OUT = SKIPPED + "evaluation"
 
 app = typer.Typer(no_args_is_help=True, help="Prepare shards: chat records -> pre-tokenized, bin-packed MDS shards.")
@@ -73,7 +75,7 @@ def build_shards(
         goes_on = f"what was read is kept in {kept}: the same command goes on" if kept else "what was begun is removed"
         ui.error_console().print(f"stopped: there is nothing at {settings.out}, and {goes_on}")
         raise typer.Exit(130) from None
-    held_out = read_manifest(LocalStore(settings.eval_folder)) if _HELD_OUT in manifest.notes else None
+    held_out = read_manifest(open_store(settings.eval_place, _RETRY_S)) if _HELD_OUT in manifest.notes else None
     screen.print(_summary(settings, manifest, held_out, time.monotonic() - start))
 
 
@@ -92,7 +94,7 @@ def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | N
 
     out, counts = settings.out, manifest.counts
     cut_turns = sum(source["cut_turns"] for source in manifest.sources)
-    evaluated = f" eval.shards={settings.eval_folder}" if held_out else ""
+    evaluated = f" eval.shards={settings.eval_place}" if held_out else ""
     unread = {note.removeprefix(NOT_READ): n for note, n in manifest.notes.items() if note.startswith(NOT_READ)}
     skips = {note.removeprefix(SKIPPED): n for note, n in manifest.notes.items() if note.startswith(SKIPPED)}
     used_notes = {note: n for note, n in manifest.notes.items() if not note.startswith((NOT_READ, SKIPPED))}
@@ -122,7 +124,7 @@ def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | N
             f"{ui.duration(seconds)}, {ui.count(counts['read'] / seconds)} records/s,"
             f" {ui.count(counts['tokens'] / seconds)} tokens/s",
         ),
-        *([("evaluation", _held_out_text(settings.eval_folder, held_out))] if held_out else []),
+        *([("evaluation", _held_out_text(settings.eval_place, held_out))] if held_out else []),
         ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}{evaluated}"),
     ]
     return ui.facts(out, rows)
@@ -136,7 +138,7 @@ def _duplicates(counts: dict[str, int], setting: str) -> list[tuple[str, str]]:
     return [("duplicates", f"{equal} equal to an earlier one, packed all the same; duplicates=drop leaves them out")]
 
 
-def _held_out_text(folder: Path, manifest: "Manifest") -> str:
+def _held_out_text(folder: str, manifest: "Manifest") -> str:
     counts = manifest.counts
     packs = counted(counts["packs"], "pack")
     return f"{folder}: {counted(counts['packed'], 'record')} in {packs}, {counts['tokens']:,} tokens"
@@ -156,7 +158,7 @@ def _shortened(names: list[str], most: int = 3) -> str:
 
 
 @app.command("plan", cls=WithSwitches, context_settings=ANY_OPTION)
-@with_options(PrepConfig, but=("sources", "seq_len", "out", "eval_out", "store", "plan", "shard_bytes"))
+@with_options(PrepConfig, but=("sources", "seq_len", "out", "work", "eval_out", "store", "plan", "shard_bytes"))
 def plan(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE|KEY=VALUE", help=field_help(PrepConfig)["sources"])

@@ -49,11 +49,23 @@ def beside(path: Path) -> Iterator[Path]:
 def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
     """Yields OUT.lmms-part, a folder that becomes `out` at the end of the block; if the block raises, it is deleted.
 
-    Files that a killed process left there are deleted. `error` is raised if `out` exists, and while another process
-    writes `out`.
+    `error` is raised if `out` exists, and while another process writes `out`.
     """
     if out.exists():
         raise error(f"{out} exists; remove it or name another folder")
+    with part_folder(out, error) as part:
+        yield part
+        sync(part)
+        part.rename(out)
+        sync_folder(out.parent)
+
+
+@contextmanager
+def part_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
+    """Yields OUT.lmms-part, an empty folder that is deleted at the end of the block.
+
+    Files that a killed process left there are deleted. `error` is raised while another process has the folder.
+    """
     part = out.with_name(out.name + PART_ENDING)
     part.mkdir(parents=True, exist_ok=True)
     # The lock ends with the process, also after a kill. The lock is on the folder, not on the folder's name.
@@ -69,9 +81,6 @@ def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
         for leftover in part.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield part
-        sync(part)
-        part.rename(out)
-        sync_folder(out.parent)
     finally:
         remove(part)
         os.close(descriptor)

@@ -14,8 +14,8 @@ from typing import Any
 from lmms.configs.contract.costs import folder_cost
 from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import ModelFolder
-from lmms.configs.errors import BuildError, ConfigError
-from lmms.configs.files import new_folder, remove
+from lmms.configs.errors import ConfigError
+from lmms.configs.files import remove
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import (
@@ -29,6 +29,7 @@ from lmms.prep.engine.ledger import (
     source_counts,
 )
 from lmms.prep.first_pass import find_input, max_patches_of, read_records_of, recipe_of, used_functions
+from lmms.prep.output import new_output
 from lmms.prep.packing import planned_and_written
 from lmms.prep.planning.balanced import BALANCED
 from lmms.prep.planning.tight import ALGORITHM
@@ -37,47 +38,47 @@ from lmms.prep.render.render import RENDERER_VERSION
 from lmms.prep.rows.find import Unread
 from lmms.prep.writer import Account, PackFacts, write_folder
 
-_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store")
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store", "work")
 
 
 def build_shards(config: PrepConfig, report: Report = silent, records: Any = None) -> Manifest:
-    """Build a shard folder at config.out. Raises LmmsError; then there is no folder at config.out.
+    """Build a shard folder at config.out. Raises LmmsError; then there is no shard folder at config.out.
 
     With eval_share in the settings a second folder has the records for evaluation, complete as the first. The manifest
     that is returned is that of config.out: a folder is opened by its own manifest, and that of the second is
-    open_dataset(config.eval_folder).manifest.
+    open_dataset(config.eval_place).manifest.
 
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
     with ExitStack() as folders:
-        part = folders.enter_context(new_folder(config.folder, BuildError))
-        spool, fetched = part / "spool", part / "fetched"
+        output = folders.enter_context(new_output(config.out, config.folder))
+        spool, fetched = output.folder / "spool", output.folder / "fetched"
         spool.mkdir()
         given = find_input(config, fetched, report, records)
         cost = folder_cost(given.model.path, config.cost_of) if config.plan == "balanced" else None
         limits = recipe_of(config, given.model).limits
-        eval_part = None
+        eval_output = None
         if any(source.choice.eval_share for source in given.sources):
-            eval_part = folders.enter_context(new_folder(config.eval_folder, BuildError))
+            eval_output = folders.enter_context(new_output(config.eval_place, config.eval_folder))
         elif config.eval_out or config.eval_by:
             raise ConfigError("eval_out or eval_by is set, but no eval_share; expected a share such as 0.01")
         ledger, held_out = read_records_of(given, config, spool, report)
         check_filters(ledger)
         check_rejects(ledger, config.max_rejects, config.folder)
-        if eval_part:
+        if eval_output:
             check_held_out(held_out, ledger)
         for half in (ledger, held_out):
             settle_duplicates(half, config.duplicates == "drop")
         halves = [
             (half, into, planned_and_written(config, half.all_samples(), limits, cost, spool, into, report))
-            for half, into in ((ledger, part), (held_out, eval_part))
+            for half, into in ((ledger, output), (held_out, eval_output))
             if into
         ]
         shutil.rmtree(spool)
         remove(fetched)
         manifests = [
-            write_folder(into, _facts(config, given.model, half), written, rows, _account(half, given.unread))
+            write_folder(into.folder, _facts(config, given.model, half), written, rows, _account(half, given.unread))
             for half, into, (written, rows) in halves
         ]
     if config.store is None and config.store_folder:

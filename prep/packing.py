@@ -16,6 +16,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import read_spooled
+from lmms.prep.output import Output
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples
 from lmms.prep.planning.tight import Plan, plan_packs
@@ -31,7 +32,7 @@ def planned_and_written(
     limits: PackLimits,
     cost: ModelCost | None,
     spool: Path,
-    out: Path,
+    out: Output,
     report: Report,
 ) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
     """The shards of some samples, and the columns of samples.parquet. cost: None for a tight plan."""
@@ -69,7 +70,7 @@ def costs_beyond_tokens(cost: ModelCost, samples: npt.NDArray[np.void]) -> npt.N
 
 
 def _write_task(
-    spool: Path, out: Path, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
+    spool: Path, out: Output, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
 ) -> WrittenShard:
     shard, packs = task
     return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
@@ -90,7 +91,7 @@ def _write(
     plan: Plan,
     limits: PackLimits,
     spool: Path,
-    out: Path,
+    out: Output,
     report: Report,
 ) -> list[WrittenShard]:
     packs = np.split(samples[plan.order], plan.starts[1:-1])
@@ -99,7 +100,7 @@ def _write(
     report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
     task = partial(_write_task, spool, out, limits)
     with (
-        room_for(out, lambda: 2 * folder_bytes(spool)),
+        room_for(out.folder, lambda: 2 * folder_bytes(spool)),
         closing(
             map_ordered(task, tasks, _writers(config.workers), _nothing, lambda task: f"shard {task[0]} to write")
         ) as results,

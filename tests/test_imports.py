@@ -34,9 +34,9 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("load", "source_list"),
     ),
     "prep": (
-        ("planning", "progress", "reject", "shards", "tables"),
-        ("media", "rows", "writer"),
-        ("records",),
+        ("output", "planning", "progress", "reject", "tables"),
+        ("media", "rows", "shards"),
+        ("records", "writer"),
         ("choice",),
         ("render", "sources", "transforms"),
         ("chunks", "sample"),
