@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,11 +64,15 @@ def build_shards(
         typer.echo(to_yaml(settings), nl=False)
         return
     from lmms.prep.build import build_shards
+    from lmms.prep.engine.cluster import ray_cluster
 
     screen = ui.console(quiet)
     start = time.monotonic()
     try:
-        with ui.progress(screen) as show:
+        with ExitStack() as stack:
+            if settings.engine == "ray":
+                screen.print(f"on {stack.enter_context(ray_cluster())}")
+            show = stack.enter_context(ui.progress(screen))
             manifest = build_shards(settings, lambda p: show(p.stage, p.done, p.total, _progress_text(p, start)))
     except KeyboardInterrupt:
         kept = settings.store_folder if settings.store_folder and settings.store_folder.is_dir() else None
@@ -158,7 +162,9 @@ def _shortened(names: list[str], most: int = 3) -> str:
 
 
 @app.command("plan", cls=WithSwitches, context_settings=ANY_OPTION)
-@with_options(PrepConfig, but=("sources", "seq_len", "out", "work", "eval_out", "store", "plan", "shard_bytes"))
+@with_options(
+    PrepConfig, but=("sources", "seq_len", "out", "work", "engine", "eval_out", "store", "plan", "shard_bytes")
+)
 def plan(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE|KEY=VALUE", help=field_help(PrepConfig)["sources"])

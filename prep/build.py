@@ -17,6 +17,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import ConfigError
 from lmms.configs.files import remove
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.engine.cluster import ray_cluster
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import (
     Ledger,
@@ -38,7 +39,7 @@ from lmms.prep.render.render import RENDERER_VERSION
 from lmms.prep.rows.find import Unread
 from lmms.prep.writer import Account, PackFacts, write_folder
 
-_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store", "work")
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store", "work", "engine")
 
 
 def build_shards(config: PrepConfig, report: Report = silent, records: Any = None) -> Manifest:
@@ -52,6 +53,8 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
     with ExitStack() as folders:
+        if config.engine == "ray":
+            folders.enter_context(ray_cluster())
         output = folders.enter_context(new_output(config.out, config.folder))
         spool, fetched = output.folder / "spool", output.folder / "fetched"
         spool.mkdir()

@@ -13,6 +13,7 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.engine.cluster import Call, tasks_on_ray
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import read_spooled
@@ -99,12 +100,12 @@ def _write(
     written, done = [], 0
     report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
     task = partial(_write_task, spool, out, limits)
-    with (
-        room_for(out.folder, lambda: 2 * folder_bytes(spool)),
-        closing(
-            map_ordered(task, tasks, _writers(config.workers), _nothing, lambda task: f"shard {task[0]} to write")
-        ) as results,
-    ):
+    if config.engine == "ray":
+        results = tasks_on_ray(Call(task, _nothing, (spool, out.folder)), tasks, "shard {} to write".format)
+    else:
+        name_of = "shard {0[0]} to write".format
+        results = map_ordered(task, tasks, _writers(config.workers), _nothing, name_of)
+    with room_for(out.folder, lambda: 2 * folder_bytes(spool)), closing(results):
         for shard in results:
             written.append(shard)
             done += shard.file.samples

@@ -89,6 +89,9 @@ class PrepConfig(RecordConfig):
     )
     """Processes that render and write; any number gives the same result. With 0 the build itself does, and a crash of a
     library ends the build without a word. Default: one for each core."""
+    engine: Literal["local", "ray"] = "local"
+    """What does the work, with the same result: processes of this machine, or tasks of a Ray cluster, the one of
+    RAY_ADDRESS or of this machine (extra `ray`). Then all its machines have to reach the files of the build."""
     store: str | None = None
     """Folder that keeps what records became, so that a later build tokenizes only what is new. By default
     OUT.lmms-store, until the build is complete: a build that was cut off goes on. `none` keeps nothing."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -127,7 +128,7 @@ def keep(kept: Kept, key: str, result: tuple[Spooled, Spooled], chunk_id: int, s
 @contextmanager
 def _replaced(file: Path) -> Iterator[Path]:
     """Yields the place for what becomes `file` at the end of the block; other builds may do the same at once."""
-    part = file.with_name(f"{file.name}.{os.getpid()}{PART_SUFFIX}")
+    part = file.with_name(f"{file.name}.{uuid4().hex[:8]}{PART_SUFFIX}")
     try:
         yield part
         part.replace(file)
@@ -186,7 +187,8 @@ def _hash(file: Path) -> str:
 
 
 def _link(file: Path, name: Path) -> None:
-    """The same file under another name; a soft link where the two are on different disks."""
+    """The same file under another name, which is replaced; a soft link where the two are on different disks."""
+    remove(name)  # a task that runs a second time has linked the file before
     try:
         os.link(file, name)
     except OSError:
