@@ -141,10 +141,11 @@ def groups_on_ray(
     read: a group -> its pieces, in a task. The results come in the order of the groups; the number of a piece tells its
     turn, and no more. name_of: what to call a group.
     """
+    arrivals = _arrivals(call, read, groups)
     group_of: list[int] = []
 
     def numbered() -> Iterator[tuple[int, Any]]:
-        for group, piece in _arrivals(call, read, groups):
+        for group, piece in arrivals:
             group_of.append(group)
             yield len(group_of) - 1, piece
         for piece in rest:
@@ -157,7 +158,7 @@ def groups_on_ray(
 
     waiting: defaultdict[int, list[Any]] = defaultdict(list)
     due = 0
-    with closing(tasks_on_ray(call, numbered(), name)) as results:
+    with closing(arrivals), closing(tasks_on_ray(call, numbered(), name)) as results:
         for number, result in enumerate(results):
             waiting[group_of[number]].append(result)
             while waiting[due]:
@@ -170,7 +171,7 @@ def groups_on_ray(
 
 def _arrivals(
     call: Call, read: Callable[[Group], Iterator[Piece]], groups: Sequence[Group]
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """(number of a group, a piece of it), whichever is there first, and None behind the last of a group."""
     import ray
 

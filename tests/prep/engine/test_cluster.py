@@ -81,13 +81,6 @@ def write_sources(folder: Path) -> tuple[SourceConfig | str, ...]:
     return (str(folder / "data"), some, str(folder / "table.parquet"))
 
 
-def is_busy(node: Any) -> bool:
-    """Whether tasks have all cores of a node."""
-    from ray._private.state import available_resources_per_node
-
-    return not available_resources_per_node().get(node.node_id, {"CPU": 1}).get("CPU", 0)
-
-
 def test_a_build_that_loses_a_node_has_the_bytes_of_a_build_on_one_machine(tmp_path: Path, nodes: Any) -> None:
     """Records wait at a gate until the node that will be lost has work too."""
     gate, lost_with_work = tmp_path / "gate", []
@@ -99,10 +92,10 @@ def test_a_build_that_loses_a_node_has_the_bytes_of_a_build_on_one_machine(tmp_p
     lost = nodes.add_node(num_cpus=1)
 
     def lose() -> None:
-        until = time.monotonic() + 50
-        while not is_busy(lost) and time.monotonic() < until:
+        waits_there, until = Path(f"{gate}.{lost.node_id}"), time.monotonic() + 50
+        while not waits_there.exists() and time.monotonic() < until:
             time.sleep(0.05)
-        lost_with_work.append(is_busy(lost))
+        lost_with_work.append(waits_there.exists())
         nodes.remove_node(lost, allow_graceful=False)
         gate.unlink()
 
