@@ -1,8 +1,8 @@
 """The work of a build as tasks of a Ray cluster. Ray schedules them, moves rows between machines, and runs again what a
 dead worker or machine had.
 
-A task for each group of sources reads its rows and yields chunks, which go from machine to machine. A task for each
-chunk makes its samples. A task for each shard writes it. Only what became of the chunks comes to this process.
+A task for each group of sources reads its rows and yields chunks, which go from machine to machine. A task for some
+chunks makes their samples. A task for each shard writes it. Only what became of the chunks comes to this process.
 """
 
 import os
@@ -10,8 +10,10 @@ import socket
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -25,7 +27,9 @@ Group = TypeVar("Group")
 _AHEAD = 2
 """Tasks for each core of the cluster that may be under way or done before the result that is next in order."""
 _READ_AHEAD = 4
-"""Chunks that a reading task may have yielded before they are taken."""
+"""Batches that a reading task may have yielded before they are taken."""
+_BATCH = 8
+"""Pieces of one task: this process takes some milliseconds for each task, whatever is in it."""
 _ANSWER_S = 10.0
 """Seconds in which a machine of a cluster has to take a connection."""
 _READY: set[str] = set()
@@ -138,19 +142,16 @@ def groups_on_ray(
 ) -> Generator[Any, None, None]:
     """call.function((number, piece)) of each piece of each group, in tasks, as tasks_on_ray does; then of `rest`.
 
-    read: a group -> its pieces, in a task. The results come in the order of the groups; the number of a piece tells its
-    turn, and no more. name_of: what to call a group.
+    read: a group -> its pieces, in a task. The results come in the order of the groups; no two pieces have the same
+    number. name_of: what to call a group.
     """
     arrivals = _arrivals(call, read, groups)
     group_of: list[int] = []
 
     def numbered() -> Iterator[tuple[int, Any]]:
-        for group, piece in arrivals:
+        for group, batch in chain(arrivals, ((len(groups), batch) for batch in _batches(rest))):
             group_of.append(group)
-            yield len(group_of) - 1, piece
-        for piece in rest:
-            group_of.append(len(groups))
-            yield len(group_of) - 1, piece
+            yield len(group_of) - 1, batch
 
     def name(number: int) -> str:
         group = group_of[number]
@@ -158,24 +159,36 @@ def groups_on_ray(
 
     waiting: defaultdict[int, list[Any]] = defaultdict(list)
     due = 0
-    with closing(arrivals), closing(tasks_on_ray(call, numbered(), name)) as results:
-        for number, result in enumerate(results):
-            waiting[group_of[number]].append(result)
+    each = replace(call, function=partial(_each, call.function))
+    with closing(arrivals), closing(tasks_on_ray(each, numbered(), name)) as results:
+        for number, batch in enumerate(results):
+            waiting[group_of[number]].append(batch)
             while waiting[due]:
-                result = waiting[due].pop(0)
-                if result is None:
+                batch = waiting[due].pop(0)
+                if batch is None:
                     due += 1
                 else:
-                    yield result
+                    yield from batch
+
+
+def _each(function: Callable[[tuple[int, Any]], Any], task: tuple[int, Sequence[Any]]) -> list[Any]:
+    number, batch = task
+    return [function((number * _BATCH + i, piece)) for i, piece in enumerate(batch)]
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    left = iter(pieces)
+    while batch := list(islice(left, _BATCH)):
+        yield batch
 
 
 def _arrivals(
     call: Call, read: Callable[[Group], Iterator[Piece]], groups: Sequence[Group]
 ) -> Generator[tuple[int, Any], None, None]:
-    """(number of a group, a piece of it), whichever is there first, and None behind the last of a group."""
+    """(number of a group, a batch of its pieces), whichever is there first, and None behind the last of a group."""
     import ray
 
-    # Without a core, since it mostly waits for a disk, or for its chunks to be taken.
+    # Without a core, since it mostly waits for a disk, or for its batches to be taken.
     options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "_generator_backpressure_num_objects": _READ_AHEAD}
     task = ray.remote(**options)(_read)
     shared = ray.put((read, call.places, Path.cwd()))
@@ -189,19 +202,21 @@ def _arrivals(
             if not opened:
                 break
             stream = ray.wait(list(opened), num_returns=1, fetch_local=False)[0][0]
-            piece = next(stream, None)
-            yield opened[stream], piece
-            if piece is None:
+            batch = next(stream, None)
+            yield opened[stream], batch
+            if batch is None:
                 del opened[stream]
     finally:
         for stream in opened:
             ray.cancel(stream, force=True)
 
 
-def _read(shared: tuple[Callable[[Group], Iterator[Piece]], Sequence[Path], Path], group: Group) -> Iterator[Piece]:
+def _read(
+    shared: tuple[Callable[[Group], Iterator[Piece]], Sequence[Path], Path], group: Group
+) -> Iterator[list[Piece]]:
     read, places, folder = shared
     _check_shared(places, folder)
-    yield from read(group)
+    yield from _batches(read(group))
 
 
 def _run(shared: tuple[str, Call, Path], number: int, piece: Any) -> Any:
