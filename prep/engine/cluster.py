@@ -28,7 +28,7 @@ _AHEAD = 2
 """Tasks for each core of the cluster that may be under way or done before the result that is next in order."""
 _READ_AHEAD = 4
 """Batches that a reading task may have yielded before they are taken."""
-_BATCH = 8
+_BATCH = 16
 """Pieces of one task: this process takes some milliseconds for each task, whatever is in it."""
 _ANSWER_S = 10.0
 """Seconds in which a machine of a cluster has to take a connection."""
