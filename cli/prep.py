@@ -185,7 +185,11 @@ def plan(
     of_command = ("--config", "--seq-len", "--sample", "--ranks", "--json")
     sources, overrides = read_settings(words or (), PrepConfig, of_command)
     overrides += [f"{name}={value}" for name, value in options.items() if value is not None]
-    overrides += ["out=nothing-is-written", *([f"seq_len={_numbers(seq_len, '--seq-len')[-1]}"] if seq_len else [])]
+    overrides += [
+        "out=nothing-is-written",
+        "work=null",
+        *([f"seq_len={_numbers(seq_len, '--seq-len')[-1]}"] if seq_len else []),
+    ]
     settings = load_config(PrepConfig, config, overrides, {"sources": tuple(sources)} if sources else {})
     lengths = _numbers(seq_len, "--seq-len") if seq_len else [settings.seq_len]
     from lmms.prep.outlook import look_ahead

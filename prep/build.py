@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
+from uuid import uuid4
 
 from lmms.configs.contract.costs import folder_cost
 from lmms.configs.contract.manifest import NOT_READ, Manifest
@@ -56,7 +57,9 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
         if config.engine == "ray":
             folders.enter_context(ray_cluster())
         output = folders.enter_context(new_output(config.out, config.folder))
-        spool, fetched = output.folder / "spool", output.folder / "fetched"
+        # Workers of a cluster may outlive for a moment the build that they were started for.
+        name = "spool" if config.engine == "local" else f"spool-{uuid4().hex[:8]}"
+        spool, fetched = output.folder / name, output.folder / "fetched"
         spool.mkdir()
         given = find_input(config, fetched, report, records)
         cost = folder_cost(given.model.path, config.cost_of) if config.plan == "balanced" else None

@@ -122,6 +122,27 @@ def test_a_build_on_a_cluster_goes_on_from_what_is_kept_and_writes_to_a_bucket(t
     assert {file: file.stat().st_ino for file in (tmp_path / "store").rglob("*.npz")} == kept
 
 
+def test_a_build_of_which_the_driver_is_killed_goes_on_to_the_same_bytes(tmp_path: Path, nodes: Any) -> None:
+    write_records(tmp_path / "data", 6000)
+    config = settings(tmp_path, str(tmp_path / "out"), store=str(tmp_path / "store"), engine="ray")
+    code = (
+        "from lmms.configs.settings.prep import PrepConfig\nfrom lmms.prep.build import build_shards\n"
+        f"build_shards({config!r})\n"
+    )
+    started = subprocess.Popen([sys.executable, "-c", code])
+    while not (kept := list((tmp_path / "store").rglob("*.npz"))):
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.kill()
+    started.wait()
+    made = {file: file.stat().st_ino for file in kept}
+    assert not (tmp_path / "out").exists()
+    build_shards(config)
+    assert {file: file.stat().st_ino for file in kept} == made
+    build_shards(replace(config, out=str(tmp_path / "local"), engine="local", store="none"))
+    assert files(tmp_path / "out") == files(tmp_path / "local")
+
+
 def test_a_damaged_file_ends_the_build_with_its_name(tmp_path: Path, nodes: Any) -> None:
     data = tmp_path / "data"
     data.mkdir()
