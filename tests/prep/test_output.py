@@ -1,5 +1,8 @@
 """Shards written to a bucket: a real S3 server, the bytes of a local build, and nothing complete that is not."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +16,7 @@ from obstore.store import ObjectStore, from_url
 from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.errors import BuildError, ConfigError, DatasetError
 from lmms.configs.files import part_folder
+from lmms.configs.load import to_yaml
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep import output
 from lmms.prep.build import build_shards
@@ -212,3 +216,11 @@ def test_files_of_a_build_lie_apart_for_each_url() -> None:
     assert with_out("s3://a/out/").folder == with_out("s3://a/out").folder
     assert with_out("s3://a/out", work="/scratch").folder.parent == Path("/scratch")
     assert with_out("s3://a/out/").eval_place == "s3://a/out-eval"
+
+
+def test_the_file_of_a_build_into_a_bucket_also_serves_a_plan(tmp_path: Path) -> None:
+    config = tmp_path / "build.yaml"
+    config.write_text(to_yaml(settings(tmp_path)))
+    command = [sys.executable, "-m", "lmms.cli", "prep", "plan", "--config", str(config), "--json"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said)["read"] == 1301
