@@ -152,10 +152,17 @@ def test_the_second_of_two_builds_takes_over_and_the_first_stops(
 ) -> None:
     """The second begins while a file of the first is on its way."""
     first = settings(tmp_path)
-    faults.to_come = [("PUT", name, lambda: begin(tmp_path, ends=ends))]
+    before: list[int] = []
+
+    def other_build() -> None:
+        begin(tmp_path, ends=ends)
+        before.append(len(faults.requests))
+
+    faults.to_come = [("PUT", name, other_build)]
     said = "another build has ended" if ends else "another build, process .* has begun"
     with pytest.raises(BuildError, match=rf"{said} at s3://bucket/sets/out"):
         build_shards(first)
+    assert [path for method, path in faults.requests[before[0] :] if method == "PUT"] == []
     if ends:
         assert list(verify(URL)) == []
     else:
