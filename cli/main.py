@@ -3,7 +3,6 @@
 import os
 import sys
 import traceback
-from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -48,6 +47,8 @@ app.command()(demo)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(version("lmms"))
         raise typer.Exit
 

@@ -7,30 +7,26 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lmms.cli import ui
+from lmms.cli.build_words import progress_text, summary
 from lmms.cli.settings import ANY_OPTION, WithSwitches, read_settings, with_options
-from lmms.configs.contract.manifest import NOT_READ, SKIPPED, read_manifest
 from lmms.configs.help import field_help
 from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.prep import PrepConfig
-from lmms.configs.stores.store import open_store
 from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lmms.configs.contract.manifest import Manifest
     from lmms.prep.engine.prune import KeptChunk
     from lmms.prep.outlook import Outlook
-    from lmms.prep.progress import Progress
 
 _RETRY_S = 10.0
 """Seconds for which a store of shards is asked again."""
-_HELD_OUT = SKIPPED + "evaluation"
 
 app = typer.Typer(no_args_is_help=True, help="Prepare shards: chat records -> pre-tokenized, bin-packed MDS shards.")
 
@@ -63,102 +59,36 @@ def build_shards(
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
+    from lmms.configs.contract.manifest import SKIPPED, read_manifest
+    from lmms.configs.stores.store import open_store
     from lmms.prep.build import build_shards
+    from lmms.prep.build_report import REPORT_NAME
     from lmms.prep.engine.cluster import ray_cluster
 
     screen = ui.console(quiet)
-    start = time.monotonic()
+    starts = dict[str, float]()
     try:
         with ExitStack() as stack:
             if settings.engine == "ray":
                 screen.print(f"on {stack.enter_context(ray_cluster())}")
             show = stack.enter_context(ui.progress(screen))
-            manifest = build_shards(settings, lambda p: show(p.stage, p.done, p.total, _progress_text(p, start)))
+            manifest = build_shards(
+                settings,
+                lambda p: show(
+                    p.stage, p.done, p.total, progress_text(p, starts.setdefault(p.stage, time.monotonic()))
+                ),
+            )
     except KeyboardInterrupt:
         kept = settings.store_folder if settings.store_folder and settings.store_folder.is_dir() else None
         goes_on = f"what was read is kept in {kept}: the same command goes on" if kept else "what was begun is removed"
         ui.error_console().print(f"stopped: there is nothing at {settings.out}, and {goes_on}")
         raise typer.Exit(130) from None
-    held_out = read_manifest(open_store(settings.eval_place, _RETRY_S)) if _HELD_OUT in manifest.notes else None
-    screen.print(_summary(settings, manifest, held_out, time.monotonic() - start))
-
-
-def _progress_text(progress: "Progress", start: float) -> str:
-    if progress.stage == "copying":
-        return f"{progress.done / 1e6:,.1f} MB of sources behind URLs"
-    if progress.stage == "writing":
-        return f"{ui.count(progress.total)} packs"
-    rate = progress.records / max(time.monotonic() - start, 1e-9)
-    rejected = f", {ui.count(progress.rejected)} rejected" if progress.rejected else ""
-    return f"{ui.count(progress.records)} records, {ui.count(progress.tokens)} tokens, {ui.count(rate)}/s{rejected}"
-
-
-def _summary(settings: PrepConfig, manifest: "Manifest", held_out: "Manifest | None", seconds: float) -> Any:
-    from lmms.prep.rows.find import unread_text
-
-    out, counts = settings.out, manifest.counts
-    cut_turns = sum(source["cut_turns"] for source in manifest.sources)
-    evaluated = f" eval.shards={settings.eval_place}" if held_out else ""
-    unread = {note.removeprefix(NOT_READ): n for note, n in manifest.notes.items() if note.startswith(NOT_READ)}
-    skips = {note.removeprefix(SKIPPED): n for note, n in manifest.notes.items() if note.startswith(SKIPPED)}
-    used_notes = {note: n for note, n in manifest.notes.items() if not note.startswith((NOT_READ, SKIPPED))}
-    rows = [
-        (
-            "records",
-            f"{counts['read']:,} read = {counts['packed']:,} packed + {counts['rejected']:,} rejected"
-            f" + {counts['skipped']:,} skipped",
-        ),
-        *((f"  {reason}", f"{number:,} rejected") for reason, number in manifest.rejects.items()),
-        *((f"  {setting}", f"{number:,} skipped") for setting, number in skips.items()),
-        *((f"  {note}", f"not used, in {counted(number, 'record')}") for note, number in used_notes.items()),
-        *([("not read", unread_text(unread))] if unread else []),
-        *_forms(manifest),
-        *(
-            [("samples", f"{counts['samples']:,} of the packed records")]
-            if counts["samples"] != counts["packed"]
-            else []
-        ),
-        *_duplicates(counts, settings.duplicates),
-        *([("cut off", f"{counted(cut_turns, 'turn')} at the end of long conversations")] if cut_turns else []),
-        ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
-        ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
-        ("images", f"{counts['media']:,}, {counted(counts['patches'], 'patch', 'patches')}"),
-        (
-            "time",
-            f"{ui.duration(seconds)}, {ui.count(counts['read'] / seconds)} records/s,"
-            f" {ui.count(counts['tokens'] / seconds)} tokens/s",
-        ),
-        *([("evaluation", _held_out_text(settings.eval_place, held_out))] if held_out else []),
-        ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}{evaluated}"),
-    ]
-    return ui.facts(out, rows)
-
-
-def _duplicates(counts: dict[str, int], setting: str) -> list[tuple[str, str]]:
-    """A row about records that equal an earlier record, if there are any and they are packed."""
-    if not counts["duplicates"] or setting == "drop":
-        return []
-    equal = counted(counts["duplicates"], "record")
-    return [("duplicates", f"{equal} equal to an earlier one, packed all the same; duplicates=drop leaves them out")]
-
-
-def _held_out_text(folder: str, manifest: "Manifest") -> str:
-    counts = manifest.counts
-    packs = counted(counts["packs"], "pack")
-    return f"{folder}: {counted(counts['packed'], 'record')} in {packs}, {counts['tokens']:,} tokens"
-
-
-def _forms(manifest: "Manifest") -> list[tuple[str, str]]:
-    """A row for each form, with the sources that were read so."""
-    names: dict[str, list[str]] = {}
-    for source in manifest.sources:
-        names.setdefault(source["form"], []).append(source["name"])
-    return [(f"form {form}", _shortened(sources)) for form, sources in names.items()]
-
-
-def _shortened(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    held_out = None
+    if SKIPPED + "evaluation" in manifest.notes:
+        held_out = read_manifest(open_store(settings.eval_place, _RETRY_S))
+    report = json.loads(open_store(settings.out, _RETRY_S).read(REPORT_NAME))
+    for table in summary(settings, manifest, held_out, report):
+        screen.print(table)
 
 
 @app.command("plan", cls=WithSwitches, context_settings=ANY_OPTION)
@@ -195,14 +125,16 @@ def plan(
     from lmms.prep.outlook import look_ahead
 
     screen = ui.console(quiet=as_json)
-    start = time.monotonic()
+    starts = dict[str, float]()
     with ui.progress(screen) as show:
         outlook = look_ahead(
             settings,
             lengths,
             ranks=_numbers(ranks, "--ranks"),
             share=_share(sample),
-            report=lambda p: show(p.stage, p.done, p.total, _progress_text(p, start)),
+            report=lambda p: show(
+                p.stage, p.done, p.total, progress_text(p, starts.setdefault(p.stage, time.monotonic()))
+            ),
         )
     if as_json:
         typer.echo(json.dumps({**asdict(outlook), "lengths": outlook.lengths.tolist()}))

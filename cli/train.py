@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from lmms.cli.dry_run import show as show_dry_run
-from lmms.cli.live.view import view
 from lmms.cli.settings import options_of, read_settings
 from lmms.configs import errors
 from lmms.configs.errors import ConfigError, TrainError
@@ -96,6 +95,8 @@ def _run_file(config: Path | None, words: Sequence[str]) -> tuple[Path | None, l
 
 
 def _train_here(settings: TrainConfig) -> bool:
+    from lmms.cli.live.view import view
+
     with view(Path(settings.output).expanduser()) as say:
         if os.environ.get("RANK", "0") == "0":
             _check(settings)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _BAR_WIDTH = 40
+_WIDE = 100
+"""Cells from which on progress has a bar: in fewer, the words take all the room."""
 _PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress, where there is no terminal."""
 _AT_ONCE = ("copying",)
@@ -58,12 +60,14 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
             yield show
         return
     count = TextColumn("{task.percentage:>3.0f}%") if unit == "%" else MofNCompleteColumn()
+    is_wide = out.width >= _WIDE
+    bar = BarColumn(bar_width=min(28, out.width - _WIDE + 14), complete_style="cyan", finished_style="green")
     columns = (
         TextColumn("[bold]{task.description:<8}"),
-        BarColumn(bar_width=28, complete_style="cyan", finished_style="green"),
+        *([bar] if is_wide else []),
         count,
         TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
+        *([TimeElapsedColumn()] if is_wide else []),
         TextColumn("[dim]left"),
         TimeRemainingColumn(),
     )
@@ -81,6 +85,8 @@ def progress(out: Console, unit: str = "%") -> Iterator[ShowProgress]:
 @contextmanager
 def _plain_progress(out: Console) -> Iterator[ShowProgress]:
     """A line every few seconds, and the last line of each stage. A stage that waits for others has a line at once."""
+    begun: dict[str, tuple[float, int]] = {}
+    """Stage -> when its first part was done, and how much that was: the start of processes tells no rate."""
     printed: dict[str, float] = {}
     last: dict[str, str] = {}
 
@@ -92,9 +98,12 @@ def _plain_progress(out: Console) -> Iterator[ShowProgress]:
     def show(stage: str, done: int, total: int, text: str) -> None:
         if stage not in last:
             flush()
-        share = f"{100 * done // total}% " if total else ""
-        last[stage] = f"{stage} {share}{text}"
         now = time.monotonic()
+        share = f"{100 * done // total}% " if total else ""
+        first, before = begun.setdefault(stage, (now, done)) if done else (now, 0)
+        more = done - before
+        left = f", about {duration((now - first) * (total - done) / more)} left" if more > 0 and done < total else ""
+        last[stage] = f"{stage} {share}{text}{left}"
         if stage in _AT_ONCE and stage not in printed:
             printed[stage] = now
             flush()
@@ -121,7 +130,7 @@ def facts(title: str, rows: list[tuple[str, str]]) -> Table:
 
 def columns(title: str, *names: str) -> Table:
     """A table under these names: numbers, but the last column may be any text, which is folded if it is too long."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2), pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 1), pad_edge=False)
     for name in names[:-1]:
         table.add_column(name, justify="right", header_style="dim", no_wrap=True)
     table.add_column(names[-1], header_style="dim", overflow="fold")

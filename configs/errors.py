@@ -64,8 +64,8 @@ def refuse_file_limit(error: OSError) -> None:
         raise LmmsError(text) from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest known name, else the list of known names."""
+def nearest(name: str, known: Iterable[str], place: str = "") -> str:
+    """`; did you mean 'x'?` for the closest known name, else the list of known names. place: what stands before x."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    return f"; did you mean {place + close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -51,8 +51,6 @@ def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
 
     `error` is raised if `out` exists, and while another process writes `out`.
     """
-    if out.exists():
-        raise error(f"{out} exists; remove it or name another folder")
     with part_folder(out, error) as part:
         yield part
         sync(part)
@@ -64,10 +62,16 @@ def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
 def part_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
     """Yields OUT.lmms-part, an empty folder that is deleted at the end of the block.
 
-    Files that a killed process left there are deleted. `error` is raised while another process has the folder.
+    Files that a killed process left there are deleted. `error` is raised if `out` exists, and while another process has
+    the folder.
     """
     part = out.with_name(out.name + PART_ENDING)
-    part.mkdir(parents=True, exist_ok=True)
+    try:
+        if out.exists():
+            raise error(f"{out} exists; remove it or name another folder")
+        part.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise error(f"{out} cannot be written ({fault.strerror}); name another folder") from fault
     # The lock ends with the process, also after a kill. The lock is on the folder, not on the folder's name.
     descriptor = os.open(part, os.O_RDONLY)
     try:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from lmms.configs.errors import ConfigError, refuse_file_limit
 from lmms.configs.other_names import OTHER_NAMES
 from lmms.configs.typed import build, check, check_taken_back, is_text, missing_keys
+from lmms.configs.words import type_name
 from lmms.configs.yaml12 import format_yaml, parse_yaml
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ def read_text(file: Path) -> str:
 def _read(file: Path) -> dict[str, Any]:
     body = parse_yaml(read_text(file), str(file))
     if not isinstance(body, dict | None):
-        raise ConfigError(f"{file} holds a {type(body).__name__}, expected keys and values")
+        raise ConfigError(f"{file} holds {type_name(body)}, expected keys and values")
     return body or {}
 
 

@@ -156,7 +156,7 @@ def _check_keys(
     paths = {name: f"{key}.{name}" if key else name for name in body}
     for name in body:
         if name not in known:
-            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{_meant(name, known, other_names)}")
+            raise ConfigError(f"{origin}: unknown key {paths[name]!r}{_meant(paths[name], name, known, other_names)}")
     return {name: check(known[name][0], value, paths[name], origin, other_names) for name, value in body.items()}
 
 
@@ -191,14 +191,17 @@ def _item_hints(hint: Any, length: int) -> tuple[Any, ...]:
     return args[:1] * length if args[-1] is Ellipsis else args
 
 
-def _meant(name: str, known: dict[str, tuple[Any, bool]], other_names: Mapping[str, str]) -> str:
-    """A hint for an unknown key: our name for another framework's key, the same key of a section, or the nearest."""
+def _meant(path: str, name: str, known: dict[str, tuple[Any, bool]], other_names: Mapping[str, str]) -> str:
+    """A hint for an unknown key: our name for another framework's key, the same key of a section, or the nearest.
+
+    path: the whole key, which ends with its name.
+    """
     if name in other_names:
         ours = other_names[name]
         return f"; {ours}" if " " in ours else f"; it is {ours!r} here"
     sections = {section: without_none(hint) for section, (hint, _) in known.items()}
     within = [f"{section}.{name}" for section, hint in sections.items() if is_dataclass(hint) and name in _fields(hint)]
-    return f"; did you mean {within[0]!r}?" if within else nearest(name, known)
+    return f"; did you mean {within[0]!r}?" if within else nearest(name, known, path.removesuffix(name))
 
 
 def _too_large(value: Any) -> bool:

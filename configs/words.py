@@ -9,6 +9,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def type_name(value: object) -> str:
+    """What to call the type of a Python value in a sentence: a dict, an int."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def short_places(places: Sequence[str]) -> tuple[str, ...]:
     """The shortest names that tell paths or URLs apart: as few last parts as no other place ends with.
 

@@ -18,6 +18,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import ConfigError
 from lmms.configs.files import remove
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.build_report import Clock, build_report, write_report
 from lmms.prep.engine.cluster import ray_cluster
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import (
@@ -30,6 +31,7 @@ from lmms.prep.engine.ledger import (
     rejects_path,
     source_counts,
 )
+from lmms.prep.engine.room import room_for
 from lmms.prep.first_pass import find_input, max_patches_of, read_records_of, recipe_of, used_functions
 from lmms.prep.output import new_output
 from lmms.prep.packing import planned_and_written
@@ -38,8 +40,11 @@ from lmms.prep.planning.tight import ALGORITHM
 from lmms.prep.progress import Report, silent
 from lmms.prep.render.render import RENDERER_VERSION
 from lmms.prep.rows.find import Unread
+from lmms.prep.unchanged import check_unchanged, unchanged
 from lmms.prep.writer import Account, PackFacts, write_folder
 
+TABLE_BYTES = 100
+"""About what a record takes in the tables beside the shards."""
 _NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store", "work", "engine")
 
 
@@ -53,6 +58,8 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
+    clock = Clock()
+    report = clock.listening(report)
     with ExitStack() as folders:
         if config.engine == "ray":
             folders.enter_context(ray_cluster())
@@ -69,7 +76,8 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
             eval_output = folders.enter_context(new_output(config.eval_place, config.eval_folder))
         elif config.eval_out or config.eval_by:
             raise ConfigError("eval_out or eval_by is set, but no eval_share; expected a share such as 0.01")
-        ledger, held_out = read_records_of(given, config, spool, report)
+        with unchanged(given.states):
+            ledger, held_out = read_records_of(given, config, spool, report)
         check_filters(ledger)
         check_rejects(ledger, config.max_rejects, config.folder)
         if eval_output:
@@ -81,12 +89,18 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
             for half, into in ((ledger, output), (held_out, eval_output))
             if into
         ]
+        check_unchanged(given.states)
+        clock.begin("closing")
         shutil.rmtree(spool)
         remove(fetched)
-        manifests = [
-            write_folder(into.folder, _facts(config, given.model, half), written, rows, _account(half, given.unread))
-            for half, into, (written, rows) in halves
-        ]
+        with room_for(output.folder, lambda: TABLE_BYTES * (len(ledger.rejects) + len(ledger.all_samples()))):
+            manifests = [
+                write_folder(
+                    into.folder, _facts(config, given.model, half), written, rows, _account(half, given.unread)
+                )
+                for half, into, (written, rows) in halves
+            ]
+        write_report(build_report(clock, ledger, manifests, config.workers), output.folder)
     if config.store is None and config.store_folder:
         remove(config.store_folder)
     remove(rejects_path(config.folder))  # of an earlier build that stopped: those records are not of this folder

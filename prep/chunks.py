@@ -3,7 +3,7 @@
 The libraries that read tables are loaded in a child only.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -101,13 +101,19 @@ def _reader(file: Path, source: Source) -> Iterator[tuple[Rows, int]]:
     return read_json(file) if kind == "json" else read_lines(file)
 
 
-def chunk_values(chunk: Chunk, columns: Collection[str]) -> Iterator[tuple[int, Any]]:
+def chunk_values(
+    chunk: Chunk, columns: Collection[str], begun: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, Any]]:
     """(row, value) of each row: a JSON value, a dict of columns, a Reject, or BLANK.
 
-    columns: those of a table that are converted; another column has True where it holds a value.
+    columns: those of a table that are converted; another column has True where it holds a value. begun: called with
+    each row before the row is read.
     """
+    lost = chunk.care.lost if chunk.care else {}
     for row, value in enumerate(islice(_values(chunk.rows, columns), chunk.most), chunk.first_row):
-        yield row, _parsed(value)
+        if begun:
+            begun(row)
+        yield row, lost[row] if row in lost else _parsed(value)
 
 
 def _values(rows: Rows, columns: Collection[str]) -> Iterable[Any]:

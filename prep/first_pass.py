@@ -5,11 +5,12 @@ Records are read in chunks by worker processes, which spool the samples; the led
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lmms.configs.settings.transforms import name_of_transform
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import Numbered, memory_chunks, read_chunks, read_groups, source_groups
 from lmms.prep.engine.cluster import Call, groups_on_ray
+from lmms.prep.engine.deaths import PROCESS_DIED, after_death
 from lmms.prep.engine.kept import Kept, chunk_key, keep, kept_in, take_kept
 from lmms.prep.engine.ledger import (
     Ledger,
@@ -45,6 +47,8 @@ from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
+from lmms.prep.unchanged import States, states_of, unchanged
+from lmms.prep.video.facts import FrameFormat, VideoLimits
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
@@ -59,6 +63,8 @@ class Input:
     memory: Iterator[Chunk]
     """Records in memory, the last of the sources."""
     unread: Unread
+    states: States
+    """The files of the sources before anything was read."""
 
 
 def find_input(config: PrepConfig, fetched: Path, report: Report, records: Any) -> Input:
@@ -68,7 +74,9 @@ def find_input(config: PrepConfig, fetched: Path, report: Report, records: Any) 
     """
     folder = _model_folder(config)
     sources, unread = find_sources(config.sources, config.media_root, config, fetched, report)
-    sources = with_forms(sources)
+    states = states_of(sources)
+    with unchanged(states):
+        sources = with_forms(sources)
     memory: Iterator[Chunk] = iter(())
     if records is not None:
         chunks = memory_chunks(len(sources), records)
@@ -80,7 +88,7 @@ def find_input(config: PrepConfig, fetched: Path, report: Report, records: Any) 
     _check_areas(sources, folder.vision)
     _check_transforms(sources)
     used_functions(sources)
-    return Input(folder, sources, memory, unread)
+    return Input(folder, sources, memory, unread, states)
 
 
 def read_records_of(
@@ -111,7 +119,10 @@ def read_records_of(
             results = groups_on_ray(call, partial(_read_group, share), groups, memory, _name_of_group)
         else:
             chunks = enumerate(_chunks(sources, given.memory, share))
-            results = map_ordered(task, chunks, config.workers, setup, partial(_name_of, sources))
+            first = deque(islice(chunks, config.workers))
+            workers = min(config.workers, max(len(first), 1))  # no process without work: its start takes a second
+            name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
+            results = map_ordered(task, chain(_taken(first), chunks), workers, setup, name_of, again)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -128,11 +139,27 @@ def _model_folder(config: PrepConfig) -> ModelFolder:
 
 def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     return Recipe(
-        limits=pack_limits(config.seq_len, max_patches_of(config, folder), folder.vision, folder.image_token_id),
+        limits=pack_limits(
+            config.seq_len,
+            max_patches_of(config, folder),
+            folder.vision,
+            folder.image_token_id,
+            folder.video_token_id,
+        ),
         vision=folder.vision,
         verify_media=config.verify_media,
         max_image_pixels=config.max_image_pixels,
         text_overlap=config.text_overlap,
+        video=folder.video if folder.video_token_id is not None else None,
+        video_backend=config.video_backend,
+        video_limits=VideoLimits(
+            timeout_s=config.media_timeout,
+            memory=config.media_memory,
+            max_pixels=config.max_image_pixels,
+            check="frames" if config.verify_media == "decode" else "packets",
+        ),
+        frame_format=FrameFormat(config.video_encoding, config.video_quality),
+        resizes_frames=config.video_frames == "resized",
         seed=config.seed,
         edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,
@@ -204,7 +231,8 @@ def _spool_task(
         return result
     recipe = replace(recipe, opened={})
     result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
-    if kept and key and spool:
+    # With more memory, a later build may read what was lost.
+    if kept and key and spool and not (chunk.care and chunk.care.lost):
         keep(kept, key, result, chunk_id, spool, recipe.opened)
     return result
 
@@ -238,9 +266,24 @@ def _name_of_group(group: Sequence[Numbered]) -> str:
     return f"rows of {group[0][1].name}"
 
 
+def _taken(chunks: deque[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:
+    """These chunks, held no longer than needed."""
+    while chunks:
+        yield chunks.popleft()
+
+
 def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
     _, chunk = task
     return f"rows {chunk.first_row} to {chunk.first_row + len(chunk.rows) - 1} of {sources[chunk.source].name}"
+
+
+def _again(
+    sources: Sequence[Source], ledger: Ledger, task: tuple[int, Chunk], how: str, row: int | None
+) -> tuple[int, Chunk]:
+    """The task of a worker that died, see map_ordered."""
+    chunk_id, chunk = task
+    lost = sum(reject.reason == PROCESS_DIED for _, _, reject in ledger.rejects)
+    return chunk_id, after_death(chunk, how, row, lost, sources[chunk.source].name)
 
 
 def _bytes_needed(spooled: int, done: int, total: int) -> int:

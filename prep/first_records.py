@@ -17,6 +17,7 @@ from lmms.prep.chunks import BLANK, chunk_values, read_chunks, rows_of
 from lmms.prep.media.roots import MediaRoot
 from lmms.prep.records.forms import FORMS, find_form
 from lmms.prep.records.normal.fields import pick_fields
+from lmms.prep.records.record import captions_read
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
 from lmms.prep.rows.chunk import Chunk
@@ -71,11 +72,16 @@ def _records(chunks: Sequence[Chunk], columns: Collection[str]) -> list[Mapping[
 def _with_form(source: Source, records: Sequence[Mapping[str, Any]]) -> Source:
     form = find_form([pick_fields(record, source.reading.fields) for record in records]) if records else "openai"
     if form is None:
-        columns = ", ".join(dict.fromkeys(str(name) for record in records for name in record))
+        columns = list(dict.fromkeys(str(name) for record in records for name in record))
+        advice = (
+            captions_read(columns)
+            if "txt" in columns
+            else f"expected those of {', '.join(FORMS)}. Name the form with form: NAME, or map its columns to those of"
+            " a form, such as fields: {messages: $.data.turns}"
+        )
         raise SourceError(
-            f"{source.name}: no form fits most of its first records, which have the columns {columns or 'none'};"
-            f" expected those of {', '.join(FORMS)}. Name the form with form: NAME, or map its columns to those of a"
-            " form, such as fields: {messages: $.data.turns}"
+            f"{source.name}: no form fits most of its first records, which have the columns"
+            f" {', '.join(columns) or 'none'}; {advice}"
         )
     return replace(source, reading=replace(source.reading, form=form))
 

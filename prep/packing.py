@@ -38,7 +38,9 @@ def planned_and_written(
 ) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
     """The shards of some samples, and the columns of samples.parquet. cost: None for a tight plan."""
     is_sample = samples["tokens"] > 0
+    report(Progress("planning", 0, 1, len(samples), 0, 0))
     plan = _plan(config, samples[is_sample], limits, cost)
+    report(Progress("planning", 1, 1, len(samples), 0, 0))
     return _write(config, samples[is_sample], plan, limits, spool, out, report), _samples(samples, is_sample, plan)
 
 
@@ -77,9 +79,10 @@ def _write_task(
     return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
 
 
-def _writers(workers: int) -> int:
-    """Processes that write: a second process would not make up for its start, and no library can crash here."""
-    return workers if workers > 1 else 0
+def _writers(workers: int, shards: int) -> int:
+    """Processes that write: a process alone would not make up for its start, and no library can crash here."""
+    processes = min(workers, shards)
+    return processes if processes > 1 else 0
 
 
 def _nothing() -> None:
@@ -96,7 +99,7 @@ def _write(
     report: Report,
 ) -> list[WrittenShard]:
     packs = np.split(samples[plan.order], plan.starts[1:-1])
-    tasks = enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes))
+    tasks = list(enumerate(cut_shards(packs, lambda entries: int(entries["bytes"].sum()), config.shard_bytes)))
     written, done = [], 0
     report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
     task = partial(_write_task, spool, out, limits)
@@ -104,7 +107,7 @@ def _write(
         results = tasks_on_ray(Call(task, _nothing, (spool, out.folder)), tasks, "shard {} to write".format)
     else:
         name_of = "shard {0[0]} to write".format
-        results = map_ordered(task, tasks, _writers(config.workers), _nothing, name_of)
+        results = map_ordered(task, tasks, _writers(config.workers, len(tasks)), _nothing, name_of)
     with room_for(out.folder, lambda: 2 * folder_bytes(spool)), closing(results):
         for shard in results:
             written.append(shard)

@@ -78,7 +78,8 @@ class PackFacts:
     @property
     def limits(self) -> PackLimits:
         """Limits of every pack."""
-        limits = pack_limits(self.seq_len, self.max_patches, self.model.vision, self.model.image_token_id)
+        model = self.model
+        limits = pack_limits(self.seq_len, self.max_patches, model.vision, model.image_token_id, model.video_token_id)
         return replace(limits, vocab_size=self.model.vocab_size)
 
 
@@ -157,6 +158,7 @@ def write_folder(
         seq_len=facts.seq_len,
         max_patches=facts.max_patches,
         image_token_id=facts.model.image_token_id,
+        video_token_id=facts.model.video_token_id,
         vision=facts.model.vision,
         packing=facts.packing,
         fingerprints={**facts.model.fingerprints, "renderer": facts.renderer, "records": records},

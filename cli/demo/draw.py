@@ -5,8 +5,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE = 32
 COLOURS = {"red": (214, 48, 49), "green": (0, 148, 80), "blue": (52, 101, 224), "yellow": (240, 196, 25)}
@@ -51,7 +53,9 @@ def _pictures(folder: Path, name: str, number: int, rng: random.Random) -> Itera
         yield Picture(path, dict(answers))
 
 
-def _draw(colour: str, shape: str, rng: random.Random) -> Image.Image:
+def _draw(colour: str, shape: str, rng: random.Random) -> "Image.Image":
+    from PIL import Image, ImageDraw
+
     ground = rng.randrange(200, 256)
     image = Image.new("RGB", (SIDE, SIDE), (ground, ground, ground))
     draw = ImageDraw.Draw(image)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
 from rich.columns import Columns
 from rich.console import Console, Group
 from rich.text import Text
@@ -204,6 +203,8 @@ def _show_pictures(
 
 def _thumbnail(path: Path) -> Text:
     """A picture in half blocks: each character is two pixels, one above the other."""
+    from PIL import Image
+
     image = Image.open(path).convert("RGB").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     pixels = [[f"rgb{image.getpixel((x, y))}".replace(" ", "") for x in range(_THUMBNAIL)] for y in range(_THUMBNAIL)]
     text = Text()

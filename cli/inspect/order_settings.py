@@ -5,11 +5,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lmms.cli.settings import read_settings
-from lmms.configs.contract.manifest import read_manifest
 from lmms.configs.errors import ConfigError
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
-from lmms.configs.stores.store import open_store
 
 _RETRY_S = 120.0
 _LENGTHS = ("max_steps", "max_epochs", "max_tokens")
@@ -43,6 +41,9 @@ def _of_shards(places: Sequence[str], settings: Sequence[str], epochs: int) -> T
     """A run of `epochs` passes over these shards, with each shard folder in proportion to its packs."""
     if not places:
         raise ConfigError("nothing is named; expected shard folders, the output folder of a run, or its run file")
+    from lmms.configs.contract.manifest import read_manifest
+    from lmms.configs.stores.store import open_store
+
     named = {setting.partition("=")[0] for setting in settings}
     mixture = [{"shards": place, "epochs": 1.0} for place in places]
     unless_named = [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmms.configs.contract.geometry import Vision, grid_tokens
-from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT, Pack
+from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT, Media, Pack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,16 +16,24 @@ class PackLimits:
     max_patches: int
     image_token_id: int | None
     merge_size: int
+    video_token_id: int | None = None
     vocab_size: int | None = None
     """Token ids are below; None where that is not known, as in a manifest."""
 
 
-def pack_limits(seq_len: int, max_patches: int, vision: Vision | None, image_token_id: int | None) -> PackLimits:
-    """The limits of the packs of a model; vision and image_token_id: None for a model that reads no images."""
+def pack_limits(
+    seq_len: int,
+    max_patches: int,
+    vision: Vision | None,
+    image_token_id: int | None,
+    video_token_id: int | None = None,
+) -> PackLimits:
+    """The limits of the packs of a model; vision and the ids of placeholders: None for a model that reads no media."""
     return PackLimits(
         seq_len=seq_len,
         max_patches=max_patches,
         image_token_id=image_token_id,
+        video_token_id=video_token_id,
         merge_size=vision.merge_size if vision else 1,
     )
 
@@ -95,7 +103,8 @@ def _media_faults(pack: Pack, limits: PackLimits) -> list[str]:
         faults.append(f"{pack.patches} patches, at most {limits.max_patches} fit")
     if sum(m.bytes for m in pack.media) != len(pack.media_bytes):
         faults.append(f"media_bytes has {len(pack.media_bytes)} bytes, media states {sum(m.bytes for m in pack.media)}")
-    placeholder = np.zeros(len(pack.input_ids), bool)
+    ids = {"image": limits.image_token_id, "video": limits.video_token_id}
+    shown = np.full(len(pack.input_ids), -1, np.int32)
     last = 0
     for i, m in enumerate(pack.media):
         if not last <= m.start < m.end <= len(pack.input_ids) or pack.segment_of(m.start) != pack.segment_of(m.end - 1):
@@ -105,10 +114,23 @@ def _media_faults(pack: Pack, limits: PackLimits) -> list[str]:
             faults.append(f"media {i} has grid {list(m.grid_thw)}, not in whole squares of {limits.merge_size}")
         elif m.end - m.start != grid_tokens(m.grid_thw, limits.merge_size):
             faults.append(f"media {i} has {m.end - m.start} tokens, its grid {list(m.grid_thw)} needs another number")
-        placeholder[m.start : m.end] = True
+        faults += _row_faults(i, m)
+        shown[m.start : m.end] = -2 if (token := ids.get(m.kind)) is None else token
         last = m.end
     if limits.image_token_id is None:
         return faults + (["media in a pack of a text model"] if pack.media else [])
-    if (placeholder != (pack.input_ids == limits.image_token_id)).any():
-        faults.append("the image placeholders in input_ids are not exactly the tokens that media covers")
+    for kind, token in ids.items():
+        if token is not None and ((shown == token) != (pack.input_ids == token)).any():
+            faults.append(f"the {kind} placeholders in input_ids are not exactly the tokens that media covers")
     return faults
+
+
+def _row_faults(number: int, media: Media) -> list[str]:
+    row = media.row
+    if (media.kind == "video") != (row is not None):
+        return [f"media {number} of kind {media.kind!r} {'lacks' if row is None else 'has'} a row of frames"]
+    if row and (not 0 <= row.number < row.rows or not row.bytes or len(row.bytes) != len(row.seconds)):
+        return [f"media {number} is row {row.number} of {row.rows}, with {len(row.bytes)} frames: no such row"]
+    if row and (sum(row.bytes) != media.bytes or min(row.bytes) < 1):
+        return [f"media {number} has {media.bytes} bytes, its frames have {sum(row.bytes)}"]
+    return []

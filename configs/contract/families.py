@@ -4,7 +4,8 @@ Facts that only prep or only train needs are in prep/render/families/ and train/
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from lmms.configs.errors import ModelError
 
@@ -17,17 +18,21 @@ class FamilyFacts:
     """The parts of the models, in the order of tables; settings may differ and gradients are watched by part."""
     placeholders: Mapping[str, str]
     """Kind of media -> the special token that stands for each piece of it. Other kinds cannot be read."""
+    video_areas: Literal["frame", "video"] = "frame"
+    """Whether the video processor limits the area of a frame, or of all frames together."""
 
 
 _TEXT = FamilyFacts(parts=("llm",), placeholders={})
-_IMAGES = FamilyFacts(parts=("llm", "vision", "aligner"), placeholders={"image": "<|image_pad|>"})
+_VISION = FamilyFacts(
+    parts=("llm", "vision", "aligner"), placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"}
+)
 
 FAMILIES: Mapping[str, FamilyFacts] = {
     "qwen2": _TEXT,
     "qwen3": _TEXT,
-    "qwen2_vl": _IMAGES,
-    "qwen2_5_vl": _IMAGES,
-    "qwen3_vl": _IMAGES,
+    "qwen2_vl": _VISION,
+    "qwen2_5_vl": _VISION,
+    "qwen3_vl": replace(_VISION, video_areas="video"),
 }
 """model_type of config.json -> facts: Qwen2.5, Qwen3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
 

@@ -6,23 +6,12 @@ and by operations that IEEE 754 fixes to the last bit, so that the sidecar is th
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.contract.loss_rule import TOTALS, LossWeight
 from lmms.configs.contract.pack import Pack
-
-LossWeight = Literal["token", "conversation", "sqrt"]
-"""With s the weight of the record, m of the message, and M the sum of m over the conversation's target tokens: a token
-counts s m; s m / M, so that its conversation counts s; or s m / sqrt(M), so that it counts s sqrt(M)."""
-
-TOTALS: Mapping[LossWeight, str] = {
-    "token": "target_weight",
-    "conversation": "conversation_weight",
-    "sqrt": "sqrt_weight",
-}
-"""The column of packs.parquet that holds the sum over a pack's target tokens: its part of a step's denominator."""
 
 _DIVISORS: Mapping[LossWeight, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
     "token": np.ones_like,

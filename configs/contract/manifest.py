@@ -33,6 +33,10 @@ SKIPPED = "skipped: "
 """Begin of a note about records that a setting leaves out."""
 
 
+_LATER = {"video_token_id"}
+"""Fields that older manifests lack; they are left out where they say nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """Facts about a whole shard folder. Same input, same bytes: no times, no host, no number of workers."""
@@ -63,6 +67,8 @@ class Manifest:
     """The user's PrepConfig, without settings that do not change the result."""
     files: dict[str, dict[str, Any]]
     """name -> {bytes, xxh3} of index.json and the tables."""
+    video_token_id: int | None = None
+    """Id of the placeholder of videos; None for a model that reads none, and in a folder of an older lmms."""
 
     @property
     def fill(self) -> float:
@@ -72,7 +78,7 @@ class Manifest:
     @property
     def limits(self) -> PackLimits:
         """Limits of every pack of this folder."""
-        return pack_limits(self.seq_len, self.max_patches, self.vision, self.image_token_id)
+        return pack_limits(self.seq_len, self.max_patches, self.vision, self.image_token_id, self.video_token_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ def data_entry(data: bytes) -> dict[str, Any]:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json, whole or not at all. The checksum covers all other fields."""
-    body = asdict(manifest)
+    body = {name: value for name, value in asdict(manifest).items() if name not in _LATER or value is not None}
     text = json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True, ensure_ascii=False)
     write_whole(folder / MANIFEST_NAME, text + "\n")
 
@@ -131,13 +137,13 @@ def read_manifest(store: Store) -> Manifest:
     try:
         body = json.loads(data.decode("utf-8"))
         checksum = body.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(f"{path} is damaged ({error}); rebuild the shards") from error
     if body.get("contract") != CONTRACT_VERSION:
         raise DatasetError(
             f"{path}: contract {body.get('contract')!r}, this lmms reads {CONTRACT_VERSION}; rebuild the shards"
         )
-    if checksum != _checksum(body) or set(body) != {field.name for field in fields(Manifest)}:
+    if checksum != _checksum(body) or set(body) | _LATER != {field.name for field in fields(Manifest)}:
         raise DatasetError(f"{path} is damaged: its checksum does not match its content; rebuild the shards")
     body["vision"] = _read_vision(body["vision"])
     body["sources"] = tuple(body["sources"])
@@ -190,7 +196,8 @@ def _check_size(path: str, size: int | None, expected: int) -> None:
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    return xxhash.xxh3_64_hexdigest(text.encode(errors="surrogatepass"))  # damage may make half of a surrogate pair
 
 
 def _read_vision(body: Mapping[str, Any] | None) -> Vision | None:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.errors import DatasetError
+from lmms.configs.words import type_name
 
 HASH = "xxh3_64"
 INDEX_NAME = "index.json"
@@ -126,7 +127,7 @@ def read_index(data: bytes, place: str) -> list[ShardFile]:
         if index["version"] != 2:
             raise DatasetError(f"{place}: MDS version {index['version']}, expected 2")
         return [_shard_file(place, entry) for entry in index["shards"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{place} is damaged ({type(error).__name__}: {error}); rebuild the shards") from error
 
 
@@ -182,7 +183,7 @@ def _encoder(encoding: str) -> _Encode:
 
     def checked(value: Any) -> bytes:
         if not isinstance(value, expected):
-            raise TypeError(f"column encoding {encoding!r} cannot hold a {type(value).__name__}")
+            raise TypeError(f"column encoding {encoding!r} cannot hold {type_name(value)}")
         return encode(value)
 
     return checked
@@ -194,7 +195,7 @@ def _fixed_shape(args: Sequence[str]) -> tuple[int, ...] | None:
 
 def _encode_array(encoding: str, dtype: np.dtype[Any], fixed: tuple[int, ...] | None, array: Any) -> bytes:
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"column encoding {encoding!r} cannot hold a {type(array).__name__}")
+        raise TypeError(f"column encoding {encoding!r} cannot hold {type_name(array)}")
     if array.dtype != dtype:
         raise TypeError(f"column encoding {encoding!r} cannot hold dtype {array.dtype}")
     if array.size == 0 or array.ndim == 0 or (fixed is not None and array.shape != fixed):

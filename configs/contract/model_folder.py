@@ -9,24 +9,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lmms.configs.contract.families import family_facts
 from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.model_json import read_json, read_model_text
+from lmms.configs.contract.processors import read_video, read_vision
+from lmms.configs.contract.video import VideoRule
 from lmms.configs.errors import ModelError
 
 PREP_FILES = ("*.json", "*.jinja")
 TRAIN_FILES = (*PREP_FILES, "*.safetensors", "*.txt")
-
-_PIXEL_SETTINGS = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-}
-"""The settings of every Qwen processor, and of training; 3 is bicubic."""
-_DEFAULT_MIN_PIXELS, _DEFAULT_MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of Qwen2VLImageProcessor, if the file has none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +35,8 @@ class ModelFolder:
     vision: Vision | None
     image_token_id: int | None
     tokenizer_fingerprint: str
+    video: VideoRule | None = None
+    video_token_id: int | None = None
     own_template: bool = True
     """Whether chat_template is the folder's; False for a template that was given in its place."""
     vocab_size: int | None = None
@@ -76,10 +71,12 @@ def read_model_folder(
     """Read a folder. min_pixels and max_pixels, in pixels, override the processor's; chat_template the folder's."""
     path = Path(path)
     config = read_json(path / "config.json")
-    placeholders = family_facts(config.get("model_type"), path / "config.json").placeholders
+    facts = family_facts(config.get("model_type"), path / "config.json")
+    placeholders = facts.placeholders
     tokenizer = read_json(path / "tokenizer.json")
     tokenizer_config = read_json(path / "tokenizer_config.json")
     has_vision = "image" in placeholders
+    vision = read_vision(path, min_pixels, max_pixels) if has_vision else None
     return ModelFolder(
         path=path,
         family=config["model_type"],
@@ -87,48 +84,13 @@ def read_model_folder(
         chat_template=chat_template or _chat_template(path, tokenizer_config, has_vision),
         own_template=not chat_template,
         special_tokens=_special_tokens(tokenizer_config),
-        vision=_read_vision(path, min_pixels, max_pixels) if has_vision else None,
+        vision=vision,
+        video=read_video(path, facts.video_areas, vision) if vision and "video" in placeholders else None,
         image_token_id=_token_id(path, config, tokenizer, "image", placeholders["image"]) if has_vision else None,
+        video_token_id=_video_token_id(path, config, tokenizer, placeholders.get("video")),
         tokenizer_fingerprint=_tokenizer_fingerprint(path, tokenizer),
         vocab_size=(config.get("text_config") or config).get("vocab_size"),
     )
-
-
-def _read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> Vision:
-    file, settings = _image_settings(path)
-    for name, expected in _PIXEL_SETTINGS.items():
-        if settings.get(name, expected) != expected:
-            raise ModelError(f"{file}: {name} is {settings[name]!r}, only {expected!r} is supported")
-    size = settings.get("size") or {}
-    if not isinstance(size, dict):
-        raise ModelError(f"{file}: size is {size!r}, expected an object")
-    low = min_pixels or settings.get("min_pixels") or size.get("shortest_edge") or _DEFAULT_MIN_PIXELS
-    high = max_pixels or settings.get("max_pixels") or size.get("longest_edge") or _DEFAULT_MAX_PIXELS
-    if isinstance(low, int) and isinstance(high, int) and low > high:
-        raise ModelError(f"{file}: smallest image area {low} is above the largest {high}; set min_pixels, max_pixels")
-    try:
-        return Vision(
-            patch_size=settings["patch_size"],
-            merge_size=settings["merge_size"],
-            temporal_patch_size=settings["temporal_patch_size"],
-            min_pixels=low,
-            max_pixels=high,
-            image_mean=cast(tuple[float, float, float], tuple(settings["image_mean"])),
-            image_std=cast(tuple[float, float, float], tuple(settings["image_std"])),
-        )
-    except KeyError as error:
-        raise ModelError(f"{file} lacks {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{file}: {error}") from error
-
-
-def _image_settings(path: Path) -> tuple[Path, dict[str, Any]]:
-    """File and settings of the image processor; transformers 5 saves to processor_config.json and reads it first."""
-    file = path / "processor_config.json"
-    nested = read_json(file).get("image_processor") if file.is_file() else None
-    if isinstance(nested, dict):
-        return file, nested
-    return path / "preprocessor_config.json", read_json(path / "preprocessor_config.json")
 
 
 def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any], kind: str, token: str) -> int:
@@ -142,13 +104,22 @@ def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any
     return token_id
 
 
+def _video_token_id(
+    path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any], token: str | None
+) -> int | None:
+    """The id of the placeholder of videos; None for a model that has none."""
+    if token is None or config.get("video_token_id") is None:
+        return None
+    return _token_id(path, config, tokenizer, "video", token)
+
+
 def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_vision: bool) -> str:
     """The template, from the file that transformers takes: chat_template.json, the .jinja or tokenizer_config.json."""
     legacy, jinja = path / "chat_template.json", path / "chat_template.jinja"
     if has_vision and legacy.is_file():
         template = read_json(legacy).get("chat_template")
     elif jinja.is_file():
-        template = _read_text(jinja)
+        template = read_model_text(jinja)
     else:
         template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
@@ -191,25 +162,6 @@ def _without(value: Any, key: str) -> Any:
     if isinstance(value, dict):
         return {name: _without(item, key) for name, item in value.items() if name != key}
     return value
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: not a complete model folder") from None
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path} is not UTF-8 ({error})") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(_read_text(path))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error})") from error
-    if not isinstance(body, dict):
-        raise ModelError(f"{path} holds a {type(body).__name__}, expected a JSON object")
-    return body
 
 
 def _digest(text: str) -> str:

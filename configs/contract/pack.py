@@ -12,6 +12,9 @@ A pack is one training sequence: whole conversations, end to end. Positions are 
     media           json            list            {kind, start, end, size [w, h], grid_thw [t, h, w], bytes}, in order
     media_bytes     bytes                           the media's own encoded bytes, one after the other
 
+A video is one entry of `media` for each row of its frames: the frames that the vision tower reads together, which stand
+in the text as a picture does. Such an entry also has `row`, see Row.
+
 Plain MDS encodings only, so that any MDS reader decodes every column. MDS refuses empty arrays: a pack always has
 tokens, a segment and a target, and what may be empty is json or bytes.
 
@@ -19,7 +22,7 @@ What a target counts in the loss follows from both weights: see LossWeight.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,8 +59,8 @@ PACK_TABLE: Mapping[str, str] = {
     "segments": "int32",
     "sum_squared_lengths": "int64",  # over segments: the cost of attention
     "patches": "int32",
-    "sum_squared_patches": "int64",  # over images (frames of videos): the cost of attention in the vision tower
-    "media": "int32",
+    "sum_squared_patches": "int64",  # over images and rows of videos: the cost of attention in the vision tower
+    "media": "int32",  # pictures, and rows of videos
     "source_ids": "list<int32>",
     "source_tokens": "list<int32>",  # tokens of each of source_ids
 }
@@ -103,8 +106,25 @@ def first_samples(source: npt.NDArray[Any], row: npt.NDArray[Any]) -> npt.NDArra
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A row of frames among the rows of its video: as many frames as the tower reads together, the last row maybe
+    fewer; the last frame is then repeated."""
+
+    number: int
+    """From 0."""
+    rows: int
+    """Rows of the video."""
+    step: float
+    """Seconds from a row to the next, for models whose positions follow time."""
+    seconds: tuple[float, ...]
+    """The time of each frame."""
+    bytes: tuple[int, ...]
+    """Bytes of each frame, an encoded picture."""
+
+
+@dataclass(frozen=True, slots=True)
 class Media:
-    """One picture of a pack (later: video, audio): where its tokens are, its size, its grid, its bytes."""
+    """A picture of a pack, or a row of frames of a video: where its tokens are, its size, its grid, its bytes."""
 
     kind: str
     start: int
@@ -112,19 +132,24 @@ class Media:
     size: tuple[int, int]
     """(width, height) in pixels, after EXIF rotation."""
     grid_thw: tuple[int, int, int]
-    """Patches in time, height and width, after the processor's resize."""
+    """Patches in time, height and width, after the processor's resize; 1 in time."""
     bytes: int
+    row: Row | None = None
+    """None for a picture."""
 
     def to_json(self) -> dict[str, Any]:
         """The entry of the `media` column, and of `lmms inspect shard --json`."""
         place = {"kind": self.kind, "start": self.start, "end": self.end}
-        return {**place, "size": list(self.size), "grid_thw": list(self.grid_thw), "bytes": self.bytes}
+        row = {"row": asdict(self.row)} if self.row else {}
+        return {**place, "size": list(self.size), "grid_thw": list(self.grid_thw), "bytes": self.bytes, **row}
 
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> "Media":
         """Inverse of to_json."""
-        (w, h), (t, gh, gw) = entry["size"], entry["grid_thw"]
-        return Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"])
+        (w, h), (t, gh, gw), row = entry["size"], entry["grid_thw"], entry.get("row")
+        if row is not None:
+            row = Row(**{**row, "seconds": tuple(row["seconds"]), "bytes": tuple(row["bytes"])})
+        return Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"], row)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,7 +204,7 @@ class Pack:
 
     @property
     def sum_squared_patches(self) -> int:
-        """Sum over images (frames of videos) of squared patches: the tower's attention stays within one image."""
+        """Sum over images and rows of videos of squared patches: the tower's attention stays within each."""
         return sum(t * (h * w) ** 2 for t, h, w in (m.grid_thw for m in self.media))
 
 

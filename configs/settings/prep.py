@@ -72,6 +72,18 @@ class PrepConfig(RecordConfig):
     """How far to check an image: its header, its file structure to the end, or every pixel."""
     max_image_pixels: Positive = 178_956_970
     """Largest image accepted, in pixels before the resize, judged by its header (Pillow's bomb limit)."""
+    video_backend: Literal["auto", "decord", "torchcodec", "pyav"] = "auto"
+    """Library that decodes videos; auto: see docs/media.md."""
+    video_frames: Literal["resized", "original"] = "resized"
+    """Which frames of videos the shards hold: as the model sees them, or in their full size, which training resizes."""
+    video_encoding: Literal["jpeg", "png"] = "jpeg"
+    """How frames of videos are stored; png loses nothing and is several times larger."""
+    video_quality: Annotated[int, Range(1, 100)] = 95
+    """Quality of the JPEGs that frames of videos become."""
+    media_timeout: Annotated[float, Range(0.1, 86400)] = 60.0
+    """Seconds in which a video must be decoded; a longer time is a rejection."""
+    media_memory: Annotated[int, Range(2**26)] = 4 * 2**30
+    """Bytes of memory in which a video must be decoded; on Linux, more is a rejection."""
     edited_jpeg_quality: Annotated[int, Range(1, 100)] | None = None
     """Quality of the JPEGs that transforms make of pictures; by default PNG, which loses nothing and is larger."""
     max_rejects: Annotated[float, Range(0, 1)] = 0.01
@@ -87,8 +99,9 @@ class PrepConfig(RecordConfig):
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
     )
-    """Processes that render and write; any number gives the same result. With 0 the build itself does, and a crash of a
-    library ends the build without a word. Default: one for each core."""
+    """Processes that render and write; any number gives the same result. A record with which a process dies twice, for
+    want of memory or by a crash of a library, is rejected. With 0 the build itself does all, and dies with such a
+    record. Default: one for each core."""
     engine: Literal["local", "ray"] = "local"
     """What does the work, with the same result: processes of this machine, or tasks of a Ray cluster, the one of
     RAY_ADDRESS or of this machine (extra `ray`). Then all its machines have to reach the files of the build."""

@@ -70,6 +70,21 @@ class RecordConfig:
     """Column whose value decides, in place of the record, which records are for evaluation: all or none with one value.
     Also a path, such as $.meta.document."""
 
+    video_fps: Annotated[float, Range(0.001, 1000)] | None = None
+    """Frames of a video that the model sees for each second; by default the processor's, 2. A record may say otherwise,
+    here and in the settings that follow."""
+    video_nframes: Annotated[int, Range(1)] | None = None
+    """Frames of a video that the model sees, in place of video_fps."""
+    video_min_frames: Annotated[int, Range(1)] | None = None
+    """Fewest frames of a video; by default the processor's, 4, or all that the video has."""
+    video_max_frames: Annotated[int, Range(1)] | None = None
+    """Most frames of a video; by default the processor's, 768."""
+    video_min_pixels: Annotated[int, Range(1)] | None = None
+    """Smallest area of a frame after the resize, in pixels; by default the processor's."""
+    video_max_pixels: Annotated[int, Range(1)] | None = None
+    """Largest area of a frame after the resize, in pixels; by default the processor's."""
+    video_total_pixels: Annotated[int, Range(1)] | None = None
+    """Largest area of all frames of a video together, in pixels; by default the processor's."""
     coords: Coords | None = None
     """How boxes and points are written: norm1000, thousandths of the picture's sides, or absolute, pixels after the
     processor's resize. By default as the model's family was trained: absolute for Qwen2.5-VL, else norm1000."""
@@ -147,6 +162,13 @@ class Reading:
     min_pixels: int | None = None
     max_pixels: int | None = None
     """Limits of a picture's area in pixels; None: the processor's."""
+    video_fps: float | None = None
+    video_nframes: int | None = None
+    video_min_frames: int | None = None
+    video_max_frames: int | None = None
+    video_min_pixels: int | None = None
+    video_max_pixels: int | None = None
+    video_total_pixels: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from lmms.configs.by_part import check_patterns
-from lmms.configs.contract.loss_weight import LossWeight
+from lmms.configs.contract.loss_rule import LossWeight
 from lmms.configs.errors import ConfigError
 from lmms.configs.ranges import MOST_SECONDS, Range
 from lmms.configs.settings.data import DataConfig, EvalConfig

@@ -10,6 +10,7 @@ from typing import Any
 import xxhash
 
 from lmms.configs.settings.sources import Choice
+from lmms.configs.words import type_name
 from lmms.prep.records.document import Document, Passage
 from lmms.prep.records.normal.fields import value_at
 from lmms.prep.records.parts import Image
@@ -47,8 +48,11 @@ def _pieces(part: Message | Passage | Image) -> Iterator[tuple[str, str | bytes]
         yield "image", part.ref.value
     elif part.role != "system":
         yield part.role, part.text
-        for image in part.images:
-            yield "image", image.ref.value
+        for medium in part.media:
+            if isinstance(medium, Image):
+                yield "image", medium.ref.value
+            else:
+                yield from (("video", ref.value) for ref in medium.files.refs)
         for call in part.calls:
             yield "call", f"{call.name} {dict(call.arguments)}"
 
@@ -56,7 +60,7 @@ def _pieces(part: Message | Passage | Image) -> Iterator[tuple[str, str | bytes]
 def _group(raw: Any, column: str) -> bytes:
     value = value_at(raw, column) if isinstance(raw, Mapping) else None
     if not isinstance(value, str | int | float):
-        given = "is not there" if value is None else f"is a {type(value).__name__}"
+        given = "is not there" if value is None else f"is {type_name(value)}"
         message = f"`{column}` {given}; eval_by needs a text or a number, or nobody knows where the record belongs"
         raise Reject("missing_group", message, column)
     return str(value).encode()

@@ -2,22 +2,23 @@
 
 A chunk is kept under a hash of all that decides its samples: its rows, the settings of its source, the model's files
 and the code of lmms. Two files are kept: KEY.samples as the spool has it, and KEY.npz, written last, with what became
-of the rows. The limits of a pack are no part of the key: what was kept under other limits holds where no limit
-mattered. Pictures are not hashed; a chunk is read again when a picture's file has another size or time of change, or
-is there where none was.
+of the rows, behind a hash of this file. The limits of a pack are no part of the key: what was kept under other limits
+holds where no limit mattered. Pictures are not hashed; a chunk is read again when a picture's file has another size or
+time of change, or is there where none was.
 """
 
 import importlib.metadata
+import io
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-from zipfile import BadZipFile
 
 import numpy as np
 import xxhash
@@ -25,6 +26,7 @@ import xxhash
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.files import PART_SUFFIX, remove
 from lmms.prep.engine.store import Spooled, spool_path
+from lmms.prep.engine.work import Work
 from lmms.prep.media.read import state_of
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import Chunk, Packed, TarRow
@@ -34,6 +36,7 @@ Files = Mapping[str, tuple[int, int]]
 """Path of a file that was read -> its size and time of change in ns, both -1 where nothing was there."""
 
 _LIBRARIES = ("tokenizers", "jinja2", "numpy", "pillow", "polars", "pyarrow")
+_DIGEST = 16
 _LIMIT_REJECTS = ("too_long", "too_many_patches")
 
 
@@ -83,7 +86,10 @@ def take_kept(kept: Kept, key: str, chunk: Chunk, chunk_id: int, spool: Path) ->
     """What the chunk became in an earlier build, its samples linked into the spool; None where nothing holds."""
     path = _path(kept, key)
     try:
-        with np.load(path) as arrays:
+        stored = path.read_bytes()
+        if stored[:_DIGEST] != _digest(key, stored[_DIGEST:]):
+            return None
+        with np.load(io.BytesIO(stored[_DIGEST:])) as arrays:
             body = json.loads(arrays["body"].tobytes())
             entries = [arrays["train"], arrays["held_out"]]
         samples = path.with_suffix(".samples")
@@ -91,14 +97,14 @@ def take_kept(kept: Kept, key: str, chunk: Chunk, chunk_id: int, spool: Path) ->
             return None
         if PackLimits(**body["limits"]) != kept.limits and (body["limits_matter"] or not _fit(entries, kept.limits)):
             return None
-        _link(samples, spool_path(spool, chunk_id))
+        _same_file(samples, spool_path(spool, chunk_id), os.symlink)
         path.touch()
-    except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError):  # not kept, or not whole
+    except OSError:  # not kept
         return None
     for part in entries:
         part["chunk"], part["source"] = chunk_id, chunk.source
     train, held_out = (_spooled(each, part, chunk) for each, part in zip(body["halves"], entries, strict=True))
-    return train, held_out
+    return replace(train, work=Work(chunks=1, kept=1)), held_out
 
 
 def keep(kept: Kept, key: str, result: tuple[Spooled, Spooled], chunk_id: int, spool: Path, files: Files) -> None:
@@ -116,13 +122,14 @@ def keep(kept: Kept, key: str, result: tuple[Spooled, Spooled], chunk_id: int, s
         "samples": _hash(samples),
         "halves": [_body(half) for half in result],
     }
-    data = np.frombuffer(json.dumps(body).encode(), np.uint8)
+    data, arrays = np.frombuffer(json.dumps(body).encode(), np.uint8), io.BytesIO()
+    np.savez(arrays, body=data, train=result[0].samples, held_out=result[1].samples)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replaced(path.with_suffix(".samples")) as part:
-            _link(samples, part)
-        with _replaced(path) as part, part.open("wb") as file:
-            np.savez(file, body=data, train=result[0].samples, held_out=result[1].samples)
+            _same_file(samples, part, shutil.copyfile)
+        with _replaced(path) as part:
+            part.write_bytes(_digest(key, arrays.getvalue()) + arrays.getvalue())
 
 
 @contextmanager
@@ -178,6 +185,11 @@ def _is_same(files: Files) -> bool:
     return all(state_of(Path(name)) == tuple(state) for name, state in files.items())
 
 
+def _digest(key: str, content: bytes) -> bytes:
+    """Hash of what a file of this key holds, at its begin: damage, and a file under another name, are seen by it."""
+    return xxhash.xxh3_128_digest(key.encode() + content)
+
+
 def _hash(file: Path) -> str:
     digest = xxhash.xxh3_128()
     with file.open("rb") as stream:
@@ -186,13 +198,13 @@ def _hash(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _link(file: Path, name: Path) -> None:
-    """The same file under another name, which is replaced; a soft link where the two are on different disks."""
-    remove(name)  # a task that runs a second time has linked the file before
+def _same_file(file: Path, name: Path, otherwise: Callable[[Path, Path], object]) -> None:
+    """The same file under another name, which is replaced. otherwise: what to do on two different disks."""
+    remove(name)  # a task of a cluster that runs a second time has linked the file before
     try:
         os.link(file, name)
     except OSError:
-        name.symlink_to(file.resolve())
+        otherwise(file.resolve(), name)
 
 
 def _path(kept: Kept, key: str) -> Path:

@@ -15,12 +15,17 @@ from lmms.configs.contract.manifest import SKIPPED
 from lmms.configs.contract.pack import REJECT_TABLE, first_samples
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.prep.choice.filter import filter_columns
+from lmms.prep.engine.room import room_for
 from lmms.prep.engine.store import SPOOLED, Spooled
+from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.rows.find import REJECTS_ENDING
 from lmms.prep.sources import Source
 from lmms.prep.tables import write_rows
+
+_ROW_BYTES = 100
+"""About what a rejected record takes in its table."""
 
 
 @dataclass(slots=True)
@@ -44,6 +49,8 @@ class Ledger:
     fetched: set[Fetched] = field(default_factory=set)
     """Pictures that came over the network."""
     digest: Any = field(default_factory=hashlib.sha256)
+    work: defaultdict[int, Work] = field(default_factory=lambda: defaultdict(Work))
+    """Number of a source -> what its chunks took."""
 
     def add(self, spooled: Spooled) -> None:
         """Add one chunk; chunks come in reading order."""
@@ -57,6 +64,7 @@ class Ledger:
         self.filter_columns[spooled.source] |= spooled.filter_columns
         self.fetched |= spooled.fetched
         self.digest.update(spooled.digest)
+        self.work[spooled.source].add(spooled.work)
 
     def all_samples(self) -> npt.NDArray[np.void]:
         """SPOOLED [samples]: every sample, in reading order."""
@@ -94,7 +102,8 @@ def check_rejects(ledger: Ledger, max_rejects: float, out: Path) -> None:
         names = ", ".join(source.name for source in ledger.sources[:5])
         raise BuildError(f"no records in {names}: nothing to pack{left_out}")
     kept = rejects_path(out)
-    write_rows(kept, REJECT_TABLE, reject_rows(ledger))
+    with room_for(kept.parent, lambda: _ROW_BYTES * len(ledger.rejects)):
+        write_rows(kept, REJECT_TABLE, reject_rows(ledger))
     first: dict[str, tuple[int, int, Reject]] = {}
     for entry in ledger.rejects:
         first.setdefault(entry[2].reason, entry)

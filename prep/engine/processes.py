@@ -1,20 +1,25 @@
 """Run a function over tasks in worker processes: results in order, a bounded number of tasks under way.
 
-The pools of the standard library do not say which task a dead worker had, nor how the worker ended; both are in the
-message here. Workers never see Ctrl-C: the parent does, and ends them before the parent cleans up.
+The pools of the standard library do not say which task a dead worker had, nor how the worker ended; here both decide
+how the task is tried again, in a process of its own. Workers never see Ctrl-C: the parent does, and ends them before
+the parent cleans up.
 """
 
+import ctypes
+import errno
 import multiprocessing
+import os
 import pickle
 import signal
+import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from lmms.configs.errors import BuildError, LmmsError
 from lmms.prep.rows.child import how_ended
@@ -22,8 +27,16 @@ from lmms.prep.rows.child import how_ended
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_Message: TypeAlias = "tuple[Literal['ready', 'began', 'made', 'failed'], Any]"
+"""A worker's word to its parent, with nothing, the number of a step, a result or an error."""
+
 _AHEAD = 2
 """Tasks for each worker that may be under way or done before the result that is next in order."""
+_MOST_DEATHS = 2
+"""Deaths in a row, beyond one of each worker, after which the build stops: the machine is to blame, or the code."""
+_NO_MEMORY = errno.ENOMEM
+"""Exit status of a worker that has no memory left: what Python could still do then is not known."""
+_PR_SET_PDEATHSIG = 1
 _END: Any = object()
 
 
@@ -31,11 +44,16 @@ _END: Any = object()
 class _Worker:
     process: BaseProcess
     pipe: "Connection[Any, Any]"
-    task: int | None = None
-    """Number of the task that the worker has."""
-    has: str = ""
-    """What to call that task."""
+    to_do: tuple[int, Any] | None = None
+    """Number and task that the worker has, or will have as soon as it is ready."""
+    step: int | None = None
+    """Step of the task that the worker has begun."""
     is_ready: bool = False
+
+
+def same_task(task: Task, how: str, step: int | None) -> Task:
+    """The task of a dead worker as it was, see map_ordered."""
+    return task
 
 
 def map_ordered(
@@ -44,54 +62,77 @@ def map_ordered(
     workers: int,
     setup: Callable[[], None],
     name_of: Callable[[Task], str],
+    again: Callable[[Task, str, int | None], Task] = same_task,
 ) -> Generator[Result, None, None]:
     """function(task) of each task, in worker processes; with 0 workers in this process. `setup` runs once in each.
 
-    name_of: what to call a task in the message about a worker that died with it. BuildError for a dead worker; an
-    exception of `function` is raised here. Close this iterator when it is left early: that ends the workers.
+    A task whose worker died is done in a new process. again: (task, how the worker ended, the last step of step_begun)
+    -> the task to do in its place; it may raise BuildError. name_of: what to call a task in a message. BuildError where
+    process after process dies; an exception of `function` is raised here. Close this iterator when it is left early:
+    that ends the workers. With 0 workers, this process dies with what would end a worker.
     """
     if not workers:
         setup()
         yield from map(function, tasks)
         return
-    with _started(workers, function, setup) as pool:
+    with _started(workers, function, setup) as (pool, start):
         results: dict[int, Result] = {}
-        given = due = 0
+        given = due = deaths = 0
         left = iter(tasks)
         following = next(left, _END)
         while following is not _END or due < given:
             for worker in pool:
-                is_idle = worker.is_ready and worker.task is None
+                is_idle = worker.is_ready and worker.to_do is None
                 if is_idle and following is not _END and given < due + _AHEAD * workers:
-                    _give(worker, given, following, name_of(following))
+                    worker.to_do = (given, following)
+                    _send(worker)
                     following = next(left, _END)
                     given += 1
             if due in results:
                 yield results.pop(due)
                 due += 1
-            else:
-                results |= _take(pool)
+                continue
+            dead, has_news = _take(pool, results)
+            deaths = len(dead) + (0 if has_news else deaths)
+            for worker in dead:
+                to_do, how = worker.to_do, _how_it_died(worker)
+                if deaths > workers + _MOST_DEATHS:
+                    raise BuildError(
+                        f"a worker process {how}; it had {name_of(to_do[1]) if to_do else 'no records yet'}, and the"
+                        f" {deaths - 1} before it died too"
+                    )
+                pool.remove(worker)
+                pool.append(start())
+                if to_do:
+                    pool[-1].to_do = (to_do[0], again(to_do[1], how, worker.step) if worker.is_ready else to_do[1])
 
 
 @contextmanager
-def _started(workers: int, function: Callable[[Any], Any], setup: Callable[[], None]) -> Iterator[list[_Worker]]:
+def _started(
+    workers: int, function: Callable[[Any], Any], setup: Callable[[], None]
+) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
+    """Yields the workers, which end with this block, and a function that starts one more."""
     # Not fork: the parent has threads (Arrow's, the tokenizer's), and a forked child could inherit a held lock.
     context = multiprocessing.get_context("spawn")
     pool: list[_Worker] = []
-    try:
+
+    def start() -> _Worker:
         resource_tracker.ensure_running()  # or the first start does, and ends the mask
         # A worker inherits this mask for good.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(workers):
-                pipe, its_end = context.Pipe()
-                process = context.Process(target=_work, args=(its_end, function, setup), daemon=True)
-                process.start()
-                its_end.close()
-                pool.append(_Worker(process, pipe))
+            pipe, its_end = context.Pipe()
+            process = context.Process(target=_work, args=(its_end, function, setup), daemon=True)
+            process.start()
+            its_end.close()
+            return _Worker(process, pipe)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield pool
+
+    try:
+        for _ in range(workers):
+            pool.append(start())
+        yield pool, start
     finally:
         for worker in pool:
             worker.process.kill()
@@ -100,60 +141,100 @@ def _started(workers: int, function: Callable[[Any], Any], setup: Callable[[], N
             worker.pipe.close()
 
 
-def _give(worker: _Worker, number: int, task: Any, name: str) -> None:
-    worker.task, worker.has = number, name
-    try:
-        worker.pipe.send(task)
-    except OSError:
-        raise _death(worker) from None
+def _send(worker: _Worker) -> None:
+    """Send a worker its task. If the worker is dead, its pipe says so when it is read."""
+    assert worker.to_do is not None
+    worker.step = None
+    with suppress(OSError):
+        worker.pipe.send(worker.to_do[1])
 
 
-def _take(pool: Sequence[_Worker]) -> dict[int, Any]:
-    """The results of the workers that have one, after a wait for the first."""
-    results = {}
+def _take(pool: list[_Worker], results: dict[int, Any]) -> tuple[list[_Worker], bool]:
+    """Put the results of the workers that have one into `results`, after a wait for the first word of a worker.
+
+    Returns the workers that are dead, and whether any worker came further with its task.
+    """
+    dead, has_news = list[_Worker](), False
     by_pipe = {worker.pipe: worker for worker in pool}
     for pipe in wait(list(by_pipe)):
         worker = by_pipe[pipe]  # type: ignore[index]
+        message: _Message
         try:
-            result, error = worker.pipe.recv()
+            message = worker.pipe.recv()
         except (EOFError, OSError):
-            raise _death(worker) from None
-        if error is not None:
-            raise error
-        if worker.task is None:
-            worker.is_ready = True
-        else:
-            results[worker.task] = result
-        worker.task = None
-    return results
+            dead.append(worker)
+            continue
+        match message:
+            case "ready", _:
+                worker.is_ready = True
+                if worker.to_do:
+                    _send(worker)
+            case "began", step:
+                worker.step, has_news = step, True
+            case "made", result:
+                assert worker.to_do is not None
+                results[worker.to_do[0]] = result
+                worker.to_do, has_news = None, True
+            case _, error:
+                raise error
+    return dead, has_news
 
 
-def _death(worker: _Worker) -> BuildError:
+def _how_it_died(worker: _Worker) -> str:
+    """The end of a worker, for a sentence that begins with the worker. BuildError if no worker can start."""
     worker.process.join(10)
+    worker.pipe.close()
     code = worker.process.exitcode or 0
     if not worker.is_ready and code == 1:
-        return BuildError(
+        raise BuildError(
             "a worker process could not start, for the reason above; in a script, the call of build_shards has to stand"
             " under `if __name__ == '__main__':`, or workers=0 has no processes"
         )
-    return BuildError(f"a worker process {how_ended(code)}; it had {worker.has or 'no records yet'}")
+    return "ran out of memory (fewer workers need less)" if code == _NO_MEMORY else how_ended(code)
+
+
+_to_parent: "Connection[Any, Any] | None" = None
+"""The pipe of this process, if it is a worker."""
+
+
+def step_begun(step: int) -> None:
+    """Tell the parent which step of its task this worker begins, for `again` of map_ordered. No worker: nothing."""
+    if _to_parent:
+        _to_parent.send(("began", step))
 
 
 def _work(pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: Callable[[], None]) -> None:
     """The life of a worker: until the parent ends it, or is gone."""
+    global _to_parent
+    _to_parent = pipe
+    _die_with_the_parent()
     setup()
-    pipe.send((None, None))
+    pipe.send(("ready", None))
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
-        result, fault = None, None
+        answer: _Message
         try:
-            result = function(task)
+            answer = ("made", function(task))
+        except MemoryError:
+            os._exit(_NO_MEMORY)
         except Exception as error:  # noqa: BLE001  (raised again in the parent)
-            fault = _portable(error)
-        pipe.send((result, fault))
+            answer = ("failed", _portable(error))
+        try:
+            pipe.send(answer)
+        except OSError:  # nobody is there to read the answer
+            return
+
+
+def _die_with_the_parent() -> None:
+    """Ask the system to end this process when its parent is killed: the next build must not meet its last writes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent and os.getppid() != parent.pid:  # it was too late for that
+            os._exit(0)
 
 
 def _portable(error: Exception) -> Exception:

@@ -2,10 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -15,9 +16,12 @@ import xxhash
 from lmms.configs.contract.manifest import SKIPPED
 from lmms.configs.contract.mds import decode_sample, encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
+from lmms.configs.errors import BuildError
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
+from lmms.prep.engine.processes import step_begun
+from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
@@ -39,6 +43,9 @@ _NAMES = [
 ]
 BATCH_BYTES = 16 * 2**20
 """Bytes of text and pictures of records that are tokenized together."""
+
+_HASH_BYTES = 8
+"""Behind each sample in the spool: its file may be one of a store, which others can write to."""
 
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
 """One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
@@ -69,6 +76,8 @@ class Spooled:
     """Columns of the filter that at least one record has."""
     fetched: frozenset[Fetched] = frozenset()
     """Pictures of its samples that came over the network."""
+    work: Work = field(default_factory=Work)
+    """What the chunk took; with the records for training."""
 
 
 @dataclass(slots=True)
@@ -109,6 +118,7 @@ class _Tally:
             for number, joined in enumerate(rows[1:], 1):
                 entries.append((source, joined, *_NO_COUNTS, *place, *_content(made, number)))
             file.write(data)
+            file.write(xxhash.xxh3_64_digest(data))
             self.digest.update(data)
         self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
         if copies > 1:
@@ -147,17 +157,20 @@ def spool_chunk(
 ) -> tuple[Spooled, Spooled]:
     """Make the samples of a chunk and write them to its spool file; returns those for training, those for evaluation.
 
-    folder: of the spool; None: the samples are only counted.
+    folder: of the spool; None: the samples are only counted. A chunk with `care` is made record by record.
 
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
     train, held_out = _Tally(), _Tally()
-    values, filter_columns = take_filtered(chunk_values(chunk, source.columns), source.choice.filter, source.name)
+    work, start = Work(chunks=1), perf_counter()
+    begun = step_begun if chunk.care else None
+    all_values = chunk_values(chunk, source.columns, begun)
+    values, filter_columns = take_filtered(all_values, source.choice.filter, source.name)
     all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
-    taken = _taken(zip(values, all_copies, strict=False), train)
+    taken = _taken(zip(values, all_copies, strict=False), train, begun)
     join = join_of(source.reading.transforms)
     results = (
-        _tokenized_together(taken, chunk.source, source, renderer, recipe)
+        _tokenized_together(taken, chunk.source, source, renderer, recipe, 0 if chunk.care else BATCH_BYTES, work)
         if join is None
         else joined_rows(taken, join, chunk.source, source, renderer, recipe)
     )
@@ -177,13 +190,22 @@ def spool_chunk(
         tally.in_order()
     for row, reject in train.rejects:
         train.digest.update(f"{row} {reject.reason}".encode())
-    return train.spooled(chunk, filter_columns), held_out.spooled(chunk, frozenset())
+    work.samples_s = perf_counter() - start - work.records_s - work.tokens_s
+    work.tokenizers = frozenset({renderer.encoder.name})
+    return replace(train.spooled(chunk, filter_columns), work=work), held_out.spooled(chunk, frozenset())
 
 
-def _taken(rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally) -> Iterator[tuple[Any, int, int]]:
-    """(value, row, copies) of the records that are taken; all are counted, and why the others are not."""
+def _taken(
+    rows: Iterable[tuple[tuple[int, Any], int]], tally: _Tally, begun: Callable[[int], None] | None
+) -> Iterator[tuple[Any, int, int]]:
+    """(value, row, copies) of the records that are taken; all are counted, and why the others are not.
+
+    begun: called with each row before its sample is made.
+    """
     for (row, value), count in rows:
         tally.read += 1
+        if begun:
+            begun(row)
         if value is BLANK or value is LEFT_OUT or not count:
             tally.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
         else:
@@ -195,24 +217,37 @@ _Drafted: TypeAlias = "tuple[int, int, Draft | Reject]"
 
 
 def _tokenized_together(
-    taken: Iterable[tuple[Any, int, int]], source_id: int, source: Source, renderer: Renderer, recipe: Recipe
+    taken: Iterable[tuple[Any, int, int]],
+    source_id: int,
+    source: Source,
+    renderer: Renderer,
+    recipe: Recipe,
+    batch_bytes: int,
+    work: Work,
 ) -> Iterator[Joined]:
-    """What becomes of each row, as many together as take about BATCH_BYTES."""
-    batch, size = list[_Drafted](), 0
+    """What becomes of each row, as many together as take about batch_bytes. work: what that takes is added."""
+    batch, size, start = list[_Drafted](), 0, perf_counter()
     for value, row, count in taken:
         make = partial(draft_samples, value, row, source_id, source, renderer, recipe)
         draft = attempt(make, value, row, source)
         batch.append((row, count, draft))
         size += 0 if isinstance(draft, Reject) else draft.bytes
-        if size >= BATCH_BYTES:
-            yield from _finished(batch, renderer, recipe)
-            batch, size = [], 0
-    yield from _finished(batch, renderer, recipe)
+        if size >= batch_bytes:
+            work.records_s += perf_counter() - start
+            yield from _finished(batch, renderer, recipe, work)
+            batch, size, start = [], 0, perf_counter()
+    work.records_s += perf_counter() - start
+    yield from _finished(batch, renderer, recipe, work)
 
 
-def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe) -> Iterator[Joined]:
+def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe, work: Work) -> Iterator[Joined]:
     layouts = [layout for *_, draft in batch if isinstance(draft, Draft) for layout in draft.layouts]
+    start = perf_counter()
     rendered = iter(render_layouts(renderer, layouts))
+    work.tokens_s += perf_counter() - start
+    outlined = sum(layout.by_outline for layout, _ in layouts)
+    work.by_outline += outlined
+    work.by_template += len(layouts) - outlined
     for row, count, draft in batch:
         try:
             made = draft if isinstance(draft, Reject) else finish_samples(draft, rendered, renderer, recipe)
@@ -238,11 +273,26 @@ def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
     """The samples of these entries, in their order."""
     samples = []
     for entry in entries:
-        descriptor = os.open(spool_path(folder, int(entry["chunk"])), os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, int(entry["bytes"]), int(entry["offset"]))
-        finally:
-            os.close(descriptor)
+        path = spool_path(folder, int(entry["chunk"]))
+        stored = _stored(path, int(entry["offset"]), int(entry["bytes"]) + _HASH_BYTES)
+        data = stored[:-_HASH_BYTES]
+        if xxhash.xxh3_64_digest(data) != stored[-_HASH_BYTES:]:
+            raise BuildError(
+                f"{path.resolve()} was changed or deleted while the build ran; run the same command again, and if this"
+                " comes again, look for damage of the disk"
+            )
         pack = Pack.from_columns(decode_sample(COLUMNS, data))
         samples.append(replace(pack, samples=np.array([(entry["source"], pack.samples[0, 1])], np.int64)))
     return samples
+
+
+def _stored(path: Path, offset: int, size: int) -> bytes:
+    """Some bytes of a file, fewer at its end; none of a link to a file that is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from lmms.configs.contract.images import DAMAGE, FORMATS, is_heic, strict_pillow, to_rgb
@@ -160,12 +162,7 @@ def edited(data: bytes, edits: Sequence[Edit], jpeg_quality: int | None) -> tupl
 
     data: of a picture whose header was read by image_size before. Raises Reject.
     """
-    formats = ("HEIF",) if is_heic(data) else FORMATS
-    try:
-        with strict_pillow(None), Image.open(BytesIO(data), formats=formats) as image:
-            rgb = to_rgb(ImageOps.exif_transpose(image), image.format)
-    except DAMAGE as error:
-        raise Reject("decode_error", f"the picture cannot be decoded: {type(error).__name__}: {error}") from error
+    rgb = _upright(data)
     for edit in edits:
         rgb = edit.pixels(rgb)
     buffer = BytesIO()
@@ -174,6 +171,20 @@ def edited(data: bytes, edits: Sequence[Edit], jpeg_quality: int | None) -> tupl
     else:
         rgb.save(buffer, "JPEG", quality=jpeg_quality)
     return buffer.getvalue(), rgb.size
+
+
+def pixels_of(data: bytes) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3], upright; data as in edited. Raises Reject."""
+    return np.asarray(_upright(data))
+
+
+def _upright(data: bytes) -> Image.Image:
+    formats = ("HEIF",) if is_heic(data) else FORMATS
+    try:
+        with strict_pillow(None), Image.open(BytesIO(data), formats=formats) as image:
+            return to_rgb(ImageOps.exif_transpose(image), image.format)
+    except DAMAGE as error:
+        raise Reject("decode_error", f"the picture cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def png_of(picture: Image.Image) -> bytes:

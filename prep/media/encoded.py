@@ -6,6 +6,7 @@ and has letters of base64 only. So neither a file name nor a part of a file is e
 
 import binascii
 import re
+from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
 from lmms.prep.reject import Reject
@@ -30,16 +31,19 @@ def is_picture_text(text: str) -> bool:
     return len(text) > _LONGEST_PATH or _BASE64.fullmatch(text) is not None
 
 
-def data_uri_bytes(uri: str) -> bytes:
-    """The bytes of data:image/TYPE;base64,DATA. Raises Reject."""
+MediaKind: TypeAlias = Literal["image", "video"]
+
+
+def data_uri_bytes(uri: str, kind: MediaKind = "image") -> bytes:
+    """The bytes of data:image/TYPE;base64,DATA, or of video/TYPE. Raises Reject."""
     header, comma, payload = uri[5:].partition(",")
     mime, *parameters = (field.strip().lower() for field in header.split(";"))
     if not comma:
-        raise Reject("bad_data_uri", f"{shown(uri)} has no comma; expected data:image/TYPE;base64,DATA")
-    if not mime.startswith("image/"):
-        raise Reject("bad_data_uri", f"the data: URI is of type {shown(mime)}; expected image/TYPE")
+        raise Reject("bad_data_uri", f"{shown(uri)} has no comma; expected data:{kind}/TYPE;base64,DATA")
+    if not mime.startswith(f"{kind}/"):
+        raise Reject("bad_data_uri", f"the data: URI is of type {shown(mime)}; expected {kind}/TYPE")
     if "base64" not in parameters:
-        raise Reject("bad_data_uri", f"{shown(uri)} is not base64; expected data:image/TYPE;base64,DATA")
+        raise Reject("bad_data_uri", f"{shown(uri)} is not base64; expected data:{kind}/TYPE;base64,DATA")
     return base64_bytes(unquote(payload), uri)
 
 

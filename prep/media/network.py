@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from lmms.configs.errors import refuse_file_limit
-from lmms.prep.media.encoded import shown
+from lmms.prep.media.encoded import MediaKind, shown
 from lmms.prep.reject import Reject
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_HOPS = 5
-_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+_TYPES = ("application/octet-stream", "binary/octet-stream")
+_NOUNS = {"image": "a picture", "video": "a video"}
 _IN_URL = "/%:@!$&'()*+,;=~"
 """What needs no escape in a path."""
 _IPV4_INSIDE = ipaddress.ip_network("64:ff9b::/96")
@@ -58,7 +59,7 @@ def is_web(value: str) -> bool:
     return value[:8].lower().startswith(("http://", "https://"))
 
 
-def fetch_image(address: str, network: Network, max_bytes: int) -> bytes:
+def fetch_media(address: str, network: Network, max_bytes: int, kind: MediaKind = "image") -> bytes:
     """The bytes behind an address of http or https. Raises Reject."""
     deadline = time.monotonic() + network.seconds
     target = address
@@ -67,7 +68,7 @@ def fetch_image(address: str, network: Network, max_bytes: int) -> bytes:
             answer = _get(target, address, network, deadline)
             with answer:
                 if answer.status not in _REDIRECTS:
-                    return _body(answer, address, max_bytes, deadline)
+                    return _body(answer, address, max_bytes, deadline, kind)
                 target = urljoin(target, answer.headers.get("Location", ""))
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, OSError):
@@ -97,7 +98,7 @@ def _get(target: str, address: str, network: Network, deadline: float) -> http.c
 def _ask(url: SplitResult, host: str, port: int, sock: socket.socket, deadline: float) -> http.client.HTTPResponse:
     """The answer to a request on a socket that is connected; its certificate, if any, is held to the host's name."""
     path = quote(url.path or "/", safe=_IN_URL) + (f"?{quote(url.query, safe=_IN_URL + '?')}" if url.query else "")
-    headers = {"Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
+    headers = {"Accept": "image/*, video/*", "Accept-Encoding": "identity", "Connection": "close"}
     connection = (http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection)(host, port)
     connection.sock = sock
     # A server that sends a letter at a time would be waited for letter by letter.
@@ -115,12 +116,14 @@ def _ask(url: SplitResult, host: str, port: int, sock: socket.socket, deadline: 
         end.cancel()
 
 
-def _body(answer: http.client.HTTPResponse, address: str, max_bytes: int, deadline: float) -> bytes:
+def _body(
+    answer: http.client.HTTPResponse, address: str, max_bytes: int, deadline: float, media_kind: MediaKind
+) -> bytes:
     if answer.status != 200:
         raise _failed(address, f"status {answer.status} {answer.reason}")
-    kind = answer.headers.get("Content-Type", "image/").lower()
-    if not kind.startswith(_TYPES):
-        raise _failed(address, f"the answer is {shown(kind)}, expected a picture")
+    kind = answer.headers.get("Content-Type", f"{media_kind}/").lower()
+    if not kind.startswith((f"{media_kind}/", *_TYPES)):
+        raise _failed(address, f"the answer is {shown(kind)}, expected {_NOUNS[media_kind]}")
     parts, size = [], 0
     while block := answer.read1(2**20):
         _left(deadline)

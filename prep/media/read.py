@@ -1,4 +1,4 @@
-"""The bytes of an image: from a path under the media roots, text in the record, a binary column, or the network.
+"""The bytes of an image or video: from a path under the media roots, text in the record, a column, or the network.
 
 Only regular files are read, and only those under a root, in spite of `..`, links and absolute paths. A source behind a
 URL has its store in place of a root.
@@ -7,22 +7,28 @@ URL has its store in place of a root.
 import errno
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 from lmms.configs.errors import refuse_file_limit
 from lmms.configs.stores.store import Store
+from lmms.configs.words import type_name
 from lmms.prep.media.beside import read_beside
-from lmms.prep.media.encoded import base64_bytes, data_uri_bytes, is_picture_text, shown
-from lmms.prep.media.network import Network, fetch_image, is_web
+from lmms.prep.media.encoded import MediaKind, base64_bytes, data_uri_bytes, is_picture_text, shown
+from lmms.prep.media.network import Network, fetch_media, is_web
 from lmms.prep.media.roots import files_named, readings
 from lmms.prep.reject import Reject
 
+T = TypeVar("T")
+
 MAX_IMAGE_BYTES = 256 * 2**20
 """Largest image file read by default."""
+MAX_VIDEO_BYTES, MAX_VIDEO_FILE = 2 * 2**30, 2**42
+"""Largest video: in a record or behind a URL, which is read as a whole; and as a file, which is not."""
 
 NO_FILE = (-1, -1)
 """The state of a file that is not there, see state_of."""
@@ -41,7 +47,7 @@ class ImageRef:
 
     def __post_init__(self) -> None:
         if isinstance(self.value, bytes) != (self.kind == "bytes"):
-            raise TypeError(f"an image of kind {self.kind!r} cannot hold a {type(self.value).__name__}")
+            raise TypeError(f"an image of kind {self.kind!r} cannot hold {type_name(self.value)}")
 
 
 def address_of(reference: ImageRef, beside: Store | None) -> str | None:
@@ -68,28 +74,55 @@ def read_image(
     network: how to fetch what is behind http or https; None: no picture is fetched. beside: the store to which paths
     are relative, in place of the roots.
     """
-    value = reference.value
-    if isinstance(value, bytes):
-        data = value
-    elif not value:
-        raise Reject("bad_part", "the image path is empty")
-    elif value[:5].lower() == "data:":
-        data = data_uri_bytes(value)
-    elif reference.kind == "base64" or (is_picture_text(value) and not _exists(value, roots)):
-        data = base64_bytes(value, value)
-    elif network and is_web(value):
-        data = fetch_image(value, network, max_bytes)
-    else:
-        names = _file_names(value, percent_decode=reference.kind == "url")
-        data = (
-            read_beside(beside, names, value, max_bytes, allowed=network is not None)
-            if beside
-            else _first_file(names, value, roots, max_bytes, {} if opened is None else opened)
-        )
+    take = partial(_read_regular, value=str(reference.value), max_bytes=max_bytes)
+    data = _found(reference, roots, max_bytes, network, beside, opened, take, "image")
     if not data:
         raise Reject("empty_file", f"the image ({reference.kind}) has 0 bytes")
     _check_size(len(data), max_bytes, "the image")
     return data
+
+
+def find_video(
+    reference: ImageRef,
+    roots: Sequence[Path],
+    network: Network | None = None,
+    beside: Store | None = None,
+    opened: dict[str, tuple[int, int]] | None = None,
+) -> bytes | Path:
+    """The file of a video under the roots, or its bytes where it is no such file; see read_image. Raises Reject."""
+    take = partial(_regular, value=str(reference.value), max_bytes=MAX_VIDEO_FILE)
+    video = _found(reference, roots, MAX_VIDEO_BYTES, network, beside, opened, take, "video")
+    if video == b"":
+        raise Reject("empty_file", f"the video ({reference.kind}) has 0 bytes")
+    return video
+
+
+def _found(
+    reference: ImageRef,
+    roots: Sequence[Path],
+    max_bytes: int,
+    network: Network | None,
+    beside: Store | None,
+    opened: dict[str, tuple[int, int]] | None,
+    take: Callable[[Path], T],
+    kind: MediaKind,
+) -> bytes | T:
+    """The bytes behind a reference, or what `take` makes of its file under the roots."""
+    value = reference.value
+    if isinstance(value, bytes):
+        return value
+    if not value:
+        raise Reject("bad_part", f"the {kind} path is empty")
+    if value[:5].lower() == "data:":
+        return data_uri_bytes(value, kind)
+    if reference.kind == "base64" or (kind == "image" and is_picture_text(value) and not _exists(value, roots)):
+        return base64_bytes(value, value)
+    if network and is_web(value):
+        return fetch_media(value, network, max_bytes, kind)
+    names = _file_names(value, percent_decode=reference.kind == "url")
+    if beside:
+        return read_beside(beside, names, value, max_bytes, allowed=network is not None)
+    return _first_file(names, value, roots, take, opened)
 
 
 def _file_names(value: str, percent_decode: bool) -> list[str]:
@@ -117,14 +150,19 @@ def _exists(name: str, roots: Sequence[Path]) -> bool:
 
 
 def _first_file(
-    names: list[str], value: str, roots: Sequence[Path], max_bytes: int, opened: dict[str, tuple[int, int]]
-) -> bytes:
+    names: list[str],
+    value: str,
+    roots: Sequence[Path],
+    take: Callable[[Path], T],
+    opened: dict[str, tuple[int, int]] | None,
+) -> T:
     try:
         for path in files_named(names, value, roots):
             # Before it is read, so that a change while it is read is seen by the next build.
-            opened[str(path)] = state_of(path)
+            if opened is not None:
+                opened[str(path)] = state_of(path)
             try:
-                return _read_regular(path, value, max_bytes)
+                return take(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
     except ValueError as error:  # a NUL byte, or half of a surrogate pair
@@ -148,14 +186,18 @@ def state_of(file: Path) -> tuple[int, int]:
 
 
 def _read_regular(path: Path, value: str, max_bytes: int) -> bytes:
+    return _regular(path, value, max_bytes).read_bytes()
+
+
+def _regular(path: Path, value: str, max_bytes: int) -> Path:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-        raise Reject("not_a_file", f"{shown(value)} is {kind}; expected an image file")
+        raise Reject("not_a_file", f"{shown(value)} is {kind}; expected a file")
     if status.st_size == 0:
         raise Reject("empty_file", f"{shown(value)} has 0 bytes")
     _check_size(status.st_size, max_bytes, shown(value))
-    return path.read_bytes()
+    return path
 
 
 def _check_size(num_bytes: int, max_bytes: int, name: str) -> None:

@@ -1,6 +1,6 @@
 """The size that a record asks for a picture: `min_pixels`, `max_pixels`, or `resized_height` with `resized_width`.
 
-The rule is that of `fetch_image` of qwen_vl_utils 0.0.14, which resizes a picture before the processor does. Where the
+The rule is that of `fetch_media` of qwen_vl_utils 0.0.14, which resizes a picture before the processor does. Where the
 two disagree about a size, the processor has the last word, so the limits of a build hold for every picture.
 """
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmms.prep.records.absent import is_absent, is_null_image
+from lmms.prep.records.media.pictures import image_ref
+from lmms.prep.records.media.unread import NONE_TAKEN, check_all_read, check_nested
 from lmms.prep.records.parts import Image
-from lmms.prep.records.pictures import check_all_read, check_nested, image_ref
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.records.weights import is_record_flag, record_weight
 from lmms.prep.reject import Reject
@@ -70,8 +71,8 @@ def parse_document(raw: Mapping[str, Any], kind: DocumentKind) -> Document:
     if not any(part.text for part in parts if isinstance(part, Passage) and part.is_learned):
         raise Reject("empty_text", "the text to learn from is empty", columns[-1] if kind != "interleaved" else "texts")
     used = (*columns, "weight", "id")
-    check_all_read(raw, columns, 0)
-    check_nested(raw, used, 0)
+    check_all_read(raw, columns, NONE_TAKEN)
+    check_nested(raw, used, NONE_TAKEN)
     unused = (
         f"column {key}"
         for key, value in raw.items()

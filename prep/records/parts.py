@@ -1,27 +1,36 @@
-"""A part of a message -> Text, Image or Shape, or a Reject that names the key and the place."""
+"""A part of a message -> Text, Image, Video or Shape, or a Reject that names the key and the place."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmms.configs.contract.video import VideoAsk
 from lmms.configs.errors import nearest
 from lmms.prep.media.edit import Edit
 from lmms.prep.media.pins import Fetched
 from lmms.prep.media.read import ImageRef
 from lmms.prep.media.resize import Ask
 from lmms.prep.records.absent import is_null_image
-from lmms.prep.records.pictures import Bare, image_ref
+from lmms.prep.records.media.bare import Bare
+from lmms.prep.records.media.pictures import image_ref
+from lmms.prep.records.media.videos import VIDEO_ASKS, VideoFiles, video_ask, video_files
 from lmms.prep.records.shapes import Shape, Size
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
 _ASK_KEYS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 IMAGE_KEYS = ("image", "image_url", "url", "path", "base64")
-_PART_KEYS = {"text": ("text",), "image": (*IMAGE_KEYS, *_ASK_KEYS), "image_url": ("image_url", *_ASK_KEYS)}
-_LATER_PARTS = {
-    **dict.fromkeys(("video", "video_url"), "later_video"),
-    **dict.fromkeys(("audio", "audio_url", "input_audio"), "later_audio"),
+_PART_KEYS = {
+    "text": ("text",),
+    "image": (*IMAGE_KEYS, *_ASK_KEYS),
+    "image_url": ("image_url", *_ASK_KEYS),
+    "video": ("video", *VIDEO_ASKS),
+    "video_url": ("video_url", *VIDEO_ASKS),
 }
+_LATER_PARTS = dict.fromkeys(("audio", "audio_url", "input_audio"), "later_audio")
+
+
+NO_ASK = VideoAsk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +56,30 @@ class Image:
     """The URL and the hash of the bytes, if they came over the network."""
 
 
-Part = Text | Image | Shape
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video part: its files, and which of its frames are wanted."""
+
+    files: VideoFiles
+    place: str
+    ask: VideoAsk = NO_ASK
+    sample_fps: float | None = None
+    """Frames a second of a list of frames; None: not stated."""
 
 
-def parse_part(part: Any, place: str, images: Bare) -> Part:
-    """The typed part; a bare image part takes the next entry of `images`."""
+Part = Text | Image | Video | Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the bare parts of a record take."""
+
+    images: Bare[ImageRef]
+    videos: Bare[VideoFiles]
+
+
+def parse_part(part: Any, place: str, columns: Columns) -> Part:
+    """The typed part; a bare part takes the next entry of its column."""
     if not isinstance(part, Mapping):
         if isinstance(part, Shape):  # made by a form: a raw record holds none
             return part
@@ -72,10 +100,25 @@ def parse_part(part: Any, place: str, images: Bare) -> Part:
         raise Reject("bad_part", f"key {unknown[0]!r} in a part of type {kind!r}; expected {expected}", place)
     if kind == "text":
         return Text(_text(part.get("text"), place))
-    return Image(_picture(part, kind, place, images), place, _ask(part, place))
+    if kind in ("video", "video_url"):
+        files = _video(part, kind, place, columns.videos)
+        return Video(files, place, *video_ask(part, files, place))
+    return Image(_picture(part, kind, place, columns.images), place, _ask(part, place))
 
 
-def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare) -> ImageRef:
+def _video(part: Mapping[str, Any], kind: str, place: str, videos: Bare[VideoFiles]) -> VideoFiles:
+    value = part.get(kind)
+    if kind == "video" and is_null_image(value):
+        return videos.take(place)
+    if kind == "video_url":
+        value = _address(value, place, kind)
+        if not isinstance(value, str):
+            raise Reject("bad_part", f"`{kind}` is {kind_of(value)}, expected a string", place)
+        return VideoFiles((ImageRef("url", value),), is_frames=False)
+    return video_files(value, place)
+
+
+def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare[ImageRef]) -> ImageRef:
     given = [key for key in IMAGE_KEYS if key in _PART_KEYS[kind] and not is_null_image(part.get(key))]
     if len(given) > 1:
         raise Reject("bad_part", f"an image part with both {given[0]!r} and {given[1]!r}; expected one", place)
@@ -85,7 +128,7 @@ def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare) -> Im
     value = part.get(key)
     if key == "image":
         return image_ref(value, place)
-    value = _address(value, place) if key == "image_url" else value
+    value = _address(value, place, key) if key == "image_url" else value
     if not isinstance(value, str):
         raise Reject("bad_part", f"`{key}` is {kind_of(value)}, expected a string", place)
     return ImageRef({"path": "path", "base64": "base64"}.get(key, "url"), value)  # type: ignore[arg-type]
@@ -115,13 +158,13 @@ def _text(value: Any, place: str) -> str:
     return value
 
 
-def _address(value: Any, place: str) -> Any:
-    """The address in an `image_url`, an object or the address itself."""
+def _address(value: Any, place: str, key: str) -> Any:
+    """The address in an `image_url` or `video_url`, an object or the address itself."""
     if isinstance(value, Mapping):
-        unknown = [key for key, v in value.items() if v is not None and key not in ("url", "detail")]
+        unknown = [name for name, v in value.items() if v is not None and name not in ("url", "detail")]
         if unknown:
-            raise Reject("bad_part", f"key {unknown[0]!r} in `image_url`; expected 'url'", place)
+            raise Reject("bad_part", f"key {unknown[0]!r} in `{key}`; expected 'url'", place)
         value = value.get("url")
     if value is None:
-        raise Reject("part_missing_field", "an image_url part without `url`", place)
+        raise Reject("part_missing_field", f"a part of type {key!r} without `url`", place)
     return value

@@ -9,8 +9,8 @@ from typing import Any
 
 from lmms.configs.settings.sources import Reading
 from lmms.prep.records.absent import is_absent
-from lmms.prep.records.media_names import media_kind
-from lmms.prep.records.pictures import check_nested
+from lmms.prep.records.media.names import media_kind
+from lmms.prep.records.media.unread import NONE_TAKEN, check_nested
 from lmms.prep.records.record import ROLES, USED_COLUMNS, Message, Record
 from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
 from lmms.prep.records.weights import RECORD_FLAGS, learned_weights
@@ -28,7 +28,7 @@ def parse_plain(raw: Any, reading: Reading) -> Record | None:
     if type(turns) is not list:
         return None
     try:
-        check_nested(raw, _COLUMNS, 0)
+        check_nested(raw, _COLUMNS, NONE_TAKEN)
         tools = parse_tools(raw) if "tools" in raw else ()
         messages = [message for turn in turns if (message := _message(turn, reading))]
     except Reject:  # the walk may find another fault first

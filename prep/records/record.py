@@ -4,15 +4,17 @@ A raw record goes in, an immutable record comes out: no code after this module l
 an example of each, are in docs/records.md. Every fault needs a name and a place, so this is a walk over the values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmms.configs.settings.sources import DEFAULT_READING, Reading, Reasoning, Role
 from lmms.configs.settings.transforms import columns_of
 from lmms.prep.records.absent import is_absent
-from lmms.prep.records.parts import Image, Part, Text, parse_part
-from lmms.prep.records.pictures import Bare, check_all_read, check_nested, parse_images
+from lmms.prep.records.media.pictures import parse_images
+from lmms.prep.records.media.unread import Taken, check_all_read, check_nested
+from lmms.prep.records.media.videos import parse_videos
+from lmms.prep.records.parts import Columns, Image, Part, Text, Video, parse_part
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
@@ -21,7 +23,7 @@ from lmms.prep.reject import Reject
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
-USED_COLUMNS = ("messages", "images", "weight", "id", "tools", "functions", "chat_template_kwargs")
+USED_COLUMNS = ("messages", "images", "videos", "weight", "id", "tools", "functions", "chat_template_kwargs")
 _USED_MESSAGE_KEYS = (
     "role",
     "content",
@@ -52,6 +54,11 @@ class Message:
     def images(self) -> tuple[Image, ...]:
         """The image parts, in order."""
         return () if isinstance(self.content, str) else tuple(p for p in self.content if isinstance(p, Image))
+
+    @property
+    def media(self) -> tuple[Image | Video, ...]:
+        """The parts with images and videos, in order."""
+        return () if isinstance(self.content, str) else tuple(p for p in self.content if isinstance(p, Image | Video))
 
     @property
     def text(self) -> str:
@@ -87,6 +94,11 @@ class Record:
         """All images of the conversation, in order."""
         return tuple(image for message in self.messages for image in message.images)
 
+    @property
+    def media(self) -> tuple[Image | Video, ...]:
+        """All images and videos of the conversation, in order."""
+        return tuple(part for message in self.messages for part in message.media)
+
 
 def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     """A record from the value of a JSON line or the row of a table, read as the settings of its source say."""
@@ -94,11 +106,13 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
         raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")
     _reject_later(raw)
     messages = _messages(raw)
-    images = parse_images(raw)
-    parsed = [_message(message, f"messages[{i}]", images, reading) for i, message in enumerate(messages)]
-    images.check_empty()
+    bare = Columns(parse_images(raw), parse_videos(raw))
+    parsed = [_message(message, f"messages[{i}]", bare, reading) for i, message in enumerate(messages)]
+    bare.images.check_empty()
+    bare.videos.check_empty()
     columns = columns_of(reading.transforms) if reading.transforms else ()
-    _check_media(raw, messages, parsed, images, columns)
+    used = (*USED_COLUMNS, *columns, *(each.column for each in (bare.images, bare.videos) if each.taken))
+    _check_media(raw, messages, parsed, used)
     roles = [message.role for message in parsed]
     if "assistant" not in roles and reading.targets != "all":
         raise Reject("no_assistant", "no assistant turn: nothing to learn from, except with targets=all", "messages")
@@ -107,7 +121,7 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     return Record(
         messages=tuple(replace(message, weight=weight) for message, weight in zip(parsed, weights, strict=True)),
         weight=weight,
-        unused=_unused(raw, messages, images, columns),
+        unused=_unused(raw, messages, used),
         tools=parse_tools(raw),
         template_options=_template_options(raw, reading),
         reasoning=reading.reasoning,
@@ -116,30 +130,43 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
 
 
 def _reject_later(raw: Mapping[str, Any]) -> None:
-    for column, reason in (("videos", "later_video"), ("audios", "later_audio")):
-        if not is_absent(raw.get(column)):
-            raise Reject(reason, f"`{column}` is set; this version cannot use it yet", column)
+    if not is_absent(raw.get("audios")):
+        raise Reject("later_audio", "`audios` is set; this version cannot use it yet", "audios")
 
 
 def _check_media(
     raw: Mapping[str, Any],
     messages: Sequence[Mapping[str, Any]],
     parsed: Sequence[Message],
-    images: Bare,
-    asked: Sequence[str],
+    used: Sequence[str],
 ) -> None:
-    taken = sum(len(message.images) for message in parsed)
-    check_all_read(raw, (images.column,) if images.taken else (), taken)
-    check_nested(raw, (*USED_COLUMNS, *asked, images.column), taken)
+    taken = _taken(parsed)
+    check_all_read(raw, used, taken)
+    check_nested(raw, used, taken)
     for i, message in enumerate(messages):
-        check_all_read(message, (), len(parsed[i].images), f"messages[{i}]")
-        check_nested(message, _USED_MESSAGE_KEYS, len(parsed[i].images), f"messages[{i}]")
+        check_all_read(message, (), _taken(parsed[i : i + 1]), f"messages[{i}]")
+        check_nested(message, _USED_MESSAGE_KEYS, _taken(parsed[i : i + 1]), f"messages[{i}]")
+
+
+def _taken(messages: Sequence[Message]) -> Taken:
+    images = sum(len(message.images) for message in messages)
+    return {"image": images, "video": sum(len(message.media) for message in messages) - images}
+
+
+def captions_read(columns: Collection[str]) -> str:
+    """What to set for records without turns, from the names of their columns."""
+    if "txt" in columns:  # KEY.txt of a tar file
+        return (
+            "a tar file of pictures with captions is read with form: veomni and fields: {conversations: txt}, a tar"
+            " file of texts with form: text and fields: {text: txt}; records of another shape need a file of their own"
+        )
+    return "for text set form=text; if the turns stand elsewhere, say where with fields: {messages: NAME}"
 
 
 def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     if "messages" not in raw:
         columns = ", ".join(map(str, raw)) or "none"
-        raise Reject("missing_messages", f"no `messages`; found the columns {columns}; for text set form=text")
+        raise Reject("missing_messages", f"no `messages`; found the columns {columns}; {captions_read(raw)}")
     messages = raw["messages"]
     if isinstance(messages, str):  # a JSON column of a table
         messages = parse_json(messages, "messages")
@@ -150,7 +177,7 @@ def _messages(raw: Mapping[str, Any]) -> Sequence[Any]:
     return messages
 
 
-def _message(message: Any, place: str, images: Bare, reading: Reading) -> Message:
+def _message(message: Any, place: str, bare: Columns, reading: Reading) -> Message:
     if not isinstance(message, Mapping):
         raise Reject("message_not_object", f"a message is {kind_of(message)}, expected an object", place)
     role = _role(message, place, reading.roles)
@@ -159,7 +186,7 @@ def _message(message: Any, place: str, images: Bare, reading: Reading) -> Messag
     calls = parse_calls(message, place)
     if calls and role != "assistant":
         raise Reject("bad_tool_call", f"a call in a {role} turn; expected calls in assistant turns only", place)
-    content = _content(message, role, place, images, bool(calls))
+    content = _content(message, role, place, bare, bool(calls))
     reasoning = parse_reasoning(message, place)
     if reasoning and role != "assistant":
         raise Reject("bad_reasoning", f"reasoning in a {role} turn; expected reasoning in assistant turns only", place)
@@ -174,8 +201,8 @@ def _message(message: Any, place: str, images: Bare, reading: Reading) -> Messag
         name=_string(message, "name", place),
         call_id=_string(message, "tool_call_id", place),
     )
-    if role == "assistant" and parsed.images:
-        raise Reject("image_in_assistant", "an image in an assistant turn; the model only reads images", place)
+    if role == "assistant" and parsed.media:
+        raise Reject("image_in_assistant", "an image or video in an assistant turn; the model only reads those", place)
     return parsed
 
 
@@ -191,7 +218,7 @@ def _role(message: Mapping[str, Any], place: str, roles: Mapping[str, Role]) -> 
 
 
 def _content(
-    message: Mapping[str, Any], role: Role, place: str, images: Bare, has_calls: bool
+    message: Mapping[str, Any], role: Role, place: str, bare: Columns, has_calls: bool
 ) -> str | tuple[Part, ...]:
     place = f"{place}.content"
     content = message.get("content")
@@ -210,7 +237,7 @@ def _content(
     if not content:
         raise Reject("empty_content", "`content` is an empty list", place)
     is_read = [role == "assistant" and is_thinking(part) for part in content]
-    return tuple(parse_part(part, f"{place}[{i}]", images) for i, part in enumerate(content) if not is_read[i])
+    return tuple(parse_part(part, f"{place}[{i}]", bare) for i, part in enumerate(content) if not is_read[i])
 
 
 def _without_reasoning(content: str | tuple[Part, ...], place: str) -> str | tuple[Part, ...]:
@@ -255,10 +282,7 @@ def _template_options(raw: Mapping[str, Any], reading: Reading) -> Mapping[str, 
     return {**reading.template_options, **options}
 
 
-def _unused(
-    raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], images: Bare, asked: Sequence[str]
-) -> tuple[str, ...]:
-    used = (*USED_COLUMNS, *asked, images.column) if images.taken else (*USED_COLUMNS, *asked)
+def _unused(raw: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], used: Sequence[str]) -> tuple[str, ...]:
     columns = [key for key, value in raw.items() if not (key in used or is_absent(value) or is_record_flag(key, value))]
     keys = {key for m in messages for key, value in m.items() if value is not None and key not in _USED_MESSAGE_KEYS}
     return (*(f"column {key}" for key in columns), *(f"key messages[].{key}" for key in sorted(keys)))

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from lmms.configs.words import type_name
 from lmms.prep.reject import Reject
 
 MAX_DEPTH = 200
@@ -52,7 +53,7 @@ def check_text(text: str, place: str) -> None:
 def kind_of(value: Any) -> str:
     """What to call a value in a message: an object, a list, a string, ..."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", bytes: "bytes", type(None): "null"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type_name(value))
 
 
 def _is_too_deep(value: Any) -> bool:

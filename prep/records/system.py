@@ -15,7 +15,7 @@ def with_system(record: Record, reading: Reading) -> Record:
     weight = 1.0 if reading.targets == "all" else 0.0
     turn = Message(role="system", content=reading.system, weight=weight, reasoning=None)
     kept = tuple(message for message in record.messages if message.role != "system")
-    lost = len(record.images) - sum(len(message.images) for message in kept)
+    lost = len(record.media) - sum(len(message.media) for message in kept)
     unused = (*record.unused, *(["images of a replaced system turn"] if lost else []))
     return replace(record, messages=(turn, *kept), unused=unused)
 

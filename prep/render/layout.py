@@ -9,7 +9,7 @@ template drops or moves is a Reject here, never a shifted placeholder.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
@@ -47,6 +47,8 @@ class Layout:
     learned: list[LearnedTurn]
     dropped_text: bool
     """Whether the template left out text of the record, such as earlier reasoning."""
+    by_outline: bool = field(default=False, compare=False)
+    """Whether the template did not run."""
 
 
 def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
@@ -58,7 +60,7 @@ def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
         values = concealed(values, renderer.control, mark)
     pieces: list[str] = renderer.control.split(_apply_template(renderer, *values))
     family = renderer.family
-    turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.image), record)
+    turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.kinds), record)
     if mark:
         pieces[::2] = [piece.replace(mark, "") for piece in pieces[::2]]
     texts = [_text_of(turn, pieces) for turn, _ in turns]

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from lmms.configs.errors import BuildError
-from lmms.prep.records.parts import Image, Part, Text
+from lmms.prep.records.parts import Image, Part, Text, Video
 from lmms.prep.records.record import Record
 from lmms.prep.records.tools import ToolCall
 from lmms.prep.reject import Reject
@@ -74,7 +74,7 @@ def _filled(outline: Outline, texts: Sequence[str]) -> Layout:
     pieces = outline.pieces.copy()
     for piece, parts in outline.places:
         pieces[piece] = "".join(part if isinstance(part, str) else texts[part] for part in parts)
-    return Layout(pieces, outline.learned, dropped_text=False)
+    return Layout(pieces, outline.learned, dropped_text=False, by_outline=True)
 
 
 def _outline_of(renderer: Renderer, record: Record, texts: int) -> Outline | None:
@@ -122,7 +122,10 @@ def _shape_of(record: Record, control_prefix: str) -> tuple[Shape, list[str]] | 
 
 
 def _kind(part: Part) -> str:
-    return "t" if isinstance(part, Text) else "i" if isinstance(part, Image) else "?"
+    return next((letter for kind, letter in _LETTERS if isinstance(part, kind)), "?")
+
+
+_LETTERS = ((Text, "t"), (Image, "i"), (Video, "v"))
 
 
 def _is_plain(text: str, control_prefix: str) -> bool:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lmms.prep.records.reasoning import think_blocks
 from lmms.prep.records.record import Record
+from lmms.prep.render.clips import with_clips
 from lmms.prep.render.layout import Layout, LearnedTurn
 from lmms.prep.render.outline import lay_out
 from lmms.prep.render.renderer import Renderer
@@ -31,19 +32,25 @@ class Rendered:
     weights: list[float]
     """Weight of the turn of each entry of `targets`."""
     image_starts: list[int]
-    """Position of the first token of each image."""
+    """Position of the first token of each picture, and of each row of a video."""
     dropped_text: bool
     """Whether the template left out text of the record, such as earlier reasoning."""
 
 
-def render_record(renderer: Renderer, record: Record, image_tokens: Sequence[int]) -> Rendered:
-    """Render a record whose k-th image takes image_tokens[k] tokens. Raises Reject."""
-    (rendered,) = render_layouts(renderer, [(lay_out(renderer, record), image_tokens)])
+def render_record(
+    renderer: Renderer, record: Record, image_tokens: Sequence[int], clips: Sequence[Sequence[float]] = ()
+) -> Rendered:
+    """Render a record whose k-th picture or row of a video takes image_tokens[k] tokens. Raises Reject.
+
+    clips: the time of each row of each video, in seconds.
+    """
+    layout = with_clips(renderer, lay_out(renderer, record), clips)
+    (rendered,) = render_layouts(renderer, [(layout, image_tokens)])
     return rendered
 
 
 def render_layouts(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) -> list[Rendered]:
-    """The tokens of several records, each with the tokens that its images take."""
+    """The tokens of several records, each with the tokens that its pictures and rows of videos take."""
     placed = _place(renderer, layouts)
     ends = accumulate((len(layout.pieces) + 1 for layout, _ in layouts), initial=0)
     return [_rendered(renderer, placed, layout, first) for (layout, _), first in zip(layouts, ends, strict=False)]
@@ -59,17 +66,18 @@ class _Placed:
     ids: npt.NDArray[np.int32]
     starts: list[int]
     """The first token of each piece, and the end of the last."""
-    is_image: list[bool]
-    """For each control token whether it stands for an image."""
+    is_media: list[bool]
+    """For each control token whether it stands for a picture, or for a row of a video."""
 
 
 def _place(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) -> _Placed:
     texts = [text for layout, _ in layouts for text in layout.pieces[::2]]
     controls = [control for layout, _ in layouts for control in (*layout.pieces[1::2], None)]
     tokens = encode_texts(renderer.encoder, texts)
-    is_image = [control is not None and control == renderer.image for control in controls]
+    kinds = renderer.kinds
+    is_media = [control in kinds for control in controls]
     repeats = np.array([control is not None for control in controls], np.int64)
-    repeats[is_image] = [size for _, sizes in layouts for size in sizes]
+    repeats[is_media] = [size for _, sizes in layouts for size in sizes]
     lengths = np.empty(2 * len(texts), np.int64)
     lengths[::2], lengths[1::2] = np.diff(tokens.starts), repeats
     is_text = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
@@ -77,7 +85,7 @@ def _place(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) 
     ids[is_text] = tokens.ids
     control_ids = [0 if control is None else renderer.control_ids[control] for control in controls]
     ids[~is_text] = np.repeat(np.array(control_ids, np.int32), repeats)
-    return _Placed(texts, tokens, ids, [0, *lengths.cumsum().tolist()], is_image)
+    return _Placed(texts, tokens, ids, [0, *lengths.cumsum().tolist()], is_media)
 
 
 def _rendered(renderer: Renderer, placed: _Placed, layout: Layout, first: int) -> Rendered:
@@ -89,8 +97,8 @@ def _rendered(renderer: Renderer, placed: _Placed, layout: Layout, first: int) -
         spans = _join(_learned(renderer, placed, turn, first))
         targets += [(a - start, b - start) for a, b in spans]
         weights += [turn.weight] * len(spans)
-    is_image = placed.is_image[first // 2 : (first + len(layout.pieces)) // 2]
-    image_starts = [placed.starts[first + 1 + 2 * i] - start for i, is_one in enumerate(is_image) if is_one]
+    is_media = placed.is_media[first // 2 : (first + len(layout.pieces)) // 2]
+    image_starts = [placed.starts[first + 1 + 2 * i] - start for i, is_one in enumerate(is_media) if is_one]
     return Rendered(placed.ids[start:end], targets, weights, image_starts, layout.dropped_text)
 
 

@@ -16,6 +16,8 @@ from lmms.prep.render.families.family import Family
 from lmms.prep.render.template import ChatTemplate, compile_template
 from lmms.prep.render.tokens import Encoder, encode_texts, load_encoder
 
+_SMALL, _NOT_WANTED = "the sources are small", "fast is false"
+
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
@@ -24,6 +26,8 @@ class Renderer:
     family: Family
     image: str | None
     """The special token that stands for an image; None for models that read text only."""
+    video: str | None
+    """The special token that stands for a video; None for models that read none."""
     template: ChatTemplate
     special_tokens: dict[str, str]
     encoder: Encoder
@@ -37,13 +41,18 @@ class Renderer:
     outlines: dict[Any, Any] | None
     """The outlines of shapes so far, see outline.py; None: the template renders every record."""
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Placeholder -> kind of media."""
+        return {token: kind for kind, token in (("image", self.image), ("video", self.video)) if token}
+
 
 def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True) -> Renderer:
     """Compile the template and load the tokenizer of a model folder.
 
     fast: use what gives the same in less time; is_large: also what takes a second to load.
     """
-    encoder = load_encoder(folder.tokenizer_json, fast and is_large)
+    encoder = load_encoder(folder.tokenizer_json, "" if fast and is_large else _SMALL if fast else _NOT_WANTED)
     control_ids = {}
     for token_id, token in encoder.exact.get_added_tokens_decoder().items():
         if token.special:
@@ -61,6 +70,7 @@ def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True
     return Renderer(
         family=family,
         image=facts.placeholders.get("image"),
+        video=facts.placeholders.get("video") if folder.video_token_id is not None else None,
         template=compile_template(folder.chat_template),
         special_tokens=dict(folder.special_tokens),
         encoder=encoder,

@@ -62,6 +62,13 @@ class Encoder:
     """The same tokenizer of the package fastokens; None: not used."""
     added: Mapping[int, str]
     """Tokens that stand for their name: number -> name. Of every other token each character stands for one byte."""
+    why_exact: str
+    """Why the fast tokenizer is not used; "" where it is."""
+
+    @property
+    def name(self) -> str:
+        """The package that tokenizes, for a report."""
+        return f"tokenizers, since {self.why_exact}" if self.why_exact else "fastokens"
 
     @property
     def is_byte_level(self) -> bool:
@@ -78,15 +85,16 @@ class Tokens:
     """int64 [texts + 1]: where each text begins, and the end of the last."""
 
 
-def load_encoder(tokenizer_json: Path, fast: bool) -> Encoder:
-    """The tokenizer of this file. fast: whether its loading, a second, is worth it. Raises ModelError."""
+def load_encoder(tokenizer_json: Path, why_exact: str = "") -> Encoder:
+    """The tokenizer of this file. why_exact: why not to load the fast one, which takes a second. Raises ModelError."""
     try:
         exact = Tokenizer.from_file(str(tokenizer_json))
     except Exception as error:  # tokenizers raises nothing more precise
         raise ModelError(f"{tokenizer_json} is not a tokenizer that can be loaded: {error}") from error
     exact.encode_special_tokens = True
     added = {number: token.content for number, token in exact.get_added_tokens_decoder().items()}
-    return Encoder(exact, _load_fast(tokenizer_json, exact) if fast else None, added)
+    fast, why_exact = (None, why_exact) if why_exact else _load_fast(tokenizer_json, exact)
+    return Encoder(exact, fast, added, why_exact)
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tokens:
@@ -136,18 +144,18 @@ def _encoded_fast(fast: Any, texts: Sequence[str]) -> Tokens:
     return Tokens(np.frombuffer(ids, "<u4").view(np.int32), np.frombuffer(starts, "<u8").view(np.int64))
 
 
-def _load_fast(tokenizer_json: Path, exact: Tokenizer) -> Any:
-    """The tokenizer of fastokens; None where it cannot be had, or differs."""
+def _load_fast(tokenizer_json: Path, exact: Tokenizer) -> tuple[Any, str]:
+    """The tokenizer of fastokens; None where it cannot be had, or differs, and why."""
     os.environ.setdefault("RAYON_NUM_THREADS", "1")  # the processes of a build are the parallelism
     try:
         import fastokens
-    except ImportError:  # no wheel for this machine
-        return None
+    except ImportError:
+        return None, "there is no fastokens for this machine"
     try:
         fast = fastokens.Tokenizer.from_file(str(tokenizer_json))
         tokens = _encoded_fast(fast, _HARD)
-    except (ValueError, RuntimeError):  # a kind of tokenizer that it does not know
-        return None
+    except (ValueError, RuntimeError):
+        return None, "fastokens does not know this kind of tokenizer"
     expected = _encoded_exactly(exact, _HARD)
     same = np.array_equal(tokens.ids, expected.ids) and np.array_equal(tokens.starts, expected.starts)
-    return fast if same else None
+    return (fast, "") if same else (None, "fastokens gives other ids for this tokenizer")

@@ -5,10 +5,11 @@ Whatever else a template drops, adds or moves is a Reject here, never a shifted 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from lmms.prep.records.parts import Video
 from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject
 
@@ -18,7 +19,8 @@ class Turn:
     """One turn in a rendering that was cut into text, control token, text, control token, ..., text."""
 
     role: str
-    images: int
+    media: tuple[str, ...]
+    """Kinds of the pictures and videos, in order."""
     first: int
     """The piece of text behind the token that opens the turn."""
     end: int | None
@@ -27,17 +29,21 @@ class Turn:
     """Characters of the first piece that are the role, with its line break."""
 
 
-def find_turns(pieces: Sequence[str], turn_start: str, turn_end: str, image: str | None) -> list[Turn]:
-    """The turns of a rendering, in order. Raises Reject for an image before the first turn."""
+def find_turns(pieces: Sequence[str], turn_start: str, turn_end: str, kinds: Mapping[str, str]) -> list[Turn]:
+    """The turns of a rendering, in order. Raises Reject for media before the first turn.
+
+    kinds: placeholder -> kind of media.
+    """
     starts = [i + 1 for i in range(1, len(pieces), 2) if pieces[i] == turn_start]
-    if image in pieces[1 : starts[0] - 1 if starts else None : 2]:
+    if any(piece in kinds for piece in pieces[1 : starts[0] - 1 if starts else None : 2]):
         raise Reject("template_changes_record", "the template puts an image before the first turn", "messages")
     turns = []
     for first, following in zip(starts, [*starts[1:], len(pieces) + 1], strict=True):
         role, newline, _ = pieces[first].partition("\n")
         controls = pieces[first + 1 : following - 1 : 2]
         end = first + 1 + 2 * controls.index(turn_end) if turn_end in controls else None
-        turns.append(Turn(role, controls.count(image) if image else 0, first, end, len(role) + len(newline)))
+        media = tuple(kinds[control] for control in controls if control in kinds)
+        turns.append(Turn(role, media, first, end, len(role) + len(newline)))
     return turns
 
 
@@ -49,10 +55,10 @@ def match_turns(turns: Sequence[Turn], record: Record) -> list[tuple[Turn, tuple
     apart: list[tuple[Message, ...]] = [(message,) for message in record.messages]
     for groups, tool_role in ((joined, "user"), (apart, "tool")):
         expected = [_shape(group, tool_role) for group in groups]
-        given = [(turn.role, turn.images) for turn in turns]
+        given = [(turn.role, turn.media) for turn in turns]
         if given == expected:
             return list(zip(turns, groups, strict=True))
-        if given == [("system", 0), *expected]:
+        if given == [("system", ()), *expected]:
             return list(zip(turns, [(), *groups], strict=True))
     raise _difference(turns, joined)
 
@@ -65,26 +71,31 @@ def _groups(is_tool: bool, run: Iterator[Message]) -> list[tuple[Message, ...]]:
     return [tuple(run)] if is_tool else [(message,) for message in run]
 
 
-def _shape(group: Sequence[Message], tool_role: str = "user") -> tuple[str, int]:
-    """Role and images of the turn that shows these messages: Qwen's templates show results of tools as a user turn."""
+def _shape(group: Sequence[Message], tool_role: str = "user") -> tuple[str, tuple[str, ...]]:
+    """Role and media of the turn that shows these messages: Qwen's templates show results of tools as a user turn."""
     role = tool_role if group[0].role == "tool" else group[0].role
-    return role, sum(len(message.images) for message in group)
+    return role, tuple("video" if isinstance(m, Video) else "image" for message in group for m in message.media)
 
 
 def _difference(turns: Sequence[Turn], groups: Sequence[Sequence[Message]]) -> Reject:
-    given, expected = [(turn.role, turn.images) for turn in turns], [_shape(group) for group in groups]
-    if len(given) == len(expected) + 1 and given[0] == ("system", 0):
+    given, expected = [(turn.role, turn.media) for turn in turns], [_shape(group) for group in groups]
+    if len(given) == len(expected) + 1 and given[0] == ("system", ()):
         given = given[1:]
     i = next(
         (i for i, (a, b) in enumerate(zip(given, expected, strict=False)) if a != b), min(len(given), len(expected))
     )
-    turn = f"a {given[i][0]} turn with {given[i][1]} images" if i < len(given) else "nothing"
-    wanted = f"a {expected[i][0]} turn with {expected[i][1]} images" if i < len(expected) else "nothing"
+    turn = _named(*given[i]) if i < len(given) else "nothing"
+    wanted = _named(*expected[i]) if i < len(expected) else "nothing"
     return Reject(
         "template_changes_record",
         f"the chat template renders {turn} where the record has {wanted}: it drops, adds or moves a turn or an image",
         f"messages[{sum(map(len, groups[:i]))}]",
     )
+
+
+def _named(role: str, media: Sequence[str]) -> str:
+    videos = f" and {media.count('video')} videos" if "video" in media else ""
+    return f"a {role} turn with {media.count('image')} images{videos}"
 
 
 def check_texts(texts: Sequence[str], groups: Sequence[Sequence[Message]], record: Record) -> bool:

@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 from typing import IO, TypeAlias
@@ -24,7 +25,14 @@ _FRAME = Struct("<qqq")
 """Rows of the chunk, position in the file, bytes of what follows. _LAST rows: the file's end, or an error's text."""
 _LAST = -1
 
+_MOST_KILLS = 2
+"""SIGKILLs after which a file is read once more; damage ends a child otherwise."""
+
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+
+
+class _Killed(OSError):
+    """The child was ended from outside, as by a system without memory: the file may be sound."""
 
 
 ReadTable: TypeAlias = "Callable[[Kind, Path, Sequence[str], int | None], Iterator[tuple[Packed, int]]]"
@@ -44,9 +52,20 @@ def table_reader() -> Iterator[ReadTable]:
     with tempfile.TemporaryFile() as said:
 
         def read(kind: Kind, file: Path, columns: Sequence[str], most: int | None) -> Iterator[tuple[Packed, int]]:
-            if not children or children[-1].poll() is not None:
-                children.append(_start(said))
-            return _answers(children[-1], [kind, os.fsdecode(file), columns, most])
+            done = 0
+            for killed in range(_MOST_KILLS + 1):
+                if not children or children[-1].poll() is not None:
+                    children.append(_start(said))
+                request = [kind, os.fsdecode(file), columns, most]
+                try:
+                    with closing(_answers(children[-1], request)) as answers:
+                        for answer in islice(answers, done, None):
+                            yield answer
+                            done += 1
+                    return
+                except _Killed:
+                    if killed == _MOST_KILLS:
+                        raise
 
         try:
             yield read
@@ -73,7 +92,7 @@ def _start(said: IO[bytes]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, process_group=0)
 
 
-def _answers(child: "subprocess.Popen[bytes]", request: list[object]) -> Iterator[tuple[Packed, int]]:
+def _answers(child: "subprocess.Popen[bytes]", request: Sequence[object]) -> Generator[tuple[Packed, int], None, None]:
     is_whole = False
     try:
         yield from _frames(child, request)
@@ -84,7 +103,7 @@ def _answers(child: "subprocess.Popen[bytes]", request: list[object]) -> Iterato
             child.wait()
 
 
-def _frames(child: "subprocess.Popen[bytes]", request: list[object]) -> Iterator[tuple[Packed, int]]:
+def _frames(child: "subprocess.Popen[bytes]", request: Sequence[object]) -> Iterator[tuple[Packed, int]]:
     assert child.stdin is not None
     assert child.stdout is not None
     try:
@@ -108,7 +127,8 @@ def _frames(child: "subprocess.Popen[bytes]", request: list[object]) -> Iterator
 
 
 def _death(child: "subprocess.Popen[bytes]") -> OSError:
-    return OSError(f"the process that read the file {how_ended(child.wait(10))}")
+    code = child.wait(10)
+    return (_Killed if code == -signal.SIGKILL else OSError)(f"the process that read the file {how_ended(code)}")
 
 
 def serve() -> None:

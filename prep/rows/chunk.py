@@ -4,9 +4,11 @@ Only the input decides where a chunk ends, so the same input gives the same chun
 """
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from lmms.prep.reject import Reject
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +54,17 @@ Rows: TypeAlias = "list[bytes] | list[dict[str, Any]] | list[TarRow] | pa.Record
 
 
 @dataclass(frozen=True, slots=True)
+class Care:
+    """A process died with this chunk: its records are made one by one, so that it is known with which."""
+
+    lost: Mapping[int, Reject] = field(default_factory=dict)
+    """Row that ended a process twice -> what becomes of it."""
+    suspect: int | None = None
+    """Row with which the last process died."""
+    deaths: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Some consecutive rows of one source, still raw."""
 
@@ -62,6 +75,7 @@ class Chunk:
     """Bytes of the source's files read so far: progress."""
     most: int | None = None
     """Rows at the start of the chunk that are read; None: all."""
+    care: Care | None = None
 
 
 def rows_of_chunk(rows: int, size: int) -> int:

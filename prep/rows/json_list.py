@@ -15,6 +15,8 @@ from lmms.prep.rows.lines import BOM, check_text, read_lines
 
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|(\\?\Z))|[\[{]|[\]}]|,', re.DOTALL)
 """A string (group 1: the data end before the string does), a bracket, or a comma."""
+_SECOND = re.compile(rb"\}[ \t\r]*\n\s*\{")
+"""An object behind the end of another: no string of JSON holds a line's end, so both braces are brackets."""
 _BLANK = b" \t\r\n"
 
 
@@ -57,6 +59,11 @@ def _whole(file: Path) -> Iterator[tuple[bytes, int, int]]:
         text = content.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise SourceError(f"{file} is an object of more than {MOST_BYTES} bytes, expected a list of records")
+        if _SECOND.search(text):
+            raise SourceError(
+                f"{file} holds several JSON objects, each over several lines; expected a list of records, or a"
+                " record on each line: `jq -s . FILE` writes the list"
+            )
         yield text.removeprefix(BOM).strip(_BLANK), len(text), position()
 
 

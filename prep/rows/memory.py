@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lmms.configs.errors import SourceError
+from lmms.configs.words import type_name
 from lmms.prep.rows.chunk import CHUNK_BYTES, CHUNK_ROWS, Rows, rows_of_chunk
 from lmms.prep.rows.columns import without_struct_nulls
 
@@ -17,7 +18,7 @@ def memory_rows(records: Any) -> Iterator[Rows]:
     if isinstance(records, Mapping):
         names = ", ".join(map(str, records)) or "nothing"
         advice = "give one of its values, such as a split, or put one record into a list"
-        raise SourceError(f"records is a {type(records).__name__} of {names}; {advice}")
+        raise SourceError(f"records is {type_name(records)} of {names}; {advice}")
     if hasattr(records, "with_format"):
         from lmms.prep.rows.arrow import split_batch
 
@@ -30,8 +31,8 @@ def memory_rows(records: Any) -> Iterator[Rows]:
     elif isinstance(records, Iterable) and not isinstance(records, str | bytes):
         yield from _chunks(records)
     else:
-        kind = type(records).__name__
-        raise SourceError(f"records is a {kind}, expected an iterable of dicts, a polars frame or a datasets.Dataset")
+        expected = "an iterable of dicts, a polars frame or a datasets.Dataset"
+        raise SourceError(f"records is {type_name(records)}, expected {expected}")
 
 
 def _chunks(records: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
@@ -39,7 +40,7 @@ def _chunks(records: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
     size = 0
     for number, record in enumerate(records):
         if not isinstance(record, dict):
-            raise SourceError(f"record {number} is a {type(record).__name__}, expected a dict of columns")
+            raise SourceError(f"record {number} is {type_name(record)}, expected a dict of columns")
         rows.append(record)
         size += _size(record)
         if len(rows) == CHUNK_ROWS or size >= CHUNK_BYTES:

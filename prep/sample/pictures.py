@@ -1,9 +1,8 @@
 """The pictures of a record: their bytes, their size, and the grid of their patches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lmms.configs.contract.geometry import grid_patches
+from lmms.configs.contract.pack import Row
 from lmms.prep.media.edit import edited
 from lmms.prep.media.images import image_size
 from lmms.prep.media.pins import Fetched, pinned
@@ -17,11 +16,15 @@ from lmms.prep.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """A picture, or a row of a video: all frames that the vision tower reads together."""
+
     data: bytes
     size: tuple[int, int]
     grid_thw: tuple[int, int, int]
     fetched: Fetched | None
     """The picture as it came over the network, before any edit."""
+    row: Row | None = None
+    """The row of a video that this is; None for a still picture."""
 
 
 def measured(image: Image, source: Source, recipe: Recipe) -> Image:
@@ -53,11 +56,3 @@ def read_picture(image: Image, source: Source, recipe: Recipe) -> Picture:
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
     return Picture(data, size, grid_thw, fetched)
-
-
-def patches_of(pictures: Sequence[Picture]) -> int:
-    return sum(grid_patches(picture.grid_thw) for picture in pictures)
-
-
-def fetched_of(pictures: Sequence[Picture]) -> frozenset[Fetched]:
-    return frozenset(picture.fetched for picture in pictures if picture.fetched)

@@ -5,8 +5,10 @@ from typing import Literal
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.video import VideoRule
 from lmms.prep.media.network import Network
 from lmms.prep.media.pins import Pins
+from lmms.prep.video.facts import Backend, FrameFormat, VideoLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,5 +29,13 @@ class Recipe:
     """How images are fetched that records name by http; None: they are rejected."""
     opened: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
     """The files that pictures of the chunk at hand were read from: see read_image."""
+    video: VideoRule | None = None
+    """None for a model that reads no videos."""
+    video_backend: Backend = "auto"
+    video_limits: VideoLimits = field(default_factory=VideoLimits)
+    frame_format: FrameFormat = field(default_factory=FrameFormat)
+    """How the frames of videos are kept."""
+    resizes_frames: bool = True
+    """Whether frames are kept as the model sees them, or as they were."""
     pins: Pins = field(default_factory=dict)
     """Pictures of an earlier build: what is fetched has to be the same."""

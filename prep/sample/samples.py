@@ -21,12 +21,14 @@ from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Record
 from lmms.prep.records.written import has_shapes, with_shapes_written
 from lmms.prep.reject import Reject
+from lmms.prep.render.clips import with_clips
 from lmms.prep.render.layout import Layout
 from lmms.prep.render.outline import lay_out
 from lmms.prep.render.render import Rendered, render_layouts
 from lmms.prep.render.renderer import Renderer
-from lmms.prep.sample.pictures import Picture, fetched_of, measured, read_picture
+from lmms.prep.sample.pictures import Picture, measured
 from lmms.prep.sample.recipe import Recipe
+from lmms.prep.sample.shown import Shown, read_media
 from lmms.prep.sample.too_long import cut_turns, document_pieces, fits
 from lmms.prep.sources import Source
 from lmms.prep.transforms import transformed
@@ -60,9 +62,7 @@ class _Waiting:
     """A conversation with its pictures and its text, to be tokenized together with others."""
 
     record: Record
-    pictures: Sequence[Picture]
-    sizes: Sequence[int]
-    """Tokens of each picture."""
+    shown: Shown
     layout: Layout
 
 
@@ -80,13 +80,13 @@ class Draft:
     @property
     def layouts(self) -> list[tuple[Layout, Sequence[int]]]:
         """What is to be tokenized, with the tokens of the pictures."""
-        return [(each.layout, each.sizes) for each in self.variants if isinstance(each, _Waiting)]
+        return [(each.layout, each.shown.tokens) for each in self.variants if isinstance(each, _Waiting)]
 
     @property
     def bytes(self) -> int:
         """About how much memory it takes: its pictures, and its text."""
         waiting = [each for each in self.variants if isinstance(each, _Waiting)]
-        return sum(len(p.data) for w in waiting for p in w.pictures) + sum(
+        return sum(len(p.data) for w in waiting for p in w.shown.pictures) + sum(
             len(t) for w in waiting for t in w.layout.pieces
         )
 
@@ -169,47 +169,45 @@ def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Rendere
 def _drafted(
     record: Record | Document, place: tuple[int, int], source: Source, renderer: Renderer, recipe: Recipe
 ) -> _Waiting | Made:
-    pictures = [read_picture(image, source, recipe) for image in record.images] if recipe.vision else []
-    sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
+    shown = read_media(record.images if isinstance(record, Document) else record.media, source, recipe)
     if isinstance(record, Document):
-        return _made_of_document(record, sizes, pictures, place, source, renderer, recipe)
-    record = _with_texts(record, pictures, source.reading.coords or renderer.family.coords, recipe)
-    return _Waiting(record, pictures, sizes, lay_out(renderer, record))
+        return _made_of_document(record, shown, place, source, renderer, recipe)
+    record = _with_texts(record, shown.stills, source.reading.coords or renderer.family.coords, recipe)
+    return _Waiting(record, shown, with_clips(renderer, lay_out(renderer, record), shown.clips))
 
 
 def _made_of_document(
     document: Document,
-    sizes: Sequence[int],
-    pictures: Sequence[Picture],
+    shown: Shown,
     place: tuple[int, int],
     source: Source,
     renderer: Renderer,
     recipe: Recipe,
 ) -> Made:
     try:
-        pieces = document_pieces(document, sizes, pictures, source.reading.too_long, renderer, recipe)
+        pieces = document_pieces(document, shown, source.reading.too_long, renderer, recipe)
     except Reject as reject:  # the renderer names turns, which a document lacks
         column = document.place if reject.place in ("", "text", "messages") else reject.place
         raise Reject(reject.reason, reject.message, column) from None
-    made = [(piece.rendered, pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
+    made = [(piece.rendered, shown.pictures[slice(*piece.images)]) for piece in pieces if piece.rendered.targets]
     if not made:
         message = "pictures with no text between them that fits: nothing to learn from"
         raise Reject("no_target_tokens", message, document.place)
     samples = tuple(_sample(rendered, of_piece, document.weight, place, recipe) for rendered, of_piece in made)
     notes = (*document.unused, *([NO_TEXT] if len(made) < len(pieces) else []))
-    return Made(samples, _told(notes, source), 0, is_for_evaluation=False, fetched=fetched_of(pictures))
+    return Made(samples, _told(notes, source), 0, is_for_evaluation=False, fetched=shown.fetched)
 
 
 def _made(waiting: _Waiting, whole: Rendered, draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
-    record, pictures = waiting.record, waiting.pictures
+    record, shown = waiting.record, waiting.shown
     too_long = draft.source.reading.too_long
     kept, rendered = record, whole
-    if not fits(whole, pictures, recipe.limits):
-        kept, rendered = cut_turns(record, waiting.sizes, pictures, whole, too_long, renderer, recipe)
+    if not fits(whole, shown, recipe.limits):
+        kept, rendered = cut_turns(record, shown, whole, too_long, renderer, recipe)
     notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
-    sample = _sample(rendered, pictures[: len(kept.images)], record.weight, draft.place, recipe)
+    sample = _sample(rendered, shown.first(len(kept.media)).pictures, record.weight, draft.place, recipe)
     cut = len(record.messages) - len(kept.messages)
-    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False, fetched=fetched_of(pictures))
+    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False, fetched=shown.fetched)
 
 
 def _told(notes: tuple[str, ...], source: Source) -> tuple[str, ...]:
@@ -241,7 +239,7 @@ def _sample(
         sample_weights=np.array([weight], np.float64),
         samples=np.array([place], np.int64),
         media=tuple(
-            Media("image", start, start + size, p.size, p.grid_thw, len(p.data))
+            Media("video" if p.row else "image", start, start + size, p.size, p.grid_thw, len(p.data), p.row)
             for start, size, p in zip(rendered.image_starts, sizes, pictures, strict=True)
         ),
         media_bytes=b"".join(p.data for p in pictures),

@@ -1,7 +1,6 @@
 """What does not fit a pack: a document is cut in pieces, a conversation after a turn, or the record is rejected."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import grid_patches
@@ -13,8 +12,8 @@ from lmms.prep.render.document import Piece, cut_document, render_document
 from lmms.prep.render.render import Rendered, render_record
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.sample.cut import first_messages, learned_ends
-from lmms.prep.sample.pictures import Picture, patches_of
 from lmms.prep.sample.recipe import Recipe
+from lmms.prep.sample.shown import Shown
 
 _FURTHER = 8
 """Beginnings of a conversation that are tried beyond the first that does not fit."""
@@ -22,25 +21,24 @@ _FURTHER = 8
 
 def document_pieces(
     document: Document,
-    sizes: Sequence[int],
-    pictures: Sequence[Picture],
+    shown: Shown,
     too_long: TooLong,
     renderer: Renderer,
     recipe: Recipe,
 ) -> list[Piece]:
-    whole = render_document(renderer, document, sizes)
-    if fits(whole, pictures, recipe.limits):
-        return [Piece(whole, (0, len(pictures)))]
+    whole = render_document(renderer, document, shown.tokens)
+    if fits(whole, shown, recipe.limits):
+        return [Piece(whole, (0, len(shown.pictures)))]
     if too_long == "reject" or not document.may_split:
-        raise _too_long(whole, pictures, recipe.limits, "")
+        raise _too_long(whole, shown, recipe.limits, "")
     most = (recipe.limits.seq_len, recipe.limits.max_patches)
-    return list(cut_document(whole, sizes, [grid_patches(p.grid_thw) for p in pictures], most, recipe.text_overlap))
+    patches = [grid_patches(p.grid_thw) for p in shown.pictures]
+    return list(cut_document(whole, shown.tokens, patches, most, recipe.text_overlap))
 
 
 def cut_turns(
     record: Record,
-    sizes: Sequence[int],
-    pictures: Sequence[Picture],
+    shown: Shown,
     whole: Rendered,
     too_long: TooLong,
     renderer: Renderer,
@@ -48,15 +46,16 @@ def cut_turns(
 ) -> tuple[Record, Rendered]:
     """The longest beginning of a record that fits a pack, if the settings allow that, with its rendering."""
     if too_long != "truncate_turns":
-        raise _too_long(whole, pictures, recipe.limits, record.place)
+        raise _too_long(whole, shown, recipe.limits, record.place)
 
     def beginning(end: int) -> tuple[Record, Rendered]:
         kept = first_messages(record, end)
-        return kept, render_record(renderer, kept, sizes[: len(kept.images)])
+        of_kept = shown.first(len(kept.media))
+        return kept, render_record(renderer, kept, of_kept.tokens, of_kept.clips)
 
     def is_longer(end: int) -> bool:
         kept, shorter = beginning(end)
-        return not fits(shorter, pictures[: len(kept.images)], recipe.limits)
+        return not fits(shorter, shown.first(len(kept.media)), recipe.limits)
 
     ends = learned_ends(record)
     first = bisect_left(ends, True, key=is_longer)
@@ -65,16 +64,16 @@ def cut_turns(
         (i for i in range(min(len(ends), first + _FURTHER) - 1, first - 1, -1) if not is_longer(ends[i])), None
     )
     if fitting is None and not first:
-        raise _too_long(whole, pictures, recipe.limits, record.place)
+        raise _too_long(whole, shown, recipe.limits, record.place)
     return beginning(ends[first - 1 if fitting is None else fitting])
 
 
-def fits(rendered: Rendered, pictures: Sequence[Picture], limits: PackLimits) -> bool:
-    return len(rendered.input_ids) <= limits.seq_len and patches_of(pictures) <= limits.max_patches
+def fits(rendered: Rendered, shown: Shown, limits: PackLimits) -> bool:
+    return len(rendered.input_ids) <= limits.seq_len and shown.patches <= limits.max_patches
 
 
-def _too_long(rendered: Rendered, pictures: Sequence[Picture], limits: PackLimits, place: str) -> Reject:
-    tokens, patches = len(rendered.input_ids), patches_of(pictures)
+def _too_long(rendered: Rendered, shown: Shown, limits: PackLimits, place: str) -> Reject:
+    tokens, patches = len(rendered.input_ids), shown.patches
     if tokens > limits.seq_len:
         return Reject("too_long", f"{tokens} tokens, a pack holds {limits.seq_len}", place)
     return Reject("too_many_patches", f"{patches} patches, a pack holds {limits.max_patches}", place)

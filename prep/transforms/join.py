@@ -21,7 +21,7 @@ def kinship(record: Record) -> Hashable | None:
     has_more = record.tools or any(turn.calls or turn.reasoning for turn in turns)
     if roles[-2:] != ["user", "assistant"] or roles[:-2] not in ([], ["system"]) or has_more:
         return None
-    if len(record.images) != 1 or len(turns[-2].images) != 1:
+    if len(record.media) != 1 or len(turns[-2].images) != 1:
         return None
     said = tuple((turn.role, turn.text, turn.weight) for turn in turns[:-1])
     options = json.dumps(dict(record.template_options), sort_keys=True, default=str)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from lmms.prep.records.parts import Image, Text
+from lmms.prep.records.parts import Text
 from lmms.prep.records.record import Message, Record
 
 
@@ -38,5 +38,4 @@ def _changed(record: Record, number: int | None, change: Callable[[Message], Mes
 
 
 def _with_text(turn: Message, text: str) -> Message:
-    images = () if isinstance(turn.content, str) else tuple(p for p in turn.content if isinstance(p, Image))
-    return replace(turn, content=(*images, Text(text)) if images else text)
+    return replace(turn, content=(*turn.media, Text(text)) if turn.media else text)

@@ -13,7 +13,7 @@ from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.main import app
 from lmms.configs.contract.manifest import read_manifest
 from lmms.configs.stores.store import LocalStore
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 
 
 def lmms(*words: object) -> Result:
@@ -39,9 +39,7 @@ def test_options_and_a_file_of_the_same_settings_give_the_same_bytes(tmp_path: P
     }
     (tmp_path / "prep.yaml").write_text(yaml.safe_dump(settings))
     assert lmms("prep", "build-shards", "--config", tmp_path / "prep.yaml").exit_code == 0
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
-    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+    assert shard_files(tmp_path / "a") == shard_files(tmp_path / "b")
 
 
 def test_an_option_wins_over_the_file(tmp_path: Path) -> None:
@@ -58,6 +56,18 @@ def test_the_closing_table_counts_every_record_by_what_became_of_it(tmp_path: Pa
     assert "33 read = 30 packed + 2 rejected + 1 skipped" in result.output
     assert "missing_file" in result.output
     assert "invalid_json" in result.output
+
+
+def test_the_closing_tables_name_each_source_what_the_build_took_and_its_report(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, "set", 30, 0)
+    draw_pictures(tmp_path, "more", 10, 1)
+    words = " ".join(build(tmp_path, "out", str(tmp_path / "more.jsonl")).output.split())
+    assert "read packed rejected tokens worker time source 30 30 0" in words
+    assert "s set.jsonl 10 10 0" in words
+    assert "of CPU time, 1 worker," in words
+    assert "rendered 40 conversations" in words
+    assert "tokenizer tokenizers, since the sources are small" in words
+    assert "report build-report.json" in words
 
 
 def test_without_a_terminal_there_are_no_colours_and_with_quiet_nothing_at_all(tmp_path: Path) -> None:
@@ -121,7 +131,7 @@ def test_the_closing_table_names_the_settings_that_left_records_out_and_both_fol
     assert f"evaluation {held_out} skipped" in words
     assert f"out-eval: {held_out} records in " in words
     assert "eval.shards=" in words
-    assert "samples" not in words
+    assert "of the packed records" not in words
 
 
 def test_the_closing_table_says_how_many_samples_repeats_make(tmp_path: Path) -> None:

@@ -30,3 +30,30 @@ def test_a_stage_that_waits_for_a_server_has_a_line_at_once_and_others_only_in_t
         show("reading", 0, 9, "no records")
         assert out.getvalue() == "copying 0.0 MB\ncopying 50% 5.0 MB\n"
     assert out.getvalue() == "copying 0.0 MB\ncopying 50% 5.0 MB\nreading 0% no records\n"
+
+
+def test_a_line_of_progress_tells_the_time_left_by_the_rate_since_the_first_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([0.0, 50.0, 60.0, 70.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    out = io.StringIO()
+    with ui.progress(Console(file=out, width=80)) as show:
+        for done in (0, 10, 20, 30):  # no process was ready before second 50
+            show("reading", done, 100, f"{done} records")
+    said = ["reading 10% 10 records", "reading 20% 20 records, about 1 min 20 s left"]
+    assert out.getvalue().splitlines() == [*said, "reading 30% 30 records, about 1 min 10 s left"]
+
+
+@pytest.mark.parametrize(("width", "has_bar"), [(80, False), (120, True)])
+def test_the_words_of_progress_fit_a_terminal(width: int, has_bar: bool) -> None:
+    out = io.StringIO()
+    words = "12.0 k records, 5.8 M tokens, 758/s, 58 rejected"
+    screen = Console(file=out, width=width, force_terminal=True, color_system=None)
+    with ui.progress(screen) as show:
+        show("reading", 50, 100, words)
+        show("planning", 1, 1, "11,928 samples")
+    line = [line for line in out.getvalue().splitlines() if "reading" in line][-1]
+    assert words in line
+    assert "left -:--:--" in line
+    assert ("━" in line) == has_bar

@@ -199,9 +199,9 @@ def test_an_override_may_hold_an_equals_sign_a_list_or_a_mapping() -> None:
         ("inner=3", "inner is 3 (an integer), expected a mapping of name, rate, pair"),
         ("extra=3", "extra is 3 (an integer), expected a mapping of name, rate, pair or null"),
         ("others=[{name: a, rate: x}]", "others[0].rate is 'x' (a string), expected a finite number"),
-        ("inner.nam=x", "unknown key 'inner.nam'; did you mean 'name'?"),
+        ("inner.nam=x", "unknown key 'inner.nam'; did you mean 'inner.name'?"),
         ("contu=3", "unknown key 'contu'; did you mean 'count'?"),
-        ("others=[{nam: a}]", "unknown key 'others[0].nam'; did you mean 'name'?"),
+        ("others=[{nam: a}]", "unknown key 'others[0].nam'; did you mean 'others[0].name'?"),
         ("extends=a.yaml", "unknown key 'extends'"),
         ("=1", "unknown key ''"),
         ("count", "has no '='; expected KEY=VALUE"),
@@ -240,7 +240,7 @@ def test_an_unknown_key_in_a_file_names_the_file_the_dotted_key_and_the_nearest(
     file = write(tmp_path, run="optim: {speed: 1}")
     assert refused(TrainConfig, file).startswith(f"{file}: unknown key 'optim.speed'; known: betas, decay_ratio, eps, ")
     file = write(tmp_path, run="optim: {weight_decey: 0.1}")
-    assert refused(TrainConfig, file) == f"{file}: unknown key 'optim.weight_decey'; did you mean 'weight_decay'?"
+    assert refused(TrainConfig, file) == f"{file}: unknown key 'optim.weight_decey'; did you mean 'optim.weight_decay'?"
 
 
 def test_a_wrong_option_is_refused() -> None:

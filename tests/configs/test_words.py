@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmms.configs.words import counted, short_places
+from lmms.configs.words import counted, short_places, type_name
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,7 @@ def test_places_that_differ_have_names_that_differ_and_end_them(places: list[str
 def test_one_is_singular() -> None:
     assert [counted(n, "shard") for n in (0, 1, 2000)] == ["0 shards", "1 shard", "2,000 shards"]
     assert counted(2, "match", "matches") == "2 matches"
+
+
+def test_a_type_has_its_article() -> None:
+    assert [type_name(value) for value in (1, [], object(), {})] == ["an int", "a list", "an object", "a dict"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from lmms.cli.demo.draw import draw_pictures
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
+from lmms.prep.build_report import REPORT_NAME
 
 DEMO_MODEL = Path(__file__).resolve().parents[2] / "cli" / "demo" / "model"
 
@@ -23,6 +24,11 @@ def tiny_model_folder(parent: Path) -> Path:
     if not folder.exists():
         shutil.copytree(DEMO_MODEL, folder)
     return folder
+
+
+def shard_files(folder: Path | str) -> dict[str, bytes]:
+    """Name -> content of what is equal in equal builds: all files but the report, which has times."""
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.name != REPORT_NAME}
 
 
 def small_shards(parent: Path, pictures: int = 40, seq_len: int = 256) -> Path:

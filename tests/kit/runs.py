@@ -18,7 +18,7 @@ from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import load_checkpoint
 from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
-from tests.kit.model.models import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VISION_FAMILIES, tiny_config
+from tests.kit.model.models import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VIDEO_TOKEN, VISION_FAMILIES, tiny_config
 from tests.kit.ranks import free_port, on_ranks
 from tests.kit.shards import make_pack, write_shards
 
@@ -40,7 +40,8 @@ SMALL_RUN: dict[str, Any] = {
 def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: str = "a") -> ModelFolder:
     """A tiny config with a tokenizer, template and processor settings, but no weights. `word` makes it another."""
     tiny_config(family, tied).save_pretrained(folder)
-    added = [{"id": IMAGE_TOKEN, "content": "<|image_pad|>"}] if family in VISION_FAMILIES else []
+    pads = {"<|image_pad|>": IMAGE_TOKEN, "<|video_pad|>": VIDEO_TOKEN} if family in VISION_FAMILIES else {}
+    added = [{"id": token, "content": pad} for pad, token in pads.items()]
     model = {"type": "BPE", "vocab": {word: 0}, "merges": []}
     (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
@@ -50,13 +51,15 @@ def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: s
 
 
 def write_run(folder: Path, family: str, *, packs: int = 11, tied: bool = False) -> dict[str, Any]:
-    """A model folder and shards in `folder`; returns the settings of a run on them. Every third pack shows pictures
-    in a vision family, and none does in others."""
+    """A model folder and shards in `folder`; returns the settings of a run on them. In a vision family every
+    third pack shows pictures, and one of them and another pack show a video."""
     model = write_model_folder(folder / "model", family, tied=tied)
     rng = np.random.default_rng(7)
     images = [2 * int(family in VISION_FAMILIES and i % 3 == 0) for i in range(packs)]
+    frames = [3 * int(family in VISION_FAMILIES and i in (3, 7)) for i in range(packs)]
     made = [
-        make_pack(rng, rng.integers(6, 20, 1 + i % 3).tolist(), FIRST_SPECIAL, n, model) for i, n in enumerate(images)
+        make_pack(rng, rng.integers(6, 20, 1 + i % 3).tolist(), FIRST_SPECIAL, shown, model, moving)
+        for i, (shown, moving) in enumerate(zip(images, frames, strict=True))
     ]
     write_shards(folder / "shards", made, model, seq_len=512)
     places = {"model.path": "model", "data.shards": "shards", "output": "out"}

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Media, Pack
 from lmms.prep import writer
 from lmms.prep.writer import PackFacts
+from tests.kit.model.clips import clip_rows, noise_clip
 
 PICTURE_VISION = Vision(
     patch_size=14,
@@ -36,10 +38,15 @@ PICTURE_MODEL = ModelFolder(
 
 
 def make_pack(
-    rng: np.random.Generator, lengths: Sequence[int], vocab: int, images: int = 0, model: ModelFolder | None = None
+    rng: np.random.Generator,
+    lengths: Sequence[int],
+    vocab: int,
+    images: int = 0,
+    model: ModelFolder | None = None,
+    frames: int = 0,
 ) -> Pack:
     """Conversations of random tokens below `vocab`, the second half of each predicted; the first one shows `images`
-    small pictures of noise (then `model` gives token and geometry)."""
+    small pictures of noise and a video of so many frames (then `model` gives tokens and geometry)."""
     media, data, shown = [], b"", [np.zeros(0, np.int32)]
     position = 1
     for _ in range(images):
@@ -50,6 +57,17 @@ def make_pack(
         data += encoded
         shown += [np.full(entry.end - entry.start, model.image_token_id, np.int32), _tokens(rng, 1, vocab)]
         position = entry.end + 1
+    if frames:
+        assert model is not None
+        assert model.vision is not None
+        clip = noise_clip(int(rng.integers(1000)), frames, 2 * model.vision.factor, model.vision.factor)
+        for entry, encoded in clip_rows(clip, model.vision):
+            media.append(replace(entry, start=position, end=position + entry.end))
+            data += encoded
+            shown.append(np.full(entry.end, model.video_token_id, np.int32))
+            position += entry.end
+        shown.append(_tokens(rng, 1, vocab))
+        position += 1
     placeholders = np.concatenate(shown)
     lengths = [lengths[0] + len(placeholders), *lengths[1:]]
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -116,6 +116,8 @@ def test_numbers_are_those_of_ms_swift() -> None:
         ("objects", dense(objects=[7]), "bad_box", "objects[0]"),
         ("objects", dense(objects={}), "bad_box", "objects"),
         ("objects", dense(width=100), "bad_box", "width"),
+        ("objects", dense(width=100, height=float("inf")), "bad_box", "width"),
+        ("objects", dense(width=100, height=50.5), "bad_box", "width"),
         ("objects", dense(image=["a", "b"]), "count_mismatch", "images"),
         ("objects", {"image": "a"}, "missing_messages", ""),
         ("swift", swift("<bbox>", bbox=[], ref=["a"]), "count_mismatch", "objects"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
 from lmms.train.data.costs import table_costs
 from lmms.train.data.shards import PackReader, read_sidecar
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 from tests.kit.records import write_records
 
 BYTES = {"shard.00000.mds": "b70bf52cbf76906e", "index.json": "521a3eb24e4d07f7"}
@@ -32,10 +33,6 @@ BYTES = {"shard.00000.mds": "b70bf52cbf76906e", "index.json": "521a3eb24e4d07f7"
 def settings(tmp_path: Path, source: Path, out: str = "out", **more: Any) -> PrepConfig:
     values = {"seq_len": 512, "max_rejects": 0.05, "workers": 0, "shard_bytes": 2**20, **more}
     return PrepConfig(sources=(str(source),), model=str(tiny_model_folder(tmp_path)), out=str(tmp_path / out), **values)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_every_record_is_packed_rejected_or_skipped_and_found_again(tmp_path: Path) -> None:
@@ -58,6 +55,14 @@ def test_every_record_is_packed_rejected_or_skipped_and_found_again(tmp_path: Pa
             assert entry["tokens"] == pack.lengths[segment]
     rejects = pl.read_parquet(tmp_path / "out" / "rejects.parquet")["row"].to_list()
     assert sorted([*rows, *rejects, 10]) == list(range(301))
+
+
+def test_no_process_is_started_without_work(tmp_path: Path) -> None:
+    """600 records are two chunks and one shard."""
+    started = set[tuple[str, int]]()
+    config = settings(tmp_path, write_talks(tmp_path / "talks.jsonl"), workers=4)
+    build_shards(config, lambda progress: started.add((progress.stage, len(multiprocessing.active_children()))))
+    assert started == {("reading", 0), ("reading", 2), ("planning", 0), ("writing", 0)}
 
 
 def write_talks(path: Path, number: int = 600) -> Path:
@@ -107,7 +112,7 @@ def test_the_same_input_gives_the_same_bytes_for_any_number_of_workers(tmp_path:
     source = write_records(tmp_path / "data", 1300)
     build_shards(settings(tmp_path, source, "one"))
     build_shards(settings(tmp_path, source, "two", workers=2))
-    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    one, two = shard_files(tmp_path / "one"), shard_files(tmp_path / "two")
     assert one == two
     assert len([name for name in one if name.endswith(".mds")]) > 1
 
@@ -212,17 +217,3 @@ def test_the_manifest_of_the_records_for_evaluation_is_read_as_the_docstring_say
     assert "open_dataset(config.eval_place).manifest" in (build_shards.__doc__ or "")
     held_out = open_dataset(config.eval_place).manifest
     assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
-
-
-def test_a_crash_of_a_library_with_one_worker_ends_with_the_rows_that_the_worker_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A function of the user's ends its process as a broken decoder would."""
-    crash = "import os, signal\ndef crash(record, draws):\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
-    (tmp_path / "crashing.py").write_text(crash)
-    monkeypatch.chdir(tmp_path)
-    source = write_records(tmp_path / "data")
-    config = settings(tmp_path, source, workers=1, transforms=({"function": "crashing:crash"},))
-    with pytest.raises(BuildError, match=r"SIGSEGV, a crash in a library; it had rows 0 to 300 of .*records\.jsonl"):
-        build_shards(config)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]

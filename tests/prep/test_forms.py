@@ -280,7 +280,7 @@ def test_a_file_of_sources_is_a_list_of_paths_and_mappings(tmp_path: Path) -> No
         ("[]", "expected a list of paths"),
         ("datasets: {a: 1}", "expected a list of paths"),
         ("[{form: alpaca}]", r"required but not set: sources\[0\]\.path"),
-        ("datasets: [{path: a.jsonl, data_tpye: json}]", "did you mean 'data_type'"),
+        ("datasets: [{path: a.jsonl, data_tpye: json}]", r"did you mean 'datasets\[0\].data_type'"),
         ("[{path: a.jsonl, form: alpacca}]", r"list\.yaml: sources\[0\]\.form is 'alpacca'"),
         ("[{path: a.jsonl, media_root: a, data_folder: b}]", "one setting"),
         ("[{path: a.jsonl, data_folder: 3}]", "expected a folder"),

@@ -20,8 +20,9 @@ from lmms.configs.load import to_yaml
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep import output
 from lmms.prep.build import build_shards
+from lmms.prep.build_report import REPORT_NAME
 from lmms.train.data.verify import verify
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 from tests.kit.records import write_records
 from tests.kit.stores.faulty import Faults, faulty
 from tests.kit.stores.servers import s3_server
@@ -47,13 +48,10 @@ def settings(folder: Path, out: str = URL, **more: Any) -> PrepConfig:
 
 
 def objects(url: str = URL) -> dict[str, bytes]:
+    """The same as shard_files, of a URL."""
     store: ObjectStore = from_url(url)
-    names = [entry["path"] for entry in obstore.list_with_delimiter(store)["objects"]]
+    names = [entry["path"] for entry in obstore.list_with_delimiter(store)["objects"] if entry["path"] != REPORT_NAME]
     return {name: bytes(obstore.get(store, name).bytes()) for name in names}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -62,7 +60,7 @@ def test_a_bucket_gets_the_bytes_of_a_local_build_and_this_machine_keeps_nothing
 ) -> None:
     build_shards(settings(tmp_path, str(tmp_path / "local")))
     manifest = build_shards(settings(tmp_path, workers=workers))
-    assert objects() == files(tmp_path / "local")
+    assert objects() == shard_files(tmp_path / "local")
     assert len([name for name in objects() if name.endswith(".mds")]) > 1
     assert open_dataset(URL).manifest.counts == manifest.counts
     assert list(verify(URL)) == []
@@ -76,8 +74,8 @@ def test_a_bucket_gets_the_bytes_of_a_local_build_and_this_machine_keeps_nothing
 def test_records_for_evaluation_get_a_place_beside_it(tmp_path: Path, faults: Faults) -> None:
     build_shards(settings(tmp_path, str(tmp_path / "local"), eval_share=0.1))
     build_shards(settings(tmp_path, eval_share=0.1))
-    assert objects() == files(tmp_path / "local")
-    assert objects(URL + "-eval") == files(tmp_path / "local-eval")
+    assert objects() == shard_files(tmp_path / "local")
+    assert objects(URL + "-eval") == shard_files(tmp_path / "local-eval")
 
 
 @pytest.mark.parametrize("fault", [500, 503, "break", "lost", "slow"])
@@ -87,7 +85,7 @@ def test_a_request_that_fails_is_asked_again(tmp_path: Path, faults: Faults, fau
     faults.to_come = [("PUT", name, fault) for name in names] + [("GET", "list-type", fault)]
     build_shards(settings(tmp_path))
     assert faults.to_come == []
-    assert objects() == files(tmp_path / "local")
+    assert objects() == shard_files(tmp_path / "local")
 
 
 def test_a_large_file_goes_in_parts_of_which_some_fail(tmp_path: Path, faults: Faults) -> None:
@@ -126,7 +124,7 @@ def test_what_a_killed_build_left_is_replaced(tmp_path: Path, faults: Faults) ->
         open_dataset(URL)
     build_shards(settings(tmp_path, str(tmp_path / "local")))
     build_shards(settings(tmp_path))
-    assert objects() == files(tmp_path / "local")
+    assert objects() == shard_files(tmp_path / "local")
 
 
 def test_files_of_somebody_else_are_left_alone(tmp_path: Path, faults: Faults) -> None:

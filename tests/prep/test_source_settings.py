@@ -21,7 +21,7 @@ from lmms.prep.records.read import read_record
 from lmms.prep.sources import find_sources
 from lmms.train.data.shards import PackReader, read_sidecar
 from lmms.train.data.verify import verify
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 
 
 def chat(number: int, *, words: int = 0, **more: Any) -> dict[str, Any]:
@@ -54,10 +54,6 @@ def rows_of(folder: Path) -> Counter[tuple[int, int]]:
     return Counter(pl.read_parquet(folder / "samples.parquet").select("source", "row").iter_rows())
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def test_all_settings_together_give_the_same_bytes_for_any_workers_and_account_for_every_record(tmp_path: Path) -> None:
     records = [chat(i, words=i % 7, score=i / 1300, doc=i // 5) for i in range(1300)]
     lines = write(tmp_path / "a.jsonl", records)
@@ -68,8 +64,8 @@ def test_all_settings_together_give_the_same_bytes_for_any_workers_and_account_f
     )
     one = build(tmp_path, *sources, eval_share=0.1, out="one")
     build(tmp_path, *sources, eval_share=0.1, out="two", workers=2, eval_out=str(tmp_path / "two-eval"))
-    assert files(tmp_path / "one") == files(tmp_path / "two")
-    assert files(tmp_path / "one-eval") == files(tmp_path / "two-eval")
+    assert shard_files(tmp_path / "one") == shard_files(tmp_path / "two")
+    assert shard_files(tmp_path / "one-eval") == shard_files(tmp_path / "two-eval")
     for folder in ("one", "one-eval"):
         assert list(verify(tmp_path / folder)) == []
     first, second = one.sources

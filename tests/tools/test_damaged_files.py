@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from lmms.prep.rows.child import table_reader
-from tools.faults.files import READ, REFUSED, TITLE, main, outcome, report, write_report
-from tools.faults.main import write_part
+from tools.faults.files import READ, REFUSED, TITLE, main, outcome, report
+from tools.faults.page import write_part
 from tools.faults.sound_files import ROWS, damaged, sound_files
 
 
@@ -36,10 +36,10 @@ def test_sound_files_are_read_and_changes_are_seen(tmp_path: Path) -> None:
 
 def test_each_campaign_writes_its_part_of_the_page(tmp_path: Path) -> None:
     page = tmp_path / "faults.md"
-    write_part(page, "# Faults\n\nnone\n", before=TITLE)
+    write_part(page, "# Faults\n\nnone\n")
     for wrong in ([], ["a.csv: lost"]):
-        write_report(page, report({".csv": Counter({READ: 2})}, wrong, 2, 0, 60.0))
-    write_part(page, "# Faults\n\nstill none\n", before=TITLE)
+        write_part(page, report({".csv": Counter({READ: 2})}, wrong, 2, 0, 60.0))
+    write_part(page, "# Faults\n\nstill none\n")
     text = page.read_text()
     assert text.startswith(f"# Faults\n\nstill none\n\n{TITLE}\n")
     assert text.count(TITLE) == 1

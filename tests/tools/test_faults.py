@@ -9,7 +9,8 @@ import pytest
 
 from tools.compare_runs import read_steps
 from tools.faults.campaign import STEPS, Findings, compared
-from tools.faults.main import ROOT, leftovers, report
+from tools.faults.main import leftovers, report
+from tools.faults.page import ROOT
 
 
 @pytest.mark.campaign

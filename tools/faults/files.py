@@ -24,6 +24,7 @@ from lmms.prep.records.record import parse_record
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
 from lmms.prep.sources import find_sources
+from tools.faults.page import write_part
 from tools.faults.sound_files import ROWS, damaged, sound_files
 
 TITLE = "# Damaged files"
@@ -133,13 +134,6 @@ def report(outcomes: Mapping[str, Counter[str]], wrong: list[str], changes: int,
     return "\n".join(lines) + "\n"
 
 
-def write_report(page: Path, text: str) -> None:
-    """Put this part at the end of a page, in place of the part that is there."""
-    written = page.read_text(encoding="utf-8") if page.is_file() else ""
-    first = written.partition(f"\n{TITLE}\n")[0] if f"\n{TITLE}\n" in written else written
-    page.write_text(first + ("\n" if first else "") + text, encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a campaign and write its part of the page; returns 0 if nothing went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = report(outcomes, wrong, given.changes, given.seed, time.monotonic() - began)
     print(text)
     if given.report:
-        write_report(given.report, text)
+        write_part(given.report, text)
     return 1 if wrong else 0
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lmms.train.checkpoint.read import step_folders
 from lmms.train.watch.metrics import METRICS_NAME
-from tools.faults.ranks import children, kill_group, wait_for
+from tools.faults.pids import children
+from tools.faults.ranks import kill_group, wait_for
 
 Codes = dict[int, int]
 """pid -> exit code of ranks that have ended."""

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from tools.faults.campaign import GLOBAL_PACKS, STEPS, Findings, campaign
 from tools.faults.hits import HITS
-
-ROOT = Path(__file__).resolve().parents[2]
+from tools.faults.page import write_part
 
 
 def leftovers(temporary: Path) -> set[str]:
@@ -61,14 +60,6 @@ def report(findings: Findings, seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_part(page: Path, text: str, before: str) -> None:
-    """Write the first part of a page, up to the line `before`, which stays there with all that follows."""
-    written = page.read_text(encoding="utf-8") if page.is_file() else ""
-    start = f"\n{before}\n"
-    rest = start + written.partition(start)[2] if start in written else ""
-    page.write_text(text + rest, encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a campaign and write its page; returns 0 where nothing went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     page = report(findings, given.seed)
     print(page)
     if given.report:
-        write_part(given.report, page, before="# Damaged files")
+        write_part(given.report, page)
     return 1 if findings.wrong else 0
 
 

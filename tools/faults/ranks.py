@@ -55,17 +55,6 @@ def kill_group(pids: Sequence[int]) -> None:
         os.killpg(pids[0], signal.SIGKILL)
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started, and the processes that those started."""
-    pids = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            number, rest = path.read_text().split(" ", 1)
-            if int(rest.rpartition(")")[2].split()[1]) == pid:
-                pids += [int(number), *children(int(number))]
-    return pids
-
-
 def _be_rank(config: TrainConfig, log: Path, environment: dict[str, str], group: int) -> None:
     """Train as one rank in this forked process, which ends here: the function never returns."""
     code = FAILED

@@ -19,6 +19,7 @@ from lmms.configs.contract.families import FAMILIES
 from lmms.configs.contract.loss_weight import span_weights
 from lmms.configs.contract.pack import Pack, join_packs
 from lmms.configs.errors import DatasetError, TrainError
+from lmms.train.batch.frames import row_patches
 from lmms.train.batch.images import BadMediaError, image_patches
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.vision import Pictures, make_pictures
@@ -95,7 +96,7 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     groups = np.concatenate([recipe.groups(pack, place) for pack, place in zip(packs, places, strict=True)])
     pictures, masked = None, dict[int, str]()
     tower = recipe.tower
-    position_ids = family_of(recipe.family).positions(cu_seqlens, joined.media, tower.merge_size if tower else 1)
+    position_ids = family_of(recipe.family).positions(cu_seqlens, joined.media, tower)
     if tower is not None:
         rank_images = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
         patches, masked = _decode(packs, places, recipe, rank_images)
@@ -192,7 +193,11 @@ def _decode(
             if recipe.on_bad_media == "stop" and image not in rank_images:
                 continue
             try:
-                patches[image] = image_patches(data, m, set_recipe.vision)
+                patches[image] = (
+                    row_patches(data, m, m.row, set_recipe.vision)
+                    if m.row
+                    else image_patches(data, m, set_recipe.vision)
+                )
             except BadMediaError as error:
                 segment = pack.segment_of(m.start)
                 source, row = pack.samples[segment].tolist()
@@ -202,7 +207,9 @@ def _decode(
                         f"{fault}; set data.on_bad_media: mask to train without such conversations"
                     ) from error
                 masked.setdefault(first_segment + segment, fault)
-                patches[image] = np.zeros((np.prod(m.grid_thw), 3 * set_recipe.vision.patch_size**2), np.uint8)
+                frames = set_recipe.vision.temporal_patch_size if m.row else 1
+                shape = (np.prod(m.grid_thw), 3 * frames * set_recipe.vision.patch_size**2)
+                patches[image] = np.zeros(shape, np.uint8)
         first_segment += len(pack.lengths)
         first_image += len(pack.media)
     return patches, masked

@@ -28,8 +28,19 @@ class BadMediaError(Exception):
 def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.uint8]:
     """uint8 [patches, 3 * patch_size**2] of a still image, in the tower's order: squares to merge stand together.
 
-    The grid is the shard's: a record may ask for another size than the processor takes. Raises BadMediaError when the
-    bytes cannot be decoded or are not of the size that `media` states, TrainError when an extra is needed to decode.
+    The grid is the shard's: a record may ask for another size than the processor takes. Raises as `decoded` does.
+    """
+    _, rows, columns = media.grid_thw
+    size = columns * vision.patch_size, rows * vision.patch_size
+    resized = Image.fromarray(decoded(data, media)).resize(size, Image.Resampling.BICUBIC)
+    return cut_patches(np.asarray(resized)[np.newaxis], vision)
+
+
+def decoded(data: bytes, media: Media) -> npt.NDArray[np.uint8]:
+    """uint8 [height, width, 3] of an encoded picture, upright.
+
+    Raises BadMediaError when the bytes cannot be decoded or are not of the size that `media` states, TrainError when an
+    extra is needed to decode.
     """
     try:
         with strict_pillow(None), Image.open(BytesIO(data), formats=_formats(data)) as image:
@@ -41,20 +52,21 @@ def image_patches(data: bytes, media: Media, vision: Vision) -> npt.NDArray[np.u
         raise BadMediaError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
     if rgb.size != media.size:
         raise BadMediaError(f"the image is {_sides(rgb.size)} upright, the shard states {_sides(media.size)}")
-    _, rows, columns = media.grid_thw
-    resized = rgb.resize((columns * vision.patch_size, rows * vision.patch_size), Image.Resampling.BICUBIC)
-    return _patches(np.asarray(resized), vision)
+    return np.asarray(rgb)
 
 
-def normalised(patches: Tensor, constants: Tensor, temporal_patch_size: int) -> Tensor:
-    """float32 [patches, 3 * temporal_patch_size * patch_size**2] from uint8 patches of one frame.
+def normalised(patches: Tensor, constants: Tensor, temporal_patch_size: int, frames: int = 1) -> Tensor:
+    """float32 [patches, 3 * temporal_patch_size * patch_size**2] from uint8 patches of one frame, or of all frames.
 
-    Bit for bit the processor's `pixel_values` on the CPU. constants is pixel_constants(vision) on the same device.
+    Bit for bit the image processor's `pixel_values` on the CPU; the video processors multiply and divide in another
+    order, which changes the last bit. constants is pixel_constants(vision) on the same device. frames: of a patch.
     """
     full, mean, std = constants.unsqueeze(-1)
-    frame = (patches.view(len(patches), 3, -1).float() / full - mean) / std
-    frames: Tensor = frame.unsqueeze(2).expand(-1, -1, temporal_patch_size, -1)
-    return frames.reshape(len(patches), -1)
+    values = (patches.view(len(patches), 3, -1).float() / full - mean) / std
+    by_frame: Tensor = values.view(len(patches), 3, frames, -1)
+    if frames == 1:
+        by_frame = by_frame.expand(-1, -1, temporal_patch_size, -1)
+    return by_frame.reshape(len(patches), -1)
 
 
 def pixel_constants(vision: Vision) -> Tensor:
@@ -70,12 +82,15 @@ def _formats(data: bytes) -> tuple[str, ...]:
     return ("HEIF",)
 
 
-def _patches(pixels: npt.NDArray[np.uint8], vision: Vision) -> npt.NDArray[np.uint8]:
-    """[height, width, 3] -> [patches, 3 * p * p]: square by square of merged patches, channels first in each patch."""
-    height, width, _ = pixels.shape
+def cut_patches(pixels: npt.NDArray[np.uint8], vision: Vision) -> npt.NDArray[np.uint8]:
+    """[frames, height, width, 3] -> [patches, 3 * frames * p * p]: square by square of merged patches.
+
+    In each patch the channels stand first, then the frames.
+    """
+    frames, height, width, _ = pixels.shape
     p, m = vision.patch_size, vision.merge_size
-    squares = pixels.reshape(height // (p * m), m, p, width // (p * m), m, p, 3)
-    return squares.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3 * p * p)
+    squares = pixels.reshape(frames, height // (p * m), m, p, width // (p * m), m, p, 3)
+    return squares.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(-1, 3 * frames * p * p)
 
 
 def _sides(size: tuple[int, int]) -> str:

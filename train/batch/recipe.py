@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.loss_weight import LossWeight
+from lmms.configs.contract.loss_rule import LossWeight
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import ModelError
@@ -129,6 +129,8 @@ def loss_by_group(recipe: Recipe, groups: npt.NDArray[np.float64]) -> dict[str, 
 def _check_vision(manifest: Manifest, vision: Vision, hf_config: PretrainedConfig) -> None:
     config = hf_config.vision_config
     _check_fit("image_token_id", manifest.image_token_id, hf_config.image_token_id)
+    if manifest.video_token_id is not None:
+        _check_fit("video_token_id", manifest.video_token_id, hf_config.video_token_id)
     _check_fit("patch_size", vision.patch_size, config.patch_size)
     _check_fit("spatial_merge_size", vision.merge_size, config.spatial_merge_size)
     _check_fit("temporal_patch_size", vision.temporal_patch_size, config.temporal_patch_size)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lmms.configs.contract.pack import Media
+from lmms.train.batch.frames import repeated
 from lmms.train.batch.images import pixel_constants
 from lmms.train.batch.recipe import Recipe
 from lmms.train.families import images_of
@@ -21,7 +22,9 @@ class Pictures:
     """A tower's inputs for this rank's share of the images, and the rows of its tokens that features fill."""
 
     patches: Tensor
-    """uint8 [patches, 3 * patch_size**2]"""
+    """uint8 [patches, 3 * frames * patch_size**2]"""
+    frames: int
+    """Frames of each patch: 1 where all images are still, since a still image is the same in every frame."""
     pixel_constants: Tensor
     """float32 [3, 3], see images.pixel_constants"""
     grid_thw: Tensor
@@ -39,8 +42,8 @@ def make_pictures(
 ) -> Pictures:
     """The tower's inputs from each image's place in a sequence of `tokens` tokens, and from this rank's patches.
 
-    recipe: of a model with a tower. patches: image -> uint8 [patches, 3 * patch_size**2], of at least those of this
-    rank.
+    recipe: of a model with a tower. patches: image -> uint8 [patches, 3 * frames * patch_size**2], of at least those of
+    this rank; a row of a video counts as an image here.
     Without any image: one black image of a single merged patch, which fills no row. A rank without images runs the
     tower on this image when another rank has images.
     """
@@ -51,11 +54,17 @@ def make_pictures(
     m = vision.merge_size
     images = share_images(media, share.ranks)[share.index]
     black = np.zeros((m**2, 3 * vision.patch_size**2), np.uint8)
-    pixels = np.concatenate([patches[image] for image in images] or [black])
+    frames = vision.temporal_patch_size if any(media[image].row for image in images) else 1
+    shown = [
+        repeated(patches[image], frames) if frames > 1 and media[image].row is None else patches[image]
+        for image in images
+    ]
+    pixels = np.concatenate(shown or [black])
     grid_thw = torch.tensor([media[image].grid_thw for image in images] or [(1, m, m)], dtype=torch.int64)
     rows, exchange = exchange_of(media, tokens, share)
     return Pictures(
         patches=torch.from_numpy(pixels),
+        frames=frames,
         pixel_constants=pixel_constants(vision),
         grid_thw=grid_thw,
         rows=torch.from_numpy(rows),

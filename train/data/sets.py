@@ -11,7 +11,7 @@ import xxhash
 
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.hashing import mix64
-from lmms.configs.contract.loss_weight import TOTALS, LossWeight
+from lmms.configs.contract.loss_rule import TOTALS, LossWeight
 from lmms.configs.contract.manifest import Dataset, open_dataset
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.data import ShareConfig

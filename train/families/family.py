@@ -82,6 +82,8 @@ class Tower:
     """The blocks that attend within windows; the others attend over whole images."""
     position_side: int = 0
     """Side of the learned square of positions that is stretched over each image."""
+    tokens_per_second: int | None = None
+    """Positions of a second of video; None: a row of frames takes a position, whatever its time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,8 +111,8 @@ class Family:
     """Class of transformers that builds a model from its config."""
     parts: tuple[ModelPart, ...]
     """The parts in the order of the forward pass, the language model last; parts with blocks before it are towers."""
-    positions: Callable[[npt.NDArray[np.int64], Sequence[Media], int], npt.NDArray[np.int64]]
-    """(cu_seqlens int64 [segments + 1], media, merge size) to the position ids of T tokens, int64 [..., 1, T]."""
+    positions: Callable[[npt.NDArray[np.int64], Sequence[Media], "Tower | None"], npt.NDArray[np.int64]]
+    """(cu_seqlens int64 [segments + 1], media, tower) to the position ids of T tokens, int64 [..., 1, T]."""
     images: Images | None = None
     """None where the models read text only."""
     replacements: tuple[Callable[[Any], None], ...] = ()

@@ -29,6 +29,7 @@ def tower(hf_config: "PretrainedConfig") -> Tower:
         patch_size=config.patch_size,
         merge_size=config.spatial_merge_size,
         window_size=config.window_size,
+        tokens_per_second=config.tokens_per_second,
         windowed=tuple(block for block in range(config.depth) if block not in config.fullatt_block_indexes),
     )
 

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms.configs.contract.pack import Media
-from lmms.train.families.family import Family, ModelPart
+from lmms.train.families.family import Family, ModelPart, Tower
 
 
-def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], merge_size: int) -> npt.NDArray[np.int64]:
+def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], tower: Tower | None) -> npt.NDArray[np.int64]:
     """int64 [1, T] from cu_seqlens [segments + 1]: each token's place in its conversation."""
     starts = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
     return (np.arange(len(starts)) - starts)[np.newaxis]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids
 
-from lmms.configs.contract.pack import Media
+from lmms.configs.contract.pack import Media, Row
 from lmms.train.families.family import ModelPart, Tower, TowerInputs
 
 STACKED: Mapping[str, int] = {"qkv": 3}
@@ -48,21 +48,37 @@ def merger_part(*modules: str, norm: str, first: str, second: str) -> ModelPart:
     )
 
 
-def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], merge_size: int) -> npt.NDArray[np.int64]:
+def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], tower: Tower | None) -> npt.NDArray[np.int64]:
     """int64 [3, 1, T]: time, height and width of every token, from 0 in every conversation.
 
     Text moves all three on by 1 a token. The tokens of an image share one time and spread over height and width, and
-    what follows goes on after the image's longer side (mRoPE, arXiv 2409.12191 section 2.1).
+    what follows goes on after the image's longer side (mRoPE, arXiv 2409.12191 section 2.1). Rows of a video that
+    stand end to end share height and width, and their time goes on; rows with text between them are images.
     """
+    merge_size = tower.merge_size if tower else 1
     starts = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
     result = np.tile(np.arange(len(starts)) - starts, (3, 1))
     segment_ends = cu_seqlens[np.searchsorted(cu_seqlens, [m.start for m in media], side="right")]
+    first, before = 0, None
     for m, segment_end in zip(media, segment_ends.tolist(), strict=True):
         t, h, w = m.grid_thw[0], m.grid_thw[1] // merge_size, m.grid_thw[2] // merge_size
-        first = result[0, m.start]
+        goes_on = m.row is not None and m.row.number > 0 and before is not None and before.end == m.start
+        if not goes_on:
+            first = result[0, m.start]
         result[:, m.start : m.end] = first + np.indices((t, h, w)).reshape(3, -1)
-        result[:, m.end : segment_end] += max(h, w) - (m.end - m.start)
+        if goes_on and m.row:
+            result[0, m.start : m.end] += _row_time(m.row, tower)
+        # What follows goes on behind the longer side of the first row; the other rows take no more room.
+        result[:, m.end : segment_end] += (0 if goes_on else max(h, w)) - (m.end - m.start)
+        before = m
     return result[:, np.newaxis]
+
+
+def _row_time(row: Row, tower: Tower | None) -> int:
+    """Position in time of a row, from 0. The model multiplies in float32."""
+    if tower is None or tower.tokens_per_second is None:
+        return row.number
+    return int(np.float32(row.number) * (np.float32(tower.tokens_per_second) * np.float32(row.step)))
 
 
 def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:

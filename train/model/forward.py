@@ -78,7 +78,7 @@ def _with_images(
     hf: PreTrainedModel, embeddings: Tensor, pictures: Pictures, sequence_group: ProcessGroup | None
 ) -> tuple[Tensor, dict[str, object]]:
     """The embeddings with image features in their rows, and the features that deeper layers take."""
-    pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size)
+    pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size, pictures.frames)
     images, ((_, tower),) = images_of(hf.config.model_type), towers(hf)
     features, *deep = images.features(tower(pixels, grid_thw=pictures.grid_thw, **pictures.tower))
     if sequence_group is not None and pictures.exchange is not None:

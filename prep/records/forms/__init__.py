@@ -20,7 +20,7 @@ from lmms.prep.records.forms import (
     trl,
     veomni,
 )
-from lmms.prep.records.media_names import NAMES_OF_MEDIA
+from lmms.prep.records.media.names import NAMES_OF_MEDIA
 from lmms.prep.records.normal.fields import columns_of, pick_fields
 from lmms.prep.records.normal.form import Form, Normal
 from lmms.prep.records.normal.system_column import SYSTEM_COLUMNS, with_system_column

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation, system_used
 from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
-from lmms.prep.records.normal.turns import MEDIA_COLUMNS, check_counts, media, with_places
+from lmms.prep.records.normal.turns import MEDIA_COLUMNS, check_counts, media, with_places, with_video_places
 
 
 def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
@@ -17,6 +17,7 @@ def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
         if isinstance(message["content"], str):
             message["content"] = with_places(message["content"])
     entries = media(record)
+    messages = [with_video_places(message, entries) for message in messages]
     check_counts(messages, entries)
     read = (*LISTS, *system_used(places), *MEDIA_COLUMNS)
     return Normal(renamed(record, read, messages=messages, **entries), places)

@@ -47,7 +47,7 @@ def _stated(record: Mapping[str, Any]) -> Size | None:
     width, height = record.get("width"), record.get("height")
     if width is None and height is None:
         return None
-    if not all(isinstance(side, int | float) and side >= 1 and side == int(side) for side in (width, height)):
+    if not all(isinstance(side, int | float) and side >= 1 and side % 1 == 0 for side in (width, height)):
         raise Reject("bad_box", f"width {width!r} and height {height!r}; expected whole numbers above 0", "width")
     return int(width), int(height)  # type: ignore[arg-type]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.absent import is_absent, is_blank, is_null_image
+from lmms.prep.records.media.pictures import json_list
 from lmms.prep.records.parts import IMAGE_KEYS
-from lmms.prep.records.pictures import json_list
 from lmms.prep.records.strict_json import kind_of, parse_json, parse_line
 from lmms.prep.reject import Reject
 
@@ -91,20 +91,29 @@ def with_places(text: str) -> str | list[dict[str, str]]:
     return [part for part in parts if part.get("text") != ""]
 
 
+def with_video_places(message: dict[str, Any], entries: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """The message with tags of pictures as places of videos, in a record of videos alone, as in LLaVA-Video."""
+    if not entries.get("videos") or entries.get("images") or not isinstance(message["content"], list):
+        return message
+    return {
+        **message,
+        "content": [{"type": "video"} if part == {"type": "image"} else part for part in message["content"]],
+    }
+
+
 def check_counts(messages: list[dict[str, Any]], entries: Mapping[str, list[Any]]) -> None:
-    """Reject if the tags of pictures are not as many as the pictures."""
+    """Reject if the tags of pictures are not as many as the pictures, or those of videos not as many as the videos."""
     parts = [part for m in messages if isinstance(m["content"], list) for part in m["content"]]
-    tags = sum(map(_is_place, parts))
-    pictures = len(entries.get("images", []))
-    if tags != pictures and not entries.get("videos"):
-        message = f"{tags} tags <image> in the text, {pictures} pictures beside it"
-        raise Reject("count_mismatch", message, "images")
+    for kind, column, noun in (("image", "images", "pictures"), ("video", "videos", "videos")):
+        tags, given = sum(_is_place(part, kind) for part in parts), len(entries.get(column, []))
+        if tags != given:
+            raise Reject("count_mismatch", f"{tags} tags <{kind}> in the text, {given} {noun} beside it", column)
 
 
-def _is_place(part: Any) -> bool:
-    """Whether a part is the place of a picture that stands in a column."""
-    is_picture = isinstance(part, Mapping) and part.get("type") == "image"
-    return is_picture and all(is_null_image(part.get(key)) for key in IMAGE_KEYS)
+def _is_place(part: Any, kind: str) -> bool:
+    """Whether a part is the place of a picture or video that stands in a column."""
+    is_of_kind = isinstance(part, Mapping) and part.get("type") == kind
+    return is_of_kind and all(is_null_image(part.get(key)) for key in (*IMAGE_KEYS, kind))
 
 
 def calls_of(text: Any, place: str) -> dict[str, Any]:

@@ -11,6 +11,6 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": text.FAMILY,
     "qwen2_vl": vision.FAMILY,
     "qwen2_5_vl": replace(vision.FAMILY, coords="absolute"),
-    "qwen3_vl": vision.FAMILY,
+    "qwen3_vl": replace(vision.FAMILY, clip=vision.rows_with_times),
 }
 """model_type of config.json -> family."""

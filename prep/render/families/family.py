@@ -1,6 +1,6 @@
 """What differs from one family's chat template to the next, as one frozen value."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class Family:
     """SHA-256 of published chat templates that print plain texts as they are, see outline.py -> their models."""
     image_around: tuple[str, str] | None = None
     """The special tokens that the template puts before and behind a picture."""
+    clip: Callable[[Sequence[float]], list[str]] | None = None
+    """The times of a video's rows -> what takes the place of its placeholder: text, control token, ..., text."""
 
 
 def other_keys(message: Message) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from lmms.configs.contract.loss_weight import TOTALS, LossWeight, span_weights, total_weights
+from lmms.configs.contract.loss_rule import TOTALS, LossWeight
+from lmms.configs.contract.loss_weight import span_weights, total_weights
 from lmms.configs.contract.pack import PACK_TABLE, Pack, join_packs
 
 RULES: tuple[LossWeight, ...] = get_args(LossWeight)

@@ -138,7 +138,13 @@ def test_no_flipped_bit_of_the_manifest_goes_unseen(folder: Path) -> None:
             read_manifest(LocalStore(folder))
 
 
-@pytest.mark.parametrize("content", [b"[]", b"7", b'"text"', b"null", b"{}", b"\xff"])
+def test_half_of_a_surrogate_pair_in_a_manifest_is_damage(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"packing": "', '"packing": "\\ud800', 1))
+    assert f"{path} is damaged" in refused(folder)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"7", b'"text"', b"null", b"{}", b"\xff", b"[" * 100_000])
 def test_json_that_is_no_manifest_is_refused(content: bytes, folder: Path) -> None:
     (folder / "manifest.json").write_bytes(content)
     assert f"{folder / 'manifest.json'} is damaged" in refused(folder)

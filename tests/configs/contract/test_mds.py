@@ -235,6 +235,8 @@ def damaged_index(**changes: Any) -> bytes:
         (damaged_index(raw_data=None), "is damaged"),
         (damaged_index(raw_data={"basename": "a", "bytes": 1, "hashes": []}), "is damaged"),
         (damaged_index(column_names=["one"]), "is damaged"),
+        (damaged_index(samples=float("inf")), "is damaged"),
+        (b"[" * 100_000, "is damaged"),
         (damaged_index(compression="zstd"), "compression 'zstd'; expected uncompressed"),
         (
             damaged_index(raw_data={"basename": "../a", "bytes": 1, "hashes": {}}),

@@ -137,4 +137,4 @@ def test_a_misspelled_key_is_refused_with_the_nearest(key: Key) -> None:
     misspelled = Key(key.root, (*key.path[:place], word + "x"), key.hint)
     message = misspelled.refusal(1)
     assert f"unknown key {'.'.join((*key.name.split('.')[:-1], word + 'x'))!r}" in message.replace("[0]", "")
-    assert f"did you mean {word!r}" in message
+    assert f"did you mean {'.'.join((*key.name.split('.')[:-1], word))!r}" in message.replace("[0]", "")

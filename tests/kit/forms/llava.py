@@ -37,6 +37,6 @@ EXAMPLES: Examples = [
     ({"image": "a.jpg", "conversations": said("<image>\nLocate it", '{\n"bbox_2d": [1, 2, 3, 4]\n}')},
      [(U, [IMAGE, "\nLocate it"]), (A, '{\n"bbox_2d": [1, 2, 3, 4]\n}')]),
     ({"video": "a.mp4", "conversations": said("<video>\na", "b")}, [(U, [("video",), "\na"]), (A, "b")]),
-    ({"video": "a.mp4", "conversations": said("<image>\na", "b")}, [(U, [IMAGE, "\na"]), (A, "b")]),
+    ({"video": "a.mp4", "conversations": said("<image>\na", "b")}, [(U, [("video",), "\na"]), (A, "b")]),
     ({"image": "a.jpg", "conversations": json.dumps(said("<image>a", "b"))}, [(U, [IMAGE, "a"]), (A, "b")]),
 ]  # fmt: skip

@@ -74,7 +74,7 @@ EXAMPLES: Examples = [
     ({"source": "wikihow_ct_0904", "conversations": said("a", "b", "<image>\nc", "d"), "images": ["a.jpg"]},
      [(U, "a"), (A, "b"), (U, [IMAGE, "\nc"]), (A, "d")]),
     ({"source": "LLaVA-Video-178K", "conversations": said("<image>\na", "b"), "videos": ["a.mp4"]},
-     [(U, [IMAGE, "\na"]), (A, "b")]),
+     [(U, [("video",), "\na"]), (A, "b")]),
     ({"source": "VoiceAssistant", "conversations": said("<audio>", "b"), "audios": ["a.wav"]},
      [(U, [("audio",)]), (A, "b")]),
     ({"source": "seed_edit", "conversations": said("<image>a", "<image>"), "images": [b"x", b"y"]},

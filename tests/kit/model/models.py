@@ -1,8 +1,8 @@
 """Tiny models of every family, and packs for them with real encoded images."""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from lmms.train.model.flops import model_cost
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora, init_lora
 from lmms.train.optim.groups import set_trained
+from tests.kit.model.clips import Clip, clip_rows
 
 FAMILIES = ("qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 VISION_FAMILIES = FAMILIES[2:]
@@ -114,7 +115,11 @@ def tiny_recipe(family: str, on_bad_media: str = "stop", by: str = "set", sets: 
     one = SetRecipe(
         vision=TINY_VISION if has_vision else None,
         limits=PackLimits(
-            seq_len=4096, max_patches=4096, image_token_id=IMAGE_TOKEN if has_vision else None, merge_size=2
+            seq_len=4096,
+            max_patches=4096,
+            image_token_id=IMAGE_TOKEN if has_vision else None,
+            merge_size=2,
+            video_token_id=VIDEO_TOKEN if has_vision else None,
         ),
         sources=("first.jsonl", "second.jsonl"),
     )
@@ -148,11 +153,11 @@ def tiny_model(
 
 @dataclass(frozen=True)
 class Talk:
-    """A conversation for `make_pack`: ids, target spans with weights, and an encoded image for each placeholder run."""
+    """A conversation for `make_pack`: ids, target spans with weights, and its encoded images and videos in order."""
 
     ids: tuple[int, ...]
     targets: tuple[tuple[int, int, float], ...]
-    images: tuple[bytes, ...] = ()
+    images: tuple[bytes | Clip, ...] = ()
     sample: tuple[int, int] = (0, 0)
 
 
@@ -169,19 +174,33 @@ def picture(seed: int, width: int = 24, height: int = 16) -> bytes:
     return file.getvalue()
 
 
-def talk(seed: int, length: int, images: Sequence[bytes] = (), row: int = 0) -> Talk:
-    """A random conversation: an image early on for each of `images`, two target spans of different weight."""
+def talk(seed: int, length: int, images: Sequence[bytes | Clip] = (), row: int = 0) -> Talk:
+    """A random conversation: an image or video early on for each of `images`, two target spans of different weight."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, FIRST_SPECIAL, 2).tolist()
-    for data in images:
-        size = Image.open(io.BytesIO(data)).size
-        tokens = grid_tokens(image_grid(size[1], size[0], TINY_VISION), TINY_VISION.merge_size)
-        ids += [VISION_START, *[IMAGE_TOKEN] * tokens, VISION_END, int(rng.integers(0, FIRST_SPECIAL))]
+    for shown in images:
+        placeholders = []
+        for media, _ in _media_of(shown):
+            row_ids = [IMAGE_TOKEN if media.row is None else VIDEO_TOKEN] * (media.end - media.start)
+            time = [int(rng.integers(0, FIRST_SPECIAL)), VISION_START, *row_ids, VISION_END]
+            placeholders += time if isinstance(shown, Clip) and shown.has_times else row_ids
+        ids += [VISION_START, *placeholders, VISION_END, int(rng.integers(0, FIRST_SPECIAL))]
     start = len(ids)
     ids += rng.integers(0, FIRST_SPECIAL, length).tolist()
     middle = start + length // 2
     spans = ((start + 1, middle, 1.0), (middle + 1, len(ids), 0.5))
     return Talk(tuple(ids), spans, tuple(images), (seed % 2, row))
+
+
+def _media_of(image: bytes | Clip) -> Iterator[tuple[Media, bytes]]:
+    """The entry of an image, or those of a video's rows, at place 0, with their bytes."""
+    if isinstance(image, Clip):
+        yield from clip_rows(image, TINY_VISION)
+    else:
+        width, height = Image.open(io.BytesIO(image)).size
+        grid = image_grid(height, width, TINY_VISION)
+        tokens = grid_tokens(grid, TINY_VISION.merge_size)
+        yield Media("image", 0, tokens, (width, height), grid, len(image)), image
 
 
 def make_pack(talks: Sequence[Talk]) -> Pack:
@@ -190,13 +209,11 @@ def make_pack(talks: Sequence[Talk]) -> Pack:
     media, data = [], b""
     for t, start in zip(talks, starts.tolist(), strict=False):
         at = 0
-        for image in t.images:
-            width, height = Image.open(io.BytesIO(image)).size
-            grid = image_grid(height, width, TINY_VISION)
-            at = t.ids.index(IMAGE_TOKEN, at)
-            end = at + grid_tokens(grid, TINY_VISION.merge_size)
-            media.append(Media("image", start + at, start + end, (width, height), grid, len(image)))
-            data += image
+        for m, shown in (each for image in t.images for each in _media_of(image)):
+            at = t.ids.index(IMAGE_TOKEN if m.row is None else VIDEO_TOKEN, at)
+            end = at + m.end - m.start
+            media.append(replace(m, start=start + at, end=start + end))
+            data += shown
             at = end
     spans = [
         (start + a, start + b, w) for t, start in zip(talks, starts.tolist(), strict=False) for a, b, w in t.targets
@@ -233,6 +250,7 @@ def manifest_of(family: str) -> Manifest:
         seq_len=4096,
         max_patches=4096,
         image_token_id=IMAGE_TOKEN if has_vision else None,
+        video_token_id=VIDEO_TOKEN if has_vision else None,
         vision=TINY_VISION if has_vision else None,
         packing="none",
         fingerprints={},

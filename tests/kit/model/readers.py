@@ -41,7 +41,7 @@ def inputs_of(family: str, batch: Batch) -> dict[str, torch.Tensor]:
     vision = batch.vision
     return {
         "input_ids": batch.input_ids,
-        "pixel_values": normalised(vision.patches, vision.pixel_constants, vision.temporal_patch_size),
+        "pixel_values": normalised(vision.patches, vision.pixel_constants, vision.temporal_patch_size, vision.frames),
         "image_grid_thw": vision.grid_thw,
         "mm_token_type_ids": (batch.input_ids == tiny_config(family).image_token_id).int(),
     }

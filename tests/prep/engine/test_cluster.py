@@ -22,9 +22,10 @@ from lmms.configs.errors import BuildError, ConfigError, SourceError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
+from lmms.prep.build_report import REPORT_NAME
 from lmms.prep.engine import cluster
 from lmms.prep.engine.cluster import Call, ray_cluster, tasks_on_ray
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 from tests.kit.records import write_records
 from tests.kit.stores.servers import s3_server
 
@@ -59,10 +60,6 @@ def settings(folder: Path, out: str, **more: Any) -> PrepConfig:
     values = {"seq_len": 512, "max_rejects": 0.5, "workers": 0, "shard_bytes": 2**20, **more}
     values.setdefault("sources", (str(folder / "data"),))
     return PrepConfig(model=str(tiny_model_folder(folder)), out=out, **values)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def talk(question: str, answer: object) -> dict[str, Any]:
@@ -105,8 +102,8 @@ def test_a_build_that_loses_a_node_has_the_bytes_of_a_build_on_one_machine(tmp_p
     build_shards(replace(config, out=str(tmp_path / "ray"), engine="ray"), records=memory)
     thread.join()
     assert lost_with_work == [True]
-    assert files(tmp_path / "ray") == files(tmp_path / "local")
-    assert files(tmp_path / "ray-eval") == files(tmp_path / "local-eval")
+    assert shard_files(tmp_path / "ray") == shard_files(tmp_path / "local")
+    assert shard_files(tmp_path / "ray-eval") == shard_files(tmp_path / "local-eval")
 
 
 def test_a_build_on_a_cluster_goes_on_from_what_is_kept_and_writes_to_a_bucket(tmp_path: Path, nodes: Any) -> None:
@@ -117,8 +114,8 @@ def test_a_build_on_a_cluster_goes_on_from_what_is_kept_and_writes_to_a_bucket(t
     assert len(kept) == 3
     build_shards(replace(local, out="s3://bucket/out", work=str(tmp_path / "work"), engine="ray"))
     store = from_url("s3://bucket/out")
-    names = [entry["path"] for entry in obstore.list_with_delimiter(store)["objects"]]
-    assert {name: bytes(obstore.get(store, name).bytes()) for name in names} == files(tmp_path / "local")
+    names = [entry["path"] for entry in obstore.list_with_delimiter(store)["objects"] if entry["path"] != REPORT_NAME]
+    assert {name: bytes(obstore.get(store, name).bytes()) for name in names} == shard_files(tmp_path / "local")
     assert {file: file.stat().st_ino for file in (tmp_path / "store").rglob("*.npz")} == kept
 
 
@@ -140,7 +137,7 @@ def test_a_build_of_which_the_driver_is_killed_goes_on_to_the_same_bytes(tmp_pat
     build_shards(config)
     assert {file: file.stat().st_ino for file in kept} == made
     build_shards(replace(config, out=str(tmp_path / "local"), engine="local", store="none"))
-    assert files(tmp_path / "out") == files(tmp_path / "local")
+    assert shard_files(tmp_path / "out") == shard_files(tmp_path / "local")
 
 
 def test_a_damaged_file_ends_the_build_with_its_name(tmp_path: Path, nodes: Any) -> None:

@@ -17,7 +17,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep import first_pass
 from lmms.prep.build import build_shards
 from lmms.prep.rows import chunk as chunks
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 from tests.kit.records import write_records
 
 
@@ -25,10 +25,6 @@ def settings(folder: Path, out: str, **more: Any) -> PrepConfig:
     model = str(tiny_model_folder(folder))
     values = {"seq_len": 512, "max_rejects": 0.5, "workers": 0, "store": str(folder / "store"), **more}
     return PrepConfig(sources=(str(folder / "data"),), model=model, out=str(folder / out), **values)
-
-
-def files(out: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(Path(out).iterdir())}
 
 
 def chunks_made(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -45,7 +41,7 @@ def chunks_made(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> int:
         build_shards(config)
     again = replace(config, out=config.out + "-again", store="none")
     build_shards(again)
-    assert files(config.out) == files(again.out)
+    assert shard_files(config.out) == shard_files(again.out)
     return len(made)
 
 
@@ -120,6 +116,17 @@ def test_what_is_damaged_is_made_again(
     assert chunks_made(settings(tmp_path, "again"), monkeypatch) == 1
 
 
+@pytest.mark.parametrize("ending", [".npz", ".samples"])
+def test_the_file_of_another_chunk_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    write_records(tmp_path / "data", 60)
+    chunks_made(settings(tmp_path, "first"), monkeypatch)
+    one, other = (tmp_path / "store").rglob(f"*{ending}")
+    content = other.read_bytes()
+    one.unlink()
+    one.write_bytes(content)
+    assert chunks_made(settings(tmp_path, "again"), monkeypatch) == 1
+
+
 def test_a_store_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_records(tmp_path / "data", 60)
     (tmp_path / "store").write_text("a file")
@@ -158,4 +165,4 @@ def test_a_build_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path, worke
     build_shards(replace(config, workers=0, store=str(store)))
     assert {file: file.stat().st_ino for file in kept} == made
     build_shards(replace(config, workers=0, out=str(tmp_path / "undisturbed"), store="none"))
-    assert files(config.out) == files(str(tmp_path / "undisturbed"))
+    assert shard_files(config.out) == shard_files(str(tmp_path / "undisturbed"))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lmms.configs.errors import BuildError, SourceError
-from lmms.prep.engine.processes import map_ordered
+from lmms.prep.engine.processes import map_ordered, step_begun
 
 
 def nothing() -> None:
@@ -28,6 +29,23 @@ def slow_if_even(task: int) -> tuple[int, int]:
 def die(how: signal.Signals, task: int) -> int:
     if task == 3:
         os.kill(os.getpid(), how)
+    return task
+
+
+def die_once(folder: Path, task: int) -> int:
+    step_begun(10 * task)
+    if task in (3, 4) and not (folder / str(task)).exists():
+        (folder / str(task)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def take_memory(task: int) -> int:
+    """A task that needs a gigabyte more than there is, and one that has enough."""
+    if task == 1:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+        return len(bytes(2**30))
     return task
 
 
@@ -64,8 +82,40 @@ def test_only_a_few_tasks_are_taken_ahead() -> None:
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_dead_worker_is_named_with_its_task_and_its_signal(how: signal.Signals, said: str, workers: int) -> None:
-    with pytest.raises(BuildError, match=rf"a worker process was ended by {said}.*row 3 of a\.jsonl"):
+    with pytest.raises(BuildError, match=rf"a worker process was ended by {said}.*row 3 of a\.jsonl, and the . before"):
         list(map_ordered(partial(die, how), range(8), workers, nothing, name_of))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_task_of_a_dead_worker_is_done_by_a_new_process(workers: int, tmp_path: Path) -> None:
+    told: list[tuple[int, str, int | None]] = []
+
+    def again(task: int, how: str, step: int | None) -> int:
+        told.append((task, how[:20], step))
+        return task
+
+    results = list(map_ordered(partial(die_once, tmp_path), range(9), workers, nothing, name_of, again))
+    assert results == list(range(9))
+    assert sorted(told) == [(3, "was ended by SIGKILL", 30), (4, "was ended by SIGKILL", 40)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs /proc, which only Linux has")
+def test_a_worker_without_memory_dies_and_its_task_may_become_another() -> None:
+    told: list[str] = []
+
+    def again(task: int, how: str, step: int | None) -> int:
+        told.append(how)
+        return 100
+
+    assert list(map_ordered(take_memory, range(3), 2, nothing, name_of, again)) == [0, 100, 2]
+    assert told == ["ran out of memory (fewer workers need less)"]
+
+
+def test_an_idle_worker_that_dies_is_no_fault() -> None:
+    with closing(map_ordered(slow_if_even, range(40), 2, nothing, name_of)) as results:
+        _, pid = next(results)
+        os.kill(pid, signal.SIGKILL)
+        assert [task for task, _ in results] == list(range(1, 40))
 
 
 def test_a_worker_that_cannot_start_says_what_to_do() -> None:

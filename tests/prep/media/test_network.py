@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from lmms.prep.media.network import Network, fetch_image, is_public
+from lmms.prep.media.network import Network, fetch_media, is_public
 from lmms.prep.media.read import ImageRef, read_image
 from lmms.prep.reject import REASONS, Reject
 
@@ -91,7 +91,7 @@ OPEN = Network(resolve=to_loopback, is_allowed=lambda address: address == "127.0
 
 def rejection(address: str, network: Network, max_bytes: int = 1000) -> Reject:
     with pytest.raises(Reject) as caught:
-        fetch_image(address, network, max_bytes)
+        fetch_media(address, network, max_bytes)
     assert caught.value.reason in REASONS
     return caught.value
 
@@ -99,9 +99,9 @@ def rejection(address: str, network: Network, max_bytes: int = 1000) -> Reject:
 def test_a_picture_is_fetched_from_the_address_that_was_checked(port: int) -> None:
     """No resolver knows the name: the connection goes where the check went, under the name of the host."""
     address = f"http://pictures.invalid:{port}/picture%20a.jpg"
-    assert fetch_image(address, OPEN, 1000) == PICTURE
-    assert fetch_image(f"HTTP://pictures.invalid:{port}/picture a.jpg", OPEN, 1000) == PICTURE
-    assert fetch_image(f"http://pictures.invalid:{port}/redirect?to=/picture%20a.jpg", OPEN, 1000) == PICTURE
+    assert fetch_media(address, OPEN, 1000) == PICTURE
+    assert fetch_media(f"HTTP://pictures.invalid:{port}/picture a.jpg", OPEN, 1000) == PICTURE
+    assert fetch_media(f"http://pictures.invalid:{port}/redirect?to=/picture%20a.jpg", OPEN, 1000) == PICTURE
     assert set(_Pictures.hosts) == {f"pictures.invalid:{port}"}
     assert read_image(ImageRef("url", address), (Path(),), network=OPEN) == PICTURE
     with pytest.raises(Reject, match="or set allow_network") as caught:
@@ -118,7 +118,7 @@ def test_a_name_is_resolved_once_for_each_request(port: int) -> None:
         return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.2"]
 
     network = Network(resolve=changing, is_allowed=OPEN.is_allowed)
-    assert fetch_image(f"http://a.invalid:{port}/picture%20a.jpg", network, 1000) == PICTURE
+    assert fetch_media(f"http://a.invalid:{port}/picture%20a.jpg", network, 1000) == PICTURE
     assert asked == ["a.invalid"]
     asked.clear()
     found = rejection(f"http://a.invalid:{port}/redirect?to=http://b.invalid/", network)
@@ -187,7 +187,7 @@ def test_https_is_held_to_the_name_of_the_host(tmp_path: Path, monkeypatch: pyte
         path = f"{port}/picture%20a.jpg"
         assert "CERTIFICATE_VERIFY_FAILED" in rejection(f"https://pictures.invalid:{path}", OPEN).message
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
-        assert fetch_image(f"https://pictures.invalid:{path}", OPEN, 1000) == PICTURE
+        assert fetch_media(f"https://pictures.invalid:{path}", OPEN, 1000) == PICTURE
         assert "Hostname mismatch" in rejection(f"https://other.invalid:{path}", OPEN).message
     assert _Pictures.hosts == [f"pictures.invalid:{port}"]
 

@@ -1,4 +1,4 @@
-"""The size that a part asks for: the rule of qwen_vl_utils' fetch_image, then the processor's own."""
+"""The size that a part asks for: the rule of qwen_vl_utils' fetch_media, then the processor's own."""
 
 from pathlib import Path
 from typing import Any

@@ -15,7 +15,7 @@ from tests.kit.forms.read import reading, rejected, turns
 from tests.kit.forms.table import EXAMPLES, ROWS
 from tests.kit.forms.turns import CALL, IMAGE, A, Turn, chat, said
 
-LATER = {".mp4": "later_video", ".wav": "later_audio"}
+LATER = {".wav": "later_audio"}
 
 
 @pytest.mark.parametrize(("form", "record", "expected"), ROWS)

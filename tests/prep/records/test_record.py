@@ -25,6 +25,10 @@ def image_turn(*parts: Any) -> dict[str, Any]:
     return {"role": "user", "content": list(parts)}
 
 
+def video_part(**asks: Any) -> dict[str, Any]:
+    return {"type": "video", "video": "a.mp4", **asks}
+
+
 def rejected(value: Any) -> Reject:
     with pytest.raises(Reject) as caught:
         parse_record(value)
@@ -78,7 +82,8 @@ def test_a_surrogate_pair_is_one_character() -> None:
         (conversation(tools=["no json"]), "invalid_json", "tools[0]"),
         (conversation(tools=[{"name": "f"}], functions=[{"name": "f"}]), "bad_tools", "tools"),
         (conversation(chat_template_kwargs=[1]), "bad_template_option", "chat_template_kwargs"),
-        (conversation(videos=["a.mp4"]), "later_video", "videos"),
+        (conversation(videos=["a.mp4"]), "count_mismatch", "videos"),
+        (conversation(video="a.mp4"), "unread_media", "video"),
         (conversation("hello"), "message_not_object", "messages[0]"),
         (conversation({"content": "a"}), "missing_role", "messages[0]"),
         (conversation({"role": "User", "content": "a"}), "unknown_role", "messages[0]"),
@@ -103,7 +108,17 @@ def test_a_surrogate_pair_is_one_character() -> None:
         (conversation(image_turn("text")), "part_not_object", "messages[0].content[0]"),
         (conversation(image_turn({"type": "text"})), "part_missing_field", "messages[0].content[0]"),
         (conversation(image_turn({"type": "img", "image": "a"})), "unknown_part_type", "messages[0].content[0]"),
-        (conversation(image_turn({"type": "video", "video": "a"})), "later_video", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "video"})), "count_mismatch", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "video", "url": "a"})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "video", "video": []})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "video_url"})), "part_missing_field", "messages[0].content[0]"),
+        (conversation(image_turn(video_part(fps=1, nframes=2))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(video_part(fps=-1))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(video_part(nframes=2.5))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(video_part(video_start=3, video_end=3))), "bad_range", "messages[0].content[0]"),
+        (conversation(image_turn(video_part(min_frames=8, max_frames=4))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(video_part(sample_fps=2))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn({**video_part(fps=2), "video": ["a.jpg"]})), "bad_part", "messages[0].content[0]"),
         (conversation(image_turn({"type": ["text"]})), "unknown_part_type", "messages[0].content[0]"),
         (conversation({"role": {}, "content": "a"}), "unknown_role", "messages[0]"),
         (conversation(image_turn({"type": "input_audio"})), "later_audio", "messages[0].content[0]"),

@@ -34,7 +34,7 @@ TEXTS = st.lists(PIECES, max_size=30).map("".join)
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return load_encoder(DEMO_MODEL / "tokenizer.json", fast=True)
+    return load_encoder(DEMO_MODEL / "tokenizer.json")
 
 
 @settings(max_examples=300, deadline=None)
@@ -71,7 +71,7 @@ def test_other_ids_of_the_fast_tokenizer_stop_the_build_with_advice(encoder: Enc
 
 @pytest.mark.parametrize("name", ["qwen2.5-text", "qwen3-vl"])
 def test_the_fast_tokenizer_is_used_for_the_real_models(name: str, model_folders: dict[str, Path]) -> None:
-    encoder = load_encoder(model_folders[name] / "tokenizer.json", fast=True)
+    encoder = load_encoder(model_folders[name] / "tokenizer.json")
     text = "Na\u00efve caf\u00e9: 12,345 \u4e2d\u6587\n\n<|im_end|><think>"
     assert encoder.fast is not None
     assert encode_texts(encoder, [text]).ids.tolist() == encoder.exact.encode(text, add_special_tokens=False).ids
@@ -80,7 +80,7 @@ def test_the_fast_tokenizer_is_used_for_the_real_models(name: str, model_folders
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer\.json is not a tokenizer that can be loaded"):
-        load_encoder(tmp_path / "tokenizer.json", fast=True)
+        load_encoder(tmp_path / "tokenizer.json")
 
 
 def test_without_the_package_or_where_it_differs_the_models_tokenizer_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +92,6 @@ def test_without_the_package_or_where_it_differs_the_models_tokenizer_is_used(mo
             return WrongTokenizer()
 
     monkeypatch.setattr(fastokens, "Tokenizer", Wrong)
-    assert load_encoder(DEMO_MODEL / "tokenizer.json", fast=True).fast is None
+    assert load_encoder(DEMO_MODEL / "tokenizer.json").fast is None
     monkeypatch.setitem(__import__("sys").modules, "fastokens", None)
-    assert load_encoder(DEMO_MODEL / "tokenizer.json", fast=True).fast is None
+    assert load_encoder(DEMO_MODEL / "tokenizer.json").fast is None

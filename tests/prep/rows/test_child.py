@@ -57,6 +57,48 @@ def test_a_new_child_reads_on_after_a_death(tmp_path: Path, monkeypatch: pytest.
     assert [process.poll() is not None for process in children] == [True, True]
 
 
+@pytest.mark.parametrize("kills", [1, 2, 3])
+def test_a_child_that_is_killed_is_started_again_and_reads_on(
+    kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pl.DataFrame({"messages": [f"[{i}]" for i in range(2000)]}).write_parquet(tmp_path / "a.parquet")
+    started: list[subprocess.Popen[bytes]] = []
+    start = child._start
+    code = """
+import os, signal
+from lmms.prep.rows import child, tables
+read = tables.read_table
+def killed(*arguments):
+    for number, part in enumerate(read(*arguments)):
+        yield part
+        if number == 1:
+            child.os.kill(os.getpid(), signal.SIGKILL)
+tables.read_table = killed
+child.serve()
+"""
+
+    def start_and_kill(stderr: IO[bytes]) -> "subprocess.Popen[bytes]":
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-u", "-c", code]
+        started.append(
+            start(stderr)
+            if len(started) >= kills
+            else subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, process_group=0)
+        )
+        return started[-1]
+
+    monkeypatch.setattr(child, "_start", start_and_kill)
+    with table_reader() as read_table:
+        answers = read_table("parquet", tmp_path / "a.parquet", ("messages",), None)
+        if kills > 2:
+            with pytest.raises(OSError, match="was ended by SIGKILL"):
+                list(answers)
+        else:
+            rows = [row["messages"] for part, _ in answers for row in part.unpack()]
+            assert rows == [f"[{i}]" for i in range(2000)]
+            assert len(started) == kills + 1
+
+
 def test_memory_that_ran_out_is_said_to_have() -> None:
     assert "when memory runs out" in how_ended(-9)
 

@@ -85,3 +85,16 @@ def test_a_record_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypat
 def test_a_list_of_records_is_told_from_other_json(text: str, expected: bool, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     assert holds_records(tmp_path / "a.json") == expected
+
+
+@pytest.mark.parametrize("between", ["\n", " \r\n\r\n\t", "\n\n\n"])
+def test_objects_over_several_lines_one_behind_the_other_are_an_error_that_says_so(
+    between: str, tmp_path: Path
+) -> None:
+    one = json.dumps({"a": "}\n{ } {", "b": {"c": [{}, {}]}}, indent=2)
+    file = tmp_path / "a.json"
+    file.write_text(one)
+    assert texts(file) == [one.encode()]
+    file.write_text(one + between + one + "\n")
+    with pytest.raises(SourceError, match=r"a\.json holds several JSON objects.*jq -s"):
+        texts(file)

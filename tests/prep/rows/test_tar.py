@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 
 from lmms.configs.errors import SourceError
+from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.chunks import chunk_values, read_chunks
+from lmms.prep.first_records import read_records
+from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
 from lmms.prep.sources import find_sources
 
@@ -85,3 +89,34 @@ def test_a_header_that_is_damaged_in_the_middle_is_an_error(tmp_path: Path) -> N
     file.write_bytes(data)
     with pytest.raises(SourceError, match=r"a\.tar: .*a header is damaged"):
         values(file)
+
+
+def read(file: Path, **settings: Any) -> list[Any]:
+    return [record for _, _, record in read_records([SourceConfig(path=str(file), **settings)])]
+
+
+def test_pictures_with_captions_are_read_with_the_settings_that_the_error_names(tmp_path: Path) -> None:
+    captions: dict[str, Any] = {
+        name: content
+        for i in range(20)
+        for name, content in ((f"{i}.jpg", b"JPEG"), (f"{i}.txt", f"a dog {i}".encode()))
+    }
+    advice = r"form: veomni and fields: \{conversations: txt\}"
+    with pytest.raises(SourceError, match=rf"columns images, txt; .*{advice}"):
+        read(write(tmp_path / "a.tar", captions))
+    (first, *_) = read(tmp_path / "a.tar", form="veomni", fields={"conversations": "txt"})
+    assert isinstance(first, Record)
+    assert [(turn.role, len(turn.images)) for turn in first.messages] == [("user", 1), ("assistant", 0)]
+    assert first.messages[1].text == "a dog 0"
+    turns = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+    mixed = write(tmp_path / "mixed.tar", {f"{i:03d}.json": turns for i in range(20)} | captions)
+    rejects = [record for record in read(mixed) if isinstance(record, Reject)]
+    assert len(rejects) == 20
+    assert re.search(advice, rejects[0].message)
+
+
+def test_texts_of_a_tar_file_are_read_with_the_settings_that_the_error_names(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tar", {f"{i}.txt": b"words" for i in range(20)})
+    with pytest.raises(SourceError, match=r"form: text and fields: \{text: txt\}"):
+        read(file)
+    assert len(read(file, form="text", fields={"text": "txt"})) == 20

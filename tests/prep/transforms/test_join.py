@@ -17,7 +17,7 @@ from lmms.prep.build import build_shards
 from lmms.prep.sample.joining import ALONE
 from lmms.train.data.verify import verify
 from tests.kit.boxes import BOX, boxes_of, build, red_box, samples, write_boxes
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 
 JOIN = {"name": "join", "images": 2}
 
@@ -146,7 +146,7 @@ def test_joined_rows_have_equal_bytes_for_any_workers_beside_repeats_evaluation_
         for folder in (out, tmp_path / f"out{workers}-eval"):
             counts = manifest(folder).counts
             assert counts["read"] == counts["packed"] + counts["rejected"] + counts["skipped"]
-        folders[workers] = {file.name: file.read_bytes() for file in out.iterdir()}
+        folders[workers] = shard_files(out)
     assert folders[1] == folders[2]
     training, held_out = (pl.read_parquet(tmp_path / name / "samples.parquet") for name in ("out1", "out1-eval"))
     assert not set(training["row"]) & set(held_out["row"])

@@ -95,6 +95,7 @@ def real_recipe(model: ModelFolder, config: Any) -> Recipe:
         seq_len=10**6,
         max_patches=10**7,
         image_token_id=model.image_token_id,
+        video_token_id=model.video_token_id,
         vision=model.vision,
     )
     return make_recipe([manifest], config, "stop")

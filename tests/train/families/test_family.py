@@ -46,7 +46,7 @@ def test_layers_are_placed_in_the_order_in_which_a_forward_pass_reaches_them(fam
 def test_the_tower_is_what_the_config_says(family: str) -> None:
     expected = {
         "qwen2_vl": Tower(patch_size=4, merge_size=2),
-        "qwen2_5_vl": Tower(patch_size=4, merge_size=2, window_size=16, windowed=(0, 2)),
+        "qwen2_5_vl": Tower(patch_size=4, merge_size=2, window_size=16, windowed=(0, 2), tokens_per_second=4),
         "qwen3_vl": Tower(patch_size=4, merge_size=2, position_side=6),
     }
     assert images_of(family).tower(tiny_config(family)) == expected[family]

@@ -14,8 +14,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torchvision.transforms.functional import pil_to_tensor
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, Qwen2Config
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from lmms.configs.errors import ModelError, TrainError
 from lmms.train.batch.batch import Batch
@@ -24,10 +26,12 @@ from lmms.train.model.build import blocks, build_model, init_random, materialize
 from lmms.train.model.forward import TrainModel, last_hidden_state
 from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
+from tests.kit.model.clips import Clip, noise_clip
 from tests.kit.model.models import (
     FAMILIES,
     IMAGE_TOKEN,
     TINY_VISION,
+    VIDEO_TOKEN,
     VISION_FAMILIES,
     Talk,
     joined,
@@ -45,10 +49,14 @@ CPU = torch.device("cpu")
 
 
 def talks_of(family: str) -> list[Talk]:
-    """Four conversations, of which a vision family shows images in two: large, small, upright, wide."""
-    first = [picture(1, 56, 40), picture(2, 8, 8)] if family in VISION_FAMILIES else []
-    second = [picture(3, 12, 60), picture(4, 120, 30)] if family in VISION_FAMILIES else []
-    return [talk(0, 10), talk(1, 12, first), talk(2, 9, second), talk(3, 7)]
+    """Four conversations; a vision family shows images in two (large, small, upright, wide) and videos in two."""
+    if family not in VISION_FAMILIES:
+        return [talk(0, 10), talk(1, 12), talk(2, 9), talk(3, 7)]
+    has_times = family == "qwen3_vl"
+    moving = noise_clip(5, 5, 40, 24, step=0.7, has_times=has_times)
+    short = noise_clip(6, 2, 16, 16, step=2.0, has_times=has_times)
+    first, second = [picture(1, 56, 40), picture(2, 8, 8)], [picture(3, 12, 60), short, picture(4, 120, 30), moving]
+    return [talk(0, 10, [moving]), talk(1, 12, first), talk(2, 9, second), talk(3, 7)]
 
 
 def batch_of(talks: Sequence[Talk], family: str) -> Batch:
@@ -63,11 +71,12 @@ def unchanged_model(model: TrainModel, family: str) -> PreTrainedModel:
     return hf
 
 
-def logits_of(hf: PreTrainedModel, one: Talk) -> Tensor:
+def logits_of(hf: PreTrainedModel, one: Talk, family: str) -> Tensor:
     """[tokens, vocab] of one conversation, all inputs made by transformers' own processor."""
     ids = torch.tensor([one.ids])
     images = {}
-    if one.images:
+    stills = [image for image in one.images if isinstance(image, bytes)]
+    if stills:
         size = {"shortest_edge": TINY_VISION.min_pixels, "longest_edge": TINY_VISION.max_pixels}
         processor = Qwen2VLImageProcessorPil(
             patch_size=TINY_VISION.patch_size,
@@ -77,14 +86,36 @@ def logits_of(hf: PreTrainedModel, one: Talk) -> Tensor:
             image_mean=TINY_VISION.image_mean,
             image_std=TINY_VISION.image_std,
         )
-        images = dict(processor([Image.open(BytesIO(data)) for data in one.images], return_tensors="pt"))
-        images["mm_token_type_ids"] = (ids == IMAGE_TOKEN).int()
+        images = dict(processor([Image.open(BytesIO(data)) for data in stills], return_tensors="pt"))
+    images |= videos_of(one, family)
+    if one.images:
+        images["mm_token_type_ids"] = (ids == IMAGE_TOKEN).int() + 2 * (ids == VIDEO_TOKEN).int()
     logits: Tensor = hf(input_ids=ids, use_cache=False, **images).logits[0]
     return logits
 
 
-def loss_of(hf: PreTrainedModel, one: Talk) -> Tensor:
-    logits = logits_of(hf, one)
+def videos_of(one: Talk, family: str) -> dict[str, Tensor]:
+    """The videos of a conversation as the model takes them, by transformers' own processor."""
+    clips = [image for image in one.images if isinstance(image, Clip)]
+    if not clips:
+        return {}
+    processor = Qwen2VLVideoProcessor(
+        do_resize=False,
+        patch_size=TINY_VISION.patch_size,
+        merge_size=TINY_VISION.merge_size,
+        temporal_patch_size=TINY_VISION.temporal_patch_size,
+        image_mean=TINY_VISION.image_mean,
+        image_std=TINY_VISION.image_std,
+    )
+    frames = [torch.stack([pil_to_tensor(Image.open(BytesIO(f))) for f in clip.frames]) for clip in clips]
+    made = dict(processor(frames, return_tensors="pt"))
+    if family == "qwen2_5_vl":
+        made["second_per_grid_ts"] = torch.tensor([clip.step for clip in clips])
+    return made
+
+
+def loss_of(hf: PreTrainedModel, one: Talk, family: str) -> Tensor:
+    logits = logits_of(hf, one, family)
     rows = torch.tensor([i - 1 for start, end, _ in one.targets for i in range(start, end)])
     weights = torch.tensor([w for start, end, w in one.targets for _ in range(start, end)])
     losses = F.cross_entropy(logits[rows], torch.tensor(one.ids)[rows + 1], reduction="none")
@@ -99,7 +130,7 @@ def test_a_pack_has_the_loss_and_gradients_of_its_conversations_alone(family: st
     loss.backward()
 
     hf = unchanged_model(model, family)
-    expected = torch.stack([loss_of(hf, one) for one in talks]).sum()
+    expected = torch.stack([loss_of(hf, one, family) for one in talks]).sum()
     expected.backward()
 
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
@@ -117,8 +148,8 @@ def test_a_pack_has_the_logits_of_its_conversations_alone(family: str) -> None:
     hf = unchanged_model(model, family)
     with torch.no_grad():
         hidden = last_hidden_state(model.hf, batch_of(talks, family), family in VISION_FAMILIES)
-        expected = torch.cat([logits_of(hf, one) for one in talks])
-        torch.testing.assert_close(model.hf.lm_head(hidden[0]), expected, rtol=1e-5, atol=1e-5)
+        expected = torch.cat([logits_of(hf, one, family) for one in talks])
+        torch.testing.assert_close(model.hf.lm_head(hidden[0]), expected, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -126,7 +157,8 @@ def test_a_conversation_does_not_move_when_its_neighbours_change(family: str) ->
     model = tiny_model(family)
     talks = talks_of(family)
     images = [picture(9, 12, 60), picture(8, 120, 30)] if family in VISION_FAMILIES else []
-    changed = [talk(10, 10), talks[1], talk(12, 9, images), talk(13, 7)]
+    moving = [noise_clip(7, 5, 40, 24, has_times=family == "qwen3_vl")] if family in VISION_FAMILIES else []
+    changed = [talk(10, 10, moving), talks[1], talk(12, 9, images), talk(13, 7)]
     start, end = len(talks[0].ids), len(talks[0].ids) + len(talks[1].ids)
     with torch.no_grad():
         before, after = (

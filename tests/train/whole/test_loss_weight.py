@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmms.configs.contract.loss_weight import LossWeight
+from lmms.configs.contract.loss_rule import LossWeight
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Pack
 from lmms.train.checkpoint.keep import BEST_NAME

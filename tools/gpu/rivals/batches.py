@@ -112,5 +112,5 @@ def _pictures(batch: Batch) -> dict[str, Tensor]:
     pictures = batch.vision
     if pictures is None or not batch.images:
         return {}
-    pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size)
+    pixels = normalised(pictures.patches, pictures.pixel_constants, pictures.temporal_patch_size, pictures.frames)
     return {"pixel_values": pixels, "image_grid_thw": pictures.grid_thw}

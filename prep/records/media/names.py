@@ -7,16 +7,20 @@ for nothing. Of a path such as `data.images[0]` the last name counts.
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["still", "moving", "file"]
-"""Pictures; videos and sounds; or the name of a file that may be any of them."""
+from lmms.prep.records.absent import is_absent
+
+Kind: TypeAlias = Literal["image", "video", "audio", "file"]
+"""What a name tells of; `file` is the name of a file that may be any of them."""
 
 _WORDS: dict[str, Kind] = {
-    **dict.fromkeys(("image", "img", "picture", "photo", "screenshot", "pixel_values", "media"), "still"),
-    **dict.fromkeys(("video", "audio", "sound"), "moving"),
+    **dict.fromkeys(("image", "img", "picture", "photo", "screenshot", "pixel_values", "media"), "image"),
+    "video": "video",
+    **dict.fromkeys(("audio", "sound"), "audio"),
 }
 _ENDINGS = ("path", "file", "url", "uri", "name", "base64", "bytes", "list")
 _STILL_FILES = ("jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "avif", "heic", "heif")
-_MOVING_FILES = ("mp4", "webm", "mkv", "avi", "mov", "mp3", "wav", "flac", "ogg", "m4a")
+_VIDEO_FILES = ("mp4", "webm", "mkv", "avi", "mov")
+_SOUND_FILES = ("mp3", "wav", "flac", "ogg", "m4a")
 _FILE_NAMES = ("file_name", "file_names", "filename", "filenames")
 
 
@@ -27,7 +31,8 @@ def _names() -> dict[str, Kind]:
             endings = [f"{joint}{ending}{plural}" for joint in "_ " for ending in _ENDINGS for plural in ("", "s")]
             names |= dict.fromkeys([noun, *(noun + ending.strip() for ending in endings)], kind)
     files: dict[str, Kind] = dict.fromkeys(_FILE_NAMES, "file")
-    return {**names, **dict.fromkeys(_STILL_FILES, "still"), **dict.fromkeys(_MOVING_FILES, "moving"), **files}
+    files |= {**dict.fromkeys(_VIDEO_FILES, "video"), **dict.fromkeys(_SOUND_FILES, "audio")}
+    return {**names, **dict.fromkeys(_STILL_FILES, "image"), **files}
 
 
 _KINDS = _names()
@@ -45,4 +50,11 @@ def is_media_file(value: Any) -> bool:
     """Whether a value is the name of a picture, a video or a sound by its ending, or a list with such a name."""
     if isinstance(value, list):
         return any(map(is_media_file, value))
-    return isinstance(value, str) and value.rpartition(".")[2].lower() in (*_STILL_FILES, *_MOVING_FILES)
+    return isinstance(value, str) and value.rpartition(".")[2].lower() in (*_STILL_FILES, *_VIDEO_FILES, *_SOUND_FILES)
+
+
+def names_media(value: Any) -> int:
+    """How many pictures, videos or sounds a value names; a number or a boolean says something else."""
+    if is_absent(value) or isinstance(value, bool | int | float):
+        return 0
+    return sum(names_media(entry) for entry in value) if isinstance(value, list) else 1

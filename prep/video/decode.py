@@ -1,0 +1,39 @@
+"""Videos for a build: what a file is, and its frames as pictures. Nothing of a file reaches a decoder in this process.
+
+A process beside the one that asks decodes all its files. A file that ends that process, or takes too long or too much
+memory, is a reject, and the next file gets a new process.
+"""
+
+import json
+from collections.abc import Sequence
+
+from lmms.prep.video.facts import Backend, FrameFormat, VideoFacts, VideoFile, VideoLimits
+from lmms.prep.video.process import Question, answers
+
+
+def probe(data: VideoFile, backend: Backend, limits: VideoLimits) -> VideoFacts:
+    """What a video is. Raises Reject; BuildError where the library is not installed."""
+    ((_, text),) = answers(data, Question(backend, limits))
+    facts = json.loads(text)
+    return VideoFacts(**facts | {"size": tuple(facts["size"])})
+
+
+def encoded_frames(
+    data: VideoFile,
+    indices: Sequence[int],
+    size: tuple[int, int] | None,
+    form: FrameFormat,
+    backend: Backend,
+    limits: VideoLimits,
+) -> list[bytes]:
+    """A picture for each index, in the order of `indices`, which may repeat: frame numbers from 0, as shown.
+
+    size: (width, height) in pixels to resize to, as the processors do; None: as decoded. Raises Reject, also where the
+    video has no such frame; BuildError where the library is not installed.
+    """
+    if not indices:
+        return []
+    if min(indices) < 0:
+        raise ValueError(f"there is no frame {min(indices)}: frames count from 0")
+    pictures = dict(answers(data, Question(backend, limits, list(map(int, indices)), size, form)))
+    return [pictures[index] for index in indices]
