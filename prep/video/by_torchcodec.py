@@ -5,7 +5,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from torchcodec.decoders import VideoDecoder
 
 from lmms.prep.video.facts import NEEDS_TORCHCODEC
 
@@ -29,6 +28,11 @@ def frames(file: BinaryIO, indices: Sequence[int]) -> Iterator[tuple[int, NDArra
 
 def _decoder(file: BinaryIO) -> Any:
     file.seek(0)
+    try:
+        # Here and not above: to import this module loads no torch.
+        from torchcodec.decoders import VideoDecoder
+    except ImportError:
+        raise ImportError(NEEDS_TORCHCODEC) from None
     try:
         # exact: the packets are counted. The threads are one: prep has a process for each core.
         return VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, cast
 
 import av
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from lmms.prep.reject import Reject
@@ -34,7 +35,10 @@ def opened(file: BinaryIO, container: Container, limits: VideoLimits) -> Iterato
         streams = [each for each in video.streams.video if not each.disposition & Disposition.attached_pic]
         if not streams:
             raise Reject("no_video_stream", f"the {container.name} file has no video stream")
-        context = streams[0].codec_context
+        context = cast("VideoCodecContext | None", streams[0].codec_context)
+        if context is None:
+            advice = "convert it to H.264, for example with ffmpeg"
+            raise Reject("unsupported_format", f"the codec of the video is not known here; {advice}")
         if context.width * context.height > limits.max_pixels:
             message = f"a frame has {context.width} x {context.height} pixels, more than {limits.max_pixels}"
             raise Reject("too_many_pixels", f"{message}; raise max_image_pixels to accept it")

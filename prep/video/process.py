@@ -85,7 +85,9 @@ def _running() -> _Child:
         command = [sys.executable, "-P", "-m", "lmms.prep.video.child"]
         pipe = subprocess.PIPE
         # A process group of its own: Ctrl-C ends the child by way of its parent only.
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=words, process_group=0)
+        # A thread each: prep has a process for each core.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=words, env=environment, process_group=0)
         _children.append(_Child(process, words))
         try:
             _next(_children[-1])

@@ -7,7 +7,6 @@ sums here are products of matrices.
 """
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,35 +16,41 @@ _REACH = 2.0
 _MOST_BITS = 22
 _EXACT = 2**24
 """Whole numbers up to here are exact in 32 bits of floating point."""
-_BLOCK = 32
+_BLOCK = 8
 """Lines of the result that one product of matrices makes: few, since each needs a part of the source only."""
+_MIDDLE = 128
+"""Taken from each pixel before the product and given back behind it: so the sums stay small."""
 
 
 def resized(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """frame: (height, width, 3) of any size -> (height, width, 3) of this size."""
-    columns = _along_first(frame.transpose(1, 0, 2), width)
-    return np.ascontiguousarray(_along_first(columns.transpose(1, 0, 2), height))
+    columns = _along_first(frame.transpose(1, 2, 0), width)
+    return _along_first(columns.transpose(2, 0, 1), height)
 
 
 def _along_first(lines: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-    """So many lines, each a weighted sum of lines of the source."""
+    """So many lines, each a weighted sum of lines of the source, in contiguous memory."""
+    lines = np.ascontiguousarray(lines)
     if len(lines) == number:
         return lines
     starts, weights, bits = _weights(len(lines), number)
-    half = 1 << (bits - 1)
-    is_small = np.abs(weights).sum(1).max() * 255 + half < _EXACT
-    source = np.ascontiguousarray(lines).reshape(len(lines), -1)
+    source = lines.reshape(len(lines), -1)
+    is_small = np.abs(weights).sum(1).max() * _MIDDLE < _EXACT
+    number_type: type[np.float32 | np.float64] = np.float32 if is_small else np.float64
+    rest = (weights.sum(1) * _MIDDLE + (1 << (bits - 1))).astype(np.int32)[:, None]
     result = np.empty((number, source.shape[1]), np.uint8)
     for first in range(0, number, _BLOCK):
-        block = slice(first, min(first + _BLOCK, number))
+        block = slice(first, first + _BLOCK)
         low, high = int(starts[block][0]), int(starts[block][-1]) + weights.shape[1]
-        matrix: NDArray[Any] = np.zeros((block.stop - first, high - low), np.float32 if is_small else np.float64)
+        matrix = np.zeros((len(starts[block]), high - low), number_type)
         for row, start in enumerate(starts[block] - low):
             matrix[row, start : start + weights.shape[1]] = weights[first + row]
-        high = min(high, len(source))
-        sums = matrix[:, : high - low] @ source[low:high].astype(matrix.dtype)
-        np.floor((sums + half) * 2.0**-bits, out=sums)
-        result[block] = sums.clip(0, 255)
+        pixels = np.subtract(source[low:high], _MIDDLE, dtype=number_type)
+        sums = (matrix[:, : len(pixels)] @ pixels).astype(np.int32)
+        sums += rest[block]
+        sums >>= bits
+        np.clip(sums, 0, 255, out=sums)
+        result[block] = sums
     return result.reshape(number, *lines.shape[1:])
 
 

@@ -128,3 +128,8 @@ def test_a_frame_above_the_limit_of_pixels_is_not_decoded() -> None:
     data[at : at + 4] = (64 << 16 | 48).to_bytes(4)
     with pytest.raises(Reject, match=r"too_many_pixels|decode_error"):
         probe(bytes(data), "auto", VideoLimits(max_pixels=640 * 480 - 1))
+
+
+def test_a_codec_that_nobody_knows_is_named_as_the_fault() -> None:
+    with pytest.raises(Reject, match="unsupported_format"):
+        probe(video(3).replace(b"avc1\x00", b"zzzz\x00"), "auto", VideoLimits())
