@@ -16,7 +16,7 @@ from lmms.prep.engine import deaths
 from lmms.prep.engine.deaths import PROCESS_DIED, after_death
 from lmms.prep.rows import chunk as chunks
 from lmms.prep.rows.chunk import Chunk
-from tests.kit.folders import tiny_model_folder
+from tests.kit.folders import shard_files, tiny_model_folder
 from tests.kit.records import write_records
 
 CODE = """
@@ -63,7 +63,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 def files(folder: Path) -> dict[str, bytes]:
     """The files of a build, and its manifest without the options of the function, which name what kills."""
-    found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    found = shard_files(folder)
     manifest = json.loads(found["manifest.json"])
     del manifest["settings"]["transforms"], manifest["checksum"]
     return found | {"manifest.json": json.dumps(manifest).encode()}
