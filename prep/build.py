@@ -58,6 +58,8 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
     """
+    if config.store is None and config.store_folder and config.folder.exists():
+        remove(config.store_folder)  # of a build that was killed after its output was complete
     clock = Clock()
     report = clock.listening(report)
     with ExitStack() as folders:

@@ -180,8 +180,12 @@ class Pack:
 
     @staticmethod
     def from_columns(columns: Mapping[str, Any]) -> "Pack":
-        """Inverse of to_columns."""
-        return Pack(**{**columns, "media": tuple(Media.from_json(entry) for entry in columns["media"])})
+        """Inverse of to_columns. Raises ValueError for media that to_columns would not make."""
+        try:
+            media = tuple(Media.from_json(entry) for entry in columns["media"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"media {columns['media']!r:.200} is damaged: {error!r}") from error
+        return Pack(**{**columns, "media": media})
 
     def media_data(self) -> list[bytes]:
         """The encoded bytes of each entry of `media`."""

@@ -200,7 +200,7 @@ def _hash(file: Path) -> str:
 
 def _same_file(file: Path, name: Path, otherwise: Callable[[Path, Path], object]) -> None:
     """The same file under another name, which is replaced. otherwise: what to do on two different disks."""
-    remove(name)  # a task of a cluster that runs a second time has linked the file before
+    remove(name)  # a chunk that is made a second time was linked before
     try:
         os.link(file, name)
     except OSError:

@@ -261,12 +261,13 @@ def _content(made: Made, number: int) -> tuple[int, int]:
     digest = xxhash.xxh3_128()
     for sample in made.samples:
         for part in (sample.input_ids, sample.targets, sample.target_weights, sample.sample_weights):
-            digest.update(np.int64(part.size).tobytes())
-            digest.update(part.tobytes())
+            digest.update(part.size.to_bytes(8, "little"))
+            digest.update(np.ascontiguousarray(part).data)
         digest.update(sample.media_bytes)
     if number:
         digest.update(f"joined {number}".encode())
-    return digest.intdigest() >> 64, digest.intdigest() & 2**64 - 1
+    content: int = digest.intdigest()
+    return content >> 64, content & 2**64 - 1
 
 
 def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:

@@ -27,8 +27,10 @@ def parse_line(line: bytes) -> Any:
 
 def parse_json(text: str, place: str) -> Any:
     """The value of a JSON text, strictly: no duplicate keys, no NaN, no half of a surrogate pair."""
+    if text.startswith("\ufeff"):
+        raise Reject("invalid_json", "Unexpected UTF-8 BOM (decode using utf-8-sig) at character 0", place)
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise Reject("invalid_json", f"{error.msg} at character {error.pos}", place) from None
     except ValueError as error:
@@ -78,3 +80,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise Reject("invalid_number", f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+"""json.loads would make a decoder for each line."""

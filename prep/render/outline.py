@@ -4,14 +4,14 @@ Most conversations of a data set have few shapes: roles in an order, each with o
 once, with a mark in the place of each text; a conversation of that shape is then this outline with its texts in place.
 
 That is right where a template prints texts as they are. The published templates that a family names do so for every
-text that _is_plain: a test holds the layouts to those of the template on real records, and a build does so for about
-every two-hundredth record. Any other template, text or shape is rendered by the template.
+text that _is_plain, but for white space at its ends, which is part of the shape: a test holds the layouts to those of
+the template on real records, and a build does so for about every two-hundredth record. Any other template, text or
+shape is rendered by the template.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any, TypeAlias
 
 from lmms.configs.errors import BuildError
@@ -23,8 +23,10 @@ from lmms.prep.render.layout import Layout, LearnedTurn, lay_out_by_template
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.render.template import MarkedJson, to_json
 
+_Ends: TypeAlias = tuple[str, str]
+"""The white space before a text and behind."""
 Shape: TypeAlias = tuple[Any, ...]
-"""All of a record but its texts."""
+"""All of a record but its texts, which have no white space at their ends: that is in the shape."""
 
 _CHECKED = 211
 """A record is also rendered by the template when the length of its texts is a multiple of this."""
@@ -58,7 +60,7 @@ def lay_out(renderer: Renderer, record: Record) -> Layout:
         return lay_out_by_template(renderer, record)
     outline = renderer.outlines[shape]
     if outline == "seen once":
-        outline = renderer.outlines[shape] = _outline_of(renderer, record, len(texts))
+        outline = renderer.outlines[shape] = _outline_of(renderer, record, shape[-1])
     if outline is None:
         return lay_out_by_template(renderer, record)
     layout = _filled(outline, texts)
@@ -77,15 +79,15 @@ def _filled(outline: Outline, texts: Sequence[str]) -> Layout:
     return Layout(pieces, outline.learned, dropped_text=False, by_outline=True)
 
 
-def _outline_of(renderer: Renderer, record: Record, texts: int) -> Outline | None:
+def _outline_of(renderer: Renderer, record: Record, ends: Sequence[_Ends]) -> Outline | None:
     """The outline of a record's shape; None where the template does not print each text once."""
     try:
-        layout = lay_out_by_template(renderer, _marked(record))
+        layout = lay_out_by_template(renderer, _marked(record, ends))
     except Reject:
         return None
     split = [_MARK.split(piece) for piece in layout.pieces]  # text, number, text, number, ..., text
     numbers = sorted(int(number) for parts in split for number in parts[1::2])
-    if layout.dropped_text or numbers != list(range(texts)):
+    if layout.dropped_text or numbers != list(range(len(ends))):
         return None
     places: list[tuple[int, list[str | int]]] = [
         (i, [int(part) if k % 2 else part for k, part in enumerate(parts) if part])
@@ -118,7 +120,18 @@ def _shape_of(record: Record, control_prefix: str) -> tuple[Shape, list[str]] | 
             texts.append(message.reasoning)
         for call in message.calls:
             texts += (call.name, to_json(call.arguments))
-    return (tuple(shape), texts) if all(_is_plain(text, control_prefix) for text in texts) else None
+    cores = [text.strip() for text in texts]
+    if not all(_is_plain(core, control_prefix) for core in cores):
+        return None
+    return (*shape, tuple(map(_ends_of, texts, cores))), cores
+
+
+def _ends_of(text: str, core: str) -> _Ends:
+    """The white space around the core of a text."""
+    if len(core) == len(text):
+        return "", ""
+    before = len(text) - len(text.lstrip())
+    return text[:before], text[before + len(core) :]
 
 
 def _kind(part: Part) -> str:
@@ -129,8 +142,8 @@ _LETTERS = ((Text, "t"), (Image, "i"), (Video, "v"))
 
 
 def _is_plain(text: str, control_prefix: str) -> bool:
-    """Whether plain_templates of a family print a text as it is, wherever it stands in a record."""
-    if not text or text[0].isspace() or text[-1].isspace() or control_prefix in text:
+    """Whether plain_templates of a family print a text as it is, wherever it stands in a record, but for its ends."""
+    if not text or control_prefix in text:
         return False
     if _TAGS[0] in text or _TAGS[1] in text:
         return False
@@ -140,9 +153,9 @@ def _is_plain(text: str, control_prefix: str) -> bool:
         return False
 
 
-def _marked(record: Record) -> Record:
-    """The record with a mark in the place of each text, numbered in the order of _shape_of."""
-    marks = (f"\ufdd0{number}\ufdd1" for number in count())
+def _marked(record: Record, ends: Sequence[_Ends]) -> Record:
+    """The record with a mark in the place of each text, between its ends, numbered in the order of _shape_of."""
+    marks = (f"{before}\ufdd0{number}\ufdd1{behind}" for number, (before, behind) in enumerate(ends))
     tools = tuple(MarkedJson(next(marks)) for _ in record.tools)
     messages = []
     for message in record.messages:

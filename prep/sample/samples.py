@@ -156,7 +156,7 @@ def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Rendere
         for each in draft.variants
     ]
     if len(made) == 1:
-        return replace(made[0], is_for_evaluation=draft.is_for_evaluation)
+        return replace(made[0], is_for_evaluation=True) if draft.is_for_evaluation else made[0]
     return Made(
         samples=tuple(sample for each in made for sample in each.samples),
         notes=tuple(dict.fromkeys(note for each in made for note in each.notes)),

@@ -28,6 +28,8 @@ from tools.faults.pids import children
 TITLE = "# Builds that are hit"
 WORKERS = (0, 1, 2, 5)
 PATIENCE_S = 600.0
+ORPHANS_S = 60.0
+"""Within so many seconds a process that was just starting sees that its build is dead."""
 KINDS = {
     "the build alone": "SIGKILL to the process of the command; its children have to end by themselves.",
     "all processes": "SIGKILL to the build and its children at once, as a machine that loses power.",
@@ -78,16 +80,16 @@ def hit_build(folder: Path, out: Path, seconds: float, rng: random.Random, findi
     workers, kinds = rng.choice(WORKERS), [rng.choice(list(KINDS)) for _ in range(rng.randint(1, 3))]
     name = f"{out.name}, {workers} workers, {', '.join(kinds)}"
     for _ in range(20):
-        build = start(folder, out, workers)
+        was_complete, build = out.exists(), start(folder, out, workers)
         below: list[int] = []
         if kinds:
             time.sleep(rng.uniform(0, seconds))
             below, kind = children(build.pid), kinds.pop()
             findings.kills[kind] += hit(build, kind, rng)
         code = build.wait(PATIENCE_S)
-        if left := _alive(below, 10.0):
-            findings.wrong.append(f"{name}: the processes {left} outlived the build")
-        if code == 0:
+        if left := _alive(below, ORPHANS_S):
+            findings.wrong.append(f"{name}: the processes {left} outlived the build by {ORPHANS_S:g} s")
+        if code == 0 or (was_complete and code == 1):  # "exists", after a kill in the last moment
             break
         if code != -signal.SIGKILL:
             findings.wrong.append(f"{name}: ended with {code}; see {out.parent / 'said.log'}")
@@ -96,7 +98,7 @@ def hit_build(folder: Path, out: Path, seconds: float, rng: random.Random, findi
 
 
 def _alive(pids: Sequence[int], patience_s: float) -> list[int]:
-    """Those of some processes that do not end within so many seconds."""
+    """The processes that do not end within so many seconds."""
     deadline = time.monotonic() + patience_s
     while (left := [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -113,13 +115,15 @@ def campaign(folder: Path, seed: int, kills: int, faults: Sequence[str], say: Ca
     for number in range(10 * kills):
         if findings.kills.total() >= kills:
             break
-        out = folder / f"build{number}"
+        out, known = folder / f"build{number}", len(findings.wrong)
         hit_build(folder, out, seconds, rng, findings)
         beside = [path.name for path in folder.glob(f"{out.name}.*")]
         if not out.exists() or files(out) != expected or beside:
             findings.wrong.append(f"{out}: differs from the undisturbed build, or left {beside}")
         findings.seconds = time.monotonic() - began
         say(f"{findings.kills.total()} kills, {len(findings.wrong)} wrong, {findings.seconds:.0f} s")
+        for sentence in findings.wrong[known:]:
+            say(sentence)
     for name in faults:
         with tempfile.TemporaryDirectory(prefix="lmms-fault-") as made:
             try:

@@ -27,12 +27,11 @@ from unittest.mock import patch
 from backports import zstd
 
 from lmms.configs.contract.check import check_pack, pack_limits
-from lmms.configs.contract.manifest import MANIFEST_NAME, read_manifest
+from lmms.configs.contract.manifest import MANIFEST_NAME, open_dataset, read_manifest
 from lmms.configs.contract.mds import INDEX_NAME, decode_sample, read_index
 from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.configs.contract.sidecar import pack_row
 from lmms.configs.errors import DatasetError
-from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import DEFAULT_READING, FormName, Reading
 from lmms.configs.stores.store import LocalStore
 from lmms.configs.typed import Json
@@ -45,6 +44,7 @@ from lmms.prep.records.forms import find_form
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.rows.chunk import Chunk
+from tools.faults.build_faults import settings, write_sources
 from tools.faults.mutations import mutated
 from tools.faults.page import ROOT, write_part
 from tools.faults.sound_files import damaged, sound_files
@@ -106,9 +106,9 @@ def record_target(data: Path) -> Target:
         quick = [_read(value, reading) for _, value in chunk_values(Chunk(0, 0, batch, 0), ())]
         with patch.object(read, "parse_plain", return_value=None):
             strict = [_read(BLANK if not line.strip() else _strict_value(line), reading) for line in batch]
-        for line, one, other in zip(batch, quick, strict, strict=True):
-            if one != other or (isinstance(other, tuple) and other[0] not in REASONS):
-                return "wrong", f"{one} in place of {other}: {line!r} with {reading}"
+        for line, given, expected in zip(batch, quick, strict, strict=True):
+            if given != expected or (isinstance(expected, tuple) and expected[0] not in REASONS):
+                return "wrong", f"{given} in place of {expected}: {line!r} with {reading}"
         return "rejected" if any(isinstance(each, tuple) for each in strict) else "read", ""
 
     return attempt
@@ -177,11 +177,9 @@ def _spooled(number: int) -> tuple[Spooled, Spooled]:
 
 
 def _shards(folder: Path) -> Path:
-    source = folder / "a.jsonl"
-    source.write_bytes(sound_files()[".jsonl"])
-    model = str(ROOT / "cli" / "demo" / "model")
-    build_shards(PrepConfig(sources=(str(source),), model=model, seq_len=512, out=str(folder / "shards"), workers=0))
-    return folder / "shards"
+    write_sources(folder)
+    build_shards(settings(folder, store="none"))
+    return folder / "out"
 
 
 def pack_target(shards: Path) -> Target:
@@ -191,7 +189,7 @@ def pack_target(shards: Path) -> Target:
     data = (shards / "shard.00000.mds").read_bytes()
     offsets = shard_offsets(data).tolist()
     packs = [data[start:end] for start, end in itertools.pairwise(offsets)]
-    limits = pack_limits(512, 0, None, None)
+    limits = open_dataset(shards).manifest.limits
 
     def attempt(rng: random.Random) -> tuple[str, str]:
         hit = damaged(rng.choice(packs), rng)
@@ -280,7 +278,11 @@ def report(findings: Findings, seed: int) -> str:
             f"| {name} | {counts.total():,} | {', '.join(f'{n:,} {what}' for what, n in counts.most_common())} |"
             for name, counts in findings.outcomes.items()
         ),
-        *(["", "What went wrong:", "", *(f"- {one[:300]}" for one in findings.wrong)] if findings.wrong else []),
+        *(
+            ["", "What went wrong:", "", *(f"- {sentence[:300]}" for sentence in findings.wrong)]
+            if findings.wrong
+            else []
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -39,6 +39,15 @@ def test_media_json_has_the_keys_that_the_contract_states() -> None:
     assert Media.from_json(entry) == media
 
 
+@pytest.mark.parametrize("change", [{"kind": None}, {"size": [1]}, {"size": 5}, {"grid_thw": None}])
+def test_media_without_a_key_or_with_another_shape_are_a_value_error(change: dict[str, Any], image_pack: Pack) -> None:
+    columns = image_pack.to_columns()
+    entry = {**columns["media"][0], **change}
+    entries = [{key: value for key, value in entry.items() if value is not None}]
+    with pytest.raises(ValueError, match=r"is damaged|unpack"):
+        Pack.from_columns(columns | {"media": entries})
+
+
 def test_lengths_patches_segments_and_media_data(image_pack: Pack) -> None:
     one = image_pack.media[0]
     two = replace(image_pack, media=(one, replace(one, bytes=2)), media_bytes=b"abcdefg")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lmms.configs.errors import BuildError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep import first_pass
 from lmms.prep.build import build_shards
@@ -141,6 +142,18 @@ def test_by_default_the_store_is_there_as_long_as_the_build_is_not(tmp_path: Pat
     assert len(list((tmp_path / "out.lmms-store").rglob("*.npz"))) == 2
     build_shards(replace(config, max_rejects=0.5))
     assert not (tmp_path / "out.lmms-store").exists()
+
+
+def test_the_store_of_a_build_that_was_killed_when_it_was_complete_goes_with_the_next_word(tmp_path: Path) -> None:
+    write_records(tmp_path / "data", 60)
+    config = settings(tmp_path, "out", store=None)
+    build_shards(config)
+    before = shard_files(config.out)
+    (tmp_path / "out.lmms-store" / "aa").mkdir(parents=True)
+    with pytest.raises(BuildError, match="out exists"):
+        build_shards(config)
+    assert not (tmp_path / "out.lmms-store").exists()
+    assert shard_files(config.out) == before
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])

@@ -168,3 +168,28 @@ def test_ctrl_c_ends_the_workers_without_a_word_of_theirs(seconds: float, tmp_pa
     os.killpg(build.pid, signal.SIGINT)  # to all, as a terminal does
     out, err = build.communicate(timeout=100)
     assert (out, err, build.returncode) == ("stopped\n", "", 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent was killed")
+def test_workers_end_at_once_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "build.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "from lmms.prep.engine.processes import map_ordered\n"
+        "def work(task):\n"
+        "    (pathlib.Path(__file__).parent / str(os.getpid())).touch()\n"
+        "    time.sleep(600)\n"
+        "def nothing(): pass\n"
+        "if __name__ == '__main__':\n"
+        "    list(map_ordered(work, range(9), 2, nothing, str))\n"
+    )
+    build = subprocess.Popen([sys.executable, script])
+    deadline = time.monotonic() + 100
+    while len(begun := [path.name for path in tmp_path.iterdir() if path.name.isdigit()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    build.kill()
+    build.wait()
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in begun):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -18,6 +18,7 @@ from lmms.prep.render import outline
 from lmms.prep.render.layout import Layout, lay_out_by_template
 from lmms.prep.render.outline import Outline, lay_out
 from lmms.prep.render.renderer import Renderer, load_renderer
+from lmms.prep.render.template import compile_template
 from tests.kit.folders import DEMO_MODEL
 
 NAMES = ("qwen2.5-text", "qwen3-text", "qwen2-vl", "qwen2.5-vl", "qwen3-vl")
@@ -49,13 +50,25 @@ def test_a_shape_gets_an_outline_when_it_comes_again(renderer: Renderer) -> None
 
 
 @pytest.mark.parametrize(
-    "text", [" a", "a\n", "", "<think>\nb\n</think>\na", "<tool_response>a</tool_response>", "<|im_end|>"]
+    "text", [" ", "\n\n", "", "<think>\nb\n</think>\na", "<tool_response>a</tool_response>", "<|im_end|>"]
 )
 def test_a_text_that_a_template_may_change_is_rendered_by_the_template(renderer: Renderer, text: str) -> None:
     for _ in range(3):
         assert lay_out(renderer, conversation(text, "b")) == lay_out_by_template(renderer, conversation(text, "b"))
     shapes = renderer.outlines or {}
     assert all(isinstance(each, Outline) for each in shapes.values()) if text == "" else not shapes
+
+
+@pytest.mark.parametrize(("before", "behind"), [(" ", ""), ("", "\n\n"), ("\r\n", "\u3000"), ("\x1c", "\u2028 ")])
+def test_white_space_at_the_ends_of_a_text_is_part_of_the_shape(renderer: Renderer, before: str, behind: str) -> None:
+    """A template that cuts it off does so in the outline too."""
+    trimming = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    for each in (renderer, replace(renderer, template=compile_template(trimming), outlines={})):
+        for i in range(3):
+            spaced, bare = conversation(f"{before}Say {i}{behind}", "It is"), conversation(f"Say {i}", "It is")
+            assert lay_out(each, spaced) == lay_out_by_template(each, spaced)
+            assert lay_out(each, bare) == lay_out_by_template(each, bare)
+        assert [type(outline) for outline in (each.outlines or {}).values()] == [Outline, Outline]
 
 
 def test_an_outline_that_differs_from_the_template_stops_the_build(
