@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmms.cli import ui
@@ -43,7 +42,7 @@ def summary(
 
     out, counts = settings.out, manifest.counts
     cut_turns = sum(source["cut_turns"] for source in manifest.sources)
-    evaluated = f" eval.shards={settings.eval_folder}" if held_out else ""
+    evaluated = f" eval.shards={settings.eval_place}" if held_out else ""
     unread = {note.removeprefix(NOT_READ): n for note, n in manifest.notes.items() if note.startswith(NOT_READ)}
     skips = {note.removeprefix(SKIPPED): n for note, n in manifest.notes.items() if note.startswith(SKIPPED)}
     used_notes = {note: n for note, n in manifest.notes.items() if not note.startswith((NOT_READ, SKIPPED))}
@@ -72,7 +71,7 @@ def summary(
             * (counts["media"] > 0)
         ),
         *_work(counts, report),
-        *([("evaluation", _held_out_text(settings.eval_folder, held_out))] if held_out else []),
+        *([("evaluation", _held_out_text(settings.eval_place, held_out))] if held_out else []),
         ("report", f"{REPORT_NAME} in the same folder: each source, seconds, versions"),
         ("next", f"lmms inspect shard {out} --pack 0, or lmms train with data.shards={out}{evaluated}"),
     ]
@@ -121,7 +120,7 @@ def _duplicates(counts: dict[str, int], setting: str) -> list[tuple[str, str]]:
     return [("duplicates", f"{equal} equal to an earlier one, packed all the same; duplicates=drop leaves them out")]
 
 
-def _held_out_text(folder: Path, manifest: "Manifest") -> str:
+def _held_out_text(folder: str, manifest: "Manifest") -> str:
     counts = manifest.counts
     packs = counted(counts["packs"], "pack")
     return f"{folder}: {counted(counts['packed'], 'record')} in {packs}, {counts['tokens']:,} tokens"

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,14 +60,18 @@ def build_shards(
         typer.echo(to_yaml(settings), nl=False)
         return
     from lmms.configs.contract.manifest import SKIPPED, read_manifest
-    from lmms.configs.stores.store import LocalStore, is_url, open_store
+    from lmms.configs.stores.store import open_store
     from lmms.prep.build import build_shards
     from lmms.prep.build_report import REPORT_NAME
+    from lmms.prep.engine.cluster import ray_cluster
 
     screen = ui.console(quiet)
     starts = dict[str, float]()
     try:
-        with ui.progress(screen) as show:
+        with ExitStack() as stack:
+            if settings.engine == "ray":
+                screen.print(f"on {stack.enter_context(ray_cluster())}")
+            show = stack.enter_context(ui.progress(screen))
             manifest = build_shards(
                 settings,
                 lambda p: show(
@@ -79,15 +83,18 @@ def build_shards(
         goes_on = f"what was read is kept in {kept}: the same command goes on" if kept else "what was begun is removed"
         ui.error_console().print(f"stopped: there is nothing at {settings.out}, and {goes_on}")
         raise typer.Exit(130) from None
-    held_out = read_manifest(LocalStore(settings.eval_folder)) if SKIPPED + "evaluation" in manifest.notes else None
-    store = open_store(settings.out if is_url(settings.out) else settings.folder, _RETRY_S)
-    report = json.loads(store.read(REPORT_NAME))
+    held_out = None
+    if SKIPPED + "evaluation" in manifest.notes:
+        held_out = read_manifest(open_store(settings.eval_place, _RETRY_S))
+    report = json.loads(open_store(settings.out, _RETRY_S).read(REPORT_NAME))
     for table in summary(settings, manifest, held_out, report):
         screen.print(table)
 
 
 @app.command("plan", cls=WithSwitches, context_settings=ANY_OPTION)
-@with_options(PrepConfig, but=("sources", "seq_len", "out", "eval_out", "store", "plan", "shard_bytes"))
+@with_options(
+    PrepConfig, but=("sources", "seq_len", "out", "work", "engine", "eval_out", "store", "plan", "shard_bytes")
+)
 def plan(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="SOURCE|KEY=VALUE", help=field_help(PrepConfig)["sources"])
@@ -108,7 +115,11 @@ def plan(
     of_command = ("--config", "--seq-len", "--sample", "--ranks", "--json")
     sources, overrides = read_settings(words or (), PrepConfig, of_command)
     overrides += [f"{name}={value}" for name, value in options.items() if value is not None]
-    overrides += ["out=nothing-is-written", *([f"seq_len={_numbers(seq_len, '--seq-len')[-1]}"] if seq_len else [])]
+    overrides += [
+        "out=nothing-is-written",
+        "work=null",
+        *([f"seq_len={_numbers(seq_len, '--seq-len')[-1]}"] if seq_len else []),
+    ]
     settings = load_config(PrepConfig, config, overrides, {"sources": tuple(sources)} if sources else {})
     lengths = _numbers(seq_len, "--seq-len") if seq_len else [settings.seq_len]
     from lmms.prep.outlook import look_ahead

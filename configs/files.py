@@ -49,8 +49,21 @@ def beside(path: Path) -> Iterator[Path]:
 def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
     """Yields OUT.lmms-part, a folder that becomes `out` at the end of the block; if the block raises, it is deleted.
 
-    Files that a killed process left there are deleted. `error` is raised if `out` exists, and while another process
-    writes `out`.
+    `error` is raised if `out` exists, and while another process writes `out`.
+    """
+    with part_folder(out, error) as part:
+        yield part
+        sync(part)
+        part.rename(out)
+        sync_folder(out.parent)
+
+
+@contextmanager
+def part_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
+    """Yields OUT.lmms-part, an empty folder that is deleted at the end of the block.
+
+    Files that a killed process left there are deleted. `error` is raised if `out` exists, and while another process has
+    the folder.
     """
     part = out.with_name(out.name + PART_ENDING)
     try:
@@ -72,9 +85,6 @@ def new_folder(out: Path, error: type[LmmsError]) -> Iterator[Path]:
         for leftover in part.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield part
-        sync(part)
-        part.rename(out)
-        sync_folder(out.parent)
     finally:
         remove(part)
         os.close(descriptor)

@@ -10,14 +10,16 @@ from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Any
+from uuid import uuid4
 
 from lmms.configs.contract.costs import folder_cost
 from lmms.configs.contract.manifest import NOT_READ, Manifest
 from lmms.configs.contract.model_folder import ModelFolder
-from lmms.configs.errors import BuildError, ConfigError
-from lmms.configs.files import new_folder, remove
+from lmms.configs.errors import ConfigError
+from lmms.configs.files import remove
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build_report import Clock, build_report, write_report
+from lmms.prep.engine.cluster import ray_cluster
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import (
     Ledger,
@@ -31,6 +33,7 @@ from lmms.prep.engine.ledger import (
 )
 from lmms.prep.engine.room import room_for
 from lmms.prep.first_pass import find_input, max_patches_of, read_records_of, recipe_of, used_functions
+from lmms.prep.output import new_output
 from lmms.prep.packing import planned_and_written
 from lmms.prep.planning.balanced import BALANCED
 from lmms.prep.planning.tight import ALGORITHM
@@ -42,15 +45,15 @@ from lmms.prep.writer import Account, PackFacts, write_folder
 
 TABLE_BYTES = 100
 """About what a record takes in the tables beside the shards."""
-_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store")
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store", "work", "engine")
 
 
 def build_shards(config: PrepConfig, report: Report = silent, records: Any = None) -> Manifest:
-    """Build a shard folder at config.out. Raises LmmsError; then there is no folder at config.out.
+    """Build a shard folder at config.out. Raises LmmsError; then there is no shard folder at config.out.
 
     With eval_share in the settings a second folder has the records for evaluation, complete as the first. The manifest
     that is returned is that of config.out: a folder is opened by its own manifest, and that of the second is
-    open_dataset(config.eval_folder).manifest.
+    open_dataset(config.eval_place).manifest.
 
     report: called with the progress of the build. records: records in memory, instead of config.sources or after them:
     an iterable of dicts, a polars frame or a datasets.Dataset, with the columns that docs/records.md names.
@@ -61,40 +64,46 @@ def build_shards(config: PrepConfig, report: Report = silent, records: Any = Non
     clock = Clock()
     report = clock.listening(report)
     with ExitStack() as folders:
-        part = folders.enter_context(new_folder(config.folder, BuildError))
-        spool, fetched = part / "spool", part / "fetched"
+        if config.engine == "ray":
+            folders.enter_context(ray_cluster())
+        output = folders.enter_context(new_output(config.out, config.folder))
+        # Workers of a cluster may outlive for a moment the build that they were started for.
+        name = "spool" if config.engine == "local" else f"spool-{uuid4().hex[:8]}"
+        spool, fetched = output.folder / name, output.folder / "fetched"
         spool.mkdir()
         given = find_input(config, fetched, report, records)
         cost = folder_cost(given.model.path, config.cost_of) if config.plan == "balanced" else None
         limits = recipe_of(config, given.model).limits
-        eval_part = None
+        eval_output = None
         if any(source.choice.eval_share for source in given.sources):
-            eval_part = folders.enter_context(new_folder(config.eval_folder, BuildError))
+            eval_output = folders.enter_context(new_output(config.eval_place, config.eval_folder))
         elif config.eval_out or config.eval_by:
             raise ConfigError("eval_out or eval_by is set, but no eval_share; expected a share such as 0.01")
         with unchanged(given.states):
             ledger, held_out = read_records_of(given, config, spool, report)
         check_filters(ledger)
         check_rejects(ledger, config.max_rejects, config.folder)
-        if eval_part:
+        if eval_output:
             check_held_out(held_out, ledger)
         for half in (ledger, held_out):
             settle_duplicates(half, config.duplicates == "drop")
         halves = [
             (half, into, planned_and_written(config, half.all_samples(), limits, cost, spool, into, report))
-            for half, into in ((ledger, part), (held_out, eval_part))
+            for half, into in ((ledger, output), (held_out, eval_output))
             if into
         ]
         check_unchanged(given.states)
         clock.begin("closing")
         shutil.rmtree(spool)
         remove(fetched)
-        with room_for(part, lambda: TABLE_BYTES * (len(ledger.rejects) + len(ledger.all_samples()))):
+        with room_for(output.folder, lambda: TABLE_BYTES * (len(ledger.rejects) + len(ledger.all_samples()))):
             manifests = [
-                write_folder(into, _facts(config, given.model, half), written, rows, _account(half, given.unread))
+                write_folder(
+                    into.folder, _facts(config, given.model, half), written, rows, _account(half, given.unread)
+                )
                 for half, into, (written, rows) in halves
             ]
-        write_report(build_report(clock, ledger, manifests, config.workers), part)
+        write_report(build_report(clock, ledger, manifests, config.workers), output.folder)
     if config.store is None and config.store_folder:
         remove(config.store_folder)
     remove(rejects_path(config.folder))  # of an earlier build that stopped: those records are not of this folder

@@ -5,9 +5,9 @@ The libraries that read tables are loaded in a child only.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from lmms.configs.errors import SourceError, refuse_file_limit
 from lmms.prep.choice.first import first_records
@@ -36,14 +36,34 @@ def memory_chunks(index: int, records: Any) -> Iterator[Chunk]:
         row += len(rows)
 
 
+Numbered: TypeAlias = "tuple[int, Source]"
+"""A source and its number."""
+
+
 def read_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
     """The rows of files, as chunks. SourceError when a file cannot be read to its end."""
+    yield from read_groups(source_groups(sources))
+
+
+def source_groups(sources: Sequence[Source]) -> list[list[Numbered]]:
+    """Sources that are read one after another: those of an entry with max_records; each other source alone."""
+    groups: list[list[Numbered]] = []
+    for number, source in enumerate(sources):
+        is_same = groups and groups[-1][-1][1].entry == source.entry
+        if is_same and source.choice.max_records is not None:
+            groups[-1].append((number, source))
+        else:
+            groups.append([(number, source)])
+    return groups
+
+
+def read_groups(groups: Iterable[Sequence[Numbered]]) -> Iterator[Chunk]:
+    """The rows of groups of sources, as chunks; see read_chunks."""
     with table_reader() as read_table:
-        for _, group in groupby(enumerate(sources), lambda numbered: numbered[1].entry):
-            numbered = list(group)
-            all_chunks = (chunk for index, source in numbered for chunk in source_chunks(index, source, read_table))
+        for group in groups:
+            all_chunks = (chunk for number, source in group for chunk in source_chunks(number, source, read_table))
             with closing(all_chunks) as chunks:
-                yield from first_records(chunks, numbered[0][1].choice.max_records)
+                yield from first_records(chunks, group[0][1].choice.max_records)
 
 
 def source_chunks(index: int, source: Source, read_table: ReadTable) -> Iterator[Chunk]:

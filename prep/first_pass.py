@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -25,7 +25,8 @@ from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.transforms import name_of_transform
 from lmms.prep.choice.first import first_records
-from lmms.prep.chunks import memory_chunks, read_chunks
+from lmms.prep.chunks import Numbered, memory_chunks, read_chunks, read_groups, source_groups
+from lmms.prep.engine.cluster import Call, groups_on_ray
 from lmms.prep.engine.deaths import PROCESS_DIED, after_death
 from lmms.prep.engine.kept import Kept, chunk_key, keep, kept_in, take_kept
 from lmms.prep.engine.ledger import (
@@ -108,16 +109,22 @@ def read_records_of(
     recipe = recipe_of(config, given.model)
     kept = _kept(config, given.model, recipe, sources) if spool else None
     task = partial(_spool_task, sources, recipe, kept, spool)
-    chunks = enumerate(_chunks(sources, given.memory, share))
     setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources))
-    first = deque(islice(chunks, config.workers))
-    workers = min(config.workers, max(len(first), 1))  # no process without work: its start takes a second
     done = 0
     with ExitStack() as stack:
         if spool:
             stack.enter_context(room_for(spool.parent, lambda: _bytes_needed(folder_bytes(spool), done, sum(sizes))))
-        name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
-        results = map_ordered(task, chain(_taken(first), chunks), workers, setup, name_of, again)
+        if config.engine == "ray":
+            call = Call(task, setup, (given.model.path, *sources[0].files, *([spool] if spool else [])))
+            groups = source_groups([source for source in sources if source.kind != "memory"])
+            memory = _shares(first_records(given.memory, sources[-1].choice.max_records), share)
+            results = groups_on_ray(call, partial(_read_group, share), groups, memory, _name_of_group)
+        else:
+            chunks = enumerate(_chunks(sources, given.memory, share))
+            first = deque(islice(chunks, config.workers))
+            workers = min(config.workers, max(len(first), 1))  # no process without work: its start takes a second
+            name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
+            results = map_ordered(task, chain(_taken(first), chunks), workers, setup, name_of, again)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -247,9 +254,21 @@ def _kept(config: PrepConfig, folder: ModelFolder, recipe: Recipe, sources: Sequ
 def _chunks(sources: Sequence[Source], memory: Iterator[Chunk], share: float) -> Iterator[Chunk]:
     """The chunks of all sources, or a share of each of them; records in memory are the last."""
     files = read_chunks([source for source in sources if source.kind != "memory"])
-    for chunk in chain(files, first_records(memory, sources[-1].choice.max_records)):
+    yield from _shares(chain(files, first_records(memory, sources[-1].choice.max_records)), share)
+
+
+def _read_group(share: float, group: Sequence[Numbered]) -> Iterator[Chunk]:
+    return _shares(read_groups([group]), share)
+
+
+def _shares(chunks: Iterable[Chunk], share: float) -> Iterator[Chunk]:
+    for chunk in chunks:
         most = len(chunk.rows) if chunk.most is None else chunk.most
         yield chunk if share == 1 else replace(chunk, most=math.ceil(most * share))
+
+
+def _name_of_group(group: Sequence[Numbered]) -> str:
+    return f"rows of {group[0][1].name}"
 
 
 def _taken(chunks: deque[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:

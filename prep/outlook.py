@@ -95,6 +95,7 @@ def look_ahead(
         times.append((time.monotonic(), progress.records))
         report(progress)
 
+    config = replace(config, engine="local")
     with TemporaryDirectory(prefix="lmms-plan-") as fetched:
         given = find_input(config, Path(fetched), reported, records)
         cost = folder_cost(given.model.path, config.cost_of)

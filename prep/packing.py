@@ -13,9 +13,11 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.engine.cluster import Call, tasks_on_ray
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import read_spooled
+from lmms.prep.output import Output
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples
 from lmms.prep.planning.tight import Plan, plan_packs
@@ -31,7 +33,7 @@ def planned_and_written(
     limits: PackLimits,
     cost: ModelCost | None,
     spool: Path,
-    out: Path,
+    out: Output,
     report: Report,
 ) -> tuple[list[WrittenShard], Mapping[str, npt.NDArray[np.int64]]]:
     """The shards of some samples, and the columns of samples.parquet. cost: None for a tight plan."""
@@ -71,7 +73,7 @@ def costs_beyond_tokens(cost: ModelCost, samples: npt.NDArray[np.void]) -> npt.N
 
 
 def _write_task(
-    spool: Path, out: Path, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
+    spool: Path, out: Output, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
 ) -> WrittenShard:
     shard, packs = task
     return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
@@ -93,7 +95,7 @@ def _write(
     plan: Plan,
     limits: PackLimits,
     spool: Path,
-    out: Path,
+    out: Output,
     report: Report,
 ) -> list[WrittenShard]:
     packs = np.split(samples[plan.order], plan.starts[1:-1])
@@ -101,14 +103,12 @@ def _write(
     written, done = [], 0
     report(Progress("writing", 0, plan.num_packs, len(samples), int(samples["tokens"].sum()), 0))
     task = partial(_write_task, spool, out, limits)
-    with (
-        room_for(out, lambda: 2 * folder_bytes(spool)),
-        closing(
-            map_ordered(
-                task, tasks, _writers(config.workers, len(tasks)), _nothing, lambda task: f"shard {task[0]} to write"
-            )
-        ) as results,
-    ):
+    if config.engine == "ray":
+        results = tasks_on_ray(Call(task, _nothing, (spool, out.folder)), tasks, "shard {} to write".format)
+    else:
+        name_of = "shard {0[0]} to write".format
+        results = map_ordered(task, tasks, _writers(config.workers, len(tasks)), _nothing, name_of)
+    with room_for(out.folder, lambda: 2 * folder_bytes(spool)), closing(results):
         for shard in results:
             written.append(shard)
             done += shard.file.samples

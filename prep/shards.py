@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import xxhash
@@ -12,6 +11,7 @@ from lmms.configs.contract.mds import MAX_SHARD_BYTES, ShardFile, encode_sample,
 from lmms.configs.contract.pack import COLUMNS, Pack
 from lmms.configs.contract.sidecar import pack_row
 from lmms.configs.errors import BuildError
+from lmms.prep.output import Output
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def cut_shards(packs: Iterable[T], size_of: Callable[[T], int], shard_bytes: int
         yield shard
 
 
-def write_shard(shard: int, packs: Iterable[Pack], out: Path, limits: PackLimits) -> WrittenShard:
+def write_shard(shard: int, packs: Iterable[Pack], out: Output, limits: PackLimits) -> WrittenShard:
     """Write shard.NNNNN.mds. BuildError for a pack that breaks the contract."""
     encoded, rows = list[bytes](), list[dict[str, Any]]()
     for i, pack in enumerate(packs):
@@ -60,6 +60,6 @@ def write_shard(shard: int, packs: Iterable[Pack], out: Path, limits: PackLimits
     for row, offset in zip(rows, shard_offsets(data)[:-1].tolist(), strict=True):
         row["offset"] = offset
     name = f"shard.{shard:05d}.mds"
-    (out / name).write_bytes(data)
+    out.write(name, data)
     file = ShardFile(name, len(data), len(encoded), xxhash.xxh3_64_hexdigest(data), tuple(sorted(COLUMNS.items())))
     return WrittenShard(file, rows)

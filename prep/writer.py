@@ -41,7 +41,8 @@ from lmms.configs.contract.pack import (
     first_samples,
 )
 from lmms.configs.errors import BuildError
-from lmms.configs.files import new_folder
+from lmms.configs.stores.store import is_url
+from lmms.prep.output import new_output
 from lmms.prep.shards import WrittenShard, cut_shards, write_shard
 from lmms.prep.tables import write_columns, write_rows
 
@@ -114,9 +115,11 @@ def write_packs(
 def write_shards(out: str | Path, shards: Iterable[Sequence[Pack]], facts: PackFacts) -> Manifest:
     """Write a shard folder as write_packs does, with the packs of each shard given."""
     written, tables, first = list[WrittenShard](), list[Samples](), 0
-    with new_folder(Path(out), BuildError) as part:
+    if is_url(out):
+        raise BuildError(f"{out}: expected a folder; `lmms prep build-shards` writes to URLs too")
+    with new_output(str(out), Path(out)) as output:
         for number, packs in enumerate(shards):
-            written.append(write_shard(number, packs, part, facts.limits))
+            written.append(write_shard(number, packs, output, facts.limits))
             tables += [_samples(first + i, pack, len(facts.sources)) for i, pack in enumerate(packs)]
             first += len(packs)
         if not written:
@@ -124,7 +127,7 @@ def write_shards(out: str | Path, shards: Iterable[Sequence[Pack]], facts: PackF
         joined = {name: np.concatenate([table[name] for table in tables]) for name in SAMPLE_TABLE}
         in_order = np.lexsort((joined["row"], joined["source"]))
         samples = {name: column[in_order] for name, column in joined.items()}
-        return write_folder(part, facts, written, samples, Account(sources=_sources(facts, samples)))
+        return write_folder(output.folder, facts, written, samples, Account(sources=_sources(facts, samples)))
 
 
 def write_folder(

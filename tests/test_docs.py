@@ -45,6 +45,20 @@ def test_the_page_of_commands_is_what_help_prints() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == made_docs.cli_page()
 
 
+def test_the_examples_for_clusters_are_sound_and_their_commands_are_known() -> None:
+    page = (ROOT / "docs" / "engine.md").read_text()
+    (script,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    (job,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    in_job = yaml.safe_load(job)["spec"]["entrypoint"]
+    in_script = script.replace("\\\n", " ").partition(" -- ")[2]
+    for command in (in_job, in_script):
+        program, *words = shlex.split(command)
+        assert program == "lmms"
+        said = subprocess.run([*LMMS, *words, "--print-config"], capture_output=True, text=True, check=True).stdout
+        assert yaml.safe_load(said)["engine"] == "ray"
+
+
 def test_the_page_of_settings_has_every_key_with_its_range() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
     assert page == made_docs.settings_page()

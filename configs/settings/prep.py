@@ -1,5 +1,6 @@
 """Settings of `lmms prep build-shards`: frozen, checked once."""
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from lmms.configs.files import at_home
 from lmms.configs.ranges import Range
 from lmms.configs.settings.sources import RecordConfig, SourceConfig
 from lmms.configs.settings.transforms import read_transforms
+from lmms.configs.stores.remote import WRITABLE_SCHEMES
+from lmms.configs.stores.store import is_url, scheme_of, shown
 from lmms.configs.typed import check_fields
 
 MAX_SEQ_LEN = 2**22
@@ -35,7 +38,9 @@ class PrepConfig(RecordConfig):
     seq_len: Annotated[int, Range(1, MAX_SEQ_LEN)]
     """Tokens of a pack."""
     out: str
-    """Folder to write; must not exist."""
+    """Folder to write; must not exist. Or a URL of a folder: s3://, gs:// or az://."""
+    work: str | None = None
+    """If `out` is a URL: the folder for files of a build that is not complete; by default the working folder."""
     eval_out: str | None = None
     """Folder of the shards for evaluation, see eval_share; by default the name of `out` with -eval behind."""
     media_root: str | tuple[str, ...] | None = None
@@ -97,6 +102,9 @@ class PrepConfig(RecordConfig):
     """Processes that render and write; any number gives the same result. A record with which a process dies twice, for
     want of memory or by a crash of a library, is rejected. With 0 the build itself does all, and dies with such a
     record. Default: one for each core."""
+    engine: Literal["local", "ray"] = "local"
+    """What does the work, with the same result: processes of this machine, or tasks of a Ray cluster, the one of
+    RAY_ADDRESS or of this machine (extra `ray`). Then all its machines have to reach the files of the build."""
     store: str | None = None
     """Folder that keeps what records became, so that a later build tokenizes only what is new. By default
     OUT.lmms-store, until the build is complete: a build that was cut off goes on. `none` keeps nothing."""
@@ -110,8 +118,8 @@ class PrepConfig(RecordConfig):
 
     @property
     def folder(self) -> Path:
-        """The folder to write."""
-        return Path(at_home(self.out))
+        """The folder to write; if `out` is a URL, the folder beside which the files of an incomplete build are."""
+        return self._folder_of(self.out)
 
     @property
     def store_folder(self) -> Path | None:
@@ -121,9 +129,20 @@ class PrepConfig(RecordConfig):
         return Path(at_home(self.store)) if self.store else self.folder.with_name(self.folder.name + STORE_ENDING)
 
     @property
+    def eval_place(self) -> str:
+        """The folder or URL of the shards for evaluation, if there are any."""
+        return self.eval_out or (self.out.rstrip("/") if is_url(self.out) else str(self.folder)) + "-eval"
+
+    @property
     def eval_folder(self) -> Path:
-        """The folder of the shards for evaluation, if there are any."""
-        return Path(at_home(self.eval_out)) if self.eval_out else self.folder.with_name(self.folder.name + "-eval")
+        """The same as `folder`, of the shards for evaluation."""
+        return self._folder_of(self.eval_place)
+
+    def _folder_of(self, place: str) -> Path:
+        if not is_url(place):
+            return Path(at_home(place))
+        hashed = hashlib.sha256(place.rstrip("/").encode()).hexdigest()[:8]
+        return Path(at_home(self.work or ".")) / f"{shown(place).rpartition('/')[2]}-{hashed}"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -132,6 +151,12 @@ class PrepConfig(RecordConfig):
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
         if self.eval_folder == self.folder:
             raise ConfigError(f"eval_out and out are both {self.out}; expected two folders")
+        for name, place in (("out", self.out), ("eval_out", self.eval_place)):
+            if is_url(place) and scheme_of(place) not in WRITABLE_SCHEMES:
+                kinds = ", ".join(f"{scheme}://" for scheme in WRITABLE_SCHEMES)
+                raise ConfigError(f"{name} {shown(place)}: expected a folder, or a URL that can be written: {kinds}")
+        if self.work and not is_url(self.out):
+            raise ConfigError(f"work is {self.work}, but out is a folder, {self.out}: expected work beside a URL only")
         unknown = [part for part in self.cost_of if part not in PARTS]
         if unknown:
             raise ConfigError(f"cost_of names {unknown[0]!r}, expected parts of a model: {', '.join(PARTS)}")

@@ -1,6 +1,7 @@
 """Folders of object stores and web servers, through obstore."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 # obstore has retries too, but none when a body without an ETag breaks off: only RemoteStore retries and keeps the time.
 _ONCE: "RetryConfig" = {"max_retries": 0}
+_PARTS = 4
+"""Parts of a file that are sent at once: a slow line has to get each of them through in 30 s."""
 
 
 class Objects:
@@ -38,3 +41,11 @@ class Objects:
 
     def get(self, name: str, start: int, end: int) -> bytes:
         return bytes(obstore.get_range(self._client, name, start=start, end=end))
+
+    def put(self, name: str, data: bytes | Path) -> None:
+        """Write a file, whole or not at all, in place of one of this name. data: its bytes, or a file of this node."""
+        obstore.put(self._client, name, data, max_concurrency=_PARTS)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files; a file that is not there is no error."""
+        obstore.delete(self._client, names)

@@ -11,17 +11,23 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from lmms.configs.errors import DatasetError
+
+if TYPE_CHECKING:
+    from lmms.configs.stores.objects import Objects
 
 T = TypeVar("T")
 
 OBJECT_SCHEMES = ("s3", "gs", "az", "http", "https")
 """Kinds of URL that obstore reads; fsspec reads the others."""
+WRITABLE_SCHEMES = ("s3", "gs", "az")
+"""Kinds of URL that are also written."""
 BLOCK = 8 * 2**20
 """Bytes of one request: few enough for a slow line to get in time."""
 _PAUSES_S = (0.1, 15.0)
@@ -36,6 +42,9 @@ _FINAL_ERRORS = {
 _FINAL_ANSWERS = re.compile(r"redirect|known_hosts")
 """Errors that do not pass with time, by their text: an sftp host that is not known, a bucket of another region."""
 _PAST_THE_END = 416
+
+Aim = Literal["read", "written"]
+"""What is done to a file, for the message if it fails."""
 
 
 class Connection(Protocol):
@@ -72,6 +81,17 @@ class RemoteStore:
         end = offset + size
         return b"".join([self._block(name, start, min(start + BLOCK, end)) for start in range(offset, end, BLOCK)])
 
+    def write(self, name: str, data: bytes | Path) -> None:
+        """Write a file, whole or not at all, in place of one of this name. Only for WRITABLE_SCHEMES.
+
+        data: its bytes, or a file of this node. DatasetError if the file cannot be written.
+        """
+        self._ask(lambda connection: cast("Objects", connection).put(name, data), f"{self.where}/{name}", "written")
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files; one that is not there is no error. Only for WRITABLE_SCHEMES."""
+        self._ask(lambda connection: cast("Objects", connection).delete(names), self.where, "written")
+
     def _block(self, name: str, start: int, end: int) -> bytes:
         def get(connection: Connection) -> bytes:
             try:
@@ -83,7 +103,7 @@ class RemoteStore:
 
         return self._ask(get, f"{self.where}/{name}")
 
-    def _ask(self, act: Callable[[Connection], T], place: str) -> T:
+    def _ask(self, act: Callable[[Connection], T], place: str, aim: Aim = "read") -> T:
         """The result of `act` with this thread's connection, which is replaced after a failure."""
 
         def ask() -> T:
@@ -92,7 +112,7 @@ class RemoteStore:
             self._threads.connection = connection
             return answer
 
-        return patiently(ask, place, self.retry_s)
+        return patiently(ask, place, self.retry_s, aim)
 
     @cached_property
     def _threads(self) -> threading.local:
@@ -117,7 +137,7 @@ def missing(place: str) -> DatasetError:
     return DatasetError(f"{place} is missing: the build or its copy did not finish; build or copy the shards again")
 
 
-def patiently(ask: Callable[[], T], place: str, seconds: float) -> T:
+def patiently(ask: Callable[[], T], place: str, seconds: float, aim: Aim = "read") -> T:
     """The result of `ask`; after a failure that may pass, `ask` is tried again for `seconds`, with growing pauses.
 
     DatasetError that names the place and the failure, without secrets.
@@ -130,17 +150,14 @@ def patiently(ask: Callable[[], T], place: str, seconds: float) -> T:
             return ask()
         except Exception as error:  # noqa: BLE001  (each library has other errors, and no text of theirs may be shown unchanged)
             left = until - time.monotonic()
-            if _is_missing(error):
+            if _is_missing(error) and aim == "read":
                 raise missing(place) from None
-            if _is_final(error):
-                raise DatasetError(
-                    f"{place} cannot be read: {safe_text(error)}; check the URL and the credentials"
-                ) from None
+            fault = f"{place} cannot be {aim}: {safe_text(error)}"
+            if _is_missing(error) or _is_final(error):
+                raise DatasetError(f"{fault}; check the URL and the credentials") from None
             if left <= 0:
-                raise DatasetError(
-                    f"{place} cannot be read: {safe_text(error)}; tried for {seconds:g} s (data.retry_s);"
-                    " a run can be resumed when it is back"
-                ) from None
+                goes_on = " (data.retry_s); a run can be resumed when it is back" if aim == "read" else ""
+                raise DatasetError(f"{fault}; tried for {seconds:g} s{goes_on}") from None
         time.sleep(min(pause * jitter.uniform(0.5, 1), left))
         pause = min(2 * pause, longest)
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xxhash
@@ -134,7 +135,7 @@ def keep(kept: Kept, key: str, result: tuple[Spooled, Spooled], chunk_id: int, s
 @contextmanager
 def _replaced(file: Path) -> Iterator[Path]:
     """Yields the place for what becomes `file` at the end of the block; other builds may do the same at once."""
-    part = file.with_name(f"{file.name}.{os.getpid()}{PART_SUFFIX}")
+    part = file.with_name(f"{file.name}.{uuid4().hex[:8]}{PART_SUFFIX}")
     try:
         yield part
         part.replace(file)

@@ -214,6 +214,6 @@ def test_the_ledger_of_a_build_that_stopped_does_not_stay_beside_a_later_build(t
 def test_the_manifest_of_the_records_for_evaluation_is_read_as_the_docstring_says(tmp_path: Path) -> None:
     config = settings(tmp_path, write_records(tmp_path / "data"), eval_share=0.2)
     manifest = build_shards(config)
-    assert "open_dataset(config.eval_folder).manifest" in (build_shards.__doc__ or "")
-    held_out = open_dataset(config.eval_folder).manifest
+    assert "open_dataset(config.eval_place).manifest" in (build_shards.__doc__ or "")
+    held_out = open_dataset(config.eval_place).manifest
     assert held_out.counts["packed"] == manifest.notes["skipped: evaluation"] > 0
