@@ -1,7 +1,7 @@
 """The look of the terminal, in one place: colours, progress, numbers for people."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from lmms.configs.words import counted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -156,6 +158,12 @@ def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
         bar = "█" * round(_BAR_WIDTH * number / max(counts.max(), 1)) or ("▏" if number else "")
         table.add_row(f"{start:{form}}" if whole else f"{start:{form}} to {end:{form}}", bar, f"{number:,}")
     return table
+
+
+def images_text(counts: Mapping[str, int]) -> str:
+    """What the counts of a manifest say of pictures and videos."""
+    rows = f" with the rows of {counted(counts['videos'], 'video')}" if "videos" in counts else ""
+    return f"{counts['media']:,}{rows}, {counted(counts['patches'], 'patch', 'patches')}"
 
 
 def count(number: float, digits: int = 1) -> str:

@@ -41,6 +41,7 @@ from lmms.prep.progress import Report, silent
 from lmms.prep.render.render import RENDERER_VERSION
 from lmms.prep.rows.find import Unread
 from lmms.prep.unchanged import check_unchanged, unchanged
+from lmms.prep.video.decode import decoder_of
 from lmms.prep.writer import Account, PackFacts, write_folder
 
 TABLE_BYTES = 100
@@ -120,6 +121,7 @@ def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts
         packing=BALANCED if config.plan == "balanced" else ALGORITHM,
         renderer=RENDERER_VERSION,
         records=ledger.digest.hexdigest(),
+        video_decoder=decoder_of(config.video_backend),
         settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST}
         | ({"functions": hashes} if (hashes := used_functions(ledger.sources)) else {}),
     )

@@ -74,6 +74,8 @@ class PackFacts:
     """Fingerprint of what was packed; by default the hash of the packs."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the user: JSON values."""
+    video_decoder: str = ""
+    """Name and version of the library that decoded the videos, if there are any."""
 
     @property
     def limits(self) -> PackLimits:
@@ -137,7 +139,7 @@ def write_folder(
 
     samples: a row for each packed conversation, in reading order.
     """
-    rows = [row for shard in written for row in shard.rows]
+    rows, videos = [row for shard in written for row in shard.rows], sum(shard.videos for shard in written)
     (folder / INDEX_NAME).write_bytes(index_json(COLUMNS, [shard.file for shard in written]))
     write_rows(folder / PACKS_NAME, PACK_TABLE, rows)
     write_columns(folder / SAMPLES_NAME, SAMPLE_TABLE, samples)
@@ -161,8 +163,13 @@ def write_folder(
         video_token_id=facts.model.video_token_id,
         vision=facts.model.vision,
         packing=facts.packing,
-        fingerprints={**facts.model.fingerprints, "renderer": facts.renderer, "records": records},
-        counts=_counts(rows, account),
+        fingerprints={
+            **facts.model.fingerprints,
+            "renderer": facts.renderer,
+            "records": records,
+            **({"video_decoder": facts.video_decoder} if videos else {}),
+        },
+        counts=_counts(rows, account) | ({"videos": videos} if videos else {}),
         rejects=dict(Counter(reject["reason"] for reject in account.rejects).most_common()),
         notes=dict(account.notes),
         sources=tuple(dict(source) for source in account.sources),

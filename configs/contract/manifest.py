@@ -50,9 +50,11 @@ class Manifest:
     vision: Vision | None
     packing: str
     fingerprints: dict[str, str]
-    """tokenizer, template, vision: what the ids depend on; renderer: our version; records: what was read."""
+    """tokenizer, template, vision: what the ids depend on; renderer: our version; records: what was read;
+    video_decoder: the library that decoded the videos, if there are any."""
     counts: dict[str, int]
-    """read, packed, rejected, skipped (records); packs, tokens, target_tokens, media, patches."""
+    """read, packed, rejected, skipped (records); packs, tokens, target_tokens, media, patches; videos, if
+    there are any, of which each row counts among the media."""
     rejects: dict[str, int]
     """reason -> records."""
     notes: dict[str, int]

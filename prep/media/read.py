@@ -37,8 +37,8 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRef:
-    """An image as the record names it."""
+class MediaRef:
+    """An image or video as the record names it."""
 
     kind: Literal["path", "url", "base64", "bytes"]
     """path: a path, which may also be an address or base64; url: the same, perhaps percent-encoded; base64: text that
@@ -47,10 +47,10 @@ class ImageRef:
 
     def __post_init__(self) -> None:
         if isinstance(self.value, bytes) != (self.kind == "bytes"):
-            raise TypeError(f"an image of kind {self.kind!r} cannot hold {type_name(self.value)}")
+            raise TypeError(f"a file of kind {self.kind!r} cannot hold {type_name(self.value)}")
 
 
-def address_of(reference: ImageRef, beside: Store | None) -> str | None:
+def address_of(reference: MediaRef, beside: Store | None) -> str | None:
     """The URL of an image that is read over the network; None for any other. beside: as in read_image."""
     value = reference.value
     if isinstance(value, bytes) or reference.kind == "base64" or value[:5].lower() == "data:":
@@ -61,7 +61,7 @@ def address_of(reference: ImageRef, beside: Store | None) -> str | None:
 
 
 def read_image(
-    reference: ImageRef,
+    reference: MediaRef,
     roots: Sequence[Path],
     max_bytes: int = MAX_IMAGE_BYTES,
     network: Network | None = None,
@@ -83,7 +83,7 @@ def read_image(
 
 
 def find_video(
-    reference: ImageRef,
+    reference: MediaRef,
     roots: Sequence[Path],
     network: Network | None = None,
     beside: Store | None = None,
@@ -98,7 +98,7 @@ def find_video(
 
 
 def _found(
-    reference: ImageRef,
+    reference: MediaRef,
     roots: Sequence[Path],
     max_bytes: int,
     network: Network | None,

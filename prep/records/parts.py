@@ -8,7 +8,7 @@ from lmms.configs.contract.video import VideoAsk
 from lmms.configs.errors import nearest
 from lmms.prep.media.edit import Edit
 from lmms.prep.media.pins import Fetched
-from lmms.prep.media.read import ImageRef
+from lmms.prep.media.read import MediaRef
 from lmms.prep.media.resize import Ask
 from lmms.prep.records.absent import is_null_image
 from lmms.prep.records.media.bare import Bare
@@ -44,7 +44,7 @@ class Text:
 class Image:
     """An image part: where its bytes come from."""
 
-    ref: ImageRef
+    ref: MediaRef
     place: str
     ask: Ask | None = None
     """The size that the part asks for, if any."""
@@ -74,7 +74,7 @@ Part = Text | Image | Video | Shape
 class Columns:
     """What the bare parts of a record take."""
 
-    images: Bare[ImageRef]
+    images: Bare[MediaRef]
     videos: Bare[VideoFiles]
 
 
@@ -114,11 +114,11 @@ def _video(part: Mapping[str, Any], kind: str, place: str, videos: Bare[VideoFil
         value = _address(value, place, kind)
         if not isinstance(value, str):
             raise Reject("bad_part", f"`{kind}` is {kind_of(value)}, expected a string", place)
-        return VideoFiles((ImageRef("url", value),), is_frames=False)
+        return VideoFiles((MediaRef("url", value),), is_frames=False)
     return video_files(value, place)
 
 
-def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare[ImageRef]) -> ImageRef:
+def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare[MediaRef]) -> MediaRef:
     given = [key for key in IMAGE_KEYS if key in _PART_KEYS[kind] and not is_null_image(part.get(key))]
     if len(given) > 1:
         raise Reject("bad_part", f"an image part with both {given[0]!r} and {given[1]!r}; expected one", place)
@@ -131,7 +131,7 @@ def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare[ImageR
     value = _address(value, place, key) if key == "image_url" else value
     if not isinstance(value, str):
         raise Reject("bad_part", f"`{key}` is {kind_of(value)}, expected a string", place)
-    return ImageRef({"path": "path", "base64": "base64"}.get(key, "url"), value)  # type: ignore[arg-type]
+    return MediaRef({"path": "path", "base64": "base64"}.get(key, "url"), value)  # type: ignore[arg-type]
 
 
 def _ask(part: Mapping[str, Any], place: str) -> Ask | None:

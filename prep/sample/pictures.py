@@ -6,7 +6,7 @@ from lmms.configs.contract.pack import Row
 from lmms.prep.media.edit import edited
 from lmms.prep.media.images import image_size
 from lmms.prep.media.pins import Fetched, pinned
-from lmms.prep.media.read import ImageRef, address_of, read_image
+from lmms.prep.media.read import MediaRef, address_of, read_image
 from lmms.prep.media.resize import picture_grid, with_areas
 from lmms.prep.records.parts import Image
 from lmms.prep.reject import Reject
@@ -38,7 +38,7 @@ def measured(image: Image, source: Source, recipe: Recipe) -> Image:
         size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
-    return replace(image, ref=ImageRef("bytes", data), size=size, fetched=fetched)
+    return replace(image, ref=MediaRef("bytes", data), size=size, fetched=fetched)
 
 
 def read_picture(image: Image, source: Source, recipe: Recipe) -> Picture:

@@ -6,6 +6,8 @@ memory, is a reject, and the next file gets a new process.
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from lmms.prep.video.facts import Backend, FrameFormat, VideoFacts, VideoFile, VideoLimits
 from lmms.prep.video.process import Question, answers
@@ -37,3 +39,12 @@ def encoded_frames(
         raise ValueError(f"there is no frame {min(indices)}: frames count from 0")
     pictures = dict(answers(data, Question(backend, limits, list(map(int, indices)), size, form)))
     return [pictures[index] for index in indices]
+
+
+def decoder_of(backend: Backend) -> str:
+    """Name and version of the library that decodes, such as av 18.1.0; empty where it is not installed."""
+    package = _PACKAGES.get(backend, "av")
+    return f"{package} {version(package)}" if find_spec(package) else ""
+
+
+_PACKAGES = {"decord": "decord", "torchcodec": "torchcodec"}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.media.edit import png_of
-from lmms.prep.media.read import ImageRef
+from lmms.prep.media.read import MediaRef
 from lmms.prep.records.absent import is_absent, is_null_image
 from lmms.prep.records.media.bare import Bare
 from lmms.prep.records.media.names import names_media
@@ -13,7 +13,7 @@ from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.reject import Reject
 
 
-def parse_images(raw: Mapping[str, Any]) -> Bare[ImageRef]:
+def parse_images(raw: Mapping[str, Any]) -> Bare[MediaRef]:
     """What the bare parts of a record take: the entries of `images`, or of `image` where there is no `images`.
 
     The column is a list, or a single picture; in a table it may also be a JSON list. Nulls in the list count for
@@ -30,23 +30,23 @@ def parse_images(raw: Mapping[str, Any]) -> Bare[ImageRef]:
     return Bare(column, [image_ref(v, f"{column}[{i}]") for i, v in enumerate(value) if not is_null_image(v)])
 
 
-def image_ref(value: Any, place: str, kind: str = "image") -> ImageRef:
+def image_ref(value: Any, place: str, kind: str = "image") -> MediaRef:
     """The file that an entry names: a path, text with its bytes, bytes, or the struct {bytes, path} of datasets."""
     if isinstance(value, Mapping):
         unknown = [key for key in value if key not in ("bytes", "path")]
         if unknown:
             raise Reject("bad_part", f"key {unknown[0]!r} in the struct of a file; expected 'bytes' and 'path'", place)
         if isinstance(value.get("bytes"), str):  # JSON has no bytes
-            return ImageRef("base64", value["bytes"])
+            return MediaRef("base64", value["bytes"])
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     elif type(value).__module__.startswith("PIL."):
         value = png_of(value)
     if isinstance(value, bytes):
-        return ImageRef("bytes", value)
+        return MediaRef("bytes", value)
     if isinstance(value, str):
-        return ImageRef("path", value)
+        return MediaRef("path", value)
     also = " or a PIL image" if kind == "image" else ""
     raise Reject("bad_part", f"the {kind} is {kind_of(value)}, expected a path, a data URI, base64, bytes{also}", place)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmms.configs.contract.video import VideoAsk
-from lmms.prep.media.read import ImageRef
+from lmms.prep.media.read import MediaRef
 from lmms.prep.records.absent import is_absent, is_null_image
 from lmms.prep.records.media.bare import Bare
 from lmms.prep.records.media.names import names_media
@@ -25,7 +25,7 @@ VIDEO_ASKS = (*_WHOLE, *_RATES, *_TIMES)
 class VideoFiles:
     """A video file, or the pictures that are its frames, in order."""
 
-    refs: tuple[ImageRef, ...]
+    refs: tuple[MediaRef, ...]
     is_frames: bool
 
 

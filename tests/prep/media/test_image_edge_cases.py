@@ -8,19 +8,19 @@ from typing import Any
 import pyarrow as pa
 
 from lmms.prep.media.images import image_size
-from lmms.prep.media.read import ImageRef, read_image
+from lmms.prep.media.read import MediaRef, read_image
 from lmms.prep.reject import Reject
 from tests.kit.pictures import MAX_PIXELS, Level
 
 DECIDED_BY_THE_RECORD = {"bad_part", "count_mismatch", "aspect_ratio"}
 
 
-def references(record: Any) -> list[ImageRef]:
+def references(record: Any) -> list[MediaRef]:
     parts = [p for m in record["messages"] if isinstance(m["content"], list) for p in m["content"]]
     urls = [p["image_url"] for p in parts if p["type"] == "image_url"]
     paths = [p["image"] for p in parts if p.get("image") is not None] + record.get("images", [])
-    named = [ImageRef("url", url if isinstance(url, str) else url["url"]) for url in urls]
-    return [*named, *(ImageRef("path", path) for path in paths)]
+    named = [MediaRef("url", url if isinstance(url, str) else url["url"]) for url in urls]
+    return [*named, *(MediaRef("path", path) for path in paths)]
 
 
 def edge_cases(folder: Path) -> list[tuple[Any, Any]]:
@@ -32,7 +32,7 @@ def edge_cases(folder: Path) -> list[tuple[Any, Any]]:
     return [(r, e) for r, e in pairs if r["id"] == "empty-path" or e.get("reason") not in DECIDED_BY_THE_RECORD]
 
 
-def ends(references: list[ImageRef], root: Path, level: Level) -> list[tuple[int, int]] | str:
+def ends(references: list[MediaRef], root: Path, level: Level) -> list[tuple[int, int]] | str:
     try:
         return [image_size(read_image(reference, (root,)), level, MAX_PIXELS) for reference in references]
     except Reject as reject:

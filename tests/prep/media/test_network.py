@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from lmms.prep.media.network import Network, fetch_media, is_public
-from lmms.prep.media.read import ImageRef, read_image
+from lmms.prep.media.read import MediaRef, read_image
 from lmms.prep.reject import REASONS, Reject
 
 PICTURE = b"the bytes of a picture" * 10
@@ -103,9 +103,9 @@ def test_a_picture_is_fetched_from_the_address_that_was_checked(port: int) -> No
     assert fetch_media(f"HTTP://pictures.invalid:{port}/picture a.jpg", OPEN, 1000) == PICTURE
     assert fetch_media(f"http://pictures.invalid:{port}/redirect?to=/picture%20a.jpg", OPEN, 1000) == PICTURE
     assert set(_Pictures.hosts) == {f"pictures.invalid:{port}"}
-    assert read_image(ImageRef("url", address), (Path(),), network=OPEN) == PICTURE
+    assert read_image(MediaRef("url", address), (Path(),), network=OPEN) == PICTURE
     with pytest.raises(Reject, match="or set allow_network") as caught:
-        read_image(ImageRef("url", address), (Path(),))
+        read_image(MediaRef("url", address), (Path(),))
     assert caught.value.reason == "remote_url"
 
 

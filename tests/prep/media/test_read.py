@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmms.configs.errors import SourceError
 from lmms.configs.stores.store import LocalStore
-from lmms.prep.media.read import ImageRef, read_image
+from lmms.prep.media.read import MediaRef, read_image
 from lmms.prep.media.roots import media_roots
 from lmms.prep.reject import REASONS, Reject
 from tests.kit.pictures import encoded
@@ -31,15 +31,15 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def path(value: str) -> ImageRef:
-    return ImageRef("path", value)
+def path(value: str) -> MediaRef:
+    return MediaRef("path", value)
 
 
-def url(value: str) -> ImageRef:
-    return ImageRef("url", value)
+def url(value: str) -> MediaRef:
+    return MediaRef("url", value)
 
 
-def rejection(reference: ImageRef, root: Path, max_bytes: int = 1000) -> Reject:
+def rejection(reference: MediaRef, root: Path, max_bytes: int = 1000) -> Reject:
     with pytest.raises(Reject) as caught:
         read_image(reference, (root,), max_bytes)
     assert caught.value.reason in REASONS
@@ -49,7 +49,7 @@ def rejection(reference: ImageRef, root: Path, max_bytes: int = 1000) -> Reject:
 @pytest.mark.parametrize("kind", ["path", "url"])
 @pytest.mark.parametrize("value", ["a.jpg", "./a.jpg", "sub/../a.jpg", "sub/../../root/a.jpg"])
 def test_paths_are_relative_to_the_root(kind: Literal["path", "url"], value: str, root: Path) -> None:
-    assert read_image(ImageRef(kind, value), (root,)) == PICTURE
+    assert read_image(MediaRef(kind, value), (root,)) == PICTURE
 
 
 def test_an_absolute_path_or_file_url_inside_the_root_is_read(root: Path) -> None:
@@ -106,15 +106,15 @@ def test_only_a_url_is_percent_decoded_and_the_literal_name_wins(root: Path) -> 
         (path("aGVsbG8g" * 1000), "bad_part"),
         (path("iVBORw0KGgo" * 1000 + "!"), "bad_data_uri"),
         (path("/9j/4AAQSkZJRgABAQ=="), "absolute_path"),
-        (ImageRef("base64", "a.jpg"), "bad_data_uri"),
-        (ImageRef("base64", " "), "bad_data_uri"),
+        (MediaRef("base64", "a.jpg"), "bad_data_uri"),
+        (MediaRef("base64", " "), "bad_data_uri"),
         (path("~/a.jpg"), "missing_file"),
         (path("sub\\a.jpg"), "missing_file"),
-        (ImageRef("bytes", b""), "empty_file"),
-        (ImageRef("bytes", bytes(1001)), "file_too_large"),
+        (MediaRef("bytes", b""), "empty_file"),
+        (MediaRef("bytes", bytes(1001)), "file_too_large"),
     ],
 )
-def test_what_cannot_be_read_has_a_name(reference: ImageRef, reason: str, root: Path) -> None:
+def test_what_cannot_be_read_has_a_name(reference: MediaRef, reason: str, root: Path) -> None:
     assert rejection(reference, root).reason == reason
 
 
@@ -155,7 +155,7 @@ def test_a_file_is_measured_before_it_is_read(root: Path) -> None:
 @pytest.mark.parametrize("header", [URI, "DATA:Image/X-Any;Base64,", "data:image/png;charset=utf-8;base64,"])
 @pytest.mark.parametrize("kind", ["path", "url"])
 def test_a_data_uri_is_decoded_in_either_kind(header: str, kind: Literal["path", "url"], root: Path) -> None:
-    assert read_image(ImageRef(kind, header + base64.b64encode(PICTURE).decode()), (root,)) == PICTURE
+    assert read_image(MediaRef(kind, header + base64.b64encode(PICTURE).decode()), (root,)) == PICTURE
 
 
 def test_a_wrapped_or_percent_encoded_data_uri_is_decoded(root: Path) -> None:
@@ -185,16 +185,16 @@ def test_a_message_quotes_the_value_on_one_short_line(root: Path) -> None:
 
 def test_a_reference_holds_bytes_only_as_bytes() -> None:
     with pytest.raises(TypeError, match="'path' cannot hold a bytes"):
-        ImageRef("path", b"a.jpg")
+        MediaRef("path", b"a.jpg")
     with pytest.raises(TypeError, match="'bytes' cannot hold a str"):
-        ImageRef("bytes", "a.jpg")
+        MediaRef("bytes", "a.jpg")
 
 
 @given(kind=st.sampled_from(["path", "url"]), value=st.text(st.characters(), max_size=30) | st.from_regex(r"[./%2e]+"))
 def test_any_string_is_read_or_rejected(kind: Literal["path", "url"], value: str) -> None:
     reason = ""
     try:
-        read_image(ImageRef(kind, value), (Path(__file__).parent,))
+        read_image(MediaRef(kind, value), (Path(__file__).parent,))
     except Reject as reject:
         reason = reject.reason
     assert not reason or reason in REASONS
@@ -205,7 +205,7 @@ def test_any_string_is_read_or_rejected(kind: Literal["path", "url"], value: str
 def test_base64_of_a_picture_is_no_path(name: str, kind: Literal["path", "url", "base64"], root: Path) -> None:
     data = encoded(name)
     for text in (base64.b64encode(data).decode(), base64.encodebytes(data).decode()):
-        assert read_image(ImageRef(kind, text), (root,)) == data
+        assert read_image(MediaRef(kind, text), (root,)) == data
     assert read_image(path(base64.b64encode(data[:33]).decode()), (root,)) == data[:33]
 
 

@@ -20,7 +20,7 @@ from lmms.configs.stores import filesystems
 from lmms.prep.build import build_shards
 from lmms.prep.chunks import chunk_values, read_chunks
 from lmms.prep.media.network import Network
-from lmms.prep.media.read import ImageRef, read_image
+from lmms.prep.media.read import MediaRef, read_image
 from lmms.prep.progress import Progress
 from lmms.prep.reject import Reject
 from lmms.prep.rows.find import unread_text
@@ -146,7 +146,7 @@ def test_a_server_that_fails_costs_a_picture_and_not_the_build(tmp_path: Path, m
     (served / "a.png").write_bytes(encoded("PNG"))
     with web_server(served) as (_, url):
         ((source,), _) = find_sources([f"{url}/a.jsonl"], None, fetched=tmp_path / "copies")
-        picture = ImageRef("path", "a.png")
+        picture = MediaRef("path", "a.png")
         (served / "faults").write_text("503")
         with pytest.raises(Reject, match=rf"{url}/a\.png cannot be read: .*503") as caught:
             read_image(picture, source.roots, network=Network(), beside=source.beside)

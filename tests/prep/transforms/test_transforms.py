@@ -17,7 +17,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import DEFAULT_READING, SourceConfig
 from lmms.configs.settings.transforms import TRANSFORM_NAMES, Function, Join, Rotate, read_transforms
 from lmms.prep.build import build_shards
-from lmms.prep.media.read import ImageRef
+from lmms.prep.media.read import MediaRef
 from lmms.prep.records.parts import Image as Picture
 from lmms.prep.records.read import read_record
 from lmms.prep.records.record import Record
@@ -37,7 +37,7 @@ CHAT: dict[str, Any] = {
 
 
 def measured(picture: Picture) -> Picture:
-    return replace(picture, ref=ImageRef("bytes", b"x"), size=(100, 50))
+    return replace(picture, ref=MediaRef("bytes", b"x"), size=(100, 50))
 
 
 def changed(*entries: dict[str, Any], record: dict[str, Any] = CHAT, row: int = 0, seed: int = 0) -> list[Record]:
