@@ -27,9 +27,9 @@ from lmms.prep.records.forms import FORMS, find_form, normal_form
 from lmms.prep.records.shapes import Shape
 from lmms.prep.reject import REASONS
 from lmms.train.watch.metrics import line_of
-from tests.kit.boxes import samples, write_boxes
 from tests.kit.folders import tiny_model_folder
 from tests.kit.logs import step_log
+from tests.kit.media.boxes import samples, write_boxes
 from tests.kit.model.models import tiny_model
 from tests.kit.runs import write_run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.contract.families import family_facts
-from lmms.configs.contract.model_json import read_json
+from lmms.configs.contract.model_files import read_json
 from lmms.configs.errors import ConfigError, ModelError
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from lmms.configs.contract.families import family_facts
 from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.model_json import read_json, read_model_text
-from lmms.configs.contract.processors import read_video, read_vision
+from lmms.configs.contract.model_files import read_json, read_model_text, read_video, read_vision
 from lmms.configs.contract.video import VideoRule
 from lmms.configs.errors import ModelError
 

@@ -148,10 +148,12 @@ def _resized_together(frames: int, height: int, width: int, least: int, most: in
     area = round(frames / row) * row * new_height * new_width
     if area > most:
         shrink = math.sqrt(frames * height * width / most)
-        return tuple(max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))  # type: ignore[return-value]
-    if area < least:
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif area < least:
         grow = math.sqrt(least / (frames * height * width))
-        return tuple(math.ceil(side * grow / factor) * factor for side in (height, width))  # type: ignore[return-value]
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
     return new_height, new_width
 
 

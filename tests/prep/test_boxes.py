@@ -20,7 +20,7 @@ from lmms.prep.records.record import Record
 from lmms.prep.records.shapes import parse_shape, shape_text
 from lmms.prep.records.written import with_shapes_written
 from lmms.prep.reject import Reject
-from tests.kit.boxes import BOX, SIZE, boxes_of, build, samples, write_boxes
+from tests.kit.media.boxes import BOX, SIZE, boxes_of, build, samples, write_boxes
 
 
 def read(record: dict[str, Any], form: FormName) -> Record:

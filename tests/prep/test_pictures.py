@@ -13,7 +13,7 @@ from lmms.configs.errors import SourceError
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
 from lmms.train.data.shards import PackReader, read_sidecar
-from tests.kit.pictures import encoded
+from tests.kit.media.pictures import encoded
 
 
 def record(part: dict[str, Any], **columns: Any) -> dict[str, Any]:

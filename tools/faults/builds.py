@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.faults.build_faults import FAULTS, NotPossible, files, run_fault, what_it_does, write_sources
-from tools.faults.page import ROOT, write_part
+from tools.faults.page import ROOT, told
 from tools.faults.pids import children
 
 TITLE = "# Builds that are hit"
@@ -178,11 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         faults = [] if given.only_kills else list(FAULTS)
         findings = campaign(folder, given.seed, given.kills, faults, lambda line: print(line, flush=True))
-    text = report(findings, given.seed)
-    print(text)
-    if given.report:
-        write_part(given.report, text)
-    return 1 if findings.wrong else 0
+    return told(report(findings, given.seed), given.report, bool(findings.wrong))
 
 
 if __name__ == "__main__":

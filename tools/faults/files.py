@@ -24,7 +24,7 @@ from lmms.prep.records.record import parse_record
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import ReadTable, table_reader
 from lmms.prep.sources import find_sources
-from tools.faults.page import write_part
+from tools.faults.page import told
 from tools.faults.sound_files import ROWS, damaged, sound_files
 
 TITLE = "# Damaged files"
@@ -149,10 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     outcomes, wrong = campaign(given.changes, given.seed, given.keep, lambda line: print(line, flush=True))
     text = report(outcomes, wrong, given.changes, given.seed, time.monotonic() - began)
-    print(text)
-    if given.report:
-        write_part(given.report, text)
-    return 1 if wrong else 0
+    return told(text, given.report, bool(wrong))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from lmms.prep.reject import REASONS, Reject
 from lmms.prep.rows.chunk import Chunk
 from tools.faults.build_faults import settings, write_sources
 from tools.faults.mutations import mutated
-from tools.faults.page import ROOT, write_part
+from tools.faults.page import ROOT, told
 from tools.faults.sound_files import damaged, sound_files
 
 TITLE = "# Fuzzed readers"
@@ -296,11 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="write the part of the page here")
     given = parser.parse_args(arguments)
     findings = campaign(given.seed, given.minutes, given.data, lambda line: print(line, flush=True))
-    text = report(findings, given.seed)
-    print(text)
-    if given.report:
-        write_part(given.report, text)
-    return 1 if findings.wrong else 0
+    return told(report(findings, given.seed), given.report, bool(findings.wrong))
 
 
 if __name__ == "__main__":

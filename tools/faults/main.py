@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tools.faults.campaign import GLOBAL_PACKS, STEPS, Findings, campaign
 from tools.faults.hits import HITS
-from tools.faults.page import write_part
+from tools.faults.page import told
 
 
 def leftovers(temporary: Path) -> set[str]:
@@ -82,11 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             lambda line: print(line, flush=True),
             lambda: leftovers(temporary),
         )
-    page = report(findings, given.seed)
-    print(page)
-    if given.report:
-        write_part(given.report, page)
-    return 1 if findings.wrong else 0
+    return told(report(findings, given.seed), given.report, bool(findings.wrong))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def told(text: str, page: Path | None, is_wrong: bool) -> int:
+    """Print a part, put it into a page if there is one, and give the exit status."""
+    print(text)
+    if page:
+        write_part(page, text)
+    return int(is_wrong)
+
+
 def write_part(page: Path, text: str) -> None:
     """Put a part into a page: in place of the part with its title, or at the end."""
     title = text.partition("\n")[0]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lmms.prep.media.edit import Edit, Flip, Jitter, Margin, Point, Resize, Size, Turn, edited
 from lmms.prep.reject import Reject
-from tests.kit.boxes import BOX, SIZE, red_box, red_picture
+from tests.kit.media.boxes import BOX, SIZE, red_box, red_picture
 
 WHITE = (255, 255, 255)
 EDITS: list[tuple[Edit, ...]] = [

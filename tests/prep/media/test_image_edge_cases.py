@@ -10,7 +10,7 @@ import pyarrow as pa
 from lmms.prep.media.images import image_size
 from lmms.prep.media.read import MediaRef, read_image
 from lmms.prep.reject import Reject
-from tests.kit.pictures import MAX_PIXELS, Level
+from tests.kit.media.pictures import MAX_PIXELS, Level
 
 DECIDED_BY_THE_RECORD = {"bad_part", "count_mismatch", "aspect_ratio"}
 

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from lmms.configs.contract.images import PNG_TEXT_BYTES
 from lmms.prep.media.images import image_size
 from lmms.prep.reject import REASONS, Reject
-from tests.kit.pictures import (
+from tests.kit.media.pictures import (
     FILES,
     HEIGHT,
     LEVELS,

@@ -15,7 +15,7 @@ from lmms.configs.stores.store import LocalStore
 from lmms.prep.media.read import MediaRef, read_image
 from lmms.prep.media.roots import media_roots
 from lmms.prep.reject import REASONS, Reject
-from tests.kit.pictures import encoded
+from tests.kit.media.pictures import encoded
 
 PICTURE = b"the bytes of a picture"
 URI = "data:image/png;base64,"

@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from lmms.prep.media.images import image_size
 from lmms.prep.reject import REASONS
-from tests.kit.pictures import (
+from tests.kit.media.pictures import (
     FILES,
     HEIGHT,
     LEVELS,

@@ -27,7 +27,7 @@ from lmms.prep.rows.find import unread_text
 from lmms.prep.sources import find_sources
 from lmms.train.data.verify import verify
 from tests.kit.folders import tiny_model_folder
-from tests.kit.pictures import encoded
+from tests.kit.media.pictures import encoded
 from tests.kit.stores.azure import azure
 from tests.kit.stores.clouds import HUB, OLD, VOLUME, clouds
 from tests.kit.stores.servers import s3_server, sftp_server, web_server

@@ -14,8 +14,8 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
 from lmms.prep.transforms.function import load_function
-from tests.kit.boxes import build, samples, write_boxes
 from tests.kit.folders import tiny_model_folder
+from tests.kit.media.boxes import build, samples, write_boxes
 
 CODE = """
 from dataclasses import replace

@@ -16,8 +16,8 @@ from lmms.configs.settings.transforms import read_transforms
 from lmms.prep.build import build_shards
 from lmms.prep.sample.joining import ALONE
 from lmms.train.data.verify import verify
-from tests.kit.boxes import BOX, boxes_of, build, red_box, samples, write_boxes
 from tests.kit.folders import shard_files, tiny_model_folder
+from tests.kit.media.boxes import BOX, boxes_of, build, red_box, samples, write_boxes
 
 JOIN = {"name": "join", "images": 2}
 

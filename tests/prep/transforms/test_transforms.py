@@ -24,8 +24,8 @@ from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
 from lmms.prep.transforms import TRANSFORMS, transformed
 from lmms.prep.transforms.transform import Draws
-from tests.kit.boxes import BOX, SIZE, boxes_of, build, red_box, samples, write_boxes
 from tests.kit.folders import tiny_model_folder
+from tests.kit.media.boxes import BOX, SIZE, boxes_of, build, red_box, samples, write_boxes
 
 CHAT: dict[str, Any] = {
     "messages": [

@@ -14,7 +14,7 @@ from lmms.prep.reject import Reject
 from lmms.prep.video.decode import encoded_frames, probe
 from lmms.prep.video.facts import FrameFormat, VideoLimits
 from lmms.prep.video.process import stop
-from tests.kit.videos import video, with_reference
+from tests.kit.media.videos import video, with_reference
 
 WATCHED = """
 import sys

@@ -16,7 +16,7 @@ from lmms.prep.reject import Reject
 from lmms.prep.video.decode import encoded_frames, probe
 from lmms.prep.video.facts import Backend, FrameFormat, VideoFacts, VideoLimits
 from lmms.prep.video.process import stop
-from tests.kit.videos import number_of, video
+from tests.kit.media.videos import number_of, video
 
 COUNT = 40
 LIMITS = VideoLimits(timeout_s=120)

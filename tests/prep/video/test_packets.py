@@ -11,7 +11,7 @@ from lmms.prep.video.decode import probe
 from lmms.prep.video.facts import VideoLimits
 from lmms.prep.video.packets import shows_first, walked
 from lmms.prep.video.process import stop
-from tests.kit.videos import video
+from tests.kit.media.videos import video
 
 LIMITS = VideoLimits()
 

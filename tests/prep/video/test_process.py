@@ -16,7 +16,7 @@ from lmms.prep.reject import Reject
 from lmms.prep.video import process
 from lmms.prep.video.decode import encoded_frames, probe
 from lmms.prep.video.facts import FrameFormat, VideoFacts, VideoLimits
-from tests.kit.videos import again, video
+from tests.kit.media.videos import again, video
 
 LIMITS = VideoLimits()
 

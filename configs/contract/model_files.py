@@ -1,12 +1,13 @@
-"""What the processor files of a model folder say about pixels: of pictures, and of the frames of videos."""
+"""The files of a model folder, and what those of its processors say about pixels: of pictures, and of videos."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.model_json import read_json
 from lmms.configs.contract.video import VideoRule
 from lmms.configs.errors import ModelError
+from lmms.configs.words import type_name
 
 _PIXEL_SETTINGS = {
     "do_resize": True,
@@ -20,6 +21,27 @@ _DEFAULT_MIN_PIXELS, _DEFAULT_MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # of Qwen2VL
 _DEFAULT_VIDEO_TOKENS = 128, 768  # smallest and largest area in tokens, of both video processors
 _DEFAULT_FPS, _DEFAULT_MIN_FRAMES, _DEFAULT_MAX_FRAMES = 2.0, 4, 768
 """Qwen2VLVideoProcessor has no rate: then the rate of qwen_vl_utils, which is that of Qwen3VLVideoProcessor too."""
+
+
+def read_model_text(path: Path) -> str:
+    """The text of a file. ModelError for a file that is missing, or no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: not a complete model folder") from None
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. ModelError for a file that holds none."""
+    try:
+        body = json.loads(read_model_text(path))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error})") from error
+    if not isinstance(body, dict):
+        raise ModelError(f"{path} holds {type_name(body)}, expected a JSON object")
+    return body
 
 
 def read_vision(path: Path, min_pixels: int | None, max_pixels: int | None) -> Vision:

@@ -20,7 +20,7 @@ from lmms.prep.video.facts import VideoFacts, VideoLimits
 from lmms.prep.video.process import stop
 from lmms.train.batch.frames import row_patches
 from lmms.train.families import family_of
-from tests.kit.av import records_of, samples_of
+from tests.kit.media.av import records_of, samples_of
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
 LARGEST = 1_000_000 if os.environ.get("LMMS_ALL_VIDEOS") else 250_000

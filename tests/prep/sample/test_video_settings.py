@@ -19,7 +19,7 @@ from lmms.prep.build import build_shards
 from lmms.prep.video.process import stop
 from lmms.train.data.shards import PackReader, read_sidecar
 from tests.kit.folders import DEMO_MODEL
-from tests.kit.videos import number_of, numbered, video
+from tests.kit.media.videos import number_of, numbered, video
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"

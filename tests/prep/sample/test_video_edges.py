@@ -10,7 +10,7 @@ import pytest
 from lmms.configs.contract.pack import Pack
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.video.process import stop
-from tests.kit.av import records_of, samples_of
+from tests.kit.media.av import records_of, samples_of
 
 NAMES = {"not_media": "not_a_video"}
 """Reasons of the expectations that have another name here."""
