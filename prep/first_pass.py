@@ -37,6 +37,7 @@ from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, spool_chunk
 from lmms.prep.first_records import memory_with_form, with_forms
 from lmms.prep.media.network import Network
+from lmms.prep.media.read import Looked
 from lmms.prep.media.resize import with_areas
 from lmms.prep.progress import Progress, Report
 from lmms.prep.records.forms import DOCUMENT_FORMS
@@ -234,11 +235,11 @@ def _spool_task(
     key = chunk_key(kept, chunk, source) if kept else None
     if kept and key and spool and (result := take_kept(kept, key, chunk, chunk_id, spool)):
         return result
-    recipe = replace(recipe, opened={})
+    recipe = replace(recipe, looked=Looked())
     result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
     # With more memory, a later build may read what was lost.
     if kept and key and spool and not (chunk.care and chunk.care.lost):
-        keep(kept, key, result, chunk_id, spool, recipe.opened)
+        keep(kept, key, result, chunk_id, spool, recipe.looked.files)
     return result
 
 
@@ -247,7 +248,7 @@ def _kept(config: PrepConfig, folder: ModelFolder, recipe: Recipe, sources: Sequ
     if config.store_folder is None or config.allow_network:
         return None
     model = (folder.family, folder.fingerprints, folder.special_tokens, folder.chat_template, RENDERER_VERSION)
-    settings = (model, replace(recipe, limits=pack_limits(0, 0, None, None), opened={}), used_functions(sources))
+    settings = (model, replace(recipe, limits=pack_limits(0, 0, None, None), looked=Looked()), used_functions(sources))
     return kept_in(config.store_folder, settings, recipe.limits)
 
 
