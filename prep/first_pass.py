@@ -32,6 +32,7 @@ from lmms.prep.engine.kept import Kept, chunk_key, keep, kept_in, take_kept
 from lmms.prep.engine.ledger import (
     Ledger,
 )
+from lmms.prep.engine.memory import Shares, hold_to_share, may_start, shares_of, within_share
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, spool_chunk
@@ -121,11 +122,15 @@ def read_records_of(
             memory = _shares(first_records(given.memory, sources[-1].choice.max_records), share)
             results = groups_on_ray(call, partial(_read_group, share), groups, memory, _name_of_group)
         else:
-            chunks = enumerate(_chunks(sources, given.memory, share))
-            first = deque(islice(chunks, config.workers))
-            workers = min(config.workers, max(len(first), 1))  # no process without work: its start takes a second
+            shares = shares_of(config.memory, config.workers)
+            chunks = _chunks(sources, given.memory, share)
+            tasks = enumerate(within_share(shares, chunk, sources[chunk.source].name) for chunk in chunks)
+            first = _first(tasks, shares)
+            workers = min(shares.workers, max(len(first), 1))  # no process without work: its start takes a second
             name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
-            results = map_ordered(task, chain(_taken(first), chunks), workers, setup, name_of, again)
+            setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources), shares.process)
+            fits = partial(may_start, shares)
+            results = map_ordered(task, chain(_taken(first), tasks), workers, setup, name_of, again, fits)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -218,8 +223,9 @@ _renderer: Callable[[], Renderer]
 """The renderer of this worker process, loaded when the first chunk needs it: a tokenizer takes a second."""
 
 
-def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool) -> None:
+def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None) -> None:
     global _renderer
+    hold_to_share(most_bytes)
     if multiprocessing.parent_process():
         # Records are many small objects in no circles: a look for circles as often as by default takes a tenth longer.
         gc.set_threshold(50_000, 20, 100)
@@ -270,6 +276,16 @@ def _shares(chunks: Iterable[Chunk], share: float) -> Iterator[Chunk]:
 
 def _name_of_group(group: Sequence[Numbered]) -> str:
     return f"rows of {group[0][1].name}"
+
+
+def _first(tasks: Iterator[tuple[int, Chunk]], shares: Shares) -> deque[tuple[int, Chunk]]:
+    """The chunks that can be begun at once."""
+    first = deque[tuple[int, Chunk]]()
+    for task in islice(tasks, shares.workers):
+        first.append(task)
+        if not may_start(shares, first, task):
+            break
+    return first
 
 
 def _taken(chunks: deque[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:
