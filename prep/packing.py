@@ -109,8 +109,9 @@ def _write(
     else:
         name_of = "shard {0[0]} to write".format
         shares = shares_of(config.memory, config.workers)
-        setup = partial(hold_to_share, shares.process)
-        results = map_ordered(task, tasks, _writers(shares.workers, len(tasks)), setup, name_of)
+        writers = _writers(shares.workers, len(tasks))
+        setup = partial(hold_to_share, shares.process if writers else None)  # this process is the caller's
+        results = map_ordered(task, tasks, writers, setup, name_of)
     with room_for(out.folder, lambda: 2 * folder_bytes(spool)), closing(results):
         for shard in results:
             written.append(shard)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -133,6 +134,7 @@ def test_a_build_rejects_what_its_memory_has_no_room_for_and_packs_the_rest(tmp_
     rejects = pl.read_parquet(out / "rejects.parquet")
     assert rejects.select("row", "reason").rows() == [(40, "record_memory")]
     assert pl.read_parquet(out / "samples.parquet").height == 80
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY  # of this process
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone counts what a process holds")
@@ -142,9 +144,10 @@ def test_a_build_in_bounded_memory_gives_the_same_bytes_and_no_process_holds_mor
     (tmp_path / "a.jsonl").write_bytes(b"".join(line(2**19, number) for number in range(96)))
     whole = build(tmp_path, "whole", workers=1)
     program = (
-        "import resource, sys; from pathlib import Path; from tests.prep.engine.test_memory import build\n"
+        "import re, resource, sys; from pathlib import Path; from tests.prep.engine.test_memory import build\n"
         "build(Path(sys.argv[1]), 'bound', memory=int(sys.argv[2]), workers=3)\n"
-        "print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"
+        "most = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
+        "print(most, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     command = [sys.executable, "-c", program, str(tmp_path), str(LEAST_MEMORY)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
