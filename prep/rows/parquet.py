@@ -40,7 +40,9 @@ def read_parquet(file: Path, columns: Collection[str], most: int | None = None) 
     """
     groups = row_groups(file, columns if most is None else ())
     if most is not None:
-        yield from _first_rows(file, min(most, sum(rows for rows, _ in groups)), columns)
+        yield from _first_rows(
+            file, min(most, sum(rows for rows, _ in groups)), columns, groups[0] if groups else (0, 0)
+        )
         return
     size, total = file.stat().st_size, max(sum(rows for rows, _ in groups), 1)
     first = done = 0
@@ -68,8 +70,13 @@ def read_parquet(file: Path, columns: Collection[str], most: int | None = None) 
         raise OSError(f"{done} rows can be read, {first} are in its footer")
 
 
-def _first_rows(file: Path, rows: int, columns: Collection[str]) -> Iterator[tuple[Rows, int]]:
-    frame = _read(file, 0, rows, columns)
+def _first_rows(file: Path, rows: int, columns: Collection[str], group: tuple[int, int]) -> Iterator[tuple[Rows, int]]:
+    """The first rows of a file. group: rows and bytes of the first row group."""
+    if rows <= group[0] and group[1] > _PIECE_BYTES and _are_all_plain(file):
+        batch = next(group_batches(file, 0, rows), None)
+        frame = None if batch is None else pl.DataFrame(batch)
+    else:
+        frame = _read(file, 0, rows, columns)
     if frame is not None:
         yield _dicts(frame, columns), 0
     else:
