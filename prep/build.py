@@ -46,7 +46,7 @@ from lmms.prep.writer import Account, PackFacts, write_folder
 
 TABLE_BYTES = 100
 """About what a record takes in the tables beside the shards."""
-_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store", "work", "engine")
+_NOT_IN_MANIFEST = ("out", "eval_out", "workers", "fast", "store", "work", "engine", "memory")
 
 
 def build_shards(config: PrepConfig, report: Report = silent, records: Any = None) -> Manifest:

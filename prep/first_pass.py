@@ -32,11 +32,13 @@ from lmms.prep.engine.kept import Kept, chunk_key, keep, kept_in, take_kept
 from lmms.prep.engine.ledger import (
     Ledger,
 )
+from lmms.prep.engine.memory import Shares, hold_to_share, may_start, shares_of, within_share
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, spool_chunk
 from lmms.prep.first_records import memory_with_form, with_forms
 from lmms.prep.media.network import Network
+from lmms.prep.media.read import Looked
 from lmms.prep.media.resize import with_areas
 from lmms.prep.progress import Progress, Report
 from lmms.prep.records.forms import DOCUMENT_FORMS
@@ -120,11 +122,15 @@ def read_records_of(
             memory = _shares(first_records(given.memory, sources[-1].choice.max_records), share)
             results = groups_on_ray(call, partial(_read_group, share), groups, memory, _name_of_group)
         else:
-            chunks = enumerate(_chunks(sources, given.memory, share))
-            first = deque(islice(chunks, config.workers))
-            workers = min(config.workers, max(len(first), 1))  # no process without work: its start takes a second
+            shares = shares_of(config.memory, config.workers)
+            chunks = _chunks(sources, given.memory, share)
+            tasks = enumerate(within_share(shares, chunk, sources[chunk.source].name) for chunk in chunks)
+            first = _first(tasks, shares)
+            workers = min(shares.workers, max(len(first), 1))  # no process without work: its start takes a second
             name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
-            results = map_ordered(task, chain(_taken(first), chunks), workers, setup, name_of, again)
+            setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources), shares.process)
+            fits = partial(may_start, shares)
+            results = map_ordered(task, chain(_taken(first), tasks), workers, setup, name_of, again, fits)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -217,8 +223,9 @@ _renderer: Callable[[], Renderer]
 """The renderer of this worker process, loaded when the first chunk needs it: a tokenizer takes a second."""
 
 
-def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool) -> None:
+def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None) -> None:
     global _renderer
+    hold_to_share(most_bytes)
     if multiprocessing.parent_process():
         # Records are many small objects in no circles: a look for circles as often as by default takes a tenth longer.
         gc.set_threshold(50_000, 20, 100)
@@ -234,11 +241,11 @@ def _spool_task(
     key = chunk_key(kept, chunk, source) if kept else None
     if kept and key and spool and (result := take_kept(kept, key, chunk, chunk_id, spool)):
         return result
-    recipe = replace(recipe, opened={})
+    recipe = replace(recipe, looked=Looked())
     result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
     # With more memory, a later build may read what was lost.
     if kept and key and spool and not (chunk.care and chunk.care.lost):
-        keep(kept, key, result, chunk_id, spool, recipe.opened)
+        keep(kept, key, result, chunk_id, spool, recipe.looked.files)
     return result
 
 
@@ -247,7 +254,7 @@ def _kept(config: PrepConfig, folder: ModelFolder, recipe: Recipe, sources: Sequ
     if config.store_folder is None or config.allow_network:
         return None
     model = (folder.family, folder.fingerprints, folder.special_tokens, folder.chat_template, RENDERER_VERSION)
-    settings = (model, replace(recipe, limits=pack_limits(0, 0, None, None), opened={}), used_functions(sources))
+    settings = (model, replace(recipe, limits=pack_limits(0, 0, None, None), looked=Looked()), used_functions(sources))
     return kept_in(config.store_folder, settings, recipe.limits)
 
 
@@ -269,6 +276,16 @@ def _shares(chunks: Iterable[Chunk], share: float) -> Iterator[Chunk]:
 
 def _name_of_group(group: Sequence[Numbered]) -> str:
     return f"rows of {group[0][1].name}"
+
+
+def _first(tasks: Iterator[tuple[int, Chunk]], shares: Shares) -> deque[tuple[int, Chunk]]:
+    """The chunks that can be begun at once."""
+    first = deque[tuple[int, Chunk]]()
+    for task in islice(tasks, shares.workers):
+        first.append(task)
+        if not may_start(shares, first, task):
+            break
+    return first
 
 
 def _taken(chunks: deque[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:

@@ -14,6 +14,7 @@ from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.cluster import Call, tasks_on_ray
+from lmms.prep.engine.memory import hold_to_share, shares_of
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import read_spooled
@@ -107,7 +108,10 @@ def _write(
         results = tasks_on_ray(Call(task, _nothing, (spool, out.folder)), tasks, "shard {} to write".format)
     else:
         name_of = "shard {0[0]} to write".format
-        results = map_ordered(task, tasks, _writers(config.workers, len(tasks)), _nothing, name_of)
+        shares = shares_of(config.memory, config.workers)
+        writers = _writers(shares.workers, len(tasks))
+        setup = partial(hold_to_share, shares.process if writers else None)  # this process is the caller's
+        results = map_ordered(task, tasks, writers, setup, name_of)
     with room_for(out.folder, lambda: 2 * folder_bytes(spool)), closing(results):
         for shard in results:
             written.append(shard)

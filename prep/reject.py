@@ -97,6 +97,7 @@ REASONS: Mapping[str, str] = {
     "template_changes_record": "the chat template drops, adds or moves a turn, an image, or text to learn from",
     "reasoning_dropped": "the chat template leaves out the reasoning of a turn to learn from",
     "no_target_tokens": "the record or every assistant turn has weight 0: nothing to learn from",
+    "record_memory": "the record is too large for the memory that the setting `memory` leaves for one",
     "process_died": "two processes died with the record: memory ran out, or a library crashed",
     "too_long": "more tokens than a pack holds",
     "too_many_patches": "more vision patches than a pack holds",

@@ -58,7 +58,7 @@ def write_shard(shard: int, packs: Iterable[Pack], out: Output, limits: PackLimi
         stored = {"shard": shard, "bytes": len(encoded[-1]), "xxh3": xxhash.xxh3_64_intdigest(encoded[-1])}
         rows.append(stored | pack_row(pack))
         videos += sum(m.row is not None and m.row.number == 0 for m in pack.media)
-    data = shard_header(COLUMNS, [len(e) for e in encoded]) + b"".join(encoded)
+    data = b"".join([shard_header(COLUMNS, [len(e) for e in encoded]), *encoded])
     for row, offset in zip(rows, shard_offsets(data)[:-1].tolist(), strict=True):
         row["offset"] = offset
     name = f"shard.{shard:05d}.mds"

@@ -17,6 +17,8 @@ from lmms.configs.stores.store import is_url, scheme_of, shown
 from lmms.configs.typed import check_fields
 
 MAX_SEQ_LEN = 2**22
+LEAST_MEMORY = 1280 * 2**20
+"""Bytes for two processes: one that reads, and one that works with the largest tokenizer and a chunk."""
 Positive = Annotated[int, Range(1)]
 Duplicates = Literal["keep", "drop"]
 
@@ -102,6 +104,10 @@ class PrepConfig(RecordConfig):
     """Processes that render and write; any number gives the same result. A record with which a process dies twice, for
     want of memory or by a crash of a library, is rejected. With 0 the build itself does all, and dies with such a
     record. Default: one for each core."""
+    memory: Annotated[int, Range(LEAST_MEMORY)] | None = None
+    """Bytes that the processes of a build take together, about; by default there is no bound. Where they are not enough
+    for all `workers`, fewer work at once; a record that is too large for one of them is rejected. For records of
+    pictures and text: the decoders of videos have media_memory each. Linux only."""
     engine: Literal["local", "ray"] = "local"
     """What does the work, with the same result: processes of this machine, or tasks of a Ray cluster, the one of
     RAY_ADDRESS or of this machine (extra `ray`). Then all its machines have to reach the files of the build."""
@@ -157,6 +163,10 @@ class PrepConfig(RecordConfig):
                 raise ConfigError(f"{name} {shown(place)}: expected a folder, or a URL that can be written: {kinds}")
         if self.work and not is_url(self.out):
             raise ConfigError(f"work is {self.work}, but out is a folder, {self.out}: expected work beside a URL only")
+        if self.memory and (self.engine == "ray" or not self.workers):
+            raise ConfigError(
+                "memory bounds the processes of engine local: expected that engine, with 1 worker or more"
+            )
         unknown = [part for part in self.cost_of if part not in PARTS]
         if unknown:
             raise ConfigError(f"cost_of names {unknown[0]!r}, expected parts of a model: {', '.join(PARTS)}")

@@ -13,7 +13,7 @@ import pickle
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -56,6 +56,11 @@ def same_task(task: Task, how: str, step: int | None) -> Task:
     return task
 
 
+def always(under_way: Sequence[Task], task: Task) -> bool:
+    """Any number of tasks may be under way, see map_ordered."""
+    return True
+
+
 def map_ordered(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
@@ -63,11 +68,13 @@ def map_ordered(
     setup: Callable[[], None],
     name_of: Callable[[Task], str],
     again: Callable[[Task, str, int | None], Task] = same_task,
+    may_start: Callable[[Sequence[Task], Task], bool] = always,
 ) -> Generator[Result, None, None]:
     """function(task) of each task, in worker processes; with 0 workers in this process. `setup` runs once in each.
 
     A task whose worker died is done in a new process. again: (task, how the worker ended, the last step of step_begun)
-    -> the task to do in its place; it may raise BuildError. name_of: what to call a task in a message. BuildError where
+    -> the task to do in its place; it may raise BuildError. may_start: (tasks under way, the next) -> whether the next
+    may begin beside them; always where there are none. name_of: what to call a task in a message. BuildError where
     process after process dies; an exception of `function` is raised here. Close this iterator when it is left early:
     that ends the workers. With 0 workers, this process dies with what would end a worker.
     """
@@ -83,7 +90,9 @@ def map_ordered(
         while following is not _END or due < given:
             for worker in pool:
                 is_idle = worker.is_ready and worker.to_do is None
-                if is_idle and following is not _END and given < due + _AHEAD * workers:
+                if not is_idle or following is _END or given >= due + _AHEAD * workers:
+                    continue
+                if may_start([other.to_do[1] for other in pool if other.to_do], following):
                     worker.to_do = (given, following)
                     _send(worker)
                     following = next(left, _END)
@@ -215,6 +224,8 @@ def _work(pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: C
             task = pipe.recv()
         except EOFError:
             return
+        except MemoryError:
+            os._exit(_NO_MEMORY)
         answer: _Message
         try:
             answer = ("made", function(task))

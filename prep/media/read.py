@@ -5,10 +5,11 @@ URL has its store in place of a root.
 """
 
 import errno
+import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -32,6 +33,17 @@ MAX_VIDEO_BYTES, MAX_VIDEO_FILE = 2 * 2**30, 2**42
 
 NO_FILE = (-1, -1)
 """The state of a file that is not there, see state_of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was looked for on the disk so far, for the records of a chunk."""
+
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """File -> its size and time of change before it was read; NO_FILE where none was."""
+    folders: dict[str, str] = field(default_factory=dict)
+    """Folder -> where its links lead."""
+
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -66,16 +78,15 @@ def read_image(
     max_bytes: int = MAX_IMAGE_BYTES,
     network: Network | None = None,
     beside: Store | None = None,
-    opened: dict[str, tuple[int, int]] | None = None,
+    looked: Looked | None = None,
 ) -> bytes:
     """The bytes of the image file, never empty. Paths are relative to one of `roots`. Raises Reject.
 
-    opened: each file that was looked for is put in here, with its size and time of change (NO_FILE where none was).
-    network: how to fetch what is behind http or https; None: no picture is fetched. beside: the store to which paths
-    are relative, in place of the roots.
+    looked: what is looked for on the disk is put in here. network: how to fetch what is behind http or https; None: no
+    picture is fetched. beside: the store to which paths are relative, in place of the roots.
     """
     take = partial(_read_regular, value=str(reference.value), max_bytes=max_bytes)
-    data = _found(reference, roots, max_bytes, network, beside, opened, take, "image")
+    data = _found(reference, roots, max_bytes, network, beside, looked or Looked(), take, "image")
     if not data:
         raise Reject("empty_file", f"the image ({reference.kind}) has 0 bytes")
     _check_size(len(data), max_bytes, "the image")
@@ -87,11 +98,11 @@ def find_video(
     roots: Sequence[Path],
     network: Network | None = None,
     beside: Store | None = None,
-    opened: dict[str, tuple[int, int]] | None = None,
+    looked: Looked | None = None,
 ) -> bytes | Path:
     """The file of a video under the roots, or its bytes where it is no such file; see read_image. Raises Reject."""
     take = partial(_regular, value=str(reference.value), max_bytes=MAX_VIDEO_FILE)
-    video = _found(reference, roots, MAX_VIDEO_BYTES, network, beside, opened, take, "video")
+    video = _found(reference, roots, MAX_VIDEO_BYTES, network, beside, looked or Looked(), take, "video")
     if video == b"":
         raise Reject("empty_file", f"the video ({reference.kind}) has 0 bytes")
     return video
@@ -103,8 +114,8 @@ def _found(
     max_bytes: int,
     network: Network | None,
     beside: Store | None,
-    opened: dict[str, tuple[int, int]] | None,
-    take: Callable[[Path], T],
+    looked: Looked,
+    take: Callable[[Path, os.stat_result], T],
     kind: MediaKind,
 ) -> bytes | T:
     """The bytes behind a reference, or what `take` makes of its file under the roots."""
@@ -122,7 +133,7 @@ def _found(
     names = _file_names(value, percent_decode=reference.kind == "url")
     if beside:
         return read_beside(beside, names, value, max_bytes, allowed=network is not None)
-    return _first_file(names, value, roots, take, opened)
+    return _first_file(names, value, roots, take, looked)
 
 
 def _file_names(value: str, percent_decode: bool) -> list[str]:
@@ -153,16 +164,17 @@ def _first_file(
     names: list[str],
     value: str,
     roots: Sequence[Path],
-    take: Callable[[Path], T],
-    opened: dict[str, tuple[int, int]] | None,
+    take: Callable[[Path, os.stat_result], T],
+    looked: Looked,
 ) -> T:
     try:
-        for path in files_named(names, value, roots):
+        for path in files_named(names, value, roots, looked.folders):
             # Before it is read, so that a change while it is read is seen by the next build.
-            if opened is not None:
-                opened[str(path)] = state_of(path)
+            status = _status(path)
+            looked.files[str(path)] = _state(status)
             try:
-                return take(path)
+                if status:
+                    return take(path, status)
             except (FileNotFoundError, NotADirectoryError):
                 continue
     except ValueError as error:  # a NUL byte, or half of a surrogate pair
@@ -178,19 +190,25 @@ def _first_file(
 
 def state_of(file: Path) -> tuple[int, int]:
     """Size and time of change, in ns, of a file; NO_FILE where nothing is."""
+    return _state(_status(file))
+
+
+def _state(status: os.stat_result | None) -> tuple[int, int]:
+    return (status.st_size, status.st_mtime_ns) if status else NO_FILE
+
+
+def _status(file: Path) -> os.stat_result | None:
     try:
-        status = file.stat()
+        return file.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return NO_FILE
-    return status.st_size, status.st_mtime_ns
+        return None
 
 
-def _read_regular(path: Path, value: str, max_bytes: int) -> bytes:
-    return _regular(path, value, max_bytes).read_bytes()
+def _read_regular(path: Path, status: os.stat_result, value: str, max_bytes: int) -> bytes:
+    return _regular(path, status, value, max_bytes).read_bytes()
 
 
-def _regular(path: Path, value: str, max_bytes: int) -> Path:
-    status = path.stat()
+def _regular(path: Path, status: os.stat_result, value: str, max_bytes: int) -> Path:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
         raise Reject("not_a_file", f"{shown(value)} is {kind}; expected a file")

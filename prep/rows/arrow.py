@@ -2,6 +2,7 @@
 
 read_arrow       Arrow IPC files and streams, such as those of a saved Hugging Face data set
 row_groups       which rows a row group of a Parquet file has: polars does not say
+group_batches    a large row group of a Parquet file, a few rows at a time: polars reads all of it
 read_row_group   rows of a Parquet file that polars refuses (see read_parquet)
 """
 
@@ -61,6 +62,20 @@ def read_row_group(file: Path, group: int, start: int, rows: int) -> Iterator[pa
         batches = table.iter_batches(CHUNK_ROWS, row_groups=[group])
         for batch in islice(batches, start // CHUNK_ROWS, -(-(start + rows) // CHUNK_ROWS)):
             yield from split_batch(batch)
+
+
+def group_batches(file: Path, group: int, rows: int) -> Iterator[pa.RecordBatch | None]:
+    """A row group in batches of so many rows, read a MiB at a time; None for a batch with a text that is not UTF-8."""
+    with _oserror(), pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as table:
+        for batch in table.iter_batches(rows, row_groups=[group], use_threads=False):
+            try:
+                batch.validate(full=True)
+            except pa.ArrowInvalid as error:
+                if "UTF8" not in str(error):
+                    raise
+                yield None
+            else:
+                yield batch
 
 
 def batch_values(batch: pa.RecordBatch, columns: Collection[str]) -> Iterator[Any]:

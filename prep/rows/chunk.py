@@ -77,6 +77,22 @@ class Chunk:
     """Rows at the start of the chunk that are read; None: all."""
     care: Care | None = None
 
+    @property
+    def rows_bytes(self) -> int:
+        """About how many bytes the rows take."""
+        return sum(map(row_bytes, self.rows)) if isinstance(self.rows, list) else row_bytes(self.rows)
+
+
+def row_bytes(row: Any) -> int:
+    """About how many bytes a row takes, or the rows of a table together; 0 for a dict, which is in memory anyhow."""
+    if isinstance(row, TarRow):
+        return sum(map(len, (row.record or b"", *row.texts.values(), *row.media.values())))
+    if isinstance(row, bytes):
+        return len(row)
+    if isinstance(row, Packed):
+        return len(row.data)
+    return 0
+
 
 def rows_of_chunk(rows: int, size: int) -> int:
     """Rows of a chunk, where `rows` rows have `size` bytes together."""

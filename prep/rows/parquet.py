@@ -1,4 +1,7 @@
-"""A Parquet file -> the rows of its chunks, as dicts. polars reads, a piece of a row group at a time.
+"""A Parquet file -> the rows of its chunks, as dicts. polars reads, a row group at a time.
+
+polars holds a whole row group in memory, whatever part is asked for. So a large one is read by pyarrow, a few rows at
+a time, which polars takes over.
 
 In two cases polars does not give the values that a build needs; then pyarrow reads the same rows one by one:
 
@@ -8,19 +11,23 @@ In two cases polars does not give the values that a build needs; then pyarrow re
 
 from collections.abc import Collection, Iterator
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from lmms.prep.rows.arrow import is_read, read_row_group, row_groups
+from lmms.prep.rows.arrow import group_batches, is_read, read_row_group, row_groups
 from lmms.prep.rows.chunk import CHUNK_ROWS, Rows, rows_of_chunk
 
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
 
 _PIECE_BYTES, _MOST_PIECES = 2**27, 16
-"""A larger row group is read in pieces, to save memory; each piece reads the row group once."""
+"""A larger row group is read a few rows at a time, or if its columns do not allow that in pieces, of which each reads
+the row group once."""
+_BATCH_BYTES = 2**24
+"""Bytes of the rows that are read at a time."""
 
 _REFUSED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 """The errors of polars for a file that polars cannot read; pyarrow decides whether the file is damaged."""
@@ -33,11 +40,20 @@ def read_parquet(file: Path, columns: Collection[str], most: int | None = None) 
     """
     groups = row_groups(file, columns if most is None else ())
     if most is not None:
-        yield from _first_rows(file, min(most, sum(rows for rows, _ in groups)), columns)
+        yield from _first_rows(
+            file, min(most, sum(rows for rows, _ in groups)), columns, groups[0] if groups else (0, 0)
+        )
         return
     size, total = file.stat().st_size, max(sum(rows for rows, _ in groups), 1)
     first = done = 0
+    all_plain = _are_all_plain(file)
     for number, (group_rows, group_bytes) in enumerate(groups):
+        if all_plain and group_bytes > _PIECE_BYTES:
+            for part in _streamed(file, number, group_rows, group_bytes, columns):
+                done += len(part)
+                yield part, size * done // total
+            first += group_rows
+            continue
         for start, rows in _pieces(group_rows, group_bytes):
             frame = _read(file, first + start, rows, columns)
             parts = (
@@ -54,8 +70,13 @@ def read_parquet(file: Path, columns: Collection[str], most: int | None = None) 
         raise OSError(f"{done} rows can be read, {first} are in its footer")
 
 
-def _first_rows(file: Path, rows: int, columns: Collection[str]) -> Iterator[tuple[Rows, int]]:
-    frame = _read(file, 0, rows, columns)
+def _first_rows(file: Path, rows: int, columns: Collection[str], group: tuple[int, int]) -> Iterator[tuple[Rows, int]]:
+    """The first rows of a file. group: rows and bytes of the first row group."""
+    if rows <= group[0] and group[1] > _PIECE_BYTES and _are_all_plain(file):
+        batch = next(group_batches(file, 0, rows), None)
+        frame = None if batch is None else pl.DataFrame(batch)
+    else:
+        frame = _read(file, 0, rows, columns)
     if frame is not None:
         yield _dicts(frame, columns), 0
     else:
@@ -68,6 +89,46 @@ def _pieces(rows: int, size: int) -> Iterator[tuple[int, int]]:
     step = CHUNK_ROWS * -(-rows // (CHUNK_ROWS * pieces))
     for start in range(0, rows, step):
         yield start, min(step, rows - start)
+
+
+def _streamed(file: Path, group: int, rows: int, size: int, columns: Collection[str]) -> Iterator[Rows]:
+    """The rows of each chunk of a large row group, cut as _cut does.
+
+    The row group is read twice at once: where a chunk ends depends on the bytes of CHUNK_ROWS rows.
+    """
+    step = 2 ** min(max(_BATCH_BYTES * rows // size, 1).bit_length() - 1, CHUNK_ROWS.bit_length() - 1)
+    measured, batches = group_batches(file, group, step), group_batches(file, group, step)
+    for start in range(0, rows, CHUNK_ROWS):
+        height = min(CHUNK_ROWS, rows - start)
+        number = ceil(height / step)
+        frames = (None if batch is None else pl.DataFrame(batch) for batch in islice(measured, number))
+        sizes = [None if frame is None else sum(map(_size, frame)) for frame in frames]
+        part = islice(batches, number)
+        if None in sizes:
+            list(part)  # these rows are read in another way
+            yield from read_row_group(file, group, start, height)
+        else:
+            most = rows_of_chunk(height, sum(each or 0 for each in sizes))
+            yield from (_dicts(frame, columns) for frame in _regrouped(map(pl.DataFrame, part), most))
+
+
+def _regrouped(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of so many, the last perhaps of fewer."""
+    rest: pl.DataFrame | None = None
+    for frame in frames:
+        rest = frame if rest is None else pl.concat([rest, frame])
+        while rest.height >= rows:
+            yield rest.head(rows)
+            rest = rest.slice(rows)
+    if rest is not None and rest.height:
+        yield rest
+
+
+def _are_all_plain(file: Path) -> bool:
+    try:
+        return all(map(_is_plain, pl.scan_parquet(file, glob=False, hive_partitioning=False).collect_schema().dtypes()))
+    except _REFUSED:
+        return False
 
 
 def _read(file: Path, first: int, rows: int, columns: Collection[str]) -> pl.DataFrame | None:

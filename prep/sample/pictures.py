@@ -32,7 +32,7 @@ def measured(image: Image, source: Source, recipe: Recipe) -> Image:
     if image.size is not None:
         return image
     try:
-        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside, opened=recipe.opened)
+        data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside, looked=recipe.looked)
         address = address_of(image.ref, source.beside)
         fetched = None if address is None else pinned(address, data, recipe.pins)
         size = image_size(data, recipe.verify_media, recipe.max_image_pixels)

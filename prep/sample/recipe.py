@@ -8,6 +8,7 @@ from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.video import VideoRule
 from lmms.prep.media.network import Network
 from lmms.prep.media.pins import Pins
+from lmms.prep.media.read import Looked
 from lmms.prep.video.facts import Backend, FrameFormat, VideoLimits
 
 
@@ -27,8 +28,8 @@ class Recipe:
     """Quality of the JPEGs that edited pictures become; None: PNG."""
     network: Network | None = None
     """How images are fetched that records name by http; None: they are rejected."""
-    opened: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
-    """The files that pictures of the chunk at hand were read from: see read_image."""
+    looked: Looked = field(default_factory=Looked, compare=False)
+    """What was looked for on the disk for the chunk at hand."""
     video: VideoRule | None = None
     """None for a model that reads no videos."""
     video_backend: Backend = "auto"

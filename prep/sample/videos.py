@@ -52,7 +52,7 @@ def _of_file(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, ...
     assert recipe.vision is not None
     assert recipe.video is not None
     (ref,) = video.files.refs
-    file = find_video(ref, source.roots, network=recipe.network, beside=source.beside, opened=recipe.opened)
+    file = find_video(ref, source.roots, network=recipe.network, beside=source.beside, looked=recipe.looked)
     facts = probe(file, recipe.video_backend, recipe.video_limits)
     ask, row = asked((video.ask, ask_of(source.reading))), recipe.vision.temporal_patch_size
     try:
@@ -84,7 +84,7 @@ def _of_frames(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, .
     frames, sizes = [], []
     for number, ref in enumerate(video.files.refs):
         try:
-            data = read_image(ref, source.roots, network=recipe.network, beside=source.beside, opened=recipe.opened)
+            data = read_image(ref, source.roots, network=recipe.network, beside=source.beside, looked=recipe.looked)
             sizes.append(image_size(data, recipe.verify_media, recipe.max_image_pixels))
         except Reject as reject:
             raise Reject(reject.reason, f"frame {number}: {reject.message}", video.place) from None

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmms.configs.errors import SourceError
 from lmms.configs.stores.store import LocalStore
-from lmms.prep.media.read import MediaRef, read_image
-from lmms.prep.media.roots import media_roots
+from lmms.prep.media.read import Looked, MediaRef, read_image, state_of
+from lmms.prep.media.roots import media_roots, real_path
 from lmms.prep.reject import REASONS, Reject
 from tests.kit.media.pictures import encoded
 
@@ -302,3 +302,35 @@ def test_a_picture_in_a_store_has_the_bounds_of_a_file_and_may_have_several_bloc
         with pytest.raises(Reject) as caught:
             read_image(path(name), (), len(PICTURE) - 1, beside=store)
         assert caught.value.reason == reason, name
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files, folders, and links to them, to one another, to nothing, and to themselves."""
+    folder = tmp_path_factory.mktemp("linked").resolve()
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "f").write_bytes(PICTURE)
+    links = {"l": "a", "a/up": "..", "a/b/f": "../f", "m": "l/b", "loop": "loop", "gone": "a/none", "x": str(folder)}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    return folder
+
+
+@given(st.lists(st.sampled_from([*"abflmx.", "..", "up", "gone", "none", ""]), min_size=1, max_size=6))
+@example(["loop"])
+@example(["loop", "b"])
+def test_the_links_of_a_path_lead_where_the_system_says(linked: Path, names: list[str]) -> None:
+    folders: dict[str, str] = {}
+    for _ in range(2):  # the second time, the folder is known
+        path = f"{linked}/{'/'.join(names)}"
+        assert real_path(path, folders) == os.path.realpath(path)
+
+
+def test_a_folder_that_many_files_are_in_is_looked_up_once(root: Path) -> None:
+    looked = Looked()
+    for name in ("a.jpg", "b.jpg"):
+        (root / name).write_bytes(PICTURE)
+        read_image(path(name), (root,), looked=looked)
+    real = os.path.realpath(root)
+    assert looked.folders == {str(root): real}
+    assert looked.files == {f"{real}/{name}": state_of(root / name) for name in ("a.jpg", "b.jpg")}

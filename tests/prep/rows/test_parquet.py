@@ -1,5 +1,7 @@
 """Parquet sources: polars reads, and gives the rows and the chunks that pyarrow's reader gave."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -48,6 +50,16 @@ COLUMNS = {
 }
 
 READ = ("messages", "images")
+
+
+@pytest.fixture(params=["whole", "a few rows at a time"], autouse=True)
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether every row group is read as a large one."""
+    is_large: bool = request.param != "whole"
+    if is_large:
+        monkeypatch.setattr(parquet, "_PIECE_BYTES", 1)
+        monkeypatch.setattr(parquet, "_BATCH_BYTES", 2**17)
+    return is_large
 
 
 def by_pyarrow(file: Path) -> Iterator[list[Any]]:
@@ -102,12 +114,33 @@ def test_chunks_are_cut_where_pyarrow_cut_them(rows: int, size: int, group: int,
 def test_a_large_row_group_is_read_in_pieces_with_the_same_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Pieces, since one column has a kind that pyarrow has to read."""
     file = tmp_path / "a.parquet"
-    pq.write_table(picture_table(5000, 30), file, row_group_size=3000)
+    table = picture_table(5000, 30).append_column("when", pa.array(range(5000), pa.timestamp("ns")))
+    pq.write_table(table, file, row_group_size=3000)
     whole = list(by_polars(file))
     monkeypatch.setattr(parquet, "_PIECE_BYTES", 100_000)
     assert len(list(parquet._pieces(3000, row_groups(file)[0][1]))) > 2
     assert list(by_polars(file)) == whole == list(by_pyarrow(file))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory a process held")
+def test_of_a_large_row_group_a_few_rows_are_in_memory(tmp_path: Path, large: bool) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(picture_table(600, 400_000), file, write_batch_size=2)
+    program = (
+        "import re, sys; from pathlib import Path; from lmms.prep.rows import parquet\n"
+        "held = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024\n"
+        "parquet._PIECE_BYTES = int(sys.argv[2])\n"
+        "before = held()\n"
+        "read = lambda most: parquet.read_parquet(Path(sys.argv[1]), ['messages', 'images'], most)\n"
+        "rows = sum(len(part) for most in (16, None) for part, _ in read(most))\n"
+        "print(rows, held() - before)"
+    )
+    command = [sys.executable, "-c", program, str(file), str(1 if large else 2**40)]
+    rows, grown = map(int, subprocess.run(command, capture_output=True, check=True).stdout.split())
+    assert rows == 616
+    assert (grown < 300) == large  # MiB; the file has 240
 
 
 @pytest.mark.parametrize("dictionary", [True, False])
