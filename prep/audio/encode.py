@@ -57,7 +57,7 @@ def flac(blocks: Iterator[Samples], sample_rate: int, form: SoundFormat) -> tupl
 
 
 def _whole_numbers(block: Samples, bits: int) -> NDArray[np.int16 | np.int32]:
-    """Rounded here, as soundfile writes by another factor than it reads by: so samples of so many bits stay the same."""
+    """Rounded here: soundfile writes by another factor than it reads by. So samples of so many bits stay the same."""
     top = 2.0 ** (bits - 1)
     values = np.clip(np.rint(block.astype(np.float64) * top), -top, top - 1)
     return values.astype(np.int16) if bits == 16 else values.astype(np.int32) << 8
