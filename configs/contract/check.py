@@ -115,7 +115,10 @@ def _media_faults(pack: Pack, limits: PackLimits) -> list[str]:
         elif m.end - m.start != grid_tokens(m.grid_thw, limits.merge_size):
             faults.append(f"media {i} has {m.end - m.start} tokens, its grid {list(m.grid_thw)} needs another number")
         faults += _row_faults(i, m)
-        shown[m.start : m.end] = -2 if (token := ids.get(m.kind)) is None else token
+        token = ids.get(m.kind)
+        if token is None and limits.image_token_id is not None:
+            faults.append(f"media {i} is of kind {m.kind!r}, which has no placeholder here")
+        shown[m.start : m.end] = -2 if token is None else token
         last = m.end
     if limits.image_token_id is None:
         return faults + (["media in a pack of a text model"] if pack.media else [])

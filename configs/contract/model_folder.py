@@ -107,8 +107,9 @@ def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any
 def _video_token_id(
     path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any], token: str | None
 ) -> int | None:
-    """The id of the placeholder of videos; None for a model that has none."""
-    if token is None or config.get("video_token_id") is None:
+    """The id of the placeholder of videos; None for a model whose config or tokenizer has none."""
+    is_known = any(each["content"] == token for each in tokenizer.get("added_tokens", ()))
+    if token is None or not is_known or config.get("video_token_id") is None:
         return None
     return _token_id(path, config, tokenizer, "video", token)
 

@@ -74,6 +74,7 @@ def fits(rendered: Rendered, shown: Shown, limits: PackLimits) -> bool:
 
 def _too_long(rendered: Rendered, shown: Shown, limits: PackLimits, place: str) -> Reject:
     tokens, patches = len(rendered.input_ids), shown.patches
+    advice = "; smaller: video_max_pixels, fewer frames: video_fps or video_max_frames" if shown.clips else ""
     if tokens > limits.seq_len:
-        return Reject("too_long", f"{tokens} tokens, a pack holds {limits.seq_len}", place)
-    return Reject("too_many_patches", f"{patches} patches, a pack holds {limits.max_patches}", place)
+        return Reject("too_long", f"{tokens} tokens, a pack holds {limits.seq_len}{advice}", place)
+    return Reject("too_many_patches", f"{patches} patches, a pack holds {limits.max_patches}{advice}", place)

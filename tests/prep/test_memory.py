@@ -84,7 +84,7 @@ def test_files_and_memory_may_be_packed_together(records: list[dict[str, Any]], 
 
 @pytest.mark.parametrize("wrong", [7, "records.jsonl"])
 def test_what_holds_no_records_is_named(wrong: Any, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"records is a \w+, expected an iterable of dicts, a polars frame"):
+    with pytest.raises(SourceError, match=r"records is an? \w+, expected an iterable of dicts, a polars frame"):
         build_shards(config(tmp_path, "out"), records=wrong)
     assert not (tmp_path / "out").exists()
 

@@ -11,7 +11,7 @@ from lmms.configs.load import to_yaml
 from tests.kit.runs import run_config, write_run
 from tools.bench.first_batch import GLOBAL_PACKS
 from tools.bench.reading import Way, speeds
-from tools.faults.main import ROOT
+from tools.faults.page import ROOT
 
 
 def test_every_way_to_read_the_first_batches_and_a_run_are_measured(tmp_path: Path) -> None:

@@ -355,3 +355,29 @@ def test_a_hub_id_resolves_to_its_cached_snapshot_without_a_network(hub_cache: P
 def test_an_id_that_cannot_be_fetched_is_a_model_error(environment: dict[str, str], hub_cache: Path) -> None:
     found = resolve_in_process("tiny-org/other-model", HF_HUB_CACHE=str(hub_cache), **environment)
     assert found.startswith("ModelError: model 'tiny-org/other-model' is no folder here and could not be fetched")
+
+
+def test_a_model_reads_videos_if_config_and_tokenizer_name_the_placeholder(tiny: Path) -> None:
+    assert read_model_folder(tiny).video_token_id is None
+    change(tiny, "config.json", lambda body: body.update(video_token_id=5))
+    assert read_model_folder(tiny).video_token_id is None
+    change(tiny, "tokenizer.json", lambda body: body["added_tokens"].append({"id": 5, "content": "<|video_pad|>"}))
+    assert read_model_folder(tiny).video_token_id == 5
+    change(tiny, "config.json", lambda body: body.update(video_token_id=6))
+    with pytest.raises(ModelError, match=r"video_token_id is 6 in config\.json"):
+        read_model_folder(tiny)
+
+
+def test_videos_have_the_settings_of_their_own_file_and_the_colours_of_pictures(tiny: Path) -> None:
+    folder = read_model_folder(tiny)
+    assert folder.video is not None
+    assert (folder.video.areas, folder.video.max_pixels, folder.video.fps) == ("frame", 12845056, 2.0)
+    settings = {**TINY["preprocessor_config.json"], "size": {"shortest_edge": 28, "longest_edge": 5000}, "fps": 3}
+    settings = {name: value for name, value in settings.items() if name not in ("min_pixels", "max_pixels")}
+    write_json(tiny / "video_preprocessor_config.json", settings)
+    folder = read_model_folder(tiny)
+    assert folder.video is not None
+    assert (folder.video.min_pixels, folder.video.max_pixels, folder.video.fps) == (28, 5000, 3)
+    write_json(tiny / "video_preprocessor_config.json", {**settings, "image_mean": [0.1, 0.5, 0.5]})
+    with pytest.raises(ModelError, match=r"image_mean is .* for pictures; expected the same for both"):
+        read_model_folder(tiny)

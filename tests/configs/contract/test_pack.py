@@ -1,5 +1,6 @@
 """One test for each way in which a pack can break the contract: what check_pack lets through, training reads."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from lmms.configs.contract import mds
 from lmms.configs.contract import pack as contract
 from lmms.configs.contract.check import PackLimits, check_pack
-from lmms.configs.contract.pack import COLUMNS, Media, Pack
+from lmms.configs.contract.pack import COLUMNS, Media, Pack, Row
 
 IMAGE = 99
 
@@ -157,3 +158,58 @@ def test_check_pack_finds_media_in_a_pack_of_a_text_model(image_pack: Pack, limi
 def test_check_pack_names_every_fault(image_pack: Pack, limits: PackLimits) -> None:
     bad = weights(1, 0)(media(grid_thw=(1, 4, 2))(image_pack))
     assert len(check_pack(bad, limits)) == 2
+
+
+VIDEO = 98
+
+
+@pytest.fixture
+def video_pack() -> Pack:
+    """One conversation with a video of two rows of 2 x 2 patches: three frames of 4, 5 and 6 bytes."""
+    rows = (Row(0, 2, 1.0, (0.0, 0.5), (4, 5)), Row(1, 2, 1.0, (1.0,), (6,)))
+    return Pack(
+        input_ids=np.array([1, VIDEO, VIDEO, 2, 3], np.int32),
+        cu_seqlens=np.array([0, 5], np.int32),
+        targets=np.array([[3, 5]], np.int32),
+        target_weights=np.ones(1),
+        sample_weights=np.ones(1),
+        samples=np.zeros((1, 2), np.int64),
+        media=tuple(
+            Media("video", i + 1, i + 2, (28, 28), (1, 2, 2), sum(row.bytes), row) for i, row in enumerate(rows)
+        ),
+        media_bytes=b"x" * 15,
+    )
+
+
+def test_rows_of_a_video_are_entries_of_media_that_come_back_from_their_columns(
+    video_pack: Pack, limits: PackLimits
+) -> None:
+    assert check_pack(video_pack, replace(limits, video_token_id=VIDEO)) == []
+    columns = json.loads(json.dumps(video_pack.to_columns()["media"]))
+    assert tuple(map(Media.from_json, columns)) == video_pack.media
+    assert (video_pack.patches, video_pack.sum_squared_patches) == (8, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"row": None}, "media 0 of kind 'video' lacks a row of frames"),
+        ({"kind": "image"}, "media 0 of kind 'image' has a row of frames"),
+        ({"row": Row(2, 2, 1.0, (0.0,), (9,))}, "media 0 is row 2 of 2"),
+        ({"row": Row(0, 2, 1.0, (0.0,), (4, 5))}, "with 2 frames: no such row"),
+        ({"row": Row(0, 2, 1.0, (0.0, 0.5), (4, 4))}, "media 0 has 9 bytes, its frames have 8"),
+        ({"end": 3}, "media 1 at [2, 3) is out of order"),
+    ],
+)
+def test_check_pack_finds_rows_that_cannot_be(
+    change: dict[str, Any], expected: str, video_pack: Pack, limits: PackLimits
+) -> None:
+    first, second = video_pack.media
+    faults = check_pack(
+        replace(video_pack, media=(replace(first, **change), second)), replace(limits, video_token_id=VIDEO)
+    )
+    assert expected in "; ".join(faults)
+
+
+def test_a_video_for_a_model_without_a_placeholder_for_videos_is_a_fault(video_pack: Pack, limits: PackLimits) -> None:
+    assert "media 0 is of kind 'video', which has no placeholder here" in check_pack(video_pack, limits)

@@ -89,7 +89,7 @@ def test_a_build_that_loses_a_node_has_the_bytes_of_a_build_on_one_machine(tmp_p
     lost = nodes.add_node(num_cpus=1)
 
     def lose() -> None:
-        waits_there, until = Path(f"{gate}.{lost.node_id}"), time.monotonic() + 50
+        waits_there, until = Path(f"{gate}.{lost.node_id}"), time.monotonic() + 240
         while not waits_there.exists() and time.monotonic() < until:
             time.sleep(0.05)
         lost_with_work.append(waits_there.exists())
