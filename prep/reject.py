@@ -54,7 +54,7 @@ REASONS: Mapping[str, str] = {
     "part_missing_field": "a part lacks the key that its type needs",
     "unknown_part_type": "a part's type is not known",
     "bad_part": "a part has an unknown key, or a value of a wrong type",
-    "bad_range": "no frames between video_start and video_end, or more frames asked for than there are",
+    "bad_range": "no frames or samples between the two times of a clip, or more frames asked for than there are",
     "image_in_assistant": "an image in an assistant turn: the model reads images, it does not write them",
     "unread_media": "a column or key names pictures, videos or sounds, and no part of the record takes them",
     "bad_box": "a box or point is malformed, turned, outside its picture, or for a picture of another size",
@@ -65,7 +65,7 @@ REASONS: Mapping[str, str] = {
     # images
     "missing_file": "no such file under the media roots",
     "not_a_file": "the path is a folder, a device or a pipe",
-    "empty_file": "an image or video of 0 bytes",
+    "empty_file": "an image, video or sound of 0 bytes",
     "unreadable_file": "the file exists and cannot be read",
     "file_too_large": "more bytes than an image may have",
     "path_outside_root": "the path leaves the media roots, after resolving .. and links",
@@ -76,16 +76,21 @@ REASONS: Mapping[str, str] = {
     "bad_data_uri": "a data: URI or base64 that is malformed or empty, or a data: URI not of an image type",
     "not_an_image": "the bytes begin like no known image format",
     "unsupported_format": "a format that is known and cannot be decoded, such as SVG or WMV, or HEIC without an extra",
-    "decode_error": "the image or video is truncated or damaged",
+    "decode_error": "the image, video or sound is truncated or damaged",
     "too_many_pixels": "more pixels than max_image_pixels, by the header of the image or a frame of the video",
     "aspect_ratio": "the longer side is more than 200 times the shorter one",
     # videos
     "not_a_video": "the bytes begin like no known video file: text, a playlist, a picture",
     "no_video_stream": "a file without a video in it, such as a sound",
     "no_frames": "a video without a single frame",
-    "media_timeout": "a video was not decoded within media_timeout",
-    "media_memory": "a video needs more memory to decode than it may have",
+    "media_timeout": "a video or sound was not decoded within media_timeout",
+    "media_memory": "a video or sound needs more memory to decode than it may have",
     "media_crash": "the library that decodes ended its process over the file",
+    # sounds
+    "not_a_sound": "the bytes begin like no known sound or video file: text, a playlist, a picture, samples alone",
+    "no_audio_stream": "a file without a sound in it, such as a video without one",
+    "empty_audio": "a sound without a single sample",
+    "non_finite_samples": "a sound with a sample that is NaN or infinite",
     # later
     "later_audio": "audio is not supported yet",
     # the record against the model

@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("output", "planning", "progress", "reject", "tables"),
         ("rows", "shards"),
         ("video", "writer"),
-        ("media",),
+        ("audio", "media"),
         ("records",),
         ("choice",),
         ("render", "sources", "transforms"),
@@ -76,11 +76,11 @@ IN_ANOTHER_PROCESS = ("prep.video.by_torchcodec",)
 TORCH_FREE = ("train/data", "train/watch/metrics", "train/watch/history", "train/watch/curves", "train/watch/summary")
 CONFIGS_LIBRARIES = {
     *("numpy", "xxhash", "yaml", "huggingface_hub"),
-    *("PIL", "pillow_heif"),
+    *("PIL", "pillow_heif", "soundfile"),
     *("obstore", "fsspec", "paramiko", "ocifs", "oci", "databricks", "requests"),
 }
-"""All that the ground floor may load besides the standard library; the second line where a picture is opened, the
-third where a URL is read."""
+"""All that the ground floor may load besides the standard library; the second line where a picture or sound is
+opened, the third where a URL is read."""
 
 
 def imported_modules(source: str) -> set[str]:

@@ -6,6 +6,7 @@ memory, is a reject, and the next file gets a new process.
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -15,7 +16,7 @@ from lmms.prep.video.process import Question, answers
 
 def probe(data: VideoFile, backend: Backend, limits: VideoLimits) -> VideoFacts:
     """What a video is. Raises Reject; BuildError where the library is not installed."""
-    ((_, text),) = answers(data, Question(backend, limits))
+    ((_, text),) = answers(data, _question(backend, limits))
     facts = json.loads(text)
     return VideoFacts(**facts | {"size": tuple(facts["size"])})
 
@@ -37,8 +38,19 @@ def encoded_frames(
         return []
     if min(indices) < 0:
         raise ValueError(f"there is no frame {min(indices)}: frames count from 0")
-    pictures = dict(answers(data, Question(backend, limits, list(map(int, indices)), size, form)))
+    pictures = dict(answers(data, _question(backend, limits, list(map(int, indices)), size, form)))
     return [pictures[index] for index in indices]
+
+
+def _question(
+    backend: Backend,
+    limits: VideoLimits,
+    indices: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+    form: FrameFormat | None = None,
+) -> Question:
+    details = {"backend": backend, "indices": indices, "size": size, "form": asdict(form) if form else None}
+    return Question("video", "lmms.prep.video.answer", limits, details)
 
 
 def decoder_of(backend: Backend) -> str:

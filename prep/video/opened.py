@@ -21,17 +21,7 @@ _READ = 2**20
 @contextmanager
 def opened(file: BinaryIO, container: Container, limits: VideoLimits) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The file at its start, and its first video stream that is no cover picture."""
-    file.seek(0)
-    # All by which libav could open another file or address is closed: protocols, references, and its way to open.
-    options = {"protocol_whitelist": "none", "max_pixels": str(limits.max_pixels)}
-    if container.name == "mp4":
-        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
-    with (
-        _rejects(),
-        av.open(
-            file, "r", format=container.demuxer, options=options, buffer_size=_READ, io_open=_refuse_to_open
-        ) as video,
-    ):
+    with opened_file(file, container, limits, "video") as video:
         streams = [each for each in video.streams.video if not each.disposition & Disposition.attached_pic]
         if not streams:
             raise Reject("no_video_stream", f"the {container.name} file has no video stream")
@@ -48,23 +38,40 @@ def opened(file: BinaryIO, container: Container, limits: VideoLimits) -> Iterato
         yield video, streams[0]
 
 
+@contextmanager
+def opened_file(file: BinaryIO, container: Container, limits: VideoLimits, kind: str) -> Iterator[InputContainer]:
+    """The file at its start. Raises Reject also for errors of libav in what the caller does; kind: for the message."""
+    file.seek(0)
+    # All by which libav could open another file or address is closed: protocols, references, and its way to open.
+    options = {"protocol_whitelist": "none", "max_pixels": str(limits.max_pixels)}
+    if container.name == "mp4":
+        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    with (
+        _rejects(kind),
+        av.open(
+            file, "r", format=container.demuxer, options=options, buffer_size=_READ, io_open=_refuse_to_open
+        ) as opened_container,
+    ):
+        yield opened_container
+
+
 def codec_of(stream: VideoStream) -> str:
     """The name of the codec, such as h264, whichever library decodes it."""
     return stream.codec_context.codec.canonical_name
 
 
 @contextmanager
-def _rejects() -> Iterator[None]:
+def _rejects(kind: str) -> Iterator[None]:
     """Errors of libav as rejects."""
     try:
         yield
     except MemoryError:  # also libav's
         raise
     except av.error.DecoderNotFoundError as error:
-        raise Reject("unsupported_format", f"the video cannot be decoded here: {error.strerror}") from None
+        raise Reject("unsupported_format", f"the {kind} cannot be decoded here: {error.strerror}") from None
     except av.FFmpegError as error:
-        raise Reject("decode_error", f"the video cannot be decoded: {error.strerror}") from None
+        raise Reject("decode_error", f"the {kind} cannot be decoded: {error.strerror}") from None
 
 
 def _refuse_to_open(url: str, flags: int, options: object) -> NoReturn:
-    raise PermissionError(f"the video asks for another file: {url!r}")
+    raise PermissionError(f"it asks for another file: {url!r}")

@@ -5,16 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any, Literal
 
 from lmms.configs.errors import BuildError
 from lmms.prep.reject import Reject
 from lmms.prep.rows.child import how_ended
 from lmms.prep.video.child import FAULT, HEAD, READY, REJECT
-from lmms.prep.video.facts import Backend, FrameFormat, VideoFile, VideoLimits
+from lmms.prep.video.facts import VideoFile, VideoLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,15 @@ _children: list[_Child] = []
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of a file: its facts, or the pictures of `indices`."""
+    """What is asked of a file."""
 
-    backend: Backend
+    kind: Literal["video", "sound"]
+    """What a message calls the file."""
+    module: str
+    """Its `results` gives the answers, in the child."""
     limits: VideoLimits
-    indices: Sequence[int] | None = None
-    size: tuple[int, int] | None = None
-    form: FrameFormat | None = None
+    details: Mapping[str, Any]
+    """What the module reads, fit for JSON."""
 
 
 def answers(file: VideoFile, question: Question) -> Iterator[tuple[int, bytes]]:
@@ -61,7 +63,7 @@ def answers(file: VideoFile, question: Question) -> Iterator[tuple[int, bytes]]:
                 return
             yield number, data
     except (EOFError, BrokenPipeError):
-        raise _death(child, question.limits) from None
+        raise _death(child, question) from None
     finally:
         if not is_whole:  # what the child goes on to say is no answer to the next question
             stop()
@@ -94,7 +96,7 @@ def _running() -> _Child:
         except EOFError:
             words.seek(0)
             text = words.read().decode(errors="replace")
-            raise RuntimeError(f"the process that decodes videos does not start: {text}") from None
+            raise RuntimeError(f"the process that decodes does not start: {text}") from None
     return _children[-1]
 
 
@@ -120,12 +122,12 @@ def _next(child: _Child) -> tuple[int, int, bytes]:
     return kind, number, data
 
 
-def _death(child: _Child, limits: VideoLimits) -> Reject:
+def _death(child: _Child, question: Question) -> Reject:
     code = child.process.wait()
     if code == -signal.SIGALRM:
-        message = f"the video was not decoded within {limits.timeout_s:g} s; raise media_timeout to give it more time"
-        return Reject("media_timeout", message)
+        message = f"the {question.kind} was not decoded within {question.limits.timeout_s:g} s"
+        return Reject("media_timeout", f"{message}; raise media_timeout to give it more time")
     child.words.seek(0)
     words = child.words.read().decode(errors="replace").strip().splitlines()
     said = f": {words[-1]}" if words else ""
-    return Reject("media_crash", f"the process that decoded the video {how_ended(code)}{said}")
+    return Reject("media_crash", f"the process that decoded the {question.kind} {how_ended(code)}{said}")

@@ -1,0 +1,1 @@
+"""What a sound file is, and its samples, out of the process that can be killed."""
