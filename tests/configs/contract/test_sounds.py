@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmms.configs.contract.sounds import samples_of
-from tests.kit.sounds import pcm, tone
+from tests.kit.media.sounds import pcm, tone
 
 
 def test_samples_come_back() -> None:

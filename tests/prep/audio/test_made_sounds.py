@@ -13,8 +13,8 @@ from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.reject import Reject
 from lmms.prep.video import process
 from lmms.prep.video.facts import VideoLimits
-from tests.kit.sounds import RATE, coded, pcm, tone
-from tests.kit.videos import video
+from tests.kit.media.sounds import RATE, coded, pcm, tone
+from tests.kit.media.videos import video
 
 LIMITS = VideoLimits()
 FORM = SoundFormat()

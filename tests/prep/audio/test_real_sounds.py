@@ -14,7 +14,7 @@ from lmms.prep.audio.facts import SoundFacts, SoundFormat
 from lmms.prep.reject import Reject
 from lmms.prep.video.facts import VideoLimits
 from lmms.prep.video.process import stop
-from tests.kit.av import records_of
+from tests.kit.media.av import records_of
 
 LIMITS = VideoLimits()
 RATE = 16000
