@@ -181,7 +181,7 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     )
 
 
-_POSITIONS_A_TOKEN = 4
+_POSITIONS_A_TOKEN = 8
 
 
 def max_patches_of(config: PrepConfig, folder: ModelFolder) -> int:

@@ -9,6 +9,7 @@ from lmms.configs.contract.video import (
     asked,
     clip_range,
     frame_size,
+    row_step,
     rows_of,
     sampled_frames,
 )
@@ -69,7 +70,7 @@ def _of_file(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, ...
         recipe.video_backend,
         recipe.video_limits,
     )
-    step = row / (len(numbers) / len(clip) * facts.fps)
+    step = row_step(len(clip), len(numbers), facts.fps, ask, recipe.video, row)
     seconds = [number / facts.fps for number in numbers]
     stored = size if recipe.resizes_frames else facts.size
     address = address_of(ref, source.beside)
