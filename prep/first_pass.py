@@ -24,6 +24,7 @@ from lmms.configs.files import at_home
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.transforms import name_of_transform
+from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import Numbered, memory_chunks, read_chunks, read_groups, source_groups
 from lmms.prep.engine.cluster import Call, groups_on_ray
@@ -168,6 +169,8 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
             folder.vision,
             folder.image_token_id,
             folder.video_token_id,
+            folder.audio_token_id,
+            folder.audio,
         ),
         vision=folder.vision,
         verify_media=config.verify_media,
@@ -183,6 +186,9 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
         ),
         frame_format=FrameFormat(config.video_encoding, config.video_quality),
         resizes_frames=config.video_frames == "resized",
+        audio=folder.audio,
+        sound_format=SoundFormat(16 if config.audio_encoding == "flac16" else 24),
+        cuts_sounds=config.audio_too_long == "cut",
         seed=config.seed,
         edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,
@@ -190,8 +196,14 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     )
 
 
+_POSITIONS_A_TOKEN = 4
+
+
 def max_patches_of(config: PrepConfig, folder: ModelFolder) -> int:
-    return config.max_patches or (config.seq_len * folder.vision.merge_size**2 if folder.vision else 0)
+    """If nothing is set: for a model with eyes as many patches as all tokens of a pack stand for, else some positions
+    of sounds a token: two stand for a token, more if the model fills short sounds up."""
+    a_token = folder.vision.merge_size**2 if folder.vision else _POSITIONS_A_TOKEN if folder.audio else 0
+    return config.max_patches or config.seq_len * a_token
 
 
 def _check_options(sources: Sequence[Source], chat_template: str) -> None:
