@@ -53,6 +53,7 @@ from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.unchanged import States, states_of, unchanged
 from lmms.prep.video.facts import FrameFormat, VideoLimits
+from lmms.prep.video.process import stop
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
@@ -223,7 +224,10 @@ _renderer: Callable[[], Renderer]
 """The renderer of this worker process, loaded when the first chunk needs it: a tokenizer takes a second."""
 
 
-def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None) -> None:
+def _prepare_worker(
+    folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None
+) -> Callable[[], None]:
+    """Returns what ends the process that decodes: its CPU time counts as that of the build once it has ended."""
     global _renderer
     hold_to_share(most_bytes)
     if multiprocessing.parent_process():
@@ -231,6 +235,7 @@ def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes:
         gc.set_threshold(50_000, 20, 100)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _renderer = cache(partial(load_renderer, folder, fast, is_large))
+    return stop
 
 
 def _spool_task(
