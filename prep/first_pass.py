@@ -47,6 +47,7 @@ from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
@@ -246,7 +247,7 @@ def _spool_task(
     key = chunk_key(kept, chunk, source) if kept else None
     if kept and key and spool and (result := take_kept(kept, key, chunk, chunk_id, spool)):
         return result
-    recipe = replace(recipe, looked=Looked())
+    recipe = replace(recipe, looked=Looked(), prices=None if spool else FramePrices())
     result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
     # With more memory, a later build may read what was lost.
     if kept and key and spool and not (chunk.care and chunk.care.lost):

@@ -9,6 +9,7 @@ from lmms.configs.contract.video import VideoRule
 from lmms.prep.media.network import Network
 from lmms.prep.media.pins import Pins
 from lmms.prep.media.read import Looked
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.video.facts import Backend, FrameFormat, VideoLimits
 
 
@@ -38,5 +39,7 @@ class Recipe:
     """How the frames of videos are kept."""
     resizes_frames: bool = True
     """Whether frames are kept as the model sees them, or as they were."""
+    prices: FramePrices | None = field(default=None, compare=False)
+    """Videos of the chunk at hand, measured in all forms of frames; None: they are not measured."""
     pins: Pins = field(default_factory=dict)
     """Pictures of an earlier build: what is fetched has to be the same."""

@@ -70,11 +70,11 @@ def main() -> None:
     root = str(asked.folder.resolve())
     with TemporaryDirectory() as scratch:
         source, still = Path(scratch, "videos.jsonl"), Path(scratch, "still.jsonl")
-        files = sorted(file.name for file in asked.folder.iterdir() if file.suffix in _ENDINGS)
-        _write(source, files)
+        files = video_files(asked.folder)
+        write_records(source, files)
         _, failed = _processor(asked, source, root)
         files = [file for file in files if file not in failed]
-        _write(source, files)
+        write_records(source, files)
         still.write_text(json.dumps(_record(None)) + "\n")
         rounds = []
         for number in range(asked.repeat):
@@ -92,7 +92,13 @@ def main() -> None:
     print(f"left out, since transformers cannot read them: {', '.join(failed) or 'none'}")
 
 
-def _write(source: Path, files: Sequence[str]) -> None:
+def video_files(folder: Path) -> list[str]:
+    """Names of the video files of a folder."""
+    return sorted(file.name for file in folder.iterdir() if file.suffix in _ENDINGS)
+
+
+def write_records(source: Path, files: Sequence[str]) -> None:
+    """Write a record of one question for each video."""
     source.write_text("".join(f"{json.dumps(_record(file))}\n" for file in files))
 
 
