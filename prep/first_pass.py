@@ -155,6 +155,8 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
             folder.vision,
             folder.image_token_id,
             folder.video_token_id,
+            folder.audio_token_id,
+            folder.audio,
         ),
         vision=folder.vision,
         verify_media=config.verify_media,
@@ -177,8 +179,14 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     )
 
 
+_POSITIONS_A_TOKEN = 4
+
+
 def max_patches_of(config: PrepConfig, folder: ModelFolder) -> int:
-    return config.max_patches or (config.seq_len * folder.vision.merge_size**2 if folder.vision else 0)
+    """If nothing is set: for a model with eyes as many patches as all tokens of a pack stand for, else some positions
+    of sounds a token: two stand for a token, more if the model fills short sounds up."""
+    a_token = folder.vision.merge_size**2 if folder.vision else _POSITIONS_A_TOKEN if folder.audio else 0
+    return config.max_patches or config.seq_len * a_token
 
 
 def _check_options(sources: Sequence[Source], chat_template: str) -> None:

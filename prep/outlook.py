@@ -20,7 +20,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import Ledger, check_filters
 from lmms.prep.first_pass import find_input, max_patches_of, read_records_of
-from lmms.prep.packing import costs_beyond_tokens
+from lmms.prep.packing import costs_beyond_tokens, tower_positions
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples
 from lmms.prep.planning.tight import Plan, plan_packs
@@ -184,9 +184,9 @@ def _packings(
 ) -> list[Packing]:
     """Both plans at one length. documents: numbers of the sources whose long texts are cut, not rejected."""
     cut = _cut(samples, np.isin(samples["source"], documents), config.seq_len)
-    fits = (cut["tokens"] <= config.seq_len) & (cut["patches"] <= max_patches)
+    fits = (cut["tokens"] <= config.seq_len) & (tower_positions(cut) <= max_patches)
     too_long, cut = int((~fits).sum()), cut[fits]
-    columns = (cut["tokens"].astype(np.int32), cut["patches"].astype(np.int32), costs_beyond_tokens(cost, cut))
+    columns = (cut["tokens"].astype(np.int32), tower_positions(cut), costs_beyond_tokens(cost, cut))
     size = (config.seq_len, max_patches)
     plans: dict[PlanName, Plan] = {
         "balanced": balanced_packs(Samples(*columns), *size, config.seed, config.more_packs),

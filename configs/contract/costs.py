@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.contract.families import family_facts
-from lmms.configs.contract.model_files import read_json
+from lmms.configs.contract.model_files import read_config
 from lmms.configs.errors import ConfigError, ModelError
 
 
@@ -31,6 +31,10 @@ class ModelCost:
     """Attention within windows: by the sum of squared patches of a window."""
     window: int
     """Patches along a window's side; 0 without windows."""
+    sound_position: float = 0.0
+    """The audio tower's linear layers and convolutions, and a position's share of its projection."""
+    squared_sound: float = 0.0
+    """Attention over chunks of sounds: by the sum of squared positions of a chunk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +84,7 @@ def folder_cost(folder: Path, train: Mapping[str, str]) -> ModelCost:
 
     Raises ModelError for a config.json that lacks a size, ConfigError for a part that the model does not have.
     """
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     parts = family_facts(config.get("model_type"), folder / "config.json").parts
     unknown = [part for part in train if part not in parts]
     if unknown:

@@ -35,11 +35,13 @@ from lmms.prep.sources import Source
 
 _FORMATS = {
     **dict.fromkeys(("source", "tokens", "target_tokens", "patches", "media", "chunk", "copy"), "i4"),
-    **dict.fromkeys(("row", "squared_patches", "offset", "bytes"), "i8"),
+    **dict.fromkeys(("row", "squared_patches", "squared_sounds", "offset", "bytes"), "i8"),
+    "sound_positions": "i4",
     **dict.fromkeys(("content_high", "content_low"), "u8"),
 }
 _NAMES = [
-    *("source", "row", "tokens", "target_tokens", "patches", "media", "squared_patches", "chunk", "offset", "bytes"),
+    *("source", "row", "tokens", "target_tokens", "patches", "media", "squared_patches"),
+    *("sound_positions", "squared_sounds", "chunk", "offset", "bytes"),
     *("content_high", "content_low", "copy"),
 ]
 BATCH_BYTES = 16 * 2**20
@@ -53,8 +55,8 @@ SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAM
 of what the record says. copy: 0, or of a repeated record the number of its copies before.
 
 A row that was joined to an earlier row's sample has an entry too, without tokens, with the place of that sample."""
-_NO_COUNTS = (0, 0, 0, 0, 0)
-"""Tokens, target tokens, patches, media and squared patches of a row that was joined to another."""
+_NO_COUNTS = (0,) * 7
+"""Tokens, target tokens, and the counts of media of a row that was joined to another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,8 +116,9 @@ class _Tally:
             # The number of the source is known by the entry alone: what is kept holds with other sources too.
             data = encode_sample(COLUMNS, sample.to_columns() | {"samples": np.array([(0, row)])})
             spans = sample.targets[:, 1] - sample.targets[:, 0]
-            media = (sample.patches, len(sample.media), sample.sum_squared_patches)
-            counts = (len(sample.input_ids), int(spans.sum()), *media)
+            shown = (sample.patches, len(sample.media), sample.sum_squared_patches)
+            heard = (sample.sound_positions, sample.sum_squared_sounds)
+            counts = (len(sample.input_ids), int(spans.sum()), *shown, *heard)
             place = (chunk_id, file.tell(), len(data))
             entries.append((source, row, *counts, *place, *content))
             for number, joined in enumerate(rows[1:], 1):
