@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +17,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
-from lmms.configs.load import load_config
+from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import load_checkpoint
 from lmms.train.run import train
@@ -35,6 +39,17 @@ SMALL_RUN: dict[str, Any] = {
     "stall_s": 300.0,
     "device": "cpu",
 }
+
+_TRAIN_UP_TO = """
+import sys, time
+from pathlib import Path
+from lmms.configs.load import load_config, to_yaml
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.run import train
+last = int(sys.argv[2])
+# The line of a step is in the log before it is told.
+train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: getattr(event, "step", 0) == last and time.sleep(3000))
+"""
 
 
 def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: str = "a") -> ModelFolder:
@@ -105,6 +120,20 @@ def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torc
 
 def silent(event: StepLog | str) -> None:
     """A report that nobody reads."""
+
+
+def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
+    """Train in a process of its own, which gets SIGKILL as soon as it has logged this step."""
+    file.write_text(to_yaml(config))
+    process = subprocess.Popen([sys.executable, "-c", _TRAIN_UP_TO, file, str(step)], stderr=subprocess.PIPE, text=True)
+    log = Path(config.output) / METRICS_NAME
+    while not (log.exists() and f'"step": {step}' in log.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert process.stderr is not None
+    process.stderr.close()
 
 
 def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:
