@@ -21,7 +21,7 @@ class FamilyFacts:
     video_areas: Literal["frame", "video"] = "frame"
     """Whether the video processor limits the area of a frame, or of all frames together."""
     fills_sounds: bool = False
-    """Whether every sound is filled up with silence to the longest that the model takes, also in the audio tower."""
+    """Whether the frames behind a sound are those of silence: see Audio.is_filled."""
 
 
 _TEXT = FamilyFacts(parts=("llm",), placeholders={})
