@@ -24,6 +24,7 @@ from lmms.configs.files import at_home
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.transforms import name_of_transform
+from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import Numbered, memory_chunks, read_chunks, read_groups, source_groups
 from lmms.prep.engine.cluster import Call, groups_on_ray
@@ -170,6 +171,9 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
         ),
         frame_format=FrameFormat(config.video_encoding, config.video_quality),
         resizes_frames=config.video_frames == "resized",
+        audio=folder.audio,
+        sound_format=SoundFormat(16 if config.audio_encoding == "flac16" else 24),
+        cuts_sounds=config.audio_too_long == "cut",
         seed=config.seed,
         edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from lmms.configs.by_part import PARTS
-from lmms.configs.contract.families import FAMILIES
+from lmms.configs.contract.families import FAMILIES, trained_as
 from lmms.prep.render.families import FAMILIES as OF_PREP
 from lmms.train.families import FAMILIES as OF_TRAIN
-from lmms.train.families import trained_as
 from lmms.train.model.build import build_model
 from tests.kit.model.models import FAMILIES as OF_TESTS
 from tests.kit.model.models import part_of, tiny_config

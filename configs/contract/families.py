@@ -53,6 +53,11 @@ thinker saved alone.
 """
 
 
+def trained_as(model_type: str) -> str:
+    """The model_type of what is trained of a model: of a whole Omni model its thinker, of others the whole."""
+    return "qwen2_5_omni_thinker" if model_type == "qwen2_5_omni" else model_type
+
+
 def family_facts(model_type: object, place: object) -> FamilyFacts:
     """The facts of a family. place: the file with the model_type, for the ModelError about an unknown family."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:

@@ -5,7 +5,9 @@ from typing import Literal
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.sounds import Audio
 from lmms.configs.contract.video import VideoRule
+from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.media.network import Network
 from lmms.prep.media.pins import Pins
 from lmms.prep.media.read import Looked
@@ -34,9 +36,15 @@ class Recipe:
     """None for a model that reads no videos."""
     video_backend: Backend = "auto"
     video_limits: VideoLimits = field(default_factory=VideoLimits)
+    """For sounds too."""
     frame_format: FrameFormat = field(default_factory=FrameFormat)
     """How the frames of videos are kept."""
     resizes_frames: bool = True
     """Whether frames are kept as the model sees them, or as they were."""
+    audio: Audio | None = None
+    """None for a model that hears nothing."""
+    sound_format: SoundFormat = field(default_factory=SoundFormat)
+    cuts_sounds: bool = False
+    """Whether sounds longer than the model hears are cut, or rejected."""
     pins: Pins = field(default_factory=dict)
     """Pictures of an earlier build: what is fetched has to be the same."""

@@ -16,7 +16,7 @@ from lmms.configs.settings.sources import Reading
 from lmms.prep.media.edit import pixels_of
 from lmms.prep.media.images import image_size
 from lmms.prep.media.pins import Fetched, pinned
-from lmms.prep.media.read import address_of, find_video, read_image
+from lmms.prep.media.read import address_of, find_media, read_image
 from lmms.prep.records.parts import Video
 from lmms.prep.reject import Reject
 from lmms.prep.sample.pictures import Picture
@@ -52,7 +52,7 @@ def _of_file(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, ...
     assert recipe.vision is not None
     assert recipe.video is not None
     (ref,) = video.files.refs
-    file = find_video(ref, source.roots, network=recipe.network, beside=source.beside, looked=recipe.looked)
+    file = find_media(ref, source.roots, "video", network=recipe.network, beside=source.beside, looked=recipe.looked)
     facts = probe(file, recipe.video_backend, recipe.video_limits)
     ask, row = asked((video.ask, ask_of(source.reading))), recipe.vision.temporal_patch_size
     try:

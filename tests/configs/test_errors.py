@@ -28,7 +28,7 @@ except OSError:
 for read in (
     lambda: LocalStore(folder).read("file"),
     lambda: load_config(TrainConfig, folder / "file"),
-    lambda: _first_file(["file"], "file", (folder,), Path.read_bytes, Looked()),
+    lambda: _first_file(["file"], "file", (folder,), lambda path, _: path.read_bytes(), Looked()),
 ):
     try:
         read()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from transformers import PretrainedConfig
 
 from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.families import trained_as
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.loss_rule import LossWeight
 from lmms.configs.contract.manifest import Manifest
@@ -18,7 +19,7 @@ from lmms.configs.settings.data import OnBadMedia
 from lmms.configs.words import short_places
 from lmms.train.batch.shapes import Shapes
 from lmms.train.data.shards import Place
-from lmms.train.families import family_of, trained_as
+from lmms.train.families import family_of
 from lmms.train.families.family import Tower
 from lmms.train.parallel.share import WHOLE, Share
 

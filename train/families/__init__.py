@@ -26,11 +26,6 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def trained_as(model_type: str) -> str:
-    """The model_type of the part that is trained of a whole model; of most models the same."""
-    return "qwen2_5_omni_thinker" if model_type == "qwen2_5_omni" else model_type
-
-
 def images_of(model_type: str) -> Images:
     """How a family takes images. ModelError for a family that reads text only."""
     images = family_of(model_type).images

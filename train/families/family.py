@@ -131,6 +131,8 @@ class Family:
     """Functions that replace code of transformers in a new model, so that a step never waits for the device."""
     fixed: tuple[str, ...] = ()
     """Parameters that are never trained, since transformers does not train or use them."""
+    beside: tuple[str, ...] = ()
+    """First words of the names of weights in a folder that belong to models which are not trained."""
     stacked: Mapping[str, int] = field(default_factory=dict)
     """Layers whose weight is several matrices, one below the other: last word of their name -> how many."""
 

@@ -48,5 +48,6 @@ FAMILY = Family(
     images=replace(qwen2_5_vl.IMAGES, tower=tower),
     sounds=Sounds(features=features),
     replacements=(vision.embed_by_product, qwen2_5_vl.attend_by_image, audio.convolve_by_product),
+    beside=("talker", "token2wav"),
     fixed=(f"{audio.TOWER}.audio_bos_eos_token.weight",),
 )

@@ -181,6 +181,7 @@ def fresh_state(
         costs=costs_digest(cost),
         fingerprints={
             **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
+            **({"audio": manifest.fingerprints.get("audio", "")} if manifest.audio else {}),
             "packing": manifest.packing,
         },
         phases=(phase,),

@@ -21,6 +21,7 @@ from transformers import (
 from lmms.configs.by_part import Part
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
+from lmms.configs.contract.families import trained_as
 from lmms.configs.contract.geometry import Vision, grid_tokens, image_grid
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import CONTRACT_VERSION, Media, Pack
@@ -29,7 +30,7 @@ from lmms.configs.settings.train import EVERYTHING, How
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.recipe import Recipe, SetRecipe
 from lmms.train.data.shards import Place
-from lmms.train.families import family_of, trained_as
+from lmms.train.families import family_of
 from lmms.train.model.build import build_model, init_random, materialize
 from lmms.train.model.flops import model_cost
 from lmms.train.model.forward import TrainModel

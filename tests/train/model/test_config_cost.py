@@ -8,9 +8,8 @@ import pytest
 from transformers import AutoConfig, PretrainedConfig
 
 from lmms.configs.contract.costs import _AUDIO_TOWERS, _TOWERS, config_cost, folder_cost
-from lmms.configs.contract.families import FAMILIES
+from lmms.configs.contract.families import FAMILIES, trained_as
 from lmms.configs.errors import ConfigError, ModelError
-from lmms.train.families import trained_as
 from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
 from tests.kit.model.models import frozen, tiny_config
