@@ -32,4 +32,5 @@ def sidecar_of(packs: Sequence[Pack]) -> Sidecar:
 
 def padding_recipe(family: str, packs: Sequence[Pack], micro_packs: int = 1) -> Recipe:
     recipe = tiny_recipe(family)
-    return replace(recipe, shapes=shapes_of([sidecar_of(packs)], SEQ_LEN, micro_packs, recipe.tower))
+    audio = recipe.sets[0].limits.audio
+    return replace(recipe, shapes=shapes_of([sidecar_of(packs)], SEQ_LEN, micro_packs, recipe.tower, audio))
