@@ -25,7 +25,7 @@ class FamilyFacts:
     asked_pace: bool = False
     """Whether rows of a video follow each other at the pace that is asked for, not at that of the sampled frames."""
     fills_sounds: bool = False
-    """Whether every sound is filled up with silence to the longest that the model takes, also in the audio tower."""
+    """Whether the frames behind a sound are those of silence: see Audio.is_filled."""
 
 
 _TEXT = FamilyFacts(parts=("llm",), placeholders={})
@@ -57,6 +57,11 @@ FAMILIES: Mapping[str, FamilyFacts] = {
 Of a whole Omni model only the thinker, which reads and writes text, is prepared for and trained; `_thinker` is the
 thinker saved alone.
 """
+
+
+def trained_as(model_type: str) -> str:
+    """The model_type of what is trained of a model: of a whole Omni model its thinker, of others the whole."""
+    return "qwen2_5_omni_thinker" if model_type == "qwen2_5_omni" else model_type
 
 
 def family_facts(model_type: object, place: object) -> FamilyFacts:

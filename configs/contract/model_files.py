@@ -129,7 +129,7 @@ def read_video(path: Path, facts: FamilyFacts, vision: Vision) -> VideoRule:
 def read_audio(path: Path, config: Mapping[str, Any], is_filled: bool) -> Audio:
     """The settings of the feature extractor, and the chunks of the tower by config.json. Raises ModelError.
 
-    is_filled: whether the tower reads every sound as one chunk, filled up with silence.
+    is_filled: see Audio; then the tower reads every sound as one chunk.
     """
     file, settings = _settings_of(path, "feature_extractor")
     for name, expected in _SOUND_SETTINGS.items():
