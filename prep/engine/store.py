@@ -1,4 +1,4 @@
-"""Chunk -> spool file of its samples, in a worker process; and samples read back, by offset, when packs are written."""
+"""Chunk -> spool file of its samples, in a worker process."""
 
 import os
 from collections import Counter
@@ -14,13 +14,13 @@ import numpy.typing as npt
 import xxhash
 
 from lmms.configs.contract.manifest import SKIPPED
-from lmms.configs.contract.mds import decode_sample, encode_sample
-from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.errors import BuildError
+from lmms.configs.contract.mds import encode_sample
+from lmms.configs.contract.pack import COLUMNS
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
 from lmms.prep.choice.repeat import copies
 from lmms.prep.chunks import BLANK, chunk_values
 from lmms.prep.engine.processes import step_begun
+from lmms.prep.engine.spooled import spool_path
 from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
@@ -43,9 +43,6 @@ _NAMES = [
 ]
 BATCH_BYTES = 16 * 2**20
 """Bytes of text and pictures of records that are tokenized together."""
-
-_HASH_BYTES = 8
-"""Behind each sample in the spool: its file may be one of a store, which others can write to."""
 
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
 """One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
@@ -145,11 +142,6 @@ class _Tally:
             filter_columns=filter_columns,
             fetched=frozenset(self.fetched),
         )
-
-
-def spool_path(folder: Path, chunk: int) -> Path:
-    """The file with the samples of this chunk."""
-    return folder / f"{chunk:06d}.samples"
 
 
 def spool_chunk(
@@ -268,32 +260,3 @@ def _content(made: Made, number: int) -> tuple[int, int]:
         digest.update(f"joined {number}".encode())
     content: int = digest.intdigest()
     return content >> 64, content & 2**64 - 1
-
-
-def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
-    """The samples of these entries, in their order."""
-    samples = []
-    for entry in entries:
-        path = spool_path(folder, int(entry["chunk"]))
-        stored = _stored(path, int(entry["offset"]), int(entry["bytes"]) + _HASH_BYTES)
-        data = stored[:-_HASH_BYTES]
-        if xxhash.xxh3_64_digest(data) != stored[-_HASH_BYTES:]:
-            raise BuildError(
-                f"{path.resolve()} was changed or deleted while the build ran; run the same command again, and if this"
-                " comes again, look for damage of the disk"
-            )
-        pack = Pack.from_columns(decode_sample(COLUMNS, data))
-        samples.append(replace(pack, samples=np.array([(entry["source"], pack.samples[0, 1])], np.int64)))
-    return samples
-
-
-def _stored(path: Path, offset: int, size: int) -> bytes:
-    """Some bytes of a file, fewer at its end; none of a link to a file that is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return b""
-    try:
-        return os.pread(descriptor, size, offset)
-    finally:
-        os.close(descriptor)
