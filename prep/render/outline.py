@@ -19,7 +19,7 @@ from lmms.prep.records.parts import Image, Part, Text, Video
 from lmms.prep.records.record import Record
 from lmms.prep.records.tools import ToolCall
 from lmms.prep.reject import Reject
-from lmms.prep.render.layout import Layout, LearnedTurn, lay_out_by_template
+from lmms.prep.render.layout import Frame, Layout, LearnedTurn, frame_of, lay_out_by_template
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.render.template import MarkedJson, to_json
 
@@ -44,6 +44,7 @@ class Outline:
     places: list[tuple[int, list[str | int]]]
     """(a piece, what it is joined of: constant text, or the number of a text of the record)."""
     learned: list[LearnedTurn]
+    frame: Frame
 
 
 def lay_out(renderer: Renderer, record: Record) -> Layout:
@@ -76,7 +77,7 @@ def _filled(outline: Outline, texts: Sequence[str]) -> Layout:
     pieces = outline.pieces.copy()
     for piece, parts in outline.places:
         pieces[piece] = "".join(part if isinstance(part, str) else texts[part] for part in parts)
-    return Layout(pieces, outline.learned, dropped_text=False, by_outline=True)
+    return Layout(pieces, outline.learned, dropped_text=False, frame=outline.frame)
 
 
 def _outline_of(renderer: Renderer, record: Record, ends: Sequence[_Ends]) -> Outline | None:
@@ -94,7 +95,7 @@ def _outline_of(renderer: Renderer, record: Record, ends: Sequence[_Ends]) -> Ou
         for i, parts in enumerate(split)
         if len(parts) > 1
     ]
-    return Outline(layout.pieces, places, layout.learned)
+    return Outline(layout.pieces, places, layout.learned, frame_of(renderer, layout))
 
 
 def _shape_of(record: Record, control_prefix: str) -> tuple[Shape, list[str]] | None:
