@@ -78,7 +78,12 @@ def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
     mark = free_mark(values, renderer.control, renderer.control_prefix)
     if mark:
         values = concealed(values, renderer.control, mark)
-    pieces: list[str] = renderer.control.split(_apply_template(renderer, *values))
+    return cut_rendering(renderer, record, _apply_template(renderer, *values), mark)
+
+
+def cut_rendering(renderer: Renderer, record: Record, text: str, mark: str | None = None) -> Layout:
+    """The layout of a record from its text. mark: what conceals special tokens in the record. Raises Reject."""
+    pieces: list[str] = renderer.control.split(text)
     family = renderer.family
     turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.kinds), record)
     if mark:
