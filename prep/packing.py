@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
-from lmms.configs.contract.pack import SAMPLE_TABLE, join_packs
+from lmms.configs.contract.pack import SAMPLE_TABLE
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.cluster import Call, tasks_on_ray
 from lmms.prep.engine.memory import hold_to_share, shares_of
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
-from lmms.prep.engine.store import read_spooled
+from lmms.prep.engine.spooled import read_pack
 from lmms.prep.output import Output
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples
@@ -84,7 +84,7 @@ def _write_task(
     spool: Path, out: Output, limits: PackLimits, task: tuple[int, list[npt.NDArray[np.void]]]
 ) -> WrittenShard:
     shard, packs = task
-    return write_shard(shard, (join_packs(read_spooled(spool, entries)) for entries in packs), out, limits)
+    return write_shard(shard, (read_pack(spool, entries) for entries in packs), out, limits)
 
 
 def _writers(workers: int, shards: int) -> int:

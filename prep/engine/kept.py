@@ -25,7 +25,8 @@ import xxhash
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.files import PART_SUFFIX, remove
-from lmms.prep.engine.store import Spooled, spool_path
+from lmms.prep.engine.spooled import spool_path
+from lmms.prep.engine.store import Spooled
 from lmms.prep.engine.work import Work
 from lmms.prep.media.read import state_of
 from lmms.prep.reject import Reject

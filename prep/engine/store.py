@@ -1,10 +1,11 @@
-"""Chunk -> spool file of its samples, in a worker process; and samples read back, by offset, when packs are written."""
+"""Chunk -> spool file of its samples, in a worker process."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any, TypeAlias
@@ -14,13 +15,13 @@ import numpy.typing as npt
 import xxhash
 
 from lmms.configs.contract.manifest import SKIPPED
-from lmms.configs.contract.mds import decode_sample, encode_sample
+from lmms.configs.contract.mds import encode_sample
 from lmms.configs.contract.pack import COLUMNS, Pack
-from lmms.configs.errors import BuildError
 from lmms.prep.choice.filter import LEFT_OUT, take_filtered
-from lmms.prep.choice.repeat import copies
+from lmms.prep.choice.repeat import copies as copies_of
 from lmms.prep.chunks import BLANK, chunk_values
 from lmms.prep.engine.processes import step_begun
+from lmms.prep.engine.spooled import spool_path
 from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
@@ -30,7 +31,8 @@ from lmms.prep.rows.chunk import Chunk
 from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.sample.joining import Joined, join_of, joined_rows
 from lmms.prep.sample.recipe import Recipe
-from lmms.prep.sample.samples import Draft, Made, attempt, draft_samples, finish_samples
+from lmms.prep.sample.samples import Draft, Made, attempt, draft_samples, finish_samples, finish_text
+from lmms.prep.sample.text_sample import MadeText, bytes_of
 from lmms.prep.sources import Source
 
 _FORMATS = {
@@ -46,9 +48,6 @@ _NAMES = [
 ]
 BATCH_BYTES = 16 * 2**20
 """Bytes of text and pictures of records that are tokenized together."""
-
-_HASH_BYTES = 8
-"""Behind each sample in the spool: its file may be one of a store, which others can write to."""
 
 SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAMES]})
 """One entry a sample: all that the plan needs, and where the bytes of the sample are. content_high, content_low: hash
@@ -93,7 +92,8 @@ class _Tally:
     skipped: int = 0
     entries: list[tuple[int, ...]] = field(default_factory=list)
     rejects: list[tuple[int, Reject]] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """Notes of a record, together -> records."""
     cut_turns: int = 0
     fetched: set[Fetched] = field(default_factory=set)
     digest: Any = field(default_factory=xxhash.xxh3_128)
@@ -102,33 +102,47 @@ class _Tally:
         """Count a record that is left out. why: the setting."""
         self.skipped += 1
         if why:
-            self.notes[SKIPPED + why] += 1
+            self.notes[(SKIPPED + why,)] += 1
 
-    def add(self, made: Made, rows: Sequence[int], chunk_id: int, copies: int, file: IO[bytes]) -> None:
+    def add(self, made: Made | MadeText, rows: Sequence[int], chunk_id: int, copies: int, file: IO[bytes]) -> None:
         """Write the samples of a record to the spool file, once, and count each copy. rows: the rows of the samples."""
-        self.notes.update(made.notes)
-        self.cut_turns += made.cut_turns
-        self.fetched |= made.fetched
-        entries = []
-        content = _content(made, 0)
-        for sample in made.samples:
-            source, row = sample.samples[0].tolist()
-            # The number of the source is known by the entry alone: what is kept holds with other sources too.
-            data = encode_sample(COLUMNS, sample.to_columns() | {"samples": np.array([(0, row)])})
-            spans = sample.targets[:, 1] - sample.targets[:, 0]
-            shown = (sample.patches, len(sample.media), sample.sum_squared_patches)
-            heard = (sample.sound_positions, sample.sum_squared_sounds)
-            counts = (len(sample.input_ids), int(spans.sum()), *shown, *heard)
-            place = (chunk_id, file.tell(), len(data))
-            entries.append((source, row, *counts, *place, *content))
-            for number, joined in enumerate(rows[1:], 1):
-                entries.append((source, joined, *_NO_COUNTS, *place, *_content(made, number)))
-            file.write(data)
-            file.write(xxhash.xxh3_64_digest(data))
-            self.digest.update(data)
+        if made.notes:
+            self.notes[made.notes] += 1
+        if isinstance(made, MadeText):
+            counts = (made.tokens, made.target_tokens, *_NO_COUNTS[2:])
+            place = (chunk_id, file.tell(), len(made.data))
+            entries: list[tuple[int, ...]] = [(*made.place, *counts, *place, *_halves(made.content))]
+            self._write(made.data, file)
+        else:
+            self.cut_turns += made.cut_turns
+            self.fetched |= made.fetched
+            entries = [
+                entry for sample in made.samples for entry in self._add_sample(made, sample, rows, chunk_id, file)
+            ]
         self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
         if copies > 1:
             self.digest.update(f"{copies} copies".encode())
+
+    def _add_sample(
+        self, made: Made, sample: Pack, rows: Sequence[int], chunk_id: int, file: IO[bytes]
+    ) -> Iterator[tuple[int, ...]]:
+        """Write a sample; yields its entry, and those of the rows that were joined to it."""
+        source, row = sample.samples[0].tolist()
+        # The number of the source is known by the entry alone: what is kept holds with other sources too.
+        data = encode_sample(COLUMNS, sample.to_columns() | {"samples": np.array([(0, row)])})
+        spans = sample.targets[:, 1] - sample.targets[:, 0]
+        shown = (sample.patches, len(sample.media), sample.sum_squared_patches)
+        counts = (*shown, sample.sound_positions, sample.sum_squared_sounds)
+        place = (chunk_id, file.tell(), len(data))
+        yield (source, row, len(sample.input_ids), int(spans.sum()), *counts, *place, *_halves(_content(made, 0)))
+        for number, joined in enumerate(rows[1:], 1):
+            yield (source, joined, *_NO_COUNTS, *place, *_halves(_content(made, number)))
+        self._write(data, file)
+
+    def _write(self, data: bytes, file: IO[bytes]) -> None:
+        file.write(data)
+        file.write(xxhash.xxh3_64_digest(data))
+        self.digest.update(data)
 
     def in_order(self) -> None:
         """Put everything in the order of the rows: rows that were joined come out of it."""
@@ -142,20 +156,15 @@ class _Tally:
             rows=len(chunk.rows),
             read=self.read,
             skipped=self.skipped,
-            samples=np.array(self.entries, SPOOLED),
+            samples=_table(self.entries),
             rejects=self.rejects,
-            notes=self.notes,
+            notes=_each_note(self.notes),
             cut_turns=self.cut_turns,
             digest=self.digest.digest(),
             file_bytes=chunk.file_bytes,
             filter_columns=filter_columns,
             fetched=frozenset(self.fetched),
         )
-
-
-def spool_path(folder: Path, chunk: int) -> Path:
-    """The file with the samples of this chunk."""
-    return folder / f"{chunk:06d}.samples"
 
 
 def spool_chunk(
@@ -173,7 +182,7 @@ def spool_chunk(
     begun = step_begun if chunk.care else None
     all_values = chunk_values(chunk, source.columns, begun)
     values, filter_columns = take_filtered(all_values, source.choice.filter, source.name)
-    all_copies = copies(source.choice, source.name, chunk.first_row, len(chunk.rows))
+    all_copies = copies_of(source.choice, source.name, chunk.first_row, len(chunk.rows))
     taken = _taken(zip(values, all_copies, strict=False), train, begun)
     join = join_of(source.reading.transforms)
     results = (
@@ -210,14 +219,14 @@ def _taken(
 
     begun: called with each row before its sample is made.
     """
-    for (row, value), count in rows:
+    for (row, value), copies in rows:
         tally.read += 1
         if begun:
             begun(row)
-        if value is BLANK or value is LEFT_OUT or not count:
+        if value is BLANK or value is LEFT_OUT or not copies:
             tally.skip(None if value is BLANK else "filter" if value is LEFT_OUT else "repeat")
         else:
-            yield value, row, count
+            yield value, row, copies
 
 
 _Drafted: TypeAlias = "tuple[int, int, Draft | Reject]"
@@ -235,10 +244,10 @@ def _tokenized_together(
 ) -> Iterator[Joined]:
     """What becomes of each row, as many together as take about batch_bytes. work: what that takes is added."""
     batch, size, start = list[_Drafted](), 0, perf_counter()
-    for value, row, count in taken:
+    for value, row, copies in taken:
         make = partial(draft_samples, value, row, source_id, source, renderer, recipe)
         draft = attempt(make, value, row, source)
-        batch.append((row, count, draft))
+        batch.append((row, copies, draft))
         size += 0 if isinstance(draft, Reject) else draft.bytes
         if size >= batch_bytes:
             work.records_s += perf_counter() - start
@@ -251,26 +260,58 @@ def _tokenized_together(
 def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe, work: Work) -> Iterator[Joined]:
     layouts = [layout for *_, draft in batch if isinstance(draft, Draft) for layout in draft.layouts]
     start = perf_counter()
-    rendered = iter(render_layouts(renderer, layouts))
+    rendered = render_layouts(renderer, layouts)
+    as_bytes = bytes_of(rendered)
     work.tokens_s += perf_counter() - start
-    outlined = sum(layout.by_outline for layout, _ in layouts)
+    outlined = sum(layout.frame is not None for layout, _ in layouts)
     work.by_outline += outlined
     work.by_template += len(layouts) - outlined
-    for row, count, draft in batch:
+    following = 0
+    for row, copies, draft in batch:
+        first = following
+        made: Made | MadeText | Reject
         try:
-            made = draft if isinstance(draft, Reject) else finish_samples(draft, rendered, renderer, recipe)
+            if isinstance(draft, Reject):
+                made = draft
+            elif draft.is_text and rendered.tokens(first) <= recipe.limits.seq_len:
+                following += 1
+                made = finish_text(draft, as_bytes, first)
+            else:
+                following += len(draft.layouts)
+                made = finish_samples(draft, map(rendered.rendered, count(first)), renderer, recipe)
         except Reject as reject:
             made = reject
-        yield Joined((row,), count, made)
+        yield Joined((row,), copies, made)
 
 
-def _frame_bytes(made: Made) -> int:
+def _frame_bytes(made: Made | MadeText) -> int:
     """Bytes of the frames of videos."""
-    return sum(media.bytes for sample in made.samples for media in sample.media if media.row)
+    samples = () if isinstance(made, MadeText) else made.samples
+    return sum(media.bytes for sample in samples for media in sample.media if media.row)
 
 
-def _content(made: Made, number: int) -> tuple[int, int]:
-    """Both halves of a hash of all that a record says, without its place. number: of the row among joined rows."""
+def _table(entries: Sequence[tuple[int, ...]]) -> npt.NDArray[np.void]:
+    table = np.empty(len(entries), SPOOLED)
+    for name, column in zip(_NAMES, zip(*entries, strict=True), strict=False):
+        table[name] = np.array(column, _FORMATS[name])
+    return table
+
+
+def _each_note(notes: Mapping[tuple[str, ...], int]) -> Counter[str]:
+    """Note -> records."""
+    counts = Counter[str]()
+    for of_record, records in notes.items():
+        for note in of_record:
+            counts[note] += records
+    return counts
+
+
+def _halves(number: int) -> tuple[int, int]:
+    return number >> 64, number & 2**64 - 1
+
+
+def _content(made: Made, number: int) -> int:
+    """A hash of all that a record says, without its place. number: of the row among joined rows."""
     digest = xxhash.xxh3_128()
     for sample in made.samples:
         for part in (sample.input_ids, sample.targets, sample.target_weights, sample.sample_weights):
@@ -280,33 +321,4 @@ def _content(made: Made, number: int) -> tuple[int, int]:
     if number:
         digest.update(f"joined {number}".encode())
     content: int = digest.intdigest()
-    return content >> 64, content & 2**64 - 1
-
-
-def read_spooled(folder: Path, entries: npt.NDArray[np.void]) -> list[Pack]:
-    """The samples of these entries, in their order."""
-    samples = []
-    for entry in entries:
-        path = spool_path(folder, int(entry["chunk"]))
-        stored = _stored(path, int(entry["offset"]), int(entry["bytes"]) + _HASH_BYTES)
-        data = stored[:-_HASH_BYTES]
-        if xxhash.xxh3_64_digest(data) != stored[-_HASH_BYTES:]:
-            raise BuildError(
-                f"{path.resolve()} was changed or deleted while the build ran; run the same command again, and if this"
-                " comes again, look for damage of the disk"
-            )
-        pack = Pack.from_columns(decode_sample(COLUMNS, data))
-        samples.append(replace(pack, samples=np.array([(entry["source"], pack.samples[0, 1])], np.int64)))
-    return samples
-
-
-def _stored(path: Path, offset: int, size: int) -> bytes:
-    """Some bytes of a file, fewer at its end; none of a link to a file that is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return b""
-    try:
-        return os.pread(descriptor, size, offset)
-    finally:
-        os.close(descriptor)
+    return content

@@ -62,6 +62,8 @@ def _is_too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
         containers = [each for each in level if isinstance(each, dict | list)]
+        if not containers:
+            return False
         level = [child for each in containers for child in (each.values() if isinstance(each, dict) else each)]
     return any(isinstance(each, dict | list) for each in level)
 

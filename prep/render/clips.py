@@ -32,4 +32,4 @@ def with_clips(renderer: Renderer, layout: Layout, clips: Sequence[Sequence[floa
             pieces += [control, text]
         place.append(len(pieces) - 1)
     learned = [replace(turn, first=place[turn.first], end=place[turn.end]) for turn in layout.learned]
-    return replace(layout, pieces=pieces, learned=learned)
+    return replace(layout, pieces=pieces, learned=learned, frame=None)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 
 from lmms.prep.records.record import Message, Record
 from lmms.prep.records.strict_json import check_text
@@ -39,6 +41,24 @@ class LearnedTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """What a layout has around its texts, as arrays: layouts of one outline share a frame."""
+
+    control_ids: npt.NDArray[np.int32]
+    """int32 [texts]: the token behind each text; 0 behind the last, where none is."""
+    is_media: npt.NDArray[np.bool_]
+    """bool [texts]: whether that token stands for a picture, or for a row of a video."""
+    turns: npt.NDArray[np.int64]
+    """int64 [turns]: the piece with which each turn to learn from begins."""
+    header_ids: tuple[tuple[int, ...], ...]
+    """Ids of the header of each of these turns."""
+    weights: npt.NDArray[np.float64]
+    """float64 [turns]: weights of the turns."""
+    is_plain: bool
+    """Whether each of these turns is one text behind a known header, of which all is learned."""
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """A conversation as the template shows it, before it is tokenized."""
 
@@ -47,8 +67,8 @@ class Layout:
     learned: list[LearnedTurn]
     dropped_text: bool
     """Whether the template left out text of the record, such as earlier reasoning."""
-    by_outline: bool = field(default=False, compare=False)
-    """Whether the template did not run."""
+    frame: Frame | None = field(default=None, compare=False)
+    """Where an outline gave it, so that the template did not run."""
 
 
 def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
@@ -58,7 +78,12 @@ def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
     mark = free_mark(values, renderer.control, renderer.control_prefix)
     if mark:
         values = concealed(values, renderer.control, mark)
-    pieces: list[str] = renderer.control.split(_apply_template(renderer, *values))
+    return cut_rendering(renderer, record, _apply_template(renderer, *values), mark)
+
+
+def cut_rendering(renderer: Renderer, record: Record, text: str, mark: str | None = None) -> Layout:
+    """The layout of a record from its text. mark: what conceals special tokens in the record. Raises Reject."""
+    pieces: list[str] = renderer.control.split(text)
     family = renderer.family
     turns = match_turns(find_turns(pieces, family.turn_start, family.turn_end, renderer.kinds), record)
     if mark:
@@ -74,6 +99,20 @@ def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:
     if not learned:
         raise Reject("no_target_tokens", "every turn to learn from has weight 0", "messages")
     return Layout(pieces, learned, dropped_text)
+
+
+def frame_of(renderer: Renderer, layout: Layout) -> Frame:
+    """The frame of a layout."""
+    controls = layout.pieces[1::2]
+    headers = [renderer.headers.get(layout.pieces[turn.first][: turn.header]) for turn in layout.learned]
+    return Frame(
+        control_ids=np.array([*map(renderer.control_ids.__getitem__, controls), 0], np.int32),
+        is_media=np.array([*(control in renderer.kinds for control in controls), False]),
+        turns=np.array([turn.first for turn in layout.learned], np.int64),
+        header_ids=tuple(ids or () for ids in headers),
+        weights=np.array([turn.weight for turn in layout.learned], np.float64),
+        is_plain=all(headers) and not any(turn.is_masked or turn.end > turn.first + 1 for turn in layout.learned),
+    )
 
 
 def _check_reads(template: ChatTemplate, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 Most conversations of a data set have few shapes: roles in an order, each with one text. The template is run for a shape
 once, with a mark in the place of each text; a conversation of that shape is then this outline with its texts in place.
+Where other shapes have shown all that stands between its texts, the template need not run (see gaps.py).
 
 That is right where a template prints texts as they are. The published templates that a family names do so for every
 text that _is_plain, but for white space at its ends, which is part of the shape: a test holds the layouts to those of
@@ -19,7 +20,8 @@ from lmms.prep.records.parts import Image, Part, Text, Video
 from lmms.prep.records.record import Record
 from lmms.prep.records.tools import ToolCall
 from lmms.prep.reject import Reject
-from lmms.prep.render.layout import Layout, LearnedTurn, lay_out_by_template
+from lmms.prep.render.gaps import composed, learn, places_of
+from lmms.prep.render.layout import Frame, Layout, LearnedTurn, cut_rendering, frame_of, lay_out_by_template
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.render.template import MarkedJson, to_json
 
@@ -44,6 +46,7 @@ class Outline:
     places: list[tuple[int, list[str | int]]]
     """(a piece, what it is joined of: constant text, or the number of a text of the record)."""
     learned: list[LearnedTurn]
+    frame: Frame
 
 
 def lay_out(renderer: Renderer, record: Record) -> Layout:
@@ -55,12 +58,8 @@ def lay_out(renderer: Renderer, record: Record) -> Layout:
     if shape not in renderer.outlines:
         if len(renderer.outlines) == _MOST_SHAPES:
             renderer.outlines.clear()
-        # An outline costs as much as a rendering, and many shapes come once only.
-        renderer.outlines[shape] = "seen once"
-        return lay_out_by_template(renderer, record)
+        renderer.outlines[shape] = _outline_of(renderer, record, shape[-1])
     outline = renderer.outlines[shape]
-    if outline == "seen once":
-        outline = renderer.outlines[shape] = _outline_of(renderer, record, shape[-1])
     if outline is None:
         return lay_out_by_template(renderer, record)
     layout = _filled(outline, texts)
@@ -76,25 +75,33 @@ def _filled(outline: Outline, texts: Sequence[str]) -> Layout:
     pieces = outline.pieces.copy()
     for piece, parts in outline.places:
         pieces[piece] = "".join(part if isinstance(part, str) else texts[part] for part in parts)
-    return Layout(pieces, outline.learned, dropped_text=False, by_outline=True)
+    return Layout(pieces, outline.learned, dropped_text=False, frame=outline.frame)
 
 
 def _outline_of(renderer: Renderer, record: Record, ends: Sequence[_Ends]) -> Outline | None:
     """The outline of a record's shape; None where the template does not print each text once."""
+    marked, places = _marked(record, ends), places_of(record, ends)
+    text = composed(renderer.gaps, places, [_mark(i) for i in range(len(ends))]) if places else None
     try:
-        layout = lay_out_by_template(renderer, _marked(record, ends))
+        layout = lay_out_by_template(renderer, marked) if text is None else cut_rendering(renderer, marked, text)
     except Reject:
         return None
     split = [_MARK.split(piece) for piece in layout.pieces]  # text, number, text, number, ..., text
-    numbers = sorted(int(number) for parts in split for number in parts[1::2])
-    if layout.dropped_text or numbers != list(range(len(ends))):
+    numbers = [int(number) for parts in split for number in parts[1::2]]
+    if layout.dropped_text or sorted(numbers) != list(range(len(ends))):
         return None
-    places: list[tuple[int, list[str | int]]] = [
+    if places and text is None:
+        learn(renderer.gaps, places, numbers, _MARK.split("".join(layout.pieces))[::2])
+    of_pieces: list[tuple[int, list[str | int]]] = [
         (i, [int(part) if k % 2 else part for k, part in enumerate(parts) if part])
         for i, parts in enumerate(split)
         if len(parts) > 1
     ]
-    return Outline(layout.pieces, places, layout.learned)
+    return Outline(layout.pieces, of_pieces, layout.learned, frame_of(renderer, layout))
+
+
+def _mark(number: int) -> str:
+    return f"\ufdd0{number}\ufdd1"
 
 
 def _shape_of(record: Record, control_prefix: str) -> tuple[Shape, list[str]] | None:
@@ -155,7 +162,7 @@ def _is_plain(text: str, control_prefix: str) -> bool:
 
 def _marked(record: Record, ends: Sequence[_Ends]) -> Record:
     """The record with a mark in the place of each text, between its ends, numbered in the order of _shape_of."""
-    marks = (f"{before}\ufdd0{number}\ufdd1{behind}" for number, (before, behind) in enumerate(ends))
+    marks = (f"{before}{_mark(number)}{behind}" for number, (before, behind) in enumerate(ends))
     tools = tuple(MarkedJson(next(marks)) for _ in record.tools)
     messages = []
     for message in record.messages:

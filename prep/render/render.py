@@ -4,9 +4,9 @@ Many records are rendered together: their texts are tokenized in one call, and t
 RENDERER_VERSION is part of a build's fingerprint.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lmms.prep.records.reasoning import think_blocks
 from lmms.prep.records.record import Record
 from lmms.prep.render.clips import with_clips
-from lmms.prep.render.layout import Layout, LearnedTurn
+from lmms.prep.render.layout import Frame, Layout, LearnedTurn, frame_of
 from lmms.prep.render.outline import lay_out
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.render.tokens import Tokens, encode_texts, tokens_behind
@@ -45,15 +45,60 @@ def render_record(
     clips: the time of each row of each video, in seconds.
     """
     layout = with_clips(renderer, lay_out(renderer, record), clips)
-    (rendered,) = render_layouts(renderer, [(layout, image_tokens)])
-    return rendered
+    return render_layouts(renderer, [(layout, image_tokens)]).rendered(0)
 
 
-def render_layouts(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) -> list[Rendered]:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Several records, rendered together."""
+
+    ids: npt.NDArray[np.int32]
+    """int32 [tokens]: those of all records."""
+    cuts: list[int]
+    """Where the tokens of each record begin, and the end of the last."""
+    targets: npt.NDArray[np.int32]
+    """int32 [spans, 2]: the targets of all records, counted from the first token of each."""
+    weights: npt.NDArray[np.float64]
+    """float64 [spans]."""
+    target_cuts: list[int]
+    """Where the spans of each record begin, and the end of the last."""
+    media: Mapping[int, list[int]]
+    """The token at which each picture of a record begins, for the records that have pictures."""
+    layouts: Sequence[Layout]
+
+    def tokens(self, number: int) -> int:
+        """The tokens of a record."""
+        return self.cuts[number + 1] - self.cuts[number]
+
+    def rendered(self, number: int) -> Rendered:
+        """A record of the batch."""
+        spans = slice(self.target_cuts[number], self.target_cuts[number + 1])
+        return Rendered(
+            self.ids[self.cuts[number] : self.cuts[number + 1]],
+            list(map(tuple, self.targets[spans].tolist())),
+            self.weights[spans].tolist(),
+            self.media.get(number, []),
+            self.layouts[number].dropped_text,
+        )
+
+
+def render_layouts(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) -> Batch:
     """The tokens of several records, each with the tokens that its pictures and rows of videos take."""
-    placed = _place(renderer, layouts)
-    ends = accumulate((len(layout.pieces) + 1 for layout, _ in layouts), initial=0)
-    return [_rendered(renderer, placed, layout, first) for (layout, _), first in zip(layouts, ends, strict=False)]
+    given = [layout for layout, _ in layouts]
+    frames = [layout.frame or frame_of(renderer, layout) for layout in given]
+    placed = _place(renderer, frames, layouts)
+    cuts = placed.starts[placed.firsts]
+    targets, weights, counts = _targets(renderer, placed, frames, given)
+    targets -= np.repeat(cuts[:-1], counts)[:, None]
+    return Batch(
+        ids=placed.ids,
+        cuts=cuts.tolist(),
+        targets=targets.astype(np.int32),
+        weights=weights,
+        target_cuts=[0, *counts.cumsum().tolist()],
+        media={i: _media_starts(placed, frame, i) for i, frame in enumerate(frames) if layouts[i][1]},
+        layouts=given,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,42 +109,90 @@ class _Placed:
     tokens: Tokens
     """The tokens of the texts."""
     ids: npt.NDArray[np.int32]
-    starts: list[int]
+    starts: npt.NDArray[np.int64]
     """The first token of each piece, and the end of the last."""
-    is_media: list[bool]
-    """For each control token whether it stands for a picture, or for a row of a video."""
+    firsts: npt.NDArray[np.int64]
+    """The first piece of each layout, and the number of all."""
 
 
-def _place(renderer: Renderer, layouts: Sequence[tuple[Layout, Sequence[int]]]) -> _Placed:
+def _place(renderer: Renderer, frames: Sequence[Frame], layouts: Sequence[tuple[Layout, Sequence[int]]]) -> _Placed:
     texts = [text for layout, _ in layouts for text in layout.pieces[::2]]
-    controls = [control for layout, _ in layouts for control in (*layout.pieces[1::2], None)]
     tokens = encode_texts(renderer.encoder, texts)
-    kinds = renderer.kinds
-    is_media = [control in kinds for control in controls]
-    repeats = np.array([control is not None for control in controls], np.int64)
-    repeats[is_media] = [size for _, sizes in layouts for size in sizes]
+    firsts = np.zeros(len(frames) + 1, np.int64)
+    np.cumsum(np.array([2 * len(frame.control_ids) for frame in frames], np.int64), out=firsts[1:])
+    repeats = np.ones(len(texts), np.int64)
+    repeats[firsts[1:] // 2 - 1] = 0
+    sizes = [size for _, sizes in layouts for size in sizes]
+    if sizes:
+        repeats[_joined([frame.is_media for frame in frames], np.bool_)] = sizes
     lengths = np.empty(2 * len(texts), np.int64)
     lengths[::2], lengths[1::2] = np.diff(tokens.starts), repeats
     is_text = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
     ids = np.empty(len(is_text), np.int32)
     ids[is_text] = tokens.ids
-    control_ids = [0 if control is None else renderer.control_ids[control] for control in controls]
-    ids[~is_text] = np.repeat(np.array(control_ids, np.int32), repeats)
-    return _Placed(texts, tokens, ids, [0, *lengths.cumsum().tolist()], is_media)
+    ids[~is_text] = np.repeat(_joined([frame.control_ids for frame in frames], np.int32), repeats)
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return _Placed(texts, tokens, ids, starts, firsts)
 
 
-def _rendered(renderer: Renderer, placed: _Placed, layout: Layout, first: int) -> Rendered:
-    """One record of a batch. first: its first piece among those of all."""
-    start, end = placed.starts[first], placed.starts[first + len(layout.pieces)]
-    targets: list[tuple[int, int]] = []
-    weights: list[float] = []
-    for turn in layout.learned:
-        spans = _join(_learned(renderer, placed, turn, first))
-        targets += [(a - start, b - start) for a, b in spans]
-        weights += [turn.weight] * len(spans)
-    is_media = placed.is_media[first // 2 : (first + len(layout.pieces)) // 2]
-    image_starts = [placed.starts[first + 1 + 2 * i] - start for i, is_one in enumerate(is_media) if is_one]
-    return Rendered(placed.ids[start:end], targets, weights, image_starts, layout.dropped_text)
+def _joined(arrays: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    return np.concatenate([*arrays, np.zeros(0, dtype)])
+
+
+def _media_starts(placed: _Placed, frame: Frame, number: int) -> list[int]:
+    first = int(placed.firsts[number])
+    starts: list[int] = (placed.starts[first + 1 + 2 * np.flatnonzero(frame.is_media)] - placed.starts[first]).tolist()
+    return starts
+
+
+def _targets(
+    renderer: Renderer, placed: _Placed, frames: Sequence[Frame], layouts: Sequence[Layout]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """int64 [spans, 2], float64 [spans], int64 [layouts]: targets, their weights, and how many are of each layout.
+
+    Places are those of all tokens. The targets of most layouts follow from where their turns begin; those of the others
+    are found one by one.
+    """
+    counts = np.array([len(frame.turns) for frame in frames], np.int64)
+    turns = _joined([frame.turns for frame in frames], np.int64) + np.repeat(placed.firsts[:-1], counts)
+    weights = _joined([frame.weights for frame in frames], np.float64)
+    targets = np.stack([placed.starts[turns], placed.starts[turns + 1] + 1], axis=1)
+    headers = [ids for frame in frames for ids in frame.header_ids]
+    has_header = _add_headers(placed, headers, targets)
+    of_layout = np.repeat(np.arange(len(frames)), counts)
+    is_plain = np.array([frame.is_plain for frame in frames], bool)
+    is_plain[of_layout[~has_header]] = False
+    if is_plain.all():
+        return targets, weights, counts
+    spans, of_spans = list(np.split(targets, counts.cumsum()[:-1])), list(np.split(weights, counts.cumsum()[:-1]))
+    for i in np.flatnonzero(~is_plain).tolist():
+        found = [
+            (span, turn.weight)
+            for turn in layouts[i].learned
+            for span in _join(_learned(renderer, placed, turn, int(placed.firsts[i])))
+        ]
+        counts[i] = len(found)
+        spans[i] = np.array([span for span, _ in found], np.int64).reshape(-1, 2)
+        of_spans[i] = np.array([weight for _, weight in found], np.float64)
+    return np.concatenate(spans), np.concatenate(of_spans), counts
+
+
+def _add_headers(
+    placed: _Placed, headers: Sequence[tuple[int, ...]], targets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Move the begin of each turn behind the ids of its header; bool [turns]: whether these ids stand there."""
+    has_header = np.ones(len(headers), bool)
+    kinds = {ids: number for number, ids in enumerate(dict.fromkeys(headers))}
+    kind_of = np.fromiter(map(kinds.__getitem__, headers), np.int64, len(headers))
+    for ids, number in kinds.items():
+        of_kind = np.flatnonzero(kind_of == number)
+        begins = targets[of_kind, 0]
+        has_header[of_kind] = begins + len(ids) < targets[of_kind, 1]
+        for k, token in enumerate(ids):
+            has_header[of_kind] &= placed.ids[np.minimum(begins + k, len(placed.ids) - 1)] == token
+        targets[of_kind, 0] += len(ids)
+    return has_header
 
 
 def _learned(renderer: Renderer, placed: _Placed, turn: LearnedTurn, first: int) -> Iterator[tuple[int, int]]:
@@ -107,7 +200,7 @@ def _learned(renderer: Renderer, placed: _Placed, turn: LearnedTurn, first: int)
     for i in range(first + turn.first, first + turn.end, 2):
         header = turn.header if i == first + turn.first else 0
         yield from _learned_of_text(renderer, placed, i, header, turn.is_masked)
-    end = placed.starts[first + turn.end]
+    end = int(placed.starts[first + turn.end])
     yield end, end + 1
 
 
@@ -115,7 +208,7 @@ def _learned_of_text(
     renderer: Renderer, placed: _Placed, piece: int, header: int, is_masked: bool
 ) -> Iterator[tuple[int, int]]:
     """[start, end) of the tokens of a piece that reach behind the header and touch no think block that is masked."""
-    text, start, end = placed.texts[piece // 2], placed.starts[piece], placed.starts[piece + 1]
+    text, start, end = placed.texts[piece // 2], int(placed.starts[piece]), int(placed.starts[piece + 1])
     left_out = [(header + a, header + b) for a, b in think_blocks(text[header:])] if is_masked else []
     known = renderer.headers.get(text[:header])
     if not left_out and known and tuple(placed.ids[start : start + len(known)].tolist()) == known:

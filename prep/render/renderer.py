@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmms.configs.contract.families import family_facts
@@ -13,6 +13,7 @@ from lmms.configs.errors import ModelError
 from lmms.prep.records.record import ROLES
 from lmms.prep.render.families import FAMILIES
 from lmms.prep.render.families.family import Family
+from lmms.prep.render.gaps import Gaps
 from lmms.prep.render.template import ChatTemplate, compile_template
 from lmms.prep.render.tokens import Encoder, encode_texts, load_encoder
 
@@ -42,6 +43,8 @@ class Renderer:
     """What all special tokens begin with."""
     outlines: dict[Any, Any] | None
     """The outlines of shapes so far, see outline.py; None: the template renders every record."""
+    gaps: Gaps = field(default_factory=dict)
+    """What the template wrote between texts so far, see gaps.py."""
 
     @property
     def kinds(self) -> dict[str, str]:

@@ -132,10 +132,16 @@ class MarkedJson(dict[str, Any]):
         self.mark = mark
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""json.dumps would make an encoder for each value."""
+
+
 def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """The filter `tojson` of chat templates: no escapes for HTML, other letters as they are."""
     if isinstance(value, MarkedJson):
         return value.mark
+    if not ensure_ascii and indent is None and not options:
+        return _ENCODER.encode(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 

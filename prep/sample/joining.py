@@ -21,6 +21,7 @@ from lmms.prep.render.renderer import Renderer
 from lmms.prep.sample.pictures import measured
 from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sample.samples import Made, attempt, changed, draft_of, finish_alone
+from lmms.prep.sample.text_sample import MadeText
 from lmms.prep.sources import Source
 from lmms.prep.transforms.join import joined, kinship
 
@@ -45,7 +46,7 @@ class Joined:
 
     rows: tuple[int, ...]
     copies: int
-    made: Made | Reject
+    made: Made | MadeText | Reject
 
 
 def join_of(transforms: Sequence[Transform]) -> Join | None:

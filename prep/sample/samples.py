@@ -6,6 +6,7 @@ A sample has the form of the contract's Pack, so the spool between reading and w
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from lmms.prep.render.renderer import Renderer
 from lmms.prep.sample.pictures import Picture, measured
 from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sample.shown import Shown, read_media
+from lmms.prep.sample.text_sample import BatchBytes, MadeText, text_sample
 from lmms.prep.sample.too_long import cut_turns, document_pieces, fits
 from lmms.prep.sources import Source
 from lmms.prep.transforms import transformed
@@ -57,7 +59,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class Waiting:
     """A conversation with its pictures and its text, to be tokenized together with others."""
 
     record: Record
@@ -72,19 +74,25 @@ class Draft:
     place: tuple[int, int]
     """Number of the source, and row."""
     source: Source
-    variants: tuple[_Waiting | Made, ...]
+    variants: tuple[Waiting | Made, ...]
     """One, or what transforms made of the record. A document is tokenized already."""
     is_for_evaluation: bool
 
     @property
     def layouts(self) -> list[tuple[Layout, Sequence[int]]]:
         """What is to be tokenized, with the tokens of the pictures."""
-        return [(each.layout, each.shown.tokens) for each in self.variants if isinstance(each, _Waiting)]
+        return [(each.layout, each.shown.tokens) for each in self.variants if isinstance(each, Waiting)]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is one conversation, of text alone."""
+        first = self.variants[0]
+        return len(self.variants) == 1 and isinstance(first, Waiting) and not first.shown.media
 
     @property
     def bytes(self) -> int:
         """About how much memory it takes: its pictures, and its text."""
-        waiting = [each for each in self.variants if isinstance(each, _Waiting)]
+        waiting = [each for each in self.variants if isinstance(each, Waiting)]
         return sum(len(p.data) for w in waiting for p in w.shown.pictures) + sum(
             len(t) for w in waiting for t in w.layout.pieces
         )
@@ -113,7 +121,8 @@ def draft_of(
 
 def finish_alone(draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
     """The samples of a draft that is tokenized with no other. Raises Reject."""
-    return finish_samples(draft, iter(render_layouts(renderer, draft.layouts)), renderer, recipe)
+    batch = render_layouts(renderer, draft.layouts)
+    return finish_samples(draft, map(batch.rendered, count()), renderer, recipe)
 
 
 def attempt(make: Callable[[], T], value: object, row: int, source: Source) -> T | Reject:
@@ -146,6 +155,14 @@ def changed(
     return transformed(record, transforms, key, partial(measured, source=source, recipe=recipe), held_out)
 
 
+def finish_text(draft: Draft, of: BatchBytes, number: int) -> MadeText:
+    """The sample of a draft of text alone that fits a pack. number: of its rendering in the batch."""
+    (waiting,) = draft.variants
+    assert isinstance(waiting, Waiting)
+    notes = _notes(waiting, waiting.layout.dropped_text, draft.source)
+    return text_sample(of, number, draft.place, waiting.record.weight, notes, draft.is_for_evaluation)
+
+
 def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Renderer, recipe: Recipe) -> Made:
     """The samples of a draft. rendered: the renderings of its layouts are taken from here. Raises Reject."""
     # All renderings are taken, also where the first variant is rejected.
@@ -167,12 +184,12 @@ def finish_samples(draft: Draft, rendered: Iterator[Rendered], renderer: Rendere
 
 def _drafted(
     record: Record | Document, place: tuple[int, int], source: Source, renderer: Renderer, recipe: Recipe
-) -> _Waiting | Made:
+) -> Waiting | Made:
     shown = read_media(record.images if isinstance(record, Document) else record.media, source, recipe)
     if isinstance(record, Document):
         return _made_of_document(record, shown, place, source, renderer, recipe)
     record = _with_texts(record, shown.stills, source.reading.coords or renderer.family.coords, recipe)
-    return _Waiting(record, shown, with_clips(renderer, lay_out(renderer, record), shown.clips))
+    return Waiting(record, shown, with_clips(renderer, lay_out(renderer, record), shown.clips))
 
 
 def _made_of_document(
@@ -197,16 +214,21 @@ def _made_of_document(
     return Made(samples, _told(notes, source), 0, is_for_evaluation=False, fetched=shown.fetched)
 
 
-def _made(waiting: _Waiting, whole: Rendered, draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
+def _made(waiting: Waiting, whole: Rendered, draft: Draft, renderer: Renderer, recipe: Recipe) -> Made:
     record, shown = waiting.record, waiting.shown
     too_long = draft.source.reading.too_long
     kept, rendered = record, whole
     if not fits(whole, shown, recipe.limits):
         kept, rendered = cut_turns(record, shown, whole, too_long, renderer, recipe)
-    notes = (*record.unused, *([LEFT_OUT] if rendered.dropped_text else []))
+    notes = _notes(waiting, rendered.dropped_text, draft.source)
     sample = _sample(rendered, shown.first(len(kept.media)).pictures, record.weight, draft.place, recipe)
     cut = len(record.messages) - len(kept.messages)
-    return Made((sample,), _told(notes, draft.source), cut, is_for_evaluation=False, fetched=shown.fetched)
+    return Made((sample,), notes, cut, is_for_evaluation=False, fetched=shown.fetched)
+
+
+def _notes(waiting: Waiting, dropped_text: bool, source: Source) -> tuple[str, ...]:
+    unused = waiting.record.unused
+    return _told((*unused, LEFT_OUT) if dropped_text else unused, source)
 
 
 def _told(notes: tuple[str, ...], source: Source) -> tuple[str, ...]:

@@ -38,7 +38,8 @@ from lmms.configs.typed import Json
 from lmms.prep.build import build_shards
 from lmms.prep.chunks import BLANK, chunk_values
 from lmms.prep.engine.kept import Kept, keep, take_kept
-from lmms.prep.engine.store import Spooled, spool_path
+from lmms.prep.engine.spooled import spool_path
+from lmms.prep.engine.store import Spooled
 from lmms.prep.records import read
 from lmms.prep.records.forms import find_form
 from lmms.prep.records.strict_json import parse_line

@@ -14,6 +14,7 @@ from lmms.configs.settings.sources import DEFAULT_READING
 from lmms.prep.records.record import Record, parse_record
 from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import Reject
+from lmms.prep.render import gaps as gaps_of
 from lmms.prep.render import outline
 from lmms.prep.render.layout import Layout, lay_out_by_template
 from lmms.prep.render.outline import Outline, lay_out
@@ -63,7 +64,7 @@ def test_a_text_that_a_template_may_change_is_rendered_by_the_template(renderer:
 def test_white_space_at_the_ends_of_a_text_is_part_of_the_shape(renderer: Renderer, before: str, behind: str) -> None:
     """A template that cuts it off does so in the outline too."""
     trimming = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
-    for each in (renderer, replace(renderer, template=compile_template(trimming), outlines={})):
+    for each in (renderer, replace(renderer, template=compile_template(trimming), outlines={}, gaps={})):
         for i in range(3):
             spaced, bare = conversation(f"{before}Say {i}{behind}", "It is"), conversation(f"Say {i}", "It is")
             assert lay_out(each, spaced) == lay_out_by_template(each, spaced)
@@ -109,3 +110,45 @@ def test_layouts_of_real_records_are_those_of_the_template(
             equal += 1
     assert equal > 300
     assert sum(isinstance(each, Outline) for each in renderer.outlines.values()) > 3
+
+
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("f", "g", "h")]
+
+
+def tool_chat(order: str) -> Any:
+    """A conversation with a turn for each letter: user, assistant, call, two calls, result; a number: of tools."""
+    call = {"function": {"name": "f", "arguments": {"x": len(order)}}}
+    turns = {
+        "u": {"role": "user", "content": f"Say {order}"},
+        "a": {"role": "assistant", "content": f"It is {order}"},
+        "c": {"role": "assistant", "content": "", "tool_calls": [call]},
+        "d": {"role": "assistant", "content": "Two", "tool_calls": [call, call]},
+        "r": {"role": "tool", "content": f"result {order}"},
+        "s": {"role": "system", "content": "Be brief"},
+    }
+    return parse_record({"messages": [turns[letter] for letter in order[1:]], "tools": TOOLS[: int(order[0])]})
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_a_new_shape_of_known_neighbours_needs_no_run_of_the_template(
+    name: str, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = load_renderer(read_model_folder(model_folders[name]), fast=True, is_large=False)
+    for order in ("3sucrucrua", "3sucrudrrua", "3sudrrucrua"):
+        lay_out(renderer, tool_chat(order))
+    new = [tool_chat(order) for order in ("3sucrucrudrrua", "3sudrrucrucrua")]
+    expected = [lay_out_by_template(renderer, record) for record in new]
+    monkeypatch.setattr(outline, "lay_out_by_template", None)
+    monkeypatch.setattr(outline, "_CHECKED", 10**9)
+    assert [lay_out(renderer, record) for record in new] == expected
+
+
+def test_a_gap_that_two_shapes_fill_otherwise_is_not_believed() -> None:
+    gaps: gaps_of.Gaps = {}
+    places = gaps_of.Places([0], ["before", "behind"])
+    gaps_of.learn(gaps, places, [0], ["a", "b"])
+    assert gaps_of.composed(gaps, places, ["x"]) == "axb"
+    gaps_of.learn(gaps, places, [0], ["a", "c"])
+    assert gaps_of.composed(gaps, places, ["x"]) is None
+    gaps_of.learn(gaps, places, [0], ["a", "b"])
+    assert gaps_of.composed(gaps, places, ["x"]) is None
