@@ -48,12 +48,14 @@ from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.unchanged import States, states_of, unchanged
 from lmms.prep.video.facts import FrameFormat, VideoLimits
+from lmms.prep.video.process import stop
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
@@ -196,7 +198,7 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     )
 
 
-_POSITIONS_A_TOKEN = 4
+_POSITIONS_A_TOKEN = 8
 
 
 def max_patches_of(config: PrepConfig, folder: ModelFolder) -> int:
@@ -250,7 +252,10 @@ _renderer: Callable[[], Renderer]
 """The renderer of this worker process, loaded when the first chunk needs it: a tokenizer takes a second."""
 
 
-def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None) -> None:
+def _prepare_worker(
+    folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None
+) -> Callable[[], None]:
+    """Returns what ends the process that decodes: its CPU time counts as that of the build once it has ended."""
     global _renderer
     hold_to_share(most_bytes)
     if multiprocessing.parent_process():
@@ -258,6 +263,7 @@ def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes:
         gc.set_threshold(50_000, 20, 100)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _renderer = cache(partial(load_renderer, folder, fast, is_large))
+    return stop
 
 
 def _spool_task(
@@ -268,7 +274,7 @@ def _spool_task(
     key = chunk_key(kept, chunk, source) if kept else None
     if kept and key and spool and (result := take_kept(kept, key, chunk, chunk_id, spool)):
         return result
-    recipe = replace(recipe, looked=Looked())
+    recipe = replace(recipe, looked=Looked(), prices=None if spool else FramePrices())
     result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
     # With more memory, a later build may read what was lost.
     if kept and key and spool and not (chunk.care and chunk.care.lost):

@@ -53,7 +53,7 @@ class Call:
 
     function: Callable[[tuple[int, Any]], Any]
     """(number, piece) -> result."""
-    setup: Callable[[], None]
+    setup: Callable[[], object]
     places: tuple[Path, ...]
     """Folders and files that every machine has to reach."""
 
