@@ -250,7 +250,7 @@ def _share_of_a_core() -> int:
     return max(int(resources.get("memory", 0) / resources.get("CPU", 1)), LEAST_MEMORY // 2)
 
 
-def _bounded(most_bytes: int, setup: Callable[[], None]) -> None:
+def _bounded(most_bytes: int, setup: Callable[[], object]) -> None:
     hold_to_share(most_bytes)
     setup()
 
