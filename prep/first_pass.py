@@ -27,7 +27,6 @@ from lmms.configs.settings.transforms import name_of_transform
 from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import Numbered, memory_chunks, read_chunks, read_groups, source_groups
-from lmms.prep.engine.cluster import Call, groups_on_ray
 from lmms.prep.engine.deaths import PROCESS_DIED, after_death
 from lmms.prep.engine.kept import Kept, chunk_key, keep, kept_in, take_kept
 from lmms.prep.engine.ledger import (
@@ -37,6 +36,7 @@ from lmms.prep.engine.memory import Shares, hold_to_share, may_start, shares_of,
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.store import Spooled, spool_chunk
+from lmms.prep.engine.tasks import Call, groups_on_ray
 from lmms.prep.first_records import memory_with_form, with_forms
 from lmms.prep.media.network import Network
 from lmms.prep.media.read import Looked

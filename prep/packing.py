@@ -13,11 +13,11 @@ from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.pack import SAMPLE_TABLE
 from lmms.configs.settings.prep import PrepConfig
-from lmms.prep.engine.cluster import Call, tasks_on_ray
 from lmms.prep.engine.memory import hold_to_share, shares_of
 from lmms.prep.engine.processes import map_ordered
 from lmms.prep.engine.room import folder_bytes, room_for
 from lmms.prep.engine.spooled import read_pack
+from lmms.prep.engine.tasks import Call, tasks_on_ray
 from lmms.prep.output import Output
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples

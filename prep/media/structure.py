@@ -28,6 +28,7 @@ _JPEG_REFUSED = (0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF, 0xD8)
 _CHECKED_BEFORE = ("PNG", "WEBP", "ICO")
 """PNG: by png_is_whole. When Pillow opens a file, libwebp's demuxer walks all chunks, and an icon is decoded."""
 
+_PNG_HEAD, _CHECKSUM = struct.Struct(">I4s"), struct.Struct(">I")
 _PNG_EMPTY_IDAT = struct.pack(">I4sI", 0, b"IDAT", crc32(b"IDAT"))
 
 
@@ -48,7 +49,7 @@ def png_is_whole(data: bytes) -> bool:
     view = memoryview(data)
     kinds = []
     for kind, start, end in _png_chunks(data):
-        if crc32(view[start + 4 : end - 4]) != _uint(data, end - 4, 4):
+        if crc32(view[start + 4 : end - 4]) != _CHECKSUM.unpack_from(data, end - 4)[0]:
             return False
         kinds.append(kind)
     pixels = [place for place, kind in enumerate(kinds) if kind == b"IDAT"]
@@ -84,29 +85,29 @@ def _check_jpeg(data: bytes) -> None:
         if kind in _JPEG_REFUSED:
             raise _broken("JPEG", f"has a marker ff {kind:02x} at byte {at - 2}, which libjpeg does not decode")
         seen_scan |= kind == _JPEG_SOS
-        at += 0 if kind == _JPEG_TEM else _uint(data, at, 2)
+        at += 0 if kind == _JPEG_TEM else _length(data, at)
     raise _broken("JPEG", f"is cut off: {len(data)} bytes and no end of image")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(type, start, end) of each chunk that is there in full, to IEND."""
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 12 + _uint(data, at, 4)
-        if end > len(data):
+    at, whole = 8, len(data)
+    while at + 12 <= whole:
+        size, kind = _PNG_HEAD.unpack_from(data, at)
+        end = at + 12 + size
+        if end > whole:
             return
-        kind = data[at + 4 : at + 8]
         yield kind, at, end
         if kind == b"IEND":
             return
         at = end
 
 
-def _uint(data: bytes, at: int, size: int) -> int:
-    """Unsigned big-endian integer; raises IndexError behind the end."""
-    if at + size > len(data):
+def _length(data: bytes, at: int) -> int:
+    """Two bytes, big-endian; raises IndexError behind the end."""
+    if at + 2 > len(data):
         raise IndexError(f"{len(data)} bytes, a number at byte {at}")
-    return int.from_bytes(data[at : at + size])
+    return data[at] << 8 | data[at + 1]
 
 
 def _broken(name: str, message: str) -> Reject:

@@ -27,7 +27,10 @@ class Samples:
 
     def take(self, which: Ints | Int32s | slice) -> "Samples":
         """These samples alone."""
-        return Samples(self.tokens[which], self.patches[which], self.costs[which])
+        if isinstance(which, slice):
+            return Samples(self.tokens[which], self.patches[which], self.costs[which])
+        # All numbers are in range, and a look whether they are takes a third of the time.
+        return Samples(*(column.take(which, mode="clip") for column in (self.tokens, self.patches, self.costs)))
 
 
 @dataclass(slots=True, eq=False)

@@ -25,6 +25,8 @@ from lmms.configs.errors import BuildError
 ALGORITHM = "bfd/1"
 """Name that the manifest stores. Any change of the result needs a new name."""
 
+_WORD_BITS = 7
+_IN_WORD = (1 << _WORD_BITS) - 1
 _BLOCK = 2**16
 """Kinds of samples that are Python numbers at a time."""
 
@@ -123,14 +125,15 @@ class _Bins:
     """The bins and the space left in each.
 
     A tree over token space holds the largest patch space below each node, so the tightest bin is found in log(seq_len).
-    Where every bin with room for a sample's tokens has room for its patches, the tree only says where there are bins,
-    and changes less often.
+    Where every bin with room for a sample's tokens has room for its patches, bits that say where there are bins do, in
+    a third of the time.
     """
 
     def __init__(self, seq_len: int, patches_bind: bool) -> None:
         self._patches_bind = patches_bind
         self._size = 1 << seq_len.bit_length()
-        self._tree = [-1] * (2 * self._size)
+        self._tree = [-1] * (2 * self._size) if patches_bind else []
+        self._spaces = _Spaces(seq_len)
         self._patch_spaces: list[list[int]] = [[] for _ in range(seq_len + 1)]
         """Patch spaces of the bins of each token space, sorted, each once."""
         self._ranges: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -138,18 +141,21 @@ class _Bins:
 
     def tightest(self, tokens: int, patches: int) -> tuple[int, int]:
         """(token space, patch space) of the tightest bin that holds a sample. There is always an empty bin."""
+        space = self._with_patches(tokens, patches) if self._patches_bind else self._spaces.least_from(tokens)
+        spaces = self._patch_spaces[space]
+        return space, spaces[bisect_left(spaces, patches)]
+
+    def _with_patches(self, tokens: int, patches: int) -> int:
+        """The least token space from `tokens` on of a bin with so much patch space."""
         tree, node = self._tree, self._size + tokens
-        least = patches if self._patches_bind else 0
-        while tree[node] < least:
+        while tree[node] < patches:
             while node & 1:
                 node >>= 1
             node += 1
         while node < self._size:
             node *= 2
-            node += tree[node] < least
-        space = node - self._size
-        spaces = self._patch_spaces[space]
-        return space, spaces[bisect_left(spaces, patches)]
+            node += tree[node] < patches
+        return node - self._size
 
     def take(self, space: tuple[int, int], most: int) -> tuple[int, int]:
         """Remove up to `most` bins of this space: (first, count), in one range."""
@@ -162,8 +168,10 @@ class _Bins:
             del self._ranges[space]
             spaces = self._patch_spaces[space[0]]
             del spaces[bisect_left(spaces, space[1])]
-            if self._patches_bind or not spaces:
+            if self._patches_bind:
                 self._update(space[0], spaces[-1] if spaces else -1)
+            elif not spaces:
+                self._spaces.flip(space[0])
         return first, count
 
     def put(self, space: tuple[int, int], first: int, count: int) -> None:
@@ -175,8 +183,10 @@ class _Bins:
         self._ranges[space] = [(first, count)]
         spaces = self._patch_spaces[space[0]]
         insort(spaces, space[1])
-        if self._patches_bind or len(spaces) == 1:
-            self._update(space[0], spaces[-1] if self._patches_bind else 0)
+        if self._patches_bind:
+            self._update(space[0], spaces[-1])
+        elif len(spaces) == 1:
+            self._spaces.flip(space[0])
 
     def _update(self, token_space: int, largest: int) -> None:
         tree, node = self._tree, self._size + token_space
@@ -185,6 +195,32 @@ class _Bins:
             sibling = tree[node ^ 1]
             largest = sibling if sibling > largest else largest
             node >>= 1
+
+
+class _Spaces:
+    """A set of token spaces, as bits of words, and bits of the words that are not zero."""
+
+    def __init__(self, seq_len: int) -> None:
+        self._words = [0] * ((seq_len >> _WORD_BITS) + 1)
+        self._filled = 0
+
+    def least_from(self, space: int) -> int:
+        """The least space of the set from this one on. There is one."""
+        number = space >> _WORD_BITS
+        word = self._words[number] >> (space & _IN_WORD)
+        if not word:
+            filled = self._filled >> number + 1
+            number += (filled & -filled).bit_length()
+            word, space = self._words[number], number << _WORD_BITS
+        return space + (word & -word).bit_length() - 1
+
+    def flip(self, space: int) -> None:
+        """Add a space that is not in the set, or remove one that is."""
+        number = space >> _WORD_BITS
+        before = self._words[number]
+        after = self._words[number] = before ^ 1 << (space & _IN_WORD)
+        if not before or not after:
+            self._filled ^= 1 << number
 
 
 def _place(bins: _Bins, kinds: Iterable[tuple[int, int, int]]) -> Int32s:

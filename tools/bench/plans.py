@@ -1,7 +1,8 @@
 """How even and how full packs are: our two plans and the packers of others, on the samples of shard folders.
 
     python -m tools.bench.plans DIR [--seq-lens 4096 16384]   # a folder of `lmms prep build-shards`, of any plan
-    python -m tools.bench.plans --speed [SAMPLES]             # CPU time and peak memory of both plans; default 10 M
+    python -m tools.bench.plans --speed [SAMPLES]             # CPU time and peak memory of both plans; default 10 M.
+                                                              # The rules of others, in Python, on a tenth of them
 
 Samples longer than a pack are left out. Costs are those of the folder's model, trained in full. Waiting is what
 `lmms train` would lose, see docs/order.md: with one pack a pass and group_packs 1, the packs repeated to fill a window.
@@ -26,7 +27,7 @@ from lmms.configs.contract.hashing import counter_hash, permutation
 from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.contract.pack import Pack
-from lmms.prep.packing import costs_beyond_tokens
+from lmms.prep.packing import costs_beyond_tokens, tower_positions
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples
 from lmms.prep.planning.tight import plan_packs
@@ -39,7 +40,8 @@ from tools.bench.peer_packers import PACKERS
 RANKS, PACKS_A_RANK, STEP = (8, 64, 512), (1, 4, 8), 64
 TWICE = (64, 4)
 """Ranks and packs a rank for which ranks also wait after the vision tower."""
-KIND = np.dtype([(name, "i8") for name in ("tokens", "target_tokens", "patches", "squared_patches", "source", "row")])
+_COUNTS = ("tokens", "target_tokens", "patches", "squared_patches", "sound_positions", "squared_sounds")
+KIND = np.dtype([(name, "i8") for name in (*_COUNTS, "source", "row")])
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -89,6 +91,7 @@ def read_set(folder: Path) -> Set:
     cost = folder_cost(resolve_model(dataset.manifest.model, PREP_FILES), {})
     tower = (cost.patch + cost.squared_window * cost.window**2) * samples["patches"]
     tower += cost.squared_image * samples["squared_patches"]
+    tower += cost.sound_position * samples["sound_positions"] + cost.squared_sound * samples["squared_sounds"]
     return Set(samples, costs_beyond_tokens(cost, samples), tower / cost.token)
 
 
@@ -99,8 +102,12 @@ def _samples_of(pack: Pack) -> npt.NDArray[np.void]:
     at = np.searchsorted(pack.cu_seqlens, pack.targets[:, 0], side="right") - 1
     np.add.at(samples["target_tokens"], at, np.diff(pack.targets)[:, 0])
     for media in pack.media:
-        t, h, w = media.grid_thw
         segment = pack.segment_of(media.start)
+        if media.sound:
+            samples["sound_positions"][segment] += sum(media.sound.chunks)
+            samples["squared_sounds"][segment] += sum(chunk**2 for chunk in media.sound.chunks)
+            continue
+        t, h, w = media.grid_thw
         samples["patches"][segment] += t * h * w
         samples["squared_patches"][segment] += t * (h * w) ** 2
     return samples
@@ -124,7 +131,7 @@ def _table(data: Set, seq_len: int) -> Iterator[str]:
 
 
 def _plans(data: Set, seq_len: int) -> dict[str, Callable[[], Ints]]:
-    tokens, patches = (data.samples[name].astype(np.int32) for name in ("tokens", "patches"))
+    tokens, patches = data.samples["tokens"].astype(np.int32), tower_positions(data.samples).astype(np.int32)
     size, samples = (seq_len, 4 * seq_len), Samples(tokens, patches, data.costs)
     shuffled = permutation(len(tokens), 1)
 
@@ -190,15 +197,13 @@ def _mixes(pack_of: Ints, samples: npt.NDArray[np.void], number: int, steps: Int
 
 
 def _print_speed(samples: int) -> None:
-    print("| plan | samples with media | CPU-s | peak memory | packs | fill |\n|---|---|---|---|---|---|")
-    for plan in ("tight", "balanced"):
-        for share in (0.0, 0.05):
-            words = [sys.executable, "-m", "tools.bench.plans", "--speed", str(samples), "--one", plan, str(share)]
-            figures = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-            cells = (
-                f"{figures['cpu_s']:.2f} | {figures['peak_mb']:.0f} MB | {figures['packs']:,} | {figures['fill']:.3%}"
-            )
-            print(f"| {plan} | {share:.0%} | {cells} |", flush=True)
+    print("| plan | samples | with media | CPU-s | peak memory | packs | fill |\n|---|--:|--:|--:|--:|--:|--:|")
+    ours = [(plan, share, samples) for plan in ("tight", "balanced") for share in (0.0, 0.05)]
+    for plan, share, number in [*ours, *((peer, 0.0, samples // 10) for peer in PACKERS)]:
+        words = [sys.executable, "-m", "tools.bench.plans", "--speed", str(number), "--one", plan, str(share)]
+        figures = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+        cells = f"{figures['cpu_s']:.2f} | {figures['peak_mb']:.0f} MB | {figures['packs']:,} | {figures['fill']:.3%}"
+        print(f"| {plan} | {number:,} | {share:.0%} | {cells} |", flush=True)
 
 
 def _speed(plan: str, share: float, number: int) -> dict[str, float]:
@@ -216,14 +221,16 @@ def _speed(plan: str, share: float, number: int) -> dict[str, float]:
             costs[part] = 41e-6 * tokens[part].astype(np.float64) ** 2 + 0.07 * tokens[part] + 0.7 * patches[part]
     size, start_s = (seq_len, 4 * seq_len), time.process_time()
     if plan == "tight":
-        made = plan_packs(tokens, patches, *size, 0)
+        packs = plan_packs(tokens, patches, *size, 0).num_packs
+    elif plan == "balanced":
+        packs = balanced_packs(Samples(tokens, patches, costs), *size, 0).num_packs
     else:
-        made = balanced_packs(Samples(tokens, patches, costs), *size, 0)
+        packs = int(PACKERS[plan](tokens.astype(np.int64), seq_len).max()) + 1
     return {
         "cpu_s": time.process_time() - start_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "packs": made.num_packs,
-        "fill": float(tokens.sum(dtype=np.int64)) / made.num_packs / seq_len,
+        "packs": packs,
+        "fill": float(tokens.sum(dtype=np.int64)) / packs / seq_len,
     }
 
 

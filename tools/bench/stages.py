@@ -19,8 +19,9 @@ from typing import Any
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
 from lmms.prep.chunks import chunk_values, read_chunks
-from lmms.prep.engine.cluster import Call, groups_on_ray, ray_cluster, tasks_on_ray
+from lmms.prep.engine.cluster import ray_cluster
 from lmms.prep.engine.processes import same_task
+from lmms.prep.engine.tasks import Call, groups_on_ray, tasks_on_ray
 from lmms.prep.progress import Progress
 from lmms.prep.sources import find_sources
 

@@ -25,8 +25,9 @@ from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
 from lmms.prep.build_report import REPORT_NAME
 from lmms.prep.engine import cluster
-from lmms.prep.engine.cluster import Call, groups_on_ray, ray_cluster, tasks_on_ray
+from lmms.prep.engine.cluster import ray_cluster
 from lmms.prep.engine.deaths import PROCESS_DIED
+from lmms.prep.engine.tasks import Call, groups_on_ray, tasks_on_ray
 from tests.kit.folders import shard_files, tiny_model_folder
 from tests.kit.records import write_records
 from tests.kit.stores.servers import s3_server

@@ -206,11 +206,21 @@ def test_seed_permutes_packs_and_leaves_their_content() -> None:
 
 def test_samples_cost_what_the_sidecar_says_of_their_packs() -> None:
     cost = ModelCost(
-        token=10.0, target=4.0, squared_length=0.5, patch=3.0, squared_image=0.25, squared_window=0.125, window=2
+        token=10.0,
+        target=4.0,
+        squared_length=0.5,
+        patch=3.0,
+        squared_image=0.25,
+        squared_window=0.125,
+        window=2,
+        sound_position=1.5,
+        squared_sound=0.0625,
     )
-    kind = [(name, "i8") for name in ("tokens", "target_tokens", "patches", "squared_patches")]
-    samples = np.array([(100, 30, 0, 0), (50, 5, 16, 256)], kind)
+    names = ("tokens", "target_tokens", "patches", "squared_patches", "sound_positions", "squared_sounds")
+    kind = [(name, "i8") for name in names]
+    samples = np.array([(100, 30, 0, 0, 0, 0), (50, 5, 16, 256, 0, 0), (20, 1, 0, 0, 40, 800)], kind)
     assert costs_beyond_tokens(cost, samples).tolist() == [
         (30 * 4 + 100 * 100 // 2) // 10,
         round((5 * 4 + 50 * 50 / 2 + 16 * (3 + 0.125 * 4) + 256 * 0.25) / 10),
+        round((4 + 20 * 20 / 2 + 40 * 1.5 + 800 * 0.0625) / 10),
     ]
