@@ -123,17 +123,32 @@ def read_records_of(
             call = Call(task, setup, (given.model.path, *sources[0].files, *([spool] if spool else [])))
             groups = source_groups([source for source in sources if source.kind != "memory"])
             memory = _shares(first_records(given.memory, sources[-1].choice.max_records), share)
-            results = groups_on_ray(call, partial(_read_group, share), groups, memory, _name_of_group)
+            results = groups_on_ray(
+                call,
+                partial(_read_group, share),
+                groups,
+                memory,
+                _name_of_group,
+                lambda: partial(_again, sources, _lost(ledger)),
+            )
         else:
             shares = shares_of(config.memory, config.workers)
             chunks = _chunks(sources, given.memory, share)
             tasks = enumerate(within_share(shares, chunk, sources[chunk.source].name) for chunk in chunks)
             first = _first(tasks, shares)
             workers = min(shares.workers, max(len(first), 1))  # no process without work: its start takes a second
-            name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
+            name_of = partial(_name_of, sources)
             setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources), shares.process)
             fits = partial(may_start, shares)
-            results = map_ordered(task, chain(_taken(first), tasks), workers, setup, name_of, again, fits)
+            results = map_ordered(
+                task,
+                chain(_taken(first), tasks),
+                workers,
+                setup,
+                name_of,
+                lambda *of_death: _again(sources, _lost(ledger), *of_death),
+                fits,
+            )
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -183,7 +198,7 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     )
 
 
-_POSITIONS_A_TOKEN = 4
+_POSITIONS_A_TOKEN = 8
 
 
 def max_patches_of(config: PrepConfig, folder: ModelFolder) -> int:
@@ -318,12 +333,16 @@ def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
 
 
 def _again(
-    sources: Sequence[Source], ledger: Ledger, task: tuple[int, Chunk], how: str, row: int | None
+    sources: Sequence[Source], lost_before: int, task: tuple[int, Chunk], how: str, row: int | None
 ) -> tuple[int, Chunk]:
     """The task of a worker that died, see map_ordered."""
     chunk_id, chunk = task
-    lost = sum(reject.reason == PROCESS_DIED for _, _, reject in ledger.rejects)
-    return chunk_id, after_death(chunk, how, row, lost, sources[chunk.source].name)
+    return chunk_id, after_death(chunk, how, row, lost_before, sources[chunk.source].name)
+
+
+def _lost(ledger: Ledger) -> int:
+    """Records so far with which processes died."""
+    return sum(reject.reason == PROCESS_DIED for _, _, reject in ledger.rejects)
 
 
 def _bytes_needed(spooled: int, done: int, total: int) -> int:

@@ -20,8 +20,12 @@ class FamilyFacts:
     """Kind of media -> the special token that stands for each piece of it. Other kinds cannot be read."""
     video_areas: Literal["frame", "video"] = "frame"
     """Whether the video processor limits the area of a frame, or of all frames together."""
+    video_tokens: tuple[int, int] | None = None
+    """Smallest and largest area of videos in tokens, where the processor has these limits whatever its files say."""
+    asked_pace: bool = False
+    """Whether rows of a video follow each other at the pace that is asked for, not at that of the sampled frames."""
     fills_sounds: bool = False
-    """Whether every sound is filled up with silence to the longest that the model takes, also in the audio tower."""
+    """Whether the frames behind a sound are those of silence: see Audio.is_filled."""
 
 
 _TEXT = FamilyFacts(parts=("llm",), placeholders={})
@@ -32,6 +36,8 @@ _VISION = FamilyFacts(
 _OMNI = FamilyFacts(
     parts=("llm", "vision", "audio", "aligner"),
     placeholders={"image": "<|IMAGE|>", "video": "<|VIDEO|>", "audio": "<|AUDIO|>"},
+    video_tokens=(128, 768),
+    asked_pace=True,
 )
 
 FAMILIES: Mapping[str, FamilyFacts] = {
@@ -51,6 +57,11 @@ FAMILIES: Mapping[str, FamilyFacts] = {
 Of a whole Omni model only the thinker, which reads and writes text, is prepared for and trained; `_thinker` is the
 thinker saved alone.
 """
+
+
+def trained_as(model_type: str) -> str:
+    """The model_type of what is trained of a model: of a whole Omni model its thinker, of others the whole."""
+    return "qwen2_5_omni_thinker" if model_type == "qwen2_5_omni" else model_type
 
 
 def family_facts(model_type: object, place: object) -> FamilyFacts:

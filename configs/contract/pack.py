@@ -69,6 +69,7 @@ PACK_TABLE: Mapping[str, str] = {
 """Columns of packs.parquet, the sidecar: one row a pack, in shard order. name -> Arrow type."""
 
 SOUND_TABLE: Mapping[str, str] = {
+    "sound_tokens": "int32",  # placeholders of sounds
     "sound_positions": "int32",  # positions that enter the audio tower's blocks
     "sum_squared_sounds": "int64",  # over chunks of sounds: the cost of attention in the audio tower
 }
@@ -240,6 +241,11 @@ class Pack:
     def patches(self) -> int:
         """Patches that enter the vision tower."""
         return sum(grid_patches(m.grid_thw) for m in self.media)
+
+    @property
+    def sound_tokens(self) -> int:
+        """Tokens of the language model that stand for sounds."""
+        return sum(m.end - m.start for m in self.media if m.sound)
 
     @property
     def sound_positions(self) -> int:

@@ -32,7 +32,7 @@ class Audio:
     chunk: int
     """Frames that the audio tower reads together."""
     is_filled: bool
-    """Whether every sound is filled up with silence to the longest, also in the audio tower."""
+    """Whether the frames behind a sound are those of silence; else the tower sees nothing behind a sound."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "mel_bins", "fft", "hop", "longest", "chunk"):
@@ -49,9 +49,11 @@ class Audio:
         return (_positions(self.frames(samples)) - 2) // 2 + 1
 
     def tower_chunks(self, samples: int) -> list[int]:
-        """Positions of each chunk that the audio tower reads for a sound of so many samples."""
-        frames = self.longest // self.hop if self.is_filled else self.frames(samples)
-        whole, rest = divmod(frames, self.chunk)
+        """Positions of each chunk that the audio tower reads for a sound of so many samples.
+
+        Also where sounds are filled: attention is masked to the positions of the sound itself.
+        """
+        whole, rest = divmod(self.frames(samples), self.chunk)
         return [_positions(self.chunk)] * whole + ([_positions(rest)] if rest else [])
 
 

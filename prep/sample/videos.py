@@ -9,6 +9,7 @@ from lmms.configs.contract.video import (
     asked,
     clip_range,
     frame_size,
+    row_step,
     rows_of,
     sampled_frames,
 )
@@ -70,7 +71,7 @@ def _of_file(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, ...
             return encoded_frames(file, [numbers[i] for i in places], None, FrameFormat("png"), *decoder)
 
         recipe.prices.measure(len(numbers), read, size, recipe.frame_format.quality, are_files=False)
-    step = row / (len(numbers) / len(clip) * facts.fps)
+    step = row_step(len(clip), len(numbers), facts.fps, ask, recipe.video, row)
     seconds = [number / facts.fps for number in numbers]
     stored = size if recipe.resizes_frames else facts.size
     address = address_of(ref, source.beside)

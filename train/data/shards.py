@@ -58,8 +58,9 @@ class Sidecar:
     patches: npt.NDArray[np.int32]
     sum_squared_patches: npt.NDArray[np.int64]
     media: npt.NDArray[np.int32]
-    sound_positions: npt.NDArray[np.int32]
+    sound_tokens: npt.NDArray[np.int32]
     """0 where the model hears nothing, as the next."""
+    sound_positions: npt.NDArray[np.int32]
     sum_squared_sounds: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
