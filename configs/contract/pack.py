@@ -22,6 +22,7 @@ tokens, a segment and a target, and what may be empty is json or bytes.
 What a target counts in the loss follows from both weights: see LossWeight.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -165,13 +166,26 @@ class Media:
 
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> "Media":
-        """Inverse of to_json."""
+        """Inverse of to_json. Raises KeyError, TypeError or ValueError for an entry that to_json would not make."""
         (w, h), (t, gh, gw), row, sound = entry["size"], entry["grid_thw"], entry.get("row"), entry.get("sound")
         if row is not None:
             row = Row(**{**row, "seconds": tuple(row["seconds"]), "bytes": tuple(row["bytes"])})
         if sound is not None:
             sound = Sound(sound["samples"], tuple(sound["chunks"]))
-        return Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"], row, sound)
+        media = Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"], row, sound)
+        whole, real = [media.start, media.end, w, h, t, gh, gw, media.bytes], list[Any]()
+        if row:
+            whole += [row.number, row.rows, *row.bytes]
+            real += [row.step, *row.seconds]
+        if sound:
+            whole += [sound.samples, *sound.chunks]
+        if type(media.kind) is not str or {type(value) for value in whole} != {int} or not all(map(_is_real, real)):
+            raise TypeError("a value has another type")
+        return media
+
+
+def _is_real(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)

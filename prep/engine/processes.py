@@ -28,6 +28,9 @@ from lmms.prep.rows.child import how_ended
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+Setup: TypeAlias = Callable[[], Callable[[], None] | None]
+"""What a worker does before its first task; it may return what the worker does after the last."""
+
 _Message: TypeAlias = "tuple[Literal['ready', 'began', 'made', 'failed'], Any]"
 """A worker's word to its parent, with nothing, the number of a step, a result or an error."""
 
@@ -68,7 +71,7 @@ def map_ordered(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     workers: int,
-    setup: Callable[[], Callable[[], None] | None],
+    setup: Setup,
     name_of: Callable[[Task], str],
     again: Callable[[Task, str, int | None], Task] = same_task,
     may_start: Callable[[Sequence[Task], Task], bool] = always,
@@ -126,7 +129,7 @@ def map_ordered(
 
 @contextmanager
 def _started(
-    workers: int, function: Callable[[Any], Any], setup: Callable[[], Callable[[], None] | None]
+    workers: int, function: Callable[[Any], Any], setup: Setup
 ) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
     """Yields the workers, which end with this block, and a function that starts one more."""
     # Not fork: the parent has threads (Arrow's, the tokenizer's), and a forked child could inherit a held lock.
@@ -225,9 +228,7 @@ def step_begun(step: int) -> None:
         _to_parent.send(("began", step))
 
 
-def _work(
-    pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: Callable[[], Callable[[], None] | None]
-) -> None:
+def _work(pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: Setup) -> None:
     """The life of a worker: until the parent ends it, or is gone."""
     global _to_parent
     _to_parent = pipe

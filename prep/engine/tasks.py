@@ -24,7 +24,7 @@ from lmms.configs.errors import BuildError, ConfigError, LmmsError
 from lmms.configs.settings.prep import LEAST_MEMORY
 from lmms.prep.engine.cluster import cores
 from lmms.prep.engine.memory import hold_to_share
-from lmms.prep.engine.processes import map_ordered
+from lmms.prep.engine.processes import Setup, map_ordered
 
 Piece = TypeVar("Piece")
 Group = TypeVar("Group")
@@ -48,7 +48,7 @@ class Call:
 
     function: Callable[[tuple[int, Any]], Any]
     """(number, piece) -> result."""
-    setup: Callable[[], object]
+    setup: Setup
     places: tuple[Path, ...]
     """Folders and files that every machine has to reach."""
 
@@ -181,9 +181,9 @@ def _share_of_a_core() -> int:
     return max(int(resources.get("memory", 0) / resources.get("CPU", 1)), LEAST_MEMORY // 2)
 
 
-def _bounded(most_bytes: int, setup: Callable[[], object]) -> None:
+def _bounded(most_bytes: int, setup: Setup) -> Callable[[], None] | None:
     hold_to_share(most_bytes)
-    setup()
+    return setup()
 
 
 def _nothing() -> None:

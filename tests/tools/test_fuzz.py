@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,19 @@ import pytest
 
 from lmms.prep.engine import kept
 from lmms.prep.records import read
-from tools.faults.fuzz import Findings, kept_target, main, record_target, report
+from lmms.prep.video.process import stop
+from tools.faults import fuzz_videos
+from tools.faults.fuzz import Findings, Target, kept_target, main, record_target, report
+from tools.faults.fuzz_videos import container_target, decoder_target, row_target
 from tools.faults.mutations import mutated
 
 LINE = json.dumps({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}).encode()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_decoder_is_left() -> Iterator[None]:
+    yield
+    stop()
 
 
 @pytest.mark.campaign
@@ -49,6 +59,20 @@ def test_a_damaged_file_that_is_taken_is_seen(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(kept, "_digest", lambda key, content: b"")
     monkeypatch.setattr(kept, "_DIGEST", 0)
     assert "wrong" in {attempt(random.Random(seed))[0] for seed in range(200)}
+
+
+@pytest.mark.parametrize(("target", "changes"), [(container_target, 1500), (decoder_target, 40), (row_target, 400)])
+def test_changed_videos_and_rows_are_read_or_refused(target: Callable[[], Target], changes: int) -> None:
+    attempt, rng = target(), random.Random(3)
+    outcomes = [attempt(rng) for _ in range(changes)]
+    assert [wrong for _, wrong in outcomes if wrong] == []
+    assert len({outcome for outcome, _ in outcomes}) >= 3
+
+
+def test_a_reader_of_videos_that_stumbles_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_videos, "container_of", lambda file: file.read().index(b"moov"))
+    attempt = container_target()
+    assert "wrong" in {attempt(random.Random(seed))[0] for seed in range(50)}
 
 
 def test_the_page_says_what_went_wrong() -> None:

@@ -7,6 +7,7 @@
     packs      the bytes of a pack: a pack that the check of the contract can judge, or ValueError
     index      index.json: what was stated, or DatasetError
     manifest   manifest.json: the same
+    ...        videos and their rows: see fuzz_videos.py
 
 Anything else, such as an exception of another kind, is wrong.
 """
@@ -46,12 +47,25 @@ from lmms.prep.records.strict_json import parse_line
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.rows.chunk import Chunk
 from tools.faults.build_faults import settings, write_sources
+from tools.faults.fuzz_videos import container_target, decoder_target, row_target
 from tools.faults.mutations import mutated
 from tools.faults.page import ROOT, told
 from tools.faults.sound_files import damaged, sound_files
 
 TITLE = "# Fuzzed readers"
 LINES_OF_A_FILE, LONGEST_LINE = 200, 20_000
+
+SHARES = {
+    "records": 200,
+    "kept": 40,
+    "packs": 40,
+    "index": 10,
+    "manifest": 10,
+    "containers": 100,
+    "decoders": 5,
+    "rows": 40,
+}
+"""Target -> changes in a row."""
 
 _THINKS_NOT = {"enable_thinking": Json(False)}
 READINGS = (
@@ -241,11 +255,14 @@ def campaign(seed: int, minutes: float, data: Path, say: Callable[[str], None]) 
             "packs": pack_target(shards),
             "index": file_target(shards, INDEX_NAME, lambda at: read_index((at / INDEX_NAME).read_bytes(), str(at))),
             "manifest": file_target(shards, MANIFEST_NAME, lambda at: read_manifest(LocalStore(at))),
+            "containers": container_target(),
+            "decoders": decoder_target(),
+            "rows": row_target(),
         }
         findings.outcomes = {name: Counter() for name in targets}
         said = 0.0
         while findings.seconds < 60 * minutes and len(findings.wrong) < 50:
-            for name, share in (("records", 200), ("kept", 40), ("packs", 40), ("index", 10), ("manifest", 10)):
+            for name, share in SHARES.items():
                 for _ in range(share):
                     outcome, wrong = targets[name](rng)
                     findings.outcomes[name][outcome] += 1
@@ -266,9 +283,11 @@ def report(findings: Findings, seed: int) -> str:
     lines = [
         TITLE,
         "",
-        "Made by `python -m tools.faults.fuzz`: real lines of records, files of kept chunks, packs, index and",
-        "manifest, changed at random (bytes; for lines also values, keys and order) and read. The quick ways to read",
-        "a record have to give the strict ones' record, or their reason, message and place.",
+        "Made by `python -m tools.faults.fuzz`: real lines of records, files of kept chunks, packs, index, manifest,",
+        "videos and the media of packs, changed at random (bytes; for lines and media also values, keys and order) and",
+        "read. The quick ways to read a record have to give the strict ones' record, or their reason, message and",
+        "place. containers, decoders: a video by the readers before a decoder, and by the process that decodes. rows:",
+        "the media of a pack of videos, to the patches in training.",
         "",
         f"Seed {seed}: {tried:,} changes in {findings.seconds / 60:.0f} minutes.",
         f"**{len(findings.wrong) or 'None'} of them was read in two ways, or ended in an error without a name.**",

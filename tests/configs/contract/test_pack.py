@@ -49,6 +49,26 @@ def test_media_without_a_key_or_with_another_shape_are_a_value_error(change: dic
         Pack.from_columns(columns | {"media": entries})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": 7},
+        {"start": "4"},
+        {"end": 8.0},
+        {"bytes": True},
+        {"size": [60, [50]]},
+        {"row": {"number": "0", "rows": 1, "step": 1.0, "seconds": [0.0], "bytes": [5]}},
+        {"row": {"number": 0, "rows": 1, "step": float("nan"), "seconds": [0.0], "bytes": [5]}},
+        {"row": {"number": 0, "rows": 1, "step": 1.0, "seconds": ["0"], "bytes": [5]}},
+        {"sound": {"samples": None, "chunks": [1]}},
+    ],
+)
+def test_media_with_a_value_of_another_type_are_a_value_error(change: dict[str, Any], image_pack: Pack) -> None:
+    columns = image_pack.to_columns()
+    with pytest.raises(ValueError, match="another type"):
+        Pack.from_columns(columns | {"media": [{**columns["media"][0], **change}]})
+
+
 def test_lengths_patches_segments_and_media_data(image_pack: Pack) -> None:
     one = image_pack.media[0]
     two = replace(image_pack, media=(one, replace(one, bytes=2)), media_bytes=b"abcdefg")
