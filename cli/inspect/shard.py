@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lmms.configs.contract.manifest import Dataset, Manifest
     from lmms.configs.contract.pack import Pack
+    from lmms.configs.contract.sounds import Audio
     from lmms.train.data.shards import Sidecar
 
 _PREVIEW = 1200
@@ -137,16 +138,16 @@ def _show_pack(
         screen.rule(
             f"{i}  [{segment['start']:,}, {segment['end']:,})  {place}", align="left", style="dim", characters="╌"
         )
-        text = segment_text(pack, segment, tokenizer)
+        text = segment_text(pack, segment, tokenizer, dataset.manifest.audio)
         if shorten and len(text) > _PREVIEW:
             text = text[:_PREVIEW] + Text(f" … {len(text) - _PREVIEW:,} more characters", style="dim italic")
         screen.print(text)
 
 
-def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") -> Text:
-    """The conversation as the model reads it: targets green, other tokens plain, an image as a short description; a
-    weight of a message that is not 1 stands before its target."""
+def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer", audio: "Audio | None" = None) -> Text:
+    """The conversation as the model reads it: targets green, other tokens plain, media as a short description; a
+    weight of a message that is not 1 stands before its target. audio: of the manifest."""
     from lmms.train.data.view import segment_pieces
 
-    pieces = segment_pieces(pack, segment, lambda ids: tokenizer.decode(ids, skip_special_tokens=False))
+    pieces = segment_pieces(pack, segment, lambda ids: tokenizer.decode(ids, skip_special_tokens=False), audio)
     return Text.assemble(*((piece.text, _STYLES[piece.kind]) for piece in pieces))

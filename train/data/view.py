@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import Pack
+from lmms.configs.contract.sounds import Audio
 from lmms.configs.words import counted
 
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
@@ -42,11 +43,13 @@ def pack_segments(pack: Pack, manifest: Manifest) -> Iterator[dict[str, Any]]:
         }
 
 
-def segment_pieces(pack: Pack, segment: dict[str, Any], decode: Callable[[list[int]], str]) -> Iterator[Piece]:
-    """The conversation as the model reads it, in order: an image, or rows of a video that stand end to end, as a short
-    description; a weight of a message that is not 1 before its target.
+def segment_pieces(
+    pack: Pack, segment: dict[str, Any], decode: Callable[[list[int]], str], audio: Audio | None = None
+) -> Iterator[Piece]:
+    """The conversation as the model reads it, in order: an image, a sound, or rows of a video that stand end to end, as
+    a short description; a weight of a message that is not 1 before its target.
 
-    segment: one of pack_segments. decode: token ids -> text.
+    segment: one of pack_segments. decode: token ids -> text. audio: of the manifest, for the length of sounds.
     """
 
     def text(start: int, end: int) -> str:
@@ -58,7 +61,7 @@ def segment_pieces(pack: Pack, segment: dict[str, Any], decode: Callable[[list[i
     for start, end in sorted([*targets, *images]):
         yield Piece("prompt", text(at, start))
         if (start, end) in images:
-            yield Piece("media", _described(images[start, end], end - start))
+            yield Piece("media", _described(images[start, end], end - start, audio))
         else:
             if targets[start, end] != 1:
                 yield Piece("weight", f"[weight {targets[start, end]:g}]")
@@ -80,7 +83,10 @@ def _runs(media: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield run
 
 
-def _described(run: Sequence[dict[str, Any]], tokens: int) -> str:
+def _described(run: Sequence[dict[str, Any]], tokens: int, audio: Audio | None) -> str:
+    if sound := run[0].get("sound"):
+        rate = f"{sound['samples'] / audio.sample_rate:.1f} s" if audio else f"{sound['samples']:,} samples"
+        return f"[audio {rate}, {tokens} tokens, {run[0]['bytes']:,} bytes]"
     (w, h), (_, grid_h, grid_w) = run[0]["size"], run[0]["grid_thw"]
     rows = f"{len(run)} rows of " if len(run) > 1 else ""
     what = f"{w} x {h}, {rows}{grid_w} x {grid_h} patches, {tokens} tokens"

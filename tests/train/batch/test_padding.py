@@ -58,7 +58,9 @@ def shape_of(batch: Batch) -> tuple[object, ...]:
         vision["patches"] = batch.vision.patches.shape
     if batch.sounds is not None:
         names = ("valid_indices", "cu_seqlens", "max_seqlen")
-        vision |= {f"sound {k}": v.shape if isinstance(v, Tensor) else v for k, v in batch.sounds.tower.items() if k in names}
+        vision |= {
+            f"sound {k}": v.shape if isinstance(v, Tensor) else v for k, v in batch.sounds.tower.items() if k in names
+        }
     return batch.input_ids.shape, batch.cu_seqlens.shape, batch.max_length, tuple(vision.items())
 
 
