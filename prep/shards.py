@@ -24,6 +24,8 @@ class WrittenShard:
     rows: list[dict[str, Any]]
     videos: int
     sounds: int
+    seconds: float
+    """The length of all sounds together."""
 
 
 def cut_shards(packs: Iterable[T], size_of: Callable[[T], int], shard_bytes: int) -> Iterator[list[T]]:
@@ -51,7 +53,7 @@ def cut_shards(packs: Iterable[T], size_of: Callable[[T], int], shard_bytes: int
 def write_shard(shard: int, packs: Iterable[Pack], out: Output, limits: PackLimits) -> WrittenShard:
     """Write shard.NNNNN.mds. BuildError for a pack that breaks the contract."""
     encoded, rows, videos = list[bytes](), list[dict[str, Any]](), 0
-    sounds = 0
+    sounds, seconds = 0, 0.0
     for i, pack in enumerate(packs):
         faults = check_pack(pack, limits)
         if faults:
@@ -60,11 +62,13 @@ def write_shard(shard: int, packs: Iterable[Pack], out: Output, limits: PackLimi
         stored = {"shard": shard, "bytes": len(encoded[-1]), "xxh3": xxhash.xxh3_64_intdigest(encoded[-1])}
         rows.append(stored | pack_row(pack, limits.audio is not None))
         videos += sum(m.row is not None and m.row.number == 0 for m in pack.media)
-        sounds += sum(m.sound is not None for m in pack.media)
+        heard = [m.sound.samples for m in pack.media if m.sound]
+        sounds += len(heard)
+        seconds += sum(heard) / limits.audio.sample_rate if limits.audio else 0
     data = b"".join([shard_header(COLUMNS, [len(e) for e in encoded]), *encoded])
     for row, offset in zip(rows, shard_offsets(data)[:-1].tolist(), strict=True):
         row["offset"] = offset
     name = f"shard.{shard:05d}.mds"
     out.write(name, data)
     file = ShardFile(name, len(data), len(encoded), xxhash.xxh3_64_hexdigest(data), tuple(sorted(COLUMNS.items())))
-    return WrittenShard(file, rows, videos, sounds)
+    return WrittenShard(file, rows, videos, sounds, seconds)

@@ -144,7 +144,8 @@ def write_folder(
     """
     rows = [row for shard in written for row in shard.rows]
     videos, sounds = sum(shard.videos for shard in written), sum(shard.sounds for shard in written)
-    numbers = {"videos": videos, "sounds": sounds}
+    seconds = round(sum(shard.seconds for shard in written))
+    numbers = {"videos": videos, "sounds": sounds, "sound_seconds": seconds}
     (folder / INDEX_NAME).write_bytes(index_json(COLUMNS, [shard.file for shard in written]))
     write_rows(folder / PACKS_NAME, {**PACK_TABLE, **(SOUND_TABLE if facts.model.audio else {})}, rows)
     write_columns(folder / SAMPLES_NAME, SAMPLE_TABLE, samples)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from lmms.configs.contract.manifest import Dataset, Manifest
     from lmms.configs.contract.pack import Pack
-    from lmms.configs.contract.sounds import Audio
     from lmms.train.data.shards import Sidecar
 
 _PREVIEW = 1200
@@ -102,7 +101,7 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
         ("records", f"{counts['packed']:,} packed, {counts['rejected']:,} rejected, {counts['skipped']:,} skipped"),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens in {counted(len(dataset.shards), 'shard')}"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens']:,} targets{_mean_weight(sidecar)}"),
-        ("images", ui.images_text(counts)),
+        *ui.media_rows(counts),
         *(
             ("source", f"{s['name']}: {counted(s['packed'], 'record')}, {counted(s['tokens'], 'token')}")
             for s in manifest.sources
@@ -113,7 +112,8 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
     screen.print(ui.histogram("tokens a conversation", lengths[lengths > 0]))
     screen.print(ui.histogram("fill of a pack, %", 100 * sidecar.tokens / manifest.seq_len))
     screen.print(ui.histogram("target tokens of a pack, %", 100 * sidecar.target_tokens / sidecar.tokens))
-    screen.print(ui.histogram("images a pack", sidecar.media))
+    if counts["media"]:
+        screen.print(ui.histogram("media a pack" if "sounds" in counts else "images a pack", sidecar.media))
 
 
 def _mean_weight(sidecar: "Sidecar") -> str:
@@ -138,16 +138,16 @@ def _show_pack(
         screen.rule(
             f"{i}  [{segment['start']:,}, {segment['end']:,})  {place}", align="left", style="dim", characters="╌"
         )
-        text = segment_text(pack, segment, tokenizer, dataset.manifest.audio)
+        text = segment_text(pack, segment, tokenizer)
         if shorten and len(text) > _PREVIEW:
             text = text[:_PREVIEW] + Text(f" … {len(text) - _PREVIEW:,} more characters", style="dim italic")
         screen.print(text)
 
 
-def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer", audio: "Audio | None" = None) -> Text:
-    """The conversation as the model reads it: targets green, other tokens plain, media as a short description; a
-    weight of a message that is not 1 stands before its target. audio: of the manifest."""
+def segment_text(pack: "Pack", segment: dict[str, Any], tokenizer: "Tokenizer") -> Text:
+    """The conversation as the model reads it: targets green, other tokens plain, an image as a short description; a
+    weight of a message that is not 1 stands before its target."""
     from lmms.train.data.view import segment_pieces
 
-    pieces = segment_pieces(pack, segment, lambda ids: tokenizer.decode(ids, skip_special_tokens=False), audio)
+    pieces = segment_pieces(pack, segment, lambda ids: tokenizer.decode(ids, skip_special_tokens=False))
     return Text.assemble(*((piece.text, _STYLES[piece.kind]) for piece in pieces))

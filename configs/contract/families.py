@@ -20,6 +20,10 @@ class FamilyFacts:
     """Kind of media -> the special token that stands for each piece of it. Other kinds cannot be read."""
     video_areas: Literal["frame", "video"] = "frame"
     """Whether the video processor limits the area of a frame, or of all frames together."""
+    video_tokens: tuple[int, int] | None = None
+    """Smallest and largest area of videos in tokens, where the processor has these limits whatever its files say."""
+    asked_pace: bool = False
+    """Whether rows of a video follow each other at the pace that is asked for, not at that of the sampled frames."""
     fills_sounds: bool = False
     """Whether the frames behind a sound are those of silence: see Audio.is_filled."""
 
@@ -32,6 +36,8 @@ _VISION = FamilyFacts(
 _OMNI = FamilyFacts(
     parts=("llm", "vision", "audio", "aligner"),
     placeholders={"image": "<|IMAGE|>", "video": "<|VIDEO|>", "audio": "<|AUDIO|>"},
+    video_tokens=(128, 768),
+    asked_pace=True,
 )
 
 FAMILIES: Mapping[str, FamilyFacts] = {

@@ -55,7 +55,7 @@ class Manifest:
     video_decoder, audio_decoder: the library that decoded the videos or sounds, if there are any."""
     counts: dict[str, int]
     """read, packed, rejected, skipped (records); packs, tokens, target_tokens, media, patches; videos, if
-    there are any, of which each row counts among the media; sounds, if there are any."""
+    there are any, of which each row counts among the media; sounds and sound_seconds, if there are any."""
     rejects: dict[str, int]
     """reason -> records."""
     notes: dict[str, int]

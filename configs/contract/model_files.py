@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
+from lmms.configs.contract.families import FamilyFacts
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.sounds import Audio
 from lmms.configs.contract.video import VideoRule
@@ -96,10 +97,10 @@ def _settings_of(path: Path, name: str) -> tuple[Path, dict[str, Any]]:
     return path / "preprocessor_config.json", read_json(path / "preprocessor_config.json")
 
 
-def read_video(path: Path, areas: Literal["frame", "video"], vision: Vision) -> VideoRule:
+def read_video(path: Path, facts: FamilyFacts, vision: Vision) -> VideoRule:
     """The settings of the video processor; transformers takes them from the first of three files. Raises ModelError.
 
-    vision: of pictures, whose patches and colours videos share.
+    facts: of the family. vision: of pictures, whose patches and colours videos share.
     """
     file, settings = _video_settings(path)
     _check_pixels(file, settings)
@@ -108,10 +109,13 @@ def read_video(path: Path, areas: Literal["frame", "video"], vision: Vision) -> 
         if value is not None and value != (list(expected) if isinstance(expected, tuple) else expected):
             raise ModelError(f"{file}: {name} is {value}, {expected} for pictures; expected the same for both")
     size = settings.get("size") or {}
-    least, most = (tokens * vision.factor**2 for tokens in _DEFAULT_VIDEO_TOKENS)
+    if facts.video_tokens:
+        settings, size = {name: value for name, value in settings.items() if "_pixels" not in name}, {}
+    least, most = (tokens * vision.factor**2 for tokens in facts.video_tokens or _DEFAULT_VIDEO_TOKENS)
     try:
         return VideoRule(
-            areas=areas,
+            areas=facts.video_areas,
+            asked_pace=facts.asked_pace,
             min_pixels=settings.get("min_pixels") or size.get("shortest_edge") or least,
             max_pixels=settings.get("max_pixels") or size.get("longest_edge") or most,
             fps=settings.get("fps") or _DEFAULT_FPS,

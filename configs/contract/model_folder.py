@@ -96,7 +96,7 @@ def read_model_folder(
         own_template=not chat_template,
         special_tokens=_special_tokens(tokenizer_config),
         vision=vision,
-        video=read_video(path, facts.video_areas, vision) if vision and "video" in placeholders else None,
+        video=read_video(path, facts, vision) if vision and "video" in placeholders else None,
         image_token_id=_token_id(path, config, tokenizer, "image", placeholders["image"]) if has_vision else None,
         video_token_id=_video_token_id(path, config, tokenizer, placeholders.get("video")),
         audio=read_audio(path, config, facts.fills_sounds) if has_audio else None,

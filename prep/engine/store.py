@@ -27,6 +27,7 @@ from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.rows.chunk import Chunk
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.sample.joining import Joined, join_of, joined_rows
 from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sample.samples import Draft, Made, attempt, draft_samples, finish_samples
@@ -80,6 +81,8 @@ class Spooled:
     """Pictures of its samples that came over the network."""
     work: Work = field(default_factory=Work)
     """What the chunk took; with the records for training."""
+    prices: FramePrices = field(default_factory=FramePrices)
+    """What frames of its videos would take in other forms, if that was measured; with the records for training."""
 
 
 @dataclass(slots=True)
@@ -165,6 +168,7 @@ def spool_chunk(
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
     train, held_out = _Tally(), _Tally()
+    prices = recipe.prices or FramePrices()
     work, start = Work(chunks=1), perf_counter()
     begun = step_begun if chunk.care else None
     all_values = chunk_values(chunk, source.columns, begun)
@@ -189,13 +193,14 @@ def spool_chunk(
                 held_out.add(made, result.rows, chunk_id, 1, file)
             else:
                 train.add(made, result.rows, chunk_id, result.copies, file)
+                prices.stored += result.copies * _frame_bytes(made)
     for tally in (train, held_out) if join else ():
         tally.in_order()
     for row, reject in train.rejects:
         train.digest.update(f"{row} {reject.reason}".encode())
     work.samples_s = perf_counter() - start - work.records_s - work.tokens_s
     work.tokenizers = frozenset({renderer.encoder.name})
-    return replace(train.spooled(chunk, filter_columns), work=work), held_out.spooled(chunk, frozenset())
+    return replace(train.spooled(chunk, filter_columns), work=work, prices=prices), held_out.spooled(chunk, frozenset())
 
 
 def _taken(
@@ -257,6 +262,11 @@ def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe, wor
         except Reject as reject:
             made = reject
         yield Joined((row,), count, made)
+
+
+def _frame_bytes(made: Made) -> int:
+    """Bytes of the frames of videos."""
+    return sum(media.bytes for sample in made.samples for media in sample.media if media.row)
 
 
 def _content(made: Made, number: int) -> tuple[int, int]:

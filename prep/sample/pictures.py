@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from lmms.configs.contract.geometry import grid_patches, grid_tokens
 from lmms.configs.contract.pack import Row, Sound
 from lmms.prep.media.edit import edited
-from lmms.prep.media.images import image_size
 from lmms.prep.media.pins import Fetched, pinned
 from lmms.prep.media.read import MediaRef, address_of, read_image
 from lmms.prep.media.resize import picture_grid, with_areas
+from lmms.prep.media.verified import verified_size
 from lmms.prep.records.parts import Image
 from lmms.prep.reject import Reject
 from lmms.prep.sample.recipe import Recipe
@@ -55,7 +55,7 @@ def measured(image: Image, source: Source, recipe: Recipe) -> Image:
         data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside, looked=recipe.looked)
         address = address_of(image.ref, source.beside)
         fetched = None if address is None else pinned(address, data, recipe.pins)
-        size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
+        size = verified_size(data, recipe.verify_media, recipe.max_image_pixels)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
     return replace(image, ref=MediaRef("bytes", data), size=size, fetched=fetched)

@@ -11,6 +11,7 @@ from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.media.network import Network
 from lmms.prep.media.pins import Pins
 from lmms.prep.media.read import Looked
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.video.facts import Backend, FrameFormat, VideoLimits
 
 
@@ -41,6 +42,8 @@ class Recipe:
     """How the frames of videos are kept."""
     resizes_frames: bool = True
     """Whether frames are kept as the model sees them, or as they were."""
+    prices: FramePrices | None = field(default=None, compare=False)
+    """Videos of the chunk at hand, measured in all forms of frames; None: they are not measured."""
     audio: Audio | None = None
     """None for a model that hears nothing."""
     sound_format: SoundFormat = field(default_factory=SoundFormat)

@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +18,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from lmms.configs.contract.families import FAMILIES
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
-from lmms.configs.load import load_config
+from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import load_checkpoint
 from lmms.train.run import train
@@ -46,6 +50,17 @@ SMALL_RUN: dict[str, Any] = {
     "device": "cpu",
 }
 
+_TRAIN_UP_TO = """
+import sys, time
+from pathlib import Path
+from lmms.configs.load import load_config, to_yaml
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.run import train
+last = int(sys.argv[2])
+# The line of a step is in the log before it is told.
+train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: getattr(event, "step", 0) == last and time.sleep(3000))
+"""
+
 
 _SOUNDS = {3: (2000, 8000), 4: (1281,), 8: (16000,)}
 """Pack -> samples of its sounds."""
@@ -70,7 +85,7 @@ def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: s
 
 def write_run(folder: Path, family: str, *, packs: int = 11, tied: bool = False) -> dict[str, Any]:
     """A model folder and shards in `folder`; returns the settings of a run on them. In a vision family every
-    third pack shows pictures, and one of them and another pack show a video; three have sounds where the model hears."""
+    third pack shows pictures, and one of them and another pack show a video; where a model hears, three have sounds."""
     model = write_model_folder(folder / "model", family, tied=tied)
     rng = np.random.default_rng(7)
     images = [2 * int(family in VISION_FAMILIES and i % 3 == 0) for i in range(packs)]
@@ -124,6 +139,20 @@ def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torc
 
 def silent(event: StepLog | str) -> None:
     """A report that nobody reads."""
+
+
+def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
+    """Train in a process of its own, which gets SIGKILL as soon as it has logged this step."""
+    file.write_text(to_yaml(config))
+    process = subprocess.Popen([sys.executable, "-c", _TRAIN_UP_TO, file, str(step)], stderr=subprocess.PIPE, text=True)
+    log = Path(config.output) / METRICS_NAME
+    while not (log.exists() and f'"step": {step}' in log.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert process.stderr is not None
+    process.stderr.close()
 
 
 def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:

@@ -12,12 +12,12 @@ def shown(image: bytes | Clip | Noise) -> list[str]:
     """What stands for the media of a conversation."""
     pack, manifest = make_pack([talk(1, 6, [image])]), manifest_of("qwen2_5_omni_thinker")
     (segment,) = pack_segments(pack, manifest)
-    return [piece.text for piece in segment_pieces(pack, segment, str, manifest.audio) if piece.kind == "media"]
+    return [piece.text for piece in segment_pieces(pack, segment, str) if piece.kind == "media"]
 
 
 def test_a_sound_is_told_by_its_length() -> None:
     (text,) = shown(sound := noise_sound(1, 24_000, TINY_AUDIO))
-    assert text == f"[audio 1.5 s, 37 tokens, {len(sound.data):,} bytes]"
+    assert text == f"[sound of 1.50 s, 37 tokens, {len(sound.data):,} bytes]"
 
 
 def test_a_picture_is_told_by_its_size() -> None:
