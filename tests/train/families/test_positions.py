@@ -15,7 +15,7 @@ FAMILY = "qwen2_5_omni_thinker"
 
 
 def media_of(rng: np.random.Generator) -> list[Shown]:
-    """One to four media: videos may last longer than they are wide, or less, at steps that are no binary fractions."""
+    """One to four media: videos may last longer than they are wide; at some steps the order of products matters."""
 
     def one() -> Shown:
         seed, kind = int(rng.integers(1000)), rng.integers(3)
@@ -23,7 +23,7 @@ def media_of(rng: np.random.Generator) -> list[Shown]:
             return picture(seed, *(int(side) * 8 for side in rng.integers(1, 7, 2)))
         if kind == 1:
             width, height = (8 * int(side) for side in rng.integers(1, 6, 2))
-            return noise_clip(seed, int(rng.integers(1, 12)), width, height, float(rng.choice([0.02, 0.28, 0.7, 1.0])))
+            return noise_clip(seed, int(rng.integers(1, 12)), width, height, float(rng.choice([0.02, 0.08, 0.7, 1.4])))
         return noise_sound(seed, int(rng.integers(400, 32_000)), TINY_AUDIO)
 
     return [one() for _ in range(rng.integers(1, 5))]
