@@ -19,7 +19,7 @@ class Heaviest:
     images: int
     sounds: int
     positions: int
-    """Of sounds in the audio tower."""
+    """Positions of sounds in the audio tower."""
     target_tokens: int
 
 
