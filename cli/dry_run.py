@@ -75,6 +75,7 @@ def _run_facts(result: "DryRun") -> list[tuple[str, str]]:
     )
     trained = sum(result.trained.values()) / sum(result.parameters.values())
     pictures = f", {counted(heaviest.images, 'image')} of {counted(heaviest.patches, 'patch', 'patches')}"
+    sounds = f", {counted(heaviest.sounds, 'sound')} of {counted(heaviest.positions, 'position')}"
     tokens = f"{counted(heaviest.tokens, 'token')}, {counted(heaviest.target_tokens, 'target')}"
     return [
         ("model", f"{Path(result.model).name}, {_millions(sum(result.parameters.values()))} parameters: {parts}"),
@@ -87,7 +88,7 @@ def _run_facts(result: "DryRun") -> list[tuple[str, str]]:
             "step",
             f"{counted(result.global_packs, 'pack')}: {result.passes:,} x {result.micro_packs:,} on {_ranks(result)}",
         ),
-        ("heaviest", f"{tokens}{pictures if heaviest.images else ''} in a pass"),
+        ("heaviest", f"{tokens}{pictures if heaviest.images else ''}{sounds if heaviest.sounds else ''} in a pass"),
         *([("goes on", f"from {result.resumes}")] if result.resumes else []),
     ]
 
@@ -115,7 +116,7 @@ def _memory(result: "DryRun") -> Table:
     table.add_column("")
     for name, meaning in COMPONENTS.items():
         size = result.memory[most][name]
-        if size or name not in ("vision", "loss"):
+        if size or name not in ("vision", "audio", "loss"):
             row = [f"{result.memory[rank][name] / 1e9:.2f}" for rank in shown]
             style = "yellow" if name == result.largest else "cyan"
             table.add_row(

@@ -1,4 +1,4 @@
-"""Settings that may differ from part to part of a model: {default, llm, vision, aligner, <pattern>}.
+"""Settings that may differ from part to part of a model: {default, llm, vision, audio, aligner, <pattern>}.
 
 A pattern is a regular expression that is searched for in the names of parameters as transformers has them in the
 model, such as model.language_model.layers.0.self_attn.q_proj.weight; a pattern without any sign is a whole word
@@ -15,7 +15,7 @@ from lmms.configs.errors import ConfigError, nearest
 T = TypeVar("T")
 
 Part = str
-"""A part of a model: llm, vision, aligner, or another part of its family."""
+"""A part of a model: llm, vision, audio, aligner, or another part of its family."""
 
 PARTS: tuple[Part, ...] = tuple(dict.fromkeys(part for facts in FAMILIES.values() for part in facts.parts))
 """The parts of all families, in the order of tables."""

@@ -19,7 +19,7 @@ class MemoryConfig:
     """What backward computes again of each block: nothing (none), all but matrix products and attention (elementwise),
     or everything, from the block's inputs (full)."""
     recompute_vision: Recompute | None = None
-    """The same for the vision tower's blocks. Default: as recompute."""
+    """The same for the blocks of the towers, vision and audio. Default: as recompute."""
     offload_activations_gb: Annotated[float, Range(0)] = 0.0
     """GB (1e9) of pinned main memory a rank for the values that blocks keep, first those that wait longest. 0: none.
     With recompute: elementwise only if blocks are compiled (kernels.compile)."""
@@ -29,7 +29,7 @@ class MemoryConfig:
 
     @property
     def vision(self) -> Recompute:
-        """Values of the vision tower's blocks that backward computes again."""
+        """Values of the towers' blocks that backward computes again."""
         return self.recompute_vision or self.recompute
 
     @property

@@ -22,10 +22,10 @@ class OptimConfig:
 
     name: OptimName = "adamw"
     """adamw keeps two averages of each gradient in fp32, adamw-bf16 in bf16, adamw-8bit in blocks of 8-bit codes. muon:
-    for the matrices in the blocks of the language model and the vision tower, with one average in fp32; adamw for the
+    for the matrices in the blocks of the language model and the towers, with one average in fp32; adamw for the
     rest. All take the same lr and weight_decay."""
     lr: dict[str, Peak] = field(default_factory=lambda: {"default": 1e-5})
-    """Peak rates: {default, llm, vision, aligner, <regex of parameter names>}; a number alone is the default."""
+    """Peak rates: {default, llm, vision, audio, aligner, <regex of parameter names>}; a number alone is the default."""
     betas: tuple[Averaging, Averaging] = (0.9, 0.95)
     """AdamW's averaging constants."""
     momentum: Averaging = MOMENTUM

@@ -65,7 +65,7 @@ class TrainConfig:
     max_tokens: Length | None = None
     """Instead of max_steps: tokens of the whole run, counted by the mean tokens of a pack."""
     train: dict[str, How] = field(default_factory=lambda: dict(EVERYTHING))
-    """What is trained: {default, llm, vision, aligner, <regex of parameter names>}, each full, lora or frozen."""
+    """What is trained: {default, llm, vision, audio, aligner, <regex of names>}, each full, lora or frozen."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Shape of LoRA, for the parts that `train` sets to lora."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -85,7 +85,7 @@ def kept_bytes(model: TrainModel, batch: Batch) -> int:
     others = [*model.parameters(), *model.buffers(), *tensors_in(batch)]
     with LiveStorages(()) as live:
         # Its graph holds what is kept.
-        loss, _ = model(batch, batch.images > 0)
+        loss, _ = model(batch, batch.images > 0, step_has_sounds=batch.num_sounds > 0)
         return live.bytes_now([*others, loss])
 
 
@@ -101,5 +101,5 @@ def saved_bytes(model: TrainModel, batch: Batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(batch, batch.images > 0)
+        model(batch, batch.images > 0, step_has_sounds=batch.num_sounds > 0)
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())

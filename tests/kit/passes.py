@@ -9,7 +9,8 @@ from lmms.configs.settings.train import How
 from lmms.train.batch.batch import Batch
 from lmms.train.model.build import blocks
 from lmms.train.model.forward import TrainModel
-from tests.kit.model.models import VISION_FAMILIES, joined, make_pack, picture, talk, tiny_model, tiny_recipe
+from tests.kit.model.models import AUDIOS, VISION_FAMILIES, joined, make_pack, picture, talk, tiny_model, tiny_recipe
+from tests.kit.model.sounds import noise_sound
 
 LORA = LoraConfig(rank=2, alpha=4, dropout=0.25)
 TRAINED: dict[str, dict[str, How]] = {
@@ -76,7 +77,9 @@ def assert_bitwise(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tens
 
 
 def some_batch(family: str) -> Batch:
-    """Three conversations; in a vision family with images whose windows are cut."""
+    """Three conversations; in a vision family with images whose windows are cut, where the model hears with a sound."""
     pictures = [picture(seed, width, height) for seed, (width, height) in enumerate([(24, 16), (56, 40), (64, 64)])]
     images = pictures if family != "qwen3" else []
-    return joined([make_pack([talk(1, 40, images), talk(2, 90), talk(3, 25, images[:1])])], tiny_recipe(family))
+    sounds = [noise_sound(1, 9000, AUDIOS[family])] if family in AUDIOS else []
+    talks = [talk(1, 40, [*images, *sounds]), talk(2, 90), talk(3, 25, images[:1])]
+    return joined([make_pack(talks)], tiny_recipe(family))

@@ -85,7 +85,7 @@ def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: s
 
 def write_run(folder: Path, family: str, *, packs: int = 11, tied: bool = False) -> dict[str, Any]:
     """A model folder and shards in `folder`; returns the settings of a run on them. In a vision family every
-    third pack shows pictures, and one of them and another pack show a video; where the model hears, three have sounds."""
+    third pack shows pictures, and one of them and another pack show a video; where a model hears, three have sounds."""
     model = write_model_folder(folder / "model", family, tied=tied)
     rng = np.random.default_rng(7)
     images = [2 * int(family in VISION_FAMILIES and i % 3 == 0) for i in range(packs)]

@@ -1,8 +1,8 @@
 """The few shapes that all batches of a run are padded to where blocks are compiled, known from the sidecars.
 
 A graph is compiled for each shape, so there are few: one length in tokens, up to four pairs of (conversations, longest
-conversation), up to eight numbers of patches, and of positions of sounds. Both values of a pair are bounds that attention kernels launch work for:
-many short conversations and few long conversations get different pairs.
+conversation), up to eight numbers of patches, and of positions of sounds. Both values of a pair are bounds that
+attention kernels launch work for: many short conversations and few long conversations get different pairs.
 """
 
 from collections.abc import Sequence

@@ -25,6 +25,7 @@ from lmms.train.checkpoint.state import Base, TrainerState
 from lmms.train.model.build import init_random
 from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import init_lora
+from lmms.train.model.names import fixed_names, parameter_name
 
 
 def fill_base(base: Base, model: TrainModel, seed: int) -> None:
@@ -83,6 +84,9 @@ def plan_initial(
     """
     every = {name for name, _ in model.named_parameters()}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if {name for name in every if parameter_name(name) not in fixed_names(model)} <= trained:
+        # What no run trains is held too: then the base is never read again.
+        trained = every
     if checkpoint is not None:
         if config.model.init_from:
             say(f"model.init_from is not read again: the run goes on from {checkpoint}")

@@ -30,7 +30,7 @@ def build_model(
     """A model of this config on the meta device. Next: shard it, then `materialize`.
 
     recompute: what backward computes again of each block, see MemoryConfig; recompute_vision: the same for blocks of
-    the vision tower, where they differ.
+    the towers, where they differ.
     Raises ModelError for a config with attention windows in the language model or with dropout.
     """
     _check_config(hf_config)

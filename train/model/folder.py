@@ -1,9 +1,11 @@
 """Whether a model folder describes a model that can be trained."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from lmms.configs.errors import ModelError
 from lmms.configs.settings.memory import Recompute
@@ -27,9 +29,14 @@ def model_of(folder: Path, recompute: Recompute, recompute_vision: Recompute | N
         family, inner = family_of(body.get("model_type", "")), body.get("thinker_config", body)
         if (family.images or family.sounds) and not {"text_config", "hidden_size"} & inner.keys():
             raise ModelError(f"{file} has no text_config, expected the language model's sizes; copy the folder again")
-        config = AutoConfig.from_pretrained(folder)
-        # Of a model that speaks, the part that reads and writes text.
-        return build_model(getattr(config, "thinker_config", config), recompute, recompute_vision)
+        # Of a model that speaks, the part that reads and writes text; the config of the whole would warn of the rest.
+        config = AutoConfig.from_pretrained(folder) if inner is body else _config_of(inner)
+        return build_model(config, recompute, recompute_vision)
     except _BAD_VALUES as error:
         text = " ".join(str(error).split())
         raise ModelError(f"{file} describes no model that can be built ({type(error).__name__}: {text})") from error
+
+
+def _config_of(body: Mapping[str, Any]) -> PretrainedConfig:
+    config: PretrainedConfig = CONFIG_MAPPING[body["model_type"]].from_dict(dict(body))
+    return config

@@ -55,14 +55,15 @@ def single_changes(config: TrainConfig, trained: Collection[str], offload_gb: in
     ]
     if memory.recompute == "none":
         changes.append(("memory", {"recompute": "elementwise"}))
-    if "vision" in trained and memory.vision != "full":
+    if {"vision", "audio"} & set(trained) and memory.vision != "full":
         changes.append(("memory", {"recompute_vision": "full"}))
     changes.append(("memory", {"recompute": "full"}))
     if offload_gb > memory.offload_activations_gb:
         changes.append(("memory", {"offload_activations_gb": float(offload_gb)}))
-    vision = config.train.get("vision", config.train["default"])
-    if vision == "full" and not config.lora.modules_to_save and {"vision", "llm"} <= set(trained):
-        changes.append(("train", {"vision": "frozen"}))
+    for tower in ("vision", "audio"):
+        how = config.train.get(tower, config.train["default"])
+        if how == "full" and not config.lora.modules_to_save and {tower, "llm"} <= set(trained):
+            changes.append(("train", {tower: "frozen"}))
     changes.append(("optim", {"name": "adamw-8bit", "momentum": MOMENTUM}))
     useful = []
     for section, values in changes:

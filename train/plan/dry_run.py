@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from torch import Tensor
 
 from lmms.configs.contract.model_folder import PREP_FILES, resolve_model
 from lmms.configs.settings.memory import MemoryConfig, check_activations
 from lmms.configs.settings.parallel import check_ranks
 from lmms.configs.settings.train import TrainConfig
+from lmms.train.batch.batch import Batch
 from lmms.train.checkpoint.initial import plan_initial
 from lmms.train.checkpoint.pretrained import check_pretrained
 from lmms.train.checkpoint.resume import would_resume
@@ -96,6 +98,8 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
             tokens=max(batch.input_ids.shape[1] for batch in batches),
             patches=max(len(batch.vision.patches) if batch.images and batch.vision else 0 for batch in batches),
             images=max(batch.images for batch in batches),
+            sounds=max(batch.num_sounds for batch in batches),
+            positions=max(_positions(batch) for batch in batches),
             target_tokens=max(len(batch.labels) for batch in batches),
         ),
         memory=memory,
@@ -116,6 +120,12 @@ def dry_run(config: TrainConfig, ranks: int, cards: Sequence[Card]) -> DryRun:
             *remarks(config, order, phases[-1], ranks // sequence, steps, state),
         ],
     )
+
+
+def _positions(batch: Batch) -> int:
+    """Positions of a batch's sounds in the audio tower."""
+    places = batch.sounds.tower["valid_indices"] if batch.sounds and batch.num_sounds else None
+    return len(places) if isinstance(places, Tensor) else 0
 
 
 def _same(find: Callable[[], Base]) -> Base:

@@ -12,11 +12,14 @@ MFU_SUPPOSED = (0.3, 0.5)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heaviest:
-    """The largest numbers in the passes that were traced: those of the packs with most tokens, patches and targets."""
+    """The largest numbers in the passes that were traced: those of the packs with most of each."""
 
     tokens: int
     patches: int
     images: int
+    sounds: int
+    positions: int
+    """Positions of sounds in the audio tower."""
     target_tokens: int
 
 

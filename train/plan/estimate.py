@@ -32,10 +32,12 @@ def batch_of(config: TrainConfig, opened: Opened, places: Sequence[Place]) -> Ba
 
 
 def heaviest(config: TrainConfig, opened: Opened) -> list[Batch]:
-    """Real batches at the upper bound of a run: the packs with most tokens, with most patches, with most targets."""
+    """Real batches at the upper bound of a run: the packs with most tokens, most patches, most targets, most sounds."""
     sets, micro_packs = opened.sets, config.data.micro_packs
-    patches = np.concatenate([sidecar.patches for sidecar in sets.sidecars])
-    columns = (sets.tokens, patches, sets.target_tokens)
+    patches, sounds = (
+        np.concatenate([getattr(sidecar, name) for sidecar in sets.sidecars]) for name in ("patches", "sound_positions")
+    )
+    columns = (sets.tokens, patches, sets.target_tokens, *([sounds] if sounds.any() else []))
     chosen: dict[tuple[int, ...], None] = {}
     for first in range(len(columns)):
         # Packs that are equal in this column are sorted by the next columns.

@@ -17,6 +17,7 @@ COMPONENTS: Mapping[str, str] = {
     "gradients": "gradients",
     "gathered": "gathered weights",
     "vision": "kept by the vision tower",
+    "audio": "kept by the audio tower",
     "llm": "kept by the language model",
     "loss": "LM head and loss",
     "backward": "working memory of backward",
@@ -104,7 +105,7 @@ def rank_memory(
             "optimizer": states.optimizer,
             "gradients": int(states.gradients * done) + moment.reducing,
             "gathered": gathered(moment),
-            **{kind: moment.used.get(kind, 0) for kind in ("vision", "llm", "loss", "backward")},
+            **{kind: moment.used.get(kind, 0) for kind in ("vision", "audio", "llm", "loss", "backward")},
             "batch": 2 * batch,
         }
 

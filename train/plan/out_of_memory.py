@@ -161,9 +161,10 @@ def _packs(sets: Sets, places: tuple[Place, ...]) -> str:
     texts = []
     for place in places:
         sidecar = sets.sidecars[place.set]
-        patches = int(sidecar.patches[place.pack])
+        patches, heard = int(sidecar.patches[place.pack]), int(sidecar.sound_positions[place.pack])
         name = f"pack {place.pack}" + (f" of set {place.set}" if place.set else "")
         size = f"{int(sidecar.tokens[place.pack]):,} tokens" + (f", {patches:,} patches" if patches else "")
+        size += f", {heard:,} positions of sounds" if heard else ""
         texts.append(f"{name} ({size})")
     return ", ".join(texts)
 

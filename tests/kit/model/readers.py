@@ -12,6 +12,7 @@ import torch
 
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.images import normalised
+from lmms.train.batch.vision import Pictures
 from tests.kit.model.models import tiny_config
 
 _TRANSFORMERS_4 = ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface-hub==0.36.2")
@@ -39,12 +40,23 @@ def inputs_of(family: str, batch: Batch) -> dict[str, torch.Tensor]:
     if batch.vision is None:
         return {"input_ids": batch.input_ids}
     vision = batch.vision
+    if batch.sounds is not None:
+        return {
+            "input_ids": batch.input_ids,
+            "attention_mask": torch.ones_like(batch.input_ids),
+            "pixel_values": _pixels(vision),
+            "image_grid_thw": vision.grid_thw,
+        }
     return {
         "input_ids": batch.input_ids,
-        "pixel_values": normalised(vision.patches, vision.pixel_constants, vision.temporal_patch_size, vision.frames),
+        "pixel_values": _pixels(vision),
         "image_grid_thw": vision.grid_thw,
         "mm_token_type_ids": (batch.input_ids == tiny_config(family).image_token_id).int(),
     }
+
+
+def _pixels(vision: Pictures) -> torch.Tensor:
+    return normalised(vision.patches, vision.pixel_constants, vision.temporal_patch_size, vision.frames)
 
 
 def transformers_4(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from lmms.configs.contract.pack import Pack
 from lmms.configs.contract.sounds import samples_of
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.video.process import stop
+from lmms.train.batch.mel import sound_frames
 from tests.kit.media.av import made_of, outcomes, records_of
 from tests.kit.media.sounds import pcm, tone
 
@@ -49,13 +50,11 @@ def is_heard(record: dict[str, Any]) -> bool:
     }
 
 
-def official_ids(record: dict[str, Any], sounds: list[Any], processor: Any) -> list[int]:
+def official(record: dict[str, Any], sounds: list[Any], processor: Any) -> Any:
+    """What the processor makes of a record, the ids of one conversation and the frames of each sound."""
     turns = [{"role": m["role"], "content": [shown(part) for part in listed(m["content"])]} for m in record["messages"]]
     text = processor.apply_chat_template(turns, tokenize=False)
-    ids: list[int] = processor(text=[text], audio=sounds, sampling_rate=RATE, return_tensors="pt")["input_ids"][
-        0
-    ].tolist()
-    return ids
+    return processor(text=[text], audio=sounds, sampling_rate=RATE, return_tensors="pt")
 
 
 def listed(content: Any) -> list[dict[str, Any]]:
@@ -67,22 +66,28 @@ def shown(part: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_real_sounds_have_the_ids_of_the_processor(
+def test_real_sounds_have_the_ids_and_frames_of_the_processor(
     model: str, shared: Path, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     av = shared / "data" / "av"
     records = [record for record in records_of(av / "records.jsonl.zst") if is_heard(record)]
     assert len(records) >= 170
     records = records[::12] + [record for record in records if "fsdd" not in json.dumps(record)]
-    folder, made = made_of(records, av, model_folders[model], tmp_path)
+    folder, packs = made_of(records, av, model_folders[model], tmp_path)
     processor = AutoProcessor.from_pretrained(folder.path)
     limits = pack_limits(65536, 2**20, folder.vision, folder.image_token_id, None, folder.audio_token_id, folder.audio)
-    for record, pack in zip(records, made, strict=True):
+    for record, pack in zip(records, packs, strict=True):
         assert isinstance(pack, Pack), (pack, record)
         assert check_pack(pack, limits) == []
         sounds = [samples_of(data) for data in pack.media_data()]
         assert [len(sound) for sound in sounds] == [m.sound.samples for m in pack.media if m.sound]
-        assert pack.input_ids.tolist() == official_ids(record, sounds, processor)
+        made = official(record, sounds, processor)
+        assert pack.input_ids.tolist() == made["input_ids"][0].tolist()
+        for m, data, frames in zip(pack.media, pack.media_data(), made["input_features"], strict=True):
+            assert m.sound is not None
+            assert folder.audio is not None
+            found = sound_frames(data, m.sound, folder.audio)
+            np.testing.assert_array_equal(found, frames[:, : found.shape[1]])
 
 
 @pytest.mark.parametrize("model", MODELS)

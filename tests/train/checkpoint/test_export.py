@@ -9,8 +9,9 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM, PreTrainedModel
 
+from lmms.configs.contract.model_folder import read_model_folder
 from lmms.configs.errors import ModelError, TrainError
 from lmms.configs.load import to_yaml
 from lmms.train.batch.batch import Batch
@@ -26,6 +27,7 @@ from lmms.train.run import train
 from tests.kit.checkpoints import save
 from tests.kit.model.models import (
     FAMILIES,
+    SOUND_FAMILIES,
     VISION_FAMILIES,
     joined,
     make_pack,
@@ -50,6 +52,7 @@ def trained(folder: Path, family: str, tied: bool = False) -> Path:
 
 def reloaded(folder: Path, family: str) -> PreTrainedModel:
     auto = AutoModelForImageTextToText if family in VISION_FAMILIES else AutoModelForCausalLM
+    auto = AutoModelForMultimodalLM if family in SOUND_FAMILIES else auto
     model, info = auto.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
@@ -186,6 +189,40 @@ def test_what_belongs_to_the_model_goes_along(tmp_path: Path) -> None:
     assert not (out / "model.safetensors.index.json").exists()
     source = json.loads((tmp_path / "model" / "config.json").read_text())
     assert json.loads((out / "config.json").read_text()) == exported_config(source, "float32")
+
+
+def test_of_a_whole_model_the_thinker_is_trained_and_exported_alone(tmp_path: Path) -> None:
+    family = "qwen2_5_omni_thinker"
+    settings = write_run(tmp_path, family) | {"model.init": "pretrained"}
+    model, folder = tiny_model(family, seed=2), tmp_path / "model"
+    as_published(folder, model)
+    assert read_model_folder(folder).family == "qwen2_5_omni"
+    train(run_config(settings, max_steps=1), silent)
+    out = export(tmp_path / "out" / checkpoint_name(1), tmp_path / "exported")
+    config = json.loads((out / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == (family, ["Qwen2_5OmniThinkerForConditionalGeneration"])
+    assert {name.partition(".")[0] for name in load_file(out / "model.safetensors")} == {"thinker"}
+    again, expected = reloaded(out, family), of_checkpoint(tmp_path / "out" / checkpoint_name(1), family, False)
+    moved = 0
+    for (name, parameter), before in zip(expected.hf.named_parameters(), model.hf.parameters(), strict=True):
+        assert torch.equal(again.get_parameter(name), parameter), name
+        moved += not torch.equal(parameter, before)
+    # All but what nothing reads and steps without a gradient of the sounds leave.
+    assert moved > 100
+    # Shards of the whole model and of the thinker alone are the same.
+    train(run_config(settings | {"model.path": str(out), "output": str(tmp_path / "next")}, max_steps=1), silent)
+
+
+def as_published(folder: Path, model: TrainModel) -> None:
+    """Make of a thinker's folder that of a whole model, with names of weights as they are published."""
+    thinker = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": thinker}))
+    short = {"model.language_model.": "model.", "model.audio_tower.": "audio_tower.", "model.visual.": "visual."}
+    tensors = {"talker.model.norm.weight": torch.ones(3), "token2wav.code2wav.norm.weight": torch.ones(3)}
+    for name, parameter in model.hf.named_parameters():
+        prefix = next((long for long in short if name.startswith(long)), "")
+        tensors[f"thinker.{short.get(prefix, '')}{name.removeprefix(prefix)}"] = parameter.detach().clone()
+    save_file(tensors, folder / "model.safetensors")
 
 
 def test_bf16_rounds_the_same_weights(tmp_path: Path) -> None:

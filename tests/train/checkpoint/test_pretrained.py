@@ -44,12 +44,14 @@ def rank_of(ranks: int, rank: int) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+# transformers never ties the weights of Qwen2-Audio.
+@pytest.mark.parametrize(
+    ("family", "tied"), [(f, t) for f in FAMILIES for t in (False, True) if f != "qwen2_audio" or not t]
+)
 def test_every_parameter_arrives(tmp_path: Path, family: str, tied: bool) -> None:
     saved = tiny_model(family, seed=1, tied=tied)
     saved.hf.save_pretrained(tmp_path)
-    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
+    assert any(name.endswith("lm_head.weight") for name in load_file(tmp_path / "model.safetensors")) != tied
     model = empty_model(family, tied)
     load_pretrained(model.hf, tmp_path)
     expected = dict(saved.named_parameters())

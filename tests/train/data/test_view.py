@@ -5,13 +5,19 @@ import pytest
 from lmms.train.data.view import pack_segments, segment_pieces
 from tests.kit.model.clips import Clip, noise_clip
 from tests.kit.model.models import make_pack, manifest_of, picture, talk
+from tests.kit.model.sounds import TINY_AUDIO, Noise, noise_sound
 
 
-def shown(image: bytes | Clip) -> list[str]:
+def shown(image: bytes | Clip | Noise) -> list[str]:
     """What stands for the media of a conversation."""
-    pack = make_pack([talk(1, 6, [image])])
-    (segment,) = pack_segments(pack, manifest_of("qwen3_vl"))
+    pack, manifest = make_pack([talk(1, 6, [image])]), manifest_of("qwen2_5_omni_thinker")
+    (segment,) = pack_segments(pack, manifest)
     return [piece.text for piece in segment_pieces(pack, segment, str) if piece.kind == "media"]
+
+
+def test_a_sound_is_told_by_its_length() -> None:
+    (text,) = shown(sound := noise_sound(1, 24_000, TINY_AUDIO))
+    assert text == f"[sound of 1.50 s, 37 tokens, {len(sound.data):,} bytes]"
 
 
 def test_a_picture_is_told_by_its_size() -> None:

@@ -26,8 +26,9 @@ from lmms.train.parallel.world import start_world, stop_world
 from lmms.train.run import train
 from tests.kit.live import kept_bytes, saved_bytes
 from tests.kit.model.compiled import compiled_graphs, no_recompiles
-from tests.kit.model.models import VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
+from tests.kit.model.models import AUDIOS, VISION_FAMILIES, make_pack, picture, places, talk, tiny_config, tiny_model
 from tests.kit.model.padding import padding_recipe
+from tests.kit.model.sounds import noise_sound
 from tests.kit.offload import offloaded
 from tests.kit.passes import assert_same_gradients, gradients
 from tests.kit.ranks import on_ranks
@@ -51,11 +52,13 @@ def five_packs(family: str) -> list[Pack]:
     """Five packs of other lengths, numbers and sizes; the last two go beyond what the first three show."""
     has_images = family in VISION_FAMILIES
     sizes = [[(56, 40)], [(8, 8), (24, 16)], [(12, 60)], [(40, 48)], [(16, 8), (8, 16), (16, 16)]]
+    lengths = (16_000, 801, 4000, 9000, 2560) if family in AUDIOS else ()
+    sounds = [noise_sound(i, samples, AUDIOS[family]) for i, samples in enumerate(lengths)]
     rng = np.random.default_rng(1)
     return [
         make_pack(
             [
-                talk(10 * i, 10 + i, [picture(i, *size) for size in sizes[i]] if has_images else []),
+                talk(10 * i, 10 + i, [picture(i, *size) for size in sizes[i]] if has_images else sounds[i : i + 1]),
                 *(talk(10 * i + k, int(rng.integers(4, 20))) for k in range(1, 3 + i)),
             ]
         )
@@ -78,6 +81,8 @@ def one_shape(recipe: Recipe) -> Recipe:
         conversations=((most, longest),),
         patches=8 * recipe.shapes.patches,
         images=recipe.shapes.images + 40,
+        positions=8 * recipe.shapes.positions,
+        chunks=recipe.shapes.chunks + 40,
     )
     return replace(recipe, shapes=shapes)
 
@@ -90,7 +95,10 @@ def built(family: str, recompute: str) -> TrainModel:
 
 @pytest.mark.parametrize(
     ("family", "recompute"),
-    [("qwen3", "none"), ("qwen3", "elementwise"), ("qwen2_5_vl", "full"), ("qwen3_vl", "none"), ("qwen3_vl", "full")],
+    [
+        *(("qwen3", "none"), ("qwen3", "elementwise"), ("qwen2_5_vl", "full"), ("qwen3_vl", "none")),
+        *(("qwen3_vl", "full"), ("qwen2_audio", "elementwise")),
+    ],
 )
 def test_five_packs_take_one_graph_a_kind_of_block_and_have_the_gradients_of_plain_blocks(
     family: str, recompute: str
@@ -104,7 +112,7 @@ def test_five_packs_take_one_graph_a_kind_of_block_and_have_the_gradients_of_pla
         losses = []
         for model in (plain, compiled):
             model.zero_grad()
-            loss, _ = model(batch, family in VISION_FAMILIES)
+            loss, _ = model(batch, family in VISION_FAMILIES, step_has_sounds=family in AUDIOS)
             loss.backward()
             losses.append(loss.detach())
         torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
@@ -112,7 +120,7 @@ def test_five_packs_take_one_graph_a_kind_of_block_and_have_the_gradients_of_pla
         if number == 0:
             first = compiled_graphs() - before
     # In Qwen2.5-VL blocks within windows and over images are two kinds, and numbers of dense windows make more.
-    kinds = {"qwen3": 1, "qwen3_vl": 2, "qwen2_5_vl": 3}[family]
+    kinds = {"qwen3": 1, "qwen3_vl": 2, "qwen2_audio": 2, "qwen2_5_vl": 3, "qwen2_5_omni_thinker": 4}[family]
     assert first == kinds
     assert compiled_graphs() - before == kinds + len(dense) - (1 if family in VISION_FAMILIES else 0)
 

@@ -416,13 +416,18 @@ def test_what_the_attention_does_not_do_is_refused(change: dict[str, object], na
         build_model(config, "none")
 
 
-@pytest.mark.parametrize("frozen", ["llm", "vision", "aligner"])
-def test_freezing_a_part_leaves_the_gradients_of_the_others(frozen: str) -> None:
-    batch = batch_of(talks_of("qwen3_vl"), "qwen3_vl")
-    whole, model = tiny_model("qwen3_vl"), tiny_model("qwen3_vl", recompute="full")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of("qwen3_vl", name) != frozen)
+@pytest.mark.parametrize(
+    ("family", "frozen"),
+    [
+        *(("qwen3_vl", part) for part in ("llm", "vision", "aligner")),
+        *(("qwen2_5_omni_thinker", part) for part in ("audio", "vision")),
+        ("qwen2_audio", "audio"),
+    ],
+)
+def test_freezing_a_part_leaves_the_gradients_of_the_others(family: str, frozen: str) -> None:
+    batch = batch_of(talks_of(family), family)
+    whole, model = tiny_model(family), tiny_model(family, recompute="full", train={"default": "full", frozen: "frozen"})
     for some in (whole, model):
-        some(batch, True)[0].backward()
-    expected = {name: gradient for name, gradient in gradients(whole).items() if part_of("qwen3_vl", name) != frozen}
+        some(batch, **towers_of(family))[0].backward()
+    expected = {name: gradient for name, gradient in gradients(whole).items() if part_of(family, name) != frozen}
     assert_same_gradients(gradients(model), expected)

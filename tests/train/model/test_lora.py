@@ -18,6 +18,7 @@ from lmms.train.model.lora import init_lora, lora_layers, trained_names
 from lmms.train.model.names import is_lora, parameter_name
 from lmms.train.optim.groups import make_optimizer, trained_parts
 from tests.kit.model.models import (
+    AUDIOS,
     FAMILIES,
     VISION_FAMILIES,
     joined,
@@ -29,6 +30,7 @@ from tests.kit.model.models import (
     tiny_model,
 )
 from tests.kit.model.models import tiny_recipe as recipe_of
+from tests.kit.model.sounds import noise_sound
 
 ONLY_LLM: dict[str, How] = {"default": "frozen", "llm": "lora"}
 
@@ -148,8 +150,9 @@ def test_lora_starts_as_the_model_itself_and_only_it_is_trained(family: str) -> 
         if not is_lora(name):
             assert torch.equal(parameter, own[parameter_name(name)]), name
     images = [picture(1)] if family in VISION_FAMILIES else []
-    batch = joined([make_pack([talk(5, 12, images)])], recipe_of(family))
-    loss, expected = (one(batch, bool(images))[0] for one in (model, plain))
+    sounds = [noise_sound(1, 8000, AUDIOS[family])] if family in AUDIOS else []
+    batch = joined([make_pack([talk(5, 12, [*images, *sounds])])], recipe_of(family))
+    loss, expected = (one(batch, bool(images), step_has_sounds=bool(sounds))[0] for one in (model, plain))
     assert torch.equal(loss, expected)
     loss.backward()
     moved = {

@@ -12,7 +12,7 @@ from lmms.train.model.names import parameter_name
 from lmms.train.optim.groups import make_optimizer
 from lmms.train.optim.muon import orthogonalised
 from lmms.train.optim.rules import Updates, muon_line, stacked_matrices
-from tests.kit.model.models import FAMILIES, tiny_model
+from tests.kit.model.models import FAMILIES, SOUND_FAMILIES, tiny_model
 
 LR, DECAY, MOMENTUM = 0.02, 0.1, 0.9
 
@@ -87,8 +87,9 @@ def test_it_takes_the_matrices_of_the_blocks_and_nothing_else(family: str) -> No
     model = tiny_model(family)
     optimizer = make_optimizer(model, OptimConfig(name="muon"))
     rule = {parameter: group["rule"] for group in optimizer.param_groups for parameter in group["params"]}
-    assert len(rule) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(rule) == len(trained)
+    for name, parameter in trained.items():
         inside = ".layers." in name or ".blocks." in name
         assert rule[parameter] == ("muon" if inside and parameter.ndim == 2 else "adamw"), name
         assert optimizer.state[parameter].keys() == (
@@ -97,6 +98,7 @@ def test_it_takes_the_matrices_of_the_blocks_and_nothing_else(family: str) -> No
     line = muon_line(model)
     assert "llm q_proj" in line
     assert ("vision qkv" in line) == ("vl" in family)
+    assert ("audio fc2" in line) == (family in SOUND_FAMILIES)
     assert not any(word in line for word in ("lm_head", "embed", "merger", "norm"))
 
 

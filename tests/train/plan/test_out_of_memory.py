@@ -48,12 +48,12 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, where: str, number: int) -> None:
     monkeypatch.setattr(out_of_memory, "card_use", lambda device: USE)
     forward, passes = TrainModel.forward, iter(range(1, 1000))
 
-    def fails(self: TrainModel, *args: Any) -> tuple[Tensor, Tensor]:
+    def fails(self: TrainModel, *args: Any, **options: bool) -> tuple[Tensor, Tensor]:
         if self.hf.lm_head.weight.is_meta or next(passes) != number:
-            return forward(self, *args)
+            return forward(self, *args, **options)
         if where == "forward":
             raise torch.cuda.OutOfMemoryError(SAID)
-        loss, by_group = forward(self, *args)
+        loss, by_group = forward(self, *args, **options)
         return _Failing.apply(loss), by_group  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(TrainModel, "forward", fails)
@@ -242,10 +242,10 @@ from lmms.train.model.build import TrainModel
 forward = TrainModel.forward
 passes = iter(range(1, 1000))
 
-def fails(self, *args):
+def fails(self, *args, **options):
     if not self.hf.lm_head.weight.is_meta and os.environ["RANK"] == "1" and next(passes) == 3:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has")
-    return forward(self, *args)
+    return forward(self, *args, **options)
 
 TrainModel.forward = fails
 use = out_of_memory.CardUse(name="small", memory=2**31, free=0, allocated=2**30, reserved=2**30)

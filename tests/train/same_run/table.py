@@ -63,7 +63,7 @@ CASES: dict[str, Case] = {
     **{name: Case("qwen3_vl", {"optim.name": name}, wide=True) for name in OPTIMIZERS},
     "epochs": Case("qwen3_vl", _EPOCHS),
     "muon in bf16": Case("qwen3", _MUON_IN_BF16, packs=4),
-    "all media": Case("qwen2_5_omni_thinker", _EVALUATED),
+    "all media": Case("qwen2_5_omni_thinker", {**_EVALUATED, "optim.lr": 1e-3}),
     "sounds": Case("qwen2_audio", {"train": {"audio": "lora", "llm": "frozen"}, "lora.rank": 2}),
 }
 Close = Literal["sums", "bits", "bf16"]

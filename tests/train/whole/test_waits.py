@@ -31,6 +31,7 @@ from lmms.train.parallel.world import World, start_world, stop_world
 from lmms.train.step import Learner, take_step
 from lmms.train.watch.watch import unwatched
 from tests.kit.model.models import (
+    AUDIOS,
     FAMILIES,
     VISION_FAMILIES,
     joined,
@@ -43,6 +44,7 @@ from tests.kit.model.models import (
     tiny_model,
     tiny_recipe,
 )
+from tests.kit.model.sounds import noise_sound
 
 HOST_CALLS = {
     "item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero", "argwhere", "unique",
@@ -126,9 +128,12 @@ def world() -> Iterator[World]:
 
 
 def batches_of(family: str) -> list[Batch]:
-    """One with images of several sizes, one of text alone."""
+    """One with images and sounds of several sizes, one of text alone."""
     images = [picture(1, 56, 40), picture(2, 8, 8), picture(4, 120, 30)] if family in VISION_FAMILIES else []
-    packs = [make_pack([talk(0, 10), talk(1, 12, images)]), make_pack([talk(2, 9)])]
+    sounds = (
+        [noise_sound(i, samples, AUDIOS[family]) for i, samples in enumerate((801, 9000))] if family in AUDIOS else []
+    )
+    packs = [make_pack([talk(0, 10, sounds[:1]), talk(1, 12, [*images, *sounds[1:]])]), make_pack([talk(2, 9)])]
     return [joined([pack], tiny_recipe(family, by="source")) for pack in packs]
 
 
@@ -150,7 +155,7 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         packs=torch.arange(2).numpy(),
         passes=[Request(tuple(places(i)), counts=True) for i in range(2)],
         has_images=[family in VISION_FAMILIES] * 2,
-        has_sounds=[batch.num_sounds > 0 for batch in batches],
+        has_sounds=[family in AUDIOS] * 2,
         weight=sum(batch.weight for batch in batches),
         tokens=60,
         target_tokens=30,
@@ -218,7 +223,7 @@ def test_forward_and_backward_on_a_gpu_never_wait(family: str) -> None:
         torch.cuda.set_sync_debug_mode("error" if checked else "default")
         try:
             for batch in batches:
-                model(batch, family in VISION_FAMILIES)[0].backward()
+                model(batch, family in VISION_FAMILIES, step_has_sounds=family in AUDIOS)[0].backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -245,7 +250,7 @@ def saved_bytes(model: TrainModel, batch: Batch) -> tuple[int, int]:
     for module in (visual.patch_embed, *visual.blocks):
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(batch, True)
+        model(batch, True, step_has_sounds=batch.num_sounds > 0)
     for hook in hooks:
         hook.remove()
     return kept[0], kept[1]
