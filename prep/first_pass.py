@@ -56,6 +56,8 @@ from lmms.prep.video.facts import FrameFormat, VideoLimits
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
+ALL_AT_ONCE_FROM = 64 * 2**20
+"""Bytes of sources from which on all workers start at once: to read them takes longer than a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,8 @@ def read_records_of(
             name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
             setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources), shares.process)
             fits = partial(may_start, shares)
-            results = map_ordered(task, chain(_taken(first), tasks), workers, setup, name_of, again, fits)
+            share_done = None if sum(sizes) >= ALL_AT_ONCE_FROM else (lambda: done / max(sum(sizes), 1))
+            results = map_ordered(task, chain(_taken(first), tasks), workers, setup, name_of, again, fits, share_done)
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
