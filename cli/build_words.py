@@ -66,7 +66,7 @@ def summary(
         *([("cut off", f"{counted(cut_turns, 'turn')} at the end of long conversations")] if cut_turns else []),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens, {manifest.fill:.2%} full"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens'] / counts['tokens']:.1%} of them targets"),
-        *([("images", ui.images_text(counts))] * (counts["media"] > 0)),
+        *ui.media_rows(counts),
         *_work(counts, report),
         *([("evaluation", _held_out_text(settings.eval_place, held_out))] if held_out else []),
         ("report", f"{REPORT_NAME} in the same folder: each source, seconds, versions"),

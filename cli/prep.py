@@ -154,6 +154,8 @@ def _outlook_tables(outlook: "Outlook", settings: PrepConfig) -> "Iterator[Table
         ("shards", f"about {ui.count(outlook.bytes)}B, written in about {ui.duration(outlook.seconds)}"),
     ]
     yield ui.facts("plan", rows)
+    if outlook.frame_choices:
+        yield _frames_table(outlook, settings)
     yield ui.histogram("tokens of a sample", outlook.lengths)
     ranks = list(outlook.packings[0].waiting)
     title = (
@@ -170,6 +172,17 @@ def _outlook_tables(outlook: "Outlook", settings: PrepConfig) -> "Iterator[Table
     sources = " ".join(source.path for source in settings.source_configs) or "SOURCES"
     build = f"lmms prep build-shards {sources} --model {settings.model} --seq-len {longest} --out DIR"
     yield ui.facts("next", [("", build)])
+
+
+def _frames_table(outlook: "Outlook", settings: PrepConfig) -> "Table":
+    title = f"frames of videos by each choice, as {counted(outlook.measured_videos, 'video')} tell"
+    table = ui.columns(title, "frames", "shards", "video_frames", "video_encoding")
+    for choice in outlook.frame_choices:
+        is_set = (choice.video_frames, choice.video_encoding) == (settings.video_frames, settings.video_encoding)
+        quality = f" of video_quality {settings.video_quality}" if choice.video_encoding == "jpeg" else ""
+        sizes = [f"{ui.count(size)}B" for size in (choice.frames, choice.shards)]
+        table.add_row(*sizes, choice.video_frames, f"{choice.video_encoding}{quality}{', as set' * is_set}")
+    return table
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -160,10 +160,14 @@ def histogram(title: str, values: "npt.NDArray[Any]", bins: int = 8) -> Table:
     return table
 
 
-def images_text(counts: Mapping[str, int]) -> str:
-    """What the counts of a manifest say of pictures and videos."""
-    rows = f" with the rows of {counted(counts['videos'], 'video')}" if "videos" in counts else ""
-    return f"{counts['media']:,}{rows}, {counted(counts['patches'], 'patch', 'patches')}"
+def media_rows(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """What the counts of a manifest say of pictures and videos, and of sounds, if there are any."""
+    sounds = counts.get("sounds", 0)
+    if counts["media"] > sounds:
+        rows = f" with the rows of {counted(counts['videos'], 'video')}" if "videos" in counts else ""
+        yield "images", f"{counts['media'] - sounds:,}{rows}, {counted(counts['patches'], 'patch', 'patches')}"
+    if sounds:
+        yield "sounds", f"{sounds:,} of {duration(counts.get('sound_seconds', 0))} in all"
 
 
 def count(number: float, digits: int = 1) -> str:

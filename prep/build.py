@@ -18,6 +18,7 @@ from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.errors import ConfigError
 from lmms.configs.files import remove
 from lmms.configs.settings.prep import PrepConfig
+from lmms.prep.audio.decode import sound_decoder
 from lmms.prep.build_report import Clock, build_report, write_report
 from lmms.prep.engine.cluster import ray_cluster
 from lmms.prep.engine.duplicates import settle_duplicates
@@ -122,6 +123,7 @@ def _facts(config: PrepConfig, folder: ModelFolder, ledger: Ledger) -> PackFacts
         renderer=RENDERER_VERSION,
         records=ledger.digest.hexdigest(),
         video_decoder=decoder_of(config.video_backend),
+        audio_decoder=sound_decoder(),
         settings={key: value for key, value in asdict(config).items() if key not in _NOT_IN_MANIFEST}
         | ({"functions": hashes} if (hashes := used_functions(ledger.sources)) else {}),
     )

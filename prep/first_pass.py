@@ -24,6 +24,7 @@ from lmms.configs.files import at_home
 from lmms.configs.load import read_text
 from lmms.configs.settings.prep import PrepConfig
 from lmms.configs.settings.transforms import name_of_transform
+from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.choice.first import first_records
 from lmms.prep.chunks import Numbered, memory_chunks, read_chunks, read_groups, source_groups
 from lmms.prep.engine.cluster import Call, groups_on_ray
@@ -47,12 +48,14 @@ from lmms.prep.render.renderer import Renderer, load_renderer
 from lmms.prep.render.template import compile_template
 from lmms.prep.rows.chunk import Chunk
 from lmms.prep.rows.find import Unread
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source, find_sources, memory_source
 from lmms.prep.tables import read_pins
 from lmms.prep.transforms.function import function_hashes
 from lmms.prep.unchanged import States, states_of, unchanged
 from lmms.prep.video.facts import FrameFormat, VideoLimits
+from lmms.prep.video.process import stop
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
@@ -122,18 +125,33 @@ def read_records_of(
             call = Call(task, setup, (given.model.path, *sources[0].files, *([spool] if spool else [])))
             groups = source_groups([source for source in sources if source.kind != "memory"])
             memory = _shares(first_records(given.memory, sources[-1].choice.max_records), share)
-            results = groups_on_ray(call, partial(_read_group, share), groups, memory, _name_of_group)
+            results = groups_on_ray(
+                call,
+                partial(_read_group, share),
+                groups,
+                memory,
+                _name_of_group,
+                lambda: partial(_again, sources, _lost(ledger)),
+            )
         else:
             shares = shares_of(config.memory, config.workers)
             chunks = _chunks(sources, given.memory, share)
             tasks = enumerate(within_share(shares, chunk, sources[chunk.source].name) for chunk in chunks)
             first = _first(tasks, shares)
             workers = min(shares.workers, max(len(first), 1))  # no process without work: its start takes a second
-            name_of, again = partial(_name_of, sources), partial(_again, sources, ledger)
+            name_of = partial(_name_of, sources)
             setup = partial(_prepare_worker, given.model, config.fast, _is_large(sources), shares.process)
             fits = partial(may_start, shares)
-            share_done = None if sum(sizes) >= ALL_AT_ONCE_FROM else (lambda: done / max(sum(sizes), 1))
-            results = map_ordered(task, chain(_taken(first), tasks), workers, setup, name_of, again, fits, share_done)
+            results = map_ordered(
+                task,
+                chain(_taken(first), tasks),
+                workers,
+                setup,
+                name_of,
+                lambda *of_death: _again(sources, _lost(ledger), *of_death),
+                fits,
+                None if sum(sizes) >= ALL_AT_ONCE_FROM else lambda: done / max(sum(sizes), 1),
+            )
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)
             held_out.add(spooled_apart)
@@ -156,6 +174,8 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
             folder.vision,
             folder.image_token_id,
             folder.video_token_id,
+            folder.audio_token_id,
+            folder.audio,
         ),
         vision=folder.vision,
         verify_media=config.verify_media,
@@ -171,6 +191,9 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
         ),
         frame_format=FrameFormat(config.video_encoding, config.video_quality),
         resizes_frames=config.video_frames == "resized",
+        audio=folder.audio,
+        sound_format=SoundFormat(16 if config.audio_encoding == "flac16" else 24),
+        cuts_sounds=config.audio_too_long == "cut",
         seed=config.seed,
         edited_jpeg_quality=config.edited_jpeg_quality,
         network=Network() if config.allow_network else None,
@@ -178,8 +201,14 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     )
 
 
+_POSITIONS_A_TOKEN = 8
+
+
 def max_patches_of(config: PrepConfig, folder: ModelFolder) -> int:
-    return config.max_patches or (config.seq_len * folder.vision.merge_size**2 if folder.vision else 0)
+    """If nothing is set: for a model with eyes as many patches as all tokens of a pack stand for, else some positions
+    of sounds a token: two stand for a token, more if the model fills short sounds up."""
+    a_token = folder.vision.merge_size**2 if folder.vision else _POSITIONS_A_TOKEN if folder.audio else 0
+    return config.max_patches or config.seq_len * a_token
 
 
 def _check_options(sources: Sequence[Source], chat_template: str) -> None:
@@ -226,7 +255,10 @@ _renderer: Callable[[], Renderer]
 """The renderer of this worker process, loaded when the first chunk needs it: a tokenizer takes a second."""
 
 
-def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None) -> None:
+def _prepare_worker(
+    folder: ModelFolder, fast: bool, is_large: bool, most_bytes: int | None = None
+) -> Callable[[], None]:
+    """Returns what ends the process that decodes: its CPU time counts as that of the build once it has ended."""
     global _renderer
     hold_to_share(most_bytes)
     if multiprocessing.parent_process():
@@ -234,6 +266,7 @@ def _prepare_worker(folder: ModelFolder, fast: bool, is_large: bool, most_bytes:
         gc.set_threshold(50_000, 20, 100)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _renderer = cache(partial(load_renderer, folder, fast, is_large))
+    return stop
 
 
 def _spool_task(
@@ -244,7 +277,7 @@ def _spool_task(
     key = chunk_key(kept, chunk, source) if kept else None
     if kept and key and spool and (result := take_kept(kept, key, chunk, chunk_id, spool)):
         return result
-    recipe = replace(recipe, looked=Looked())
+    recipe = replace(recipe, looked=Looked(), prices=None if spool else FramePrices())
     result = spool_chunk(chunk_id, chunk, source, _renderer(), recipe, spool)
     # With more memory, a later build may read what was lost.
     if kept and key and spool and not (chunk.care and chunk.care.lost):
@@ -303,12 +336,16 @@ def _name_of(sources: Sequence[Source], task: tuple[int, Chunk]) -> str:
 
 
 def _again(
-    sources: Sequence[Source], ledger: Ledger, task: tuple[int, Chunk], how: str, row: int | None
+    sources: Sequence[Source], lost_before: int, task: tuple[int, Chunk], how: str, row: int | None
 ) -> tuple[int, Chunk]:
     """The task of a worker that died, see map_ordered."""
     chunk_id, chunk = task
-    lost = sum(reject.reason == PROCESS_DIED for _, _, reject in ledger.rejects)
-    return chunk_id, after_death(chunk, how, row, lost, sources[chunk.source].name)
+    return chunk_id, after_death(chunk, how, row, lost_before, sources[chunk.source].name)
+
+
+def _lost(ledger: Ledger) -> int:
+    """Records so far with which processes died."""
+    return sum(reject.reason == PROCESS_DIED for _, _, reject in ledger.rejects)
 
 
 def _bytes_needed(spooled: int, done: int, total: int) -> int:

@@ -20,12 +20,13 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.engine.duplicates import settle_duplicates
 from lmms.prep.engine.ledger import Ledger, check_filters
 from lmms.prep.first_pass import find_input, max_patches_of, read_records_of
-from lmms.prep.packing import costs_beyond_tokens
+from lmms.prep.packing import costs_beyond_tokens, tower_positions
 from lmms.prep.planning.balanced import balanced_packs
 from lmms.prep.planning.spread import Samples
 from lmms.prep.planning.tight import Plan, plan_packs
 from lmms.prep.progress import Progress, Report, silent
 from lmms.prep.records.forms import DOCUMENT_FORMS
+from lmms.prep.sample.frame_prices import CHOICES, Choice, FramePrices
 
 PlanName: TypeAlias = Literal["balanced", "tight"]
 
@@ -51,6 +52,18 @@ class Packing:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameChoice:
+    """What the shards would take with this choice of frames; see the settings of these names."""
+
+    video_frames: Literal["resized", "original"]
+    video_encoding: Literal["jpeg", "png"]
+    frames: int
+    """Bytes of the frames of all videos, for all rows."""
+    shards: int
+    """Bytes of the shards with these frames, for all rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outlook:
     """What a build would make of its sources."""
 
@@ -69,6 +82,10 @@ class Outlook:
     """Bytes of the shards, for all rows."""
     seconds: float
     """Seconds that reading would take, for all rows."""
+    measured_videos: int
+    """Videos that were measured for `frame_choices`, see prep/sample/frame_prices.py."""
+    frame_choices: tuple[FrameChoice, ...]
+    """None without videos. The figures of the choice that is set are counted, those of the others measured."""
     packings: tuple[Packing, ...]
 
 
@@ -113,6 +130,7 @@ def look_ahead(
     for seq_len in seq_lens:
         at = replace(config, seq_len=seq_len)
         packings += _packings(samples, documents, at, max_patches_of(at, given.model), cost, ranks, part)
+    shards = round(int(samples["bytes"].sum()) / part)
     return Outlook(
         share=part,
         read=ledger.read.total(),
@@ -122,10 +140,24 @@ def look_ahead(
         target_tokens=int(samples["target_tokens"].sum()),
         media=int(samples["media"].sum()),
         patches=int(samples["patches"].sum()),
-        bytes=round(int(samples["bytes"].sum()) / part),
+        bytes=shards,
         seconds=_seconds(times) / part,
+        measured_videos=ledger.prices.videos,
+        frame_choices=_frame_choices(ledger.prices, shards, (config.video_frames, config.video_encoding), part),
         packings=tuple(packings),
     )
+
+
+def _frame_choices(prices: FramePrices, shards: int, chosen: Choice, part: float) -> tuple[FrameChoice, ...]:
+    """shards: bytes with the choice that is set."""
+    if not prices.stored or not prices.videos:
+        return ()
+    made = []
+    for choice in CHOICES:
+        scale = prices.measured[choice] / prices.measured[chosen]
+        frames = round(prices.stored / part * scale)
+        made.append(FrameChoice(*choice, frames, shards + frames - round(prices.stored / part)))
+    return tuple(made)
 
 
 def _seconds(times: Sequence[tuple[float, int]]) -> float:
@@ -152,9 +184,9 @@ def _packings(
 ) -> list[Packing]:
     """Both plans at one length. documents: numbers of the sources whose long texts are cut, not rejected."""
     cut = _cut(samples, np.isin(samples["source"], documents), config.seq_len)
-    fits = (cut["tokens"] <= config.seq_len) & (cut["patches"] <= max_patches)
+    fits = (cut["tokens"] <= config.seq_len) & (tower_positions(cut) <= max_patches)
     too_long, cut = int((~fits).sum()), cut[fits]
-    columns = (cut["tokens"].astype(np.int32), cut["patches"].astype(np.int32), costs_beyond_tokens(cost, cut))
+    columns = (cut["tokens"].astype(np.int32), tower_positions(cut), costs_beyond_tokens(cost, cut))
     size = (config.seq_len, max_patches)
     plans: dict[PlanName, Plan] = {
         "balanced": balanced_packs(Samples(*columns), *size, config.seed, config.more_packs),

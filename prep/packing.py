@@ -48,7 +48,7 @@ def planned_and_written(
 def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits, cost: ModelCost | None) -> Plan:
     """The packs. Samples of one size are placed in order, so the copies of a record come after all first copies."""
     by_copy = np.argsort(samples["copy"], kind="stable")
-    tokens, patches = samples["tokens"][by_copy], samples["patches"][by_copy]
+    tokens, patches = samples["tokens"][by_copy], tower_positions(samples)[by_copy]
     size = (limits.seq_len, limits.max_patches)
     if cost is None:
         plan = plan_packs(tokens, patches, *size, config.seed)
@@ -60,16 +60,23 @@ def _plan(config: PrepConfig, samples: npt.NDArray[np.void], limits: PackLimits,
     return replace(plan, pack_of=pack_of, order=np.argsort(pack_of, kind="stable"))
 
 
+def tower_positions(samples: npt.NDArray[np.void]) -> npt.NDArray[np.int32]:
+    """int32 [samples]: patches and positions of sounds, which max_patches limits."""
+    positions: npt.NDArray[np.int32] = samples["patches"] + samples["sound_positions"]
+    return positions
+
+
 def costs_beyond_tokens(cost: ModelCost, samples: npt.NDArray[np.void]) -> npt.NDArray[np.int32]:
     """int32 [samples]: what each costs beyond its tokens, in units of the cost of a token.
 
-    samples: with tokens, target_tokens, patches and squared_patches. As in the costs of packs that the order of a run
-    depends on, windows at the edges of images count as whole windows.
+    samples: entries of a ledger. As in the costs of packs that the order of a run depends on, windows at the edges of
+    images count as whole windows.
     """
     costs = float(cost.target) * samples["target_tokens"].astype(np.float64)
     costs += cost.squared_length * samples["tokens"].astype(np.float64) ** 2
     costs += (cost.patch + cost.squared_window * cost.window**2) * samples["patches"]
     costs += cost.squared_image * samples["squared_patches"]
+    costs += cost.sound_position * samples["sound_positions"] + cost.squared_sound * samples["squared_sounds"]
     return np.rint(costs / cost.token).clip(max=2**31 - 1).astype(np.int32)
 
 

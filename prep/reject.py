@@ -55,7 +55,7 @@ REASONS: Mapping[str, str] = {
     "unknown_part_type": "a part's type is not known",
     "bad_part": "a part has an unknown key, or a value of a wrong type",
     "bad_range": "no frames or samples between the two times of a clip, or more frames asked for than there are",
-    "image_in_assistant": "an image in an assistant turn: the model reads images, it does not write them",
+    "image_in_assistant": "an image, video or sound in an assistant turn: the model reads those, it writes text",
     "unread_media": "a column or key names pictures, videos or sounds, and no part of the record takes them",
     "bad_box": "a box or point is malformed, turned, outside its picture, or for a picture of another size",
     # transforms
@@ -73,7 +73,7 @@ REASONS: Mapping[str, str] = {
     "remote_url": "an image on the network while that is not allowed, or at an address that is not public",
     "changed_image": "an image on the network is another than in the earlier build that `pinned_images` names",
     "fetch_failed": "an image on the network did not come: an error, a wrong type, or too slow",
-    "bad_data_uri": "a data: URI or base64 that is malformed or empty, or a data: URI not of an image type",
+    "bad_data_uri": "a data: URI or base64 that is malformed or empty, or a data: URI of another type",
     "not_an_image": "the bytes begin like no known image format",
     "unsupported_format": "a format that is known and cannot be decoded, such as SVG or WMV, or HEIC without an extra",
     "decode_error": "the image, video or sound is truncated or damaged",
@@ -91,12 +91,13 @@ REASONS: Mapping[str, str] = {
     "no_audio_stream": "a file without a sound in it, such as a video without one",
     "empty_audio": "a sound without a single sample",
     "non_finite_samples": "a sound with a sample that is NaN or infinite",
-    # later
-    "later_audio": "audio is not supported yet",
+    "audio_too_long": "a sound is longer than the model hears, and audio_too_long is not cut",
+    "audio_too_short": "a sound is so short that it gives the model no token",
     # the record against the model
     "images_unsupported": "the record has images, the model reads none",
     "videos_unsupported": "the record has a video, the model reads none",
-    "count_mismatch": "the number of bare image parts or tags is not the number of pictures in the record's column",
+    "audio_unsupported": "the record has a sound, the model hears none",
+    "count_mismatch": "the number of bare parts or tags is not the number of media in the record's column",
     "tools_unsupported": "the record has tools, calls or results, the chat template has no place for them",
     "template_error": "the chat template refuses the record",
     "template_changes_record": "the chat template drops, adds or moves a turn, an image, or text to learn from",
@@ -105,5 +106,5 @@ REASONS: Mapping[str, str] = {
     "record_memory": "the record is too large for the memory that the setting `memory` leaves for one",
     "process_died": "two processes died with the record: memory ran out, or a library crashed",
     "too_long": "more tokens than a pack holds",
-    "too_many_patches": "more vision patches than a pack holds",
+    "too_many_patches": "more vision patches, or positions of sounds, than a pack holds",
 }

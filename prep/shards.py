@@ -18,11 +18,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class WrittenShard:
-    """A shard file, its packs' rows of packs.parquet, and how many videos they have."""
+    """A shard file, its packs' rows of packs.parquet, and how many videos and sounds they have."""
 
     file: ShardFile
     rows: list[dict[str, Any]]
     videos: int
+    sounds: int
+    seconds: float
+    """The length of all sounds together."""
 
 
 def cut_shards(packs: Iterable[T], size_of: Callable[[T], int], shard_bytes: int) -> Iterator[list[T]]:
@@ -50,18 +53,22 @@ def cut_shards(packs: Iterable[T], size_of: Callable[[T], int], shard_bytes: int
 def write_shard(shard: int, packs: Iterable[Pack], out: Output, limits: PackLimits) -> WrittenShard:
     """Write shard.NNNNN.mds. BuildError for a pack that breaks the contract."""
     encoded, rows, videos = list[bytes](), list[dict[str, Any]](), 0
+    sounds, seconds = 0, 0.0
     for i, pack in enumerate(packs):
         faults = check_pack(pack, limits)
         if faults:
             raise BuildError(f"pack {i} of shard {shard} breaks the contract: {'; '.join(faults)}")
         encoded.append(encode_sample(COLUMNS, pack.to_columns()))
         stored = {"shard": shard, "bytes": len(encoded[-1]), "xxh3": xxhash.xxh3_64_intdigest(encoded[-1])}
-        rows.append(stored | pack_row(pack))
+        rows.append(stored | pack_row(pack, limits.audio is not None))
         videos += sum(m.row is not None and m.row.number == 0 for m in pack.media)
+        heard = [m.sound.samples for m in pack.media if m.sound]
+        sounds += len(heard)
+        seconds += sum(heard) / limits.audio.sample_rate if limits.audio else 0
     data = b"".join([shard_header(COLUMNS, [len(e) for e in encoded]), *encoded])
     for row, offset in zip(rows, shard_offsets(data)[:-1].tolist(), strict=True):
         row["offset"] = offset
     name = f"shard.{shard:05d}.mds"
     out.write(name, data)
     file = ShardFile(name, len(data), len(encoded), xxhash.xxh3_64_hexdigest(data), tuple(sorted(COLUMNS.items())))
-    return WrittenShard(file, rows, videos)
+    return WrittenShard(file, rows, videos, sounds, seconds)

@@ -37,6 +37,7 @@ from lmms.configs.contract.pack import (
     PACK_TABLE,
     REJECT_TABLE,
     SAMPLE_TABLE,
+    SOUND_TABLE,
     Pack,
     first_samples,
 )
@@ -61,7 +62,7 @@ class PackFacts:
     seq_len: int
     """Most tokens of a pack."""
     max_patches: int = 0
-    """Most vision patches of a pack; 0 where there are no images."""
+    """Most vision patches and positions of sounds of a pack; 0 for a model that reads text only."""
     sources: Sequence[str] = ("packs",)
     """Names of the sources of the conversations; the first column of Pack.samples counts them from 0."""
     model_name: str = ""
@@ -76,13 +77,15 @@ class PackFacts:
     """Settings of the user: JSON values."""
     video_decoder: str = ""
     """Name and version of the library that decoded the videos, if there are any."""
+    audio_decoder: str = ""
+    """The same for sounds."""
 
     @property
     def limits(self) -> PackLimits:
         """Limits of every pack."""
         model = self.model
-        limits = pack_limits(self.seq_len, self.max_patches, model.vision, model.image_token_id, model.video_token_id)
-        return replace(limits, vocab_size=self.model.vocab_size)
+        media = (model.vision, model.image_token_id, model.video_token_id, model.audio_token_id, model.audio)
+        return replace(pack_limits(self.seq_len, self.max_patches, *media), vocab_size=model.vocab_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,9 +142,12 @@ def write_folder(
 
     samples: a row for each packed conversation, in reading order.
     """
-    rows, videos = [row for shard in written for row in shard.rows], sum(shard.videos for shard in written)
+    rows = [row for shard in written for row in shard.rows]
+    videos, sounds = sum(shard.videos for shard in written), sum(shard.sounds for shard in written)
+    seconds = round(sum(shard.seconds for shard in written))
+    numbers = {"videos": videos, "sounds": sounds, "sound_seconds": seconds}
     (folder / INDEX_NAME).write_bytes(index_json(COLUMNS, [shard.file for shard in written]))
-    write_rows(folder / PACKS_NAME, PACK_TABLE, rows)
+    write_rows(folder / PACKS_NAME, {**PACK_TABLE, **(SOUND_TABLE if facts.model.audio else {})}, rows)
     write_columns(folder / SAMPLES_NAME, SAMPLE_TABLE, samples)
     write_rows(folder / REJECTS_NAME, REJECT_TABLE, account.rejects)
     names = [INDEX_NAME, *TABLE_NAMES]
@@ -161,6 +167,8 @@ def write_folder(
         max_patches=facts.max_patches,
         image_token_id=facts.model.image_token_id,
         video_token_id=facts.model.video_token_id,
+        audio_token_id=facts.model.audio_token_id,
+        audio=facts.model.audio,
         vision=facts.model.vision,
         packing=facts.packing,
         fingerprints={
@@ -168,8 +176,9 @@ def write_folder(
             "renderer": facts.renderer,
             "records": records,
             **({"video_decoder": facts.video_decoder} if videos else {}),
+            **({"audio_decoder": facts.audio_decoder} if sounds else {}),
         },
-        counts=_counts(rows, account) | ({"videos": videos} if videos else {}),
+        counts=_counts(rows, account) | {name: number for name, number in numbers.items() if number},
         rejects=dict(Counter(reject["reason"] for reject in account.rejects).most_common()),
         notes=dict(account.notes),
         sources=tuple(dict(source) for source in account.sources),

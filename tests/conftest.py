@@ -26,6 +26,6 @@ def shared() -> Path:
 def model_folders(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Complete model folders (tokenizer, template, processor, config; no weights) by name."""
     target = tmp_path_factory.mktemp("models")
-    names = ["qwen2.5-text", "qwen3-text", "qwen2-vl", "qwen2.5-vl", "qwen3-vl"]
+    names = ["qwen2.5-text", "qwen3-text", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen2-audio", "qwen2.5-omni"]
     subprocess.run([sys.executable, shared / "models" / "materialize.py", target, *names], check=True, stdout=-3)
     return {name: target / name for name in names}

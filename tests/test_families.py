@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmms.configs.by_part import PARTS
-from lmms.configs.contract.families import FAMILIES
+from lmms.configs.contract.families import FAMILIES, trained_as
 from lmms.prep.render.families import FAMILIES as OF_PREP
 from lmms.train.families import FAMILIES as OF_TRAIN
 from lmms.train.model.build import build_model
@@ -16,12 +16,13 @@ from tests.kit.model.models import part_of, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_FAMILIES = (ROOT / "train" / "families", ROOT / "prep" / "render" / "families")
-MODEL_NAMES = ("qwen", "visual", "merger", "fullatt", "deepstack")
+MODEL_NAMES = ("qwen", "visual", "merger", "fullatt", "deepstack", "audio_tower", "projector")
 """Names of models and of modules that not every model has."""
 
 
 def test_every_family_has_a_value_on_both_sides_and_a_tiny_model() -> None:
-    assert set(FAMILIES) == set(OF_PREP) == set(OF_TRAIN) == set(OF_TESTS)
+    assert set(FAMILIES) == set(OF_PREP) == set(OF_TRAIN)
+    assert {trained_as(family) for family in FAMILIES} == set(OF_TESTS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -30,6 +31,7 @@ def test_what_the_halves_share_of_a_family_is_what_its_models_have(family: str) 
     assert {part_of(family, name) for name, _ in model.named_parameters()} == set(FAMILIES[family].parts)
     assert {part.name for part in OF_TRAIN[family].parts} == set(FAMILIES[family].parts) <= set(PARTS)
     assert (OF_TRAIN[family].images is not None) == ("image" in FAMILIES[family].placeholders)
+    assert (OF_TRAIN[family].sounds is not None) == ("audio" in FAMILIES[family].placeholders)
 
 
 def model_names(source: str) -> list[str]:

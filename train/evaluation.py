@@ -52,14 +52,15 @@ def evaluate(model: nn.Module, eval_set: EvalSet, world: World, loading: Loading
     Raises what reading and making batches raise, and TrainError where no target has weight.
     """
     dataset, sidecar, recipe = eval_set.dataset, eval_set.sidecar, eval_set.recipe
-    requests, has_images = plan_passes(sidecar, world.data_rank, world.data_size, loading.micro_packs)
+    planned = plan_passes(sidecar, world.data_rank, world.data_size, loading.micro_packs)
+    requests = [request for request, _, _ in planned]
     sums = torch.zeros(recipe.num_groups, 2, dtype=torch.float64, device=world.device)
     loader = batches(PackReader([dataset]), recipe, requests, loading.workers, loading.stall_s)
     with closing(loader), closing(on_device(loader, world.device)) as arriving, _evaluating(model):
-        for number, (request, images) in enumerate(zip(requests, has_images, strict=True), 1):
+        for number, (request, images, sounds) in enumerate(planned, 1):
             packs = [place.pack for place in request.places]
             watch.beat(f"evaluation, pass {number} of {len(requests)}: packs {packs}")
-            _, by_group = model(next(arriving), images, world.sequence_group)
+            _, by_group = model(next(arriving), images, world.sequence_group, step_has_sounds=sounds)
             sums += by_group
             (stop,) = world.total(torch.tensor([watch.asked.stop], dtype=torch.float64, device=world.device))
             if stop:
@@ -75,19 +76,20 @@ def evaluate(model: nn.Module, eval_set: EvalSet, world: World, loading: Loading
     )
 
 
-def plan_passes(sidecar: Sidecar, rank: int, ranks: int, micro_packs: int) -> tuple[list[Request], list[bool]]:
-    """The forward passes of a rank, as many as of every rank, and whether any rank's packs of each pass hold images.
+def plan_passes(sidecar: Sidecar, rank: int, ranks: int, micro_packs: int) -> list[tuple[Request, bool, bool]]:
+    """The forward passes of a rank, as many as of every rank, with whether any rank's packs hold images, or sounds.
 
     Packs are dealt [rank::ranks] in stored order. A rank that gets no pack of a pass runs the pass's first pack, which
     does not count.
     """
-    requests, has_images = [], []
+    passes = []
     for start in range(0, len(sidecar), ranks * micro_packs):
         packs = range(start, min(start + ranks * micro_packs, len(sidecar)))
         rank_packs = packs[rank::ranks]
-        requests.append(Request(tuple(map(sidecar.place, rank_packs or packs[:1])), counts=bool(rank_packs)))
-        has_images.append(bool(sidecar.media[packs.start : packs.stop].any()))
-    return requests, has_images
+        request = Request(tuple(map(sidecar.place, rank_packs or packs[:1])), counts=bool(rank_packs))
+        here = slice(packs.start, packs.stop)
+        passes.append((request, bool(sidecar.patches[here].any()), bool(sidecar.sound_tokens[here].any())))
+    return passes
 
 
 @contextmanager

@@ -89,7 +89,8 @@ def _next_state(state: TrainerState, plan: StepPlan, result: StepResult) -> Trai
     state = replace(state, step=plan.step, position=plan.position + len(plan.packs))
     if result.fault:
         return replace(state, skipped=state.skipped + 1)
-    reached = {part: part == "llm" or any(plan.has_images) for part in result.part_norms}
+    reads = {"vision": any(plan.has_images), "audio": any(plan.has_sounds)}
+    reached = {part: reads.get(part, part == "llm" or any(reads.values())) for part in result.part_norms}
     zero_steps = count_zero_steps(state.zero_steps, result.part_norms, reached)
     return replace(state, zero_steps=zero_steps, skipped=0)
 

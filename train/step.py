@@ -53,7 +53,7 @@ class StepResult:
     waited: float
     """Seconds without data, averaged over the ranks."""
     masked: list[str]
-    """A sentence for each conversation that was trained with weight 0 since an image failed."""
+    """A sentence for each conversation that was trained with weight 0 since an image or sound failed."""
     fault: str
     """What was not finite, with the packs, where the update was left out for that reason; else empty."""
     digest: int
@@ -106,7 +106,7 @@ def take_step(learner: Learner, plan: StepPlan, batches: Iterator[Batch], lr_sha
 
     A loss or gradient that is not finite never reaches the weights: then the weights and the optimizer's states stay
     as they are, on every rank, and the result says why.
-    Where images failed (on_bad_media: mask), the denominator becomes the weight that was left.
+    Where images or sounds failed (on_bad_media: mask), the denominator becomes the weight that was left.
     batches: gives the batch of each pass of the plan. lr_share: the factor of each peak learning rate.
     TrainError where the step has no target left, or where the shards' sidecar was wrong about their weight.
     """
@@ -141,7 +141,8 @@ def take_step(learner: Learner, plan: StepPlan, batches: Iterator[Batch], lr_sha
 
 def _forward_backward(learner: Learner, plan: StepPlan, batches: Iterator[Batch], watch: Watch) -> _Passes:
     passes = _Passes()
-    for number, (request, has_images) in enumerate(zip(plan.passes, plan.has_images, strict=True), 1):
+    of_passes = zip(plan.passes, plan.has_images, plan.has_sounds, strict=True)
+    for number, (request, has_images, has_sounds) in enumerate(of_passes, 1):
         watch.beat(f"step {plan.step}, {pack_names(request.places)}")
         began = time.perf_counter()
         watch.mark(f"pass {number}/data")
@@ -151,12 +152,12 @@ def _forward_backward(learner: Learner, plan: StepPlan, batches: Iterator[Batch]
         passes.weight += batch.weight
         passes.digest += batch.digest
         watch.mark(f"pass {number}/forward")
-        loss, groups = learner.model(batch, has_images, learner.world.sequence_group)
+        loss, groups = learner.model(batch, has_images, learner.world.sequence_group, step_has_sounds=has_sounds)
         watch.mark(f"pass {number}/backward")
         if loss.requires_grad:
             (loss / plan.weight).backward()
         else:
-            # A step without images that trains the vision tower alone: no backward follows to free what was gathered.
+            # A step without media that trains a tower alone: no backward follows to free what was gathered.
             reshard_all(learner.model)
         passes.losses.append(loss.detach())
         passes.groups = passes.groups + groups

@@ -59,7 +59,8 @@ def step_log(
     """
     plan, result, order, recipe, seconds = taken.plan, taken.result, course.order, course.recipe, taken.seconds
     flops = float(order.costs[plan.packs].sum())
-    prompt_tokens = plan.tokens - plan.target_tokens - plan.visual_tokens
+    prompt_tokens = plan.tokens - plan.target_tokens - plan.visual_tokens - plan.sound_tokens
+    hears = recipe.sets[0].limits.audio is not None
     position = plan.position + len(plan.packs)
     of_sets = np.zeros((len(order.sets), 2))
     np.add.at(of_sets, recipe.group_sets, result.groups)
@@ -95,6 +96,8 @@ def step_log(
         skipped=skipped,
         time=time.time(),
         resumed_from=course.resumed_from,
+        sound_tokens=plan.sound_tokens if hears else None,
+        sound_tokens_per_s=plan.sound_tokens / seconds if hears else None,
         profiled=profiled,
         alarms=taken.alarms,
         sets=sets if len(sets) > 1 else {},

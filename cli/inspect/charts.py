@@ -41,6 +41,7 @@ CHARTS = (
             ("target_tokens_per_s", "target"),
             ("prompt_tokens_per_s", "prompt"),
             ("visual_tokens_per_s", "visual"),
+            ("sound_tokens_per_s", "sound"),
             ("padding_tokens_per_s", "padding"),
         ),
     ),

@@ -101,7 +101,7 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
         ("records", f"{counts['packed']:,} packed, {counts['rejected']:,} rejected, {counts['skipped']:,} skipped"),
         ("packs", f"{counts['packs']:,} of {manifest.seq_len:,} tokens in {counted(len(dataset.shards), 'shard')}"),
         ("tokens", f"{counts['tokens']:,}, {counts['target_tokens']:,} targets{_mean_weight(sidecar)}"),
-        ("images", ui.images_text(counts)),
+        *ui.media_rows(counts),
         *(
             ("source", f"{s['name']}: {counted(s['packed'], 'record')}, {counted(s['tokens'], 'token')}")
             for s in manifest.sources
@@ -112,7 +112,8 @@ def _show_totals(screen: Console, dataset: "Dataset", sidecar: "Sidecar") -> Non
     screen.print(ui.histogram("tokens a conversation", lengths[lengths > 0]))
     screen.print(ui.histogram("fill of a pack, %", 100 * sidecar.tokens / manifest.seq_len))
     screen.print(ui.histogram("target tokens of a pack, %", 100 * sidecar.target_tokens / sidecar.tokens))
-    screen.print(ui.histogram("images a pack", sidecar.media))
+    if counts["media"]:
+        screen.print(ui.histogram("media a pack" if "sounds" in counts else "images a pack", sidecar.media))
 
 
 def _mean_weight(sidecar: "Sidecar") -> str:

@@ -88,6 +88,7 @@ def facts(log: "StepLog") -> list[tuple[str, str, str]]:
         "target": log.target_tokens_per_s,
         "prompt": log.prompt_tokens_per_s,
         "visual": log.visual_tokens_per_s,
+        **({} if log.sound_tokens_per_s is None else {"sound": log.sound_tokens_per_s}),
         "padding": log.padding_tokens_per_s,
     }
     sets = ", ".join(f"{name} {'-' if share.loss is None else f'{share.loss:.4f}'}" for name, share in log.sets.items())

@@ -6,6 +6,7 @@ import numpy as np
 
 from lmms.configs.contract.geometry import Vision, grid_tokens
 from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT, Media, Pack
+from lmms.configs.contract.sounds import Audio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,9 @@ class PackLimits:
     image_token_id: int | None
     merge_size: int
     video_token_id: int | None = None
+    audio_token_id: int | None = None
+    audio: Audio | None = None
+    """None for a model that hears nothing."""
     vocab_size: int | None = None
     """Token ids are below; None where that is not known, as in a manifest."""
 
@@ -27,13 +31,17 @@ def pack_limits(
     vision: Vision | None,
     image_token_id: int | None,
     video_token_id: int | None = None,
+    audio_token_id: int | None = None,
+    audio: Audio | None = None,
 ) -> PackLimits:
-    """The limits of the packs of a model; vision and the ids of placeholders: None for a model that reads no media."""
+    """The limits of the packs of a model; vision, audio, ids of placeholders: None for media that it does not read."""
     return PackLimits(
         seq_len=seq_len,
         max_patches=max_patches,
         image_token_id=image_token_id,
         video_token_id=video_token_id,
+        audio_token_id=audio_token_id,
+        audio=audio,
         merge_size=vision.merge_size if vision else 1,
     )
 
@@ -99,33 +107,50 @@ def _target_faults(pack: Pack) -> list[str]:
 
 def _media_faults(pack: Pack, limits: PackLimits) -> list[str]:
     faults = []
-    if pack.patches > limits.max_patches:
-        faults.append(f"{pack.patches} patches, at most {limits.max_patches} fit")
+    if pack.tower_positions > limits.max_patches:
+        heard = f" and {pack.sound_positions} positions of sounds" if pack.sound_positions else ""
+        faults.append(f"{pack.patches} patches{heard}, at most {limits.max_patches} fit")
     if sum(m.bytes for m in pack.media) != len(pack.media_bytes):
         faults.append(f"media_bytes has {len(pack.media_bytes)} bytes, media states {sum(m.bytes for m in pack.media)}")
-    ids = {"image": limits.image_token_id, "video": limits.video_token_id}
+    ids = {"image": limits.image_token_id, "video": limits.video_token_id, "audio": limits.audio_token_id}
+    reads_media = any(token is not None for token in ids.values())
     shown = np.full(len(pack.input_ids), -1, np.int32)
     last = 0
     for i, m in enumerate(pack.media):
         if not last <= m.start < m.end <= len(pack.input_ids) or pack.segment_of(m.start) != pack.segment_of(m.end - 1):
             faults.append(f"media {i} at [{m.start}, {m.end}) is out of order, out of the pack or across segments")
             continue
-        if any(side % limits.merge_size for side in m.grid_thw[1:]):
-            faults.append(f"media {i} has grid {list(m.grid_thw)}, not in whole squares of {limits.merge_size}")
-        elif m.end - m.start != grid_tokens(m.grid_thw, limits.merge_size):
-            faults.append(f"media {i} has {m.end - m.start} tokens, its grid {list(m.grid_thw)} needs another number")
+        faults += _sound_faults(i, m, limits.audio) if m.sound else _grid_faults(i, m, limits.merge_size)
         faults += _row_faults(i, m)
         token = ids.get(m.kind)
-        if token is None and limits.image_token_id is not None:
+        if token is None and reads_media:
             faults.append(f"media {i} is of kind {m.kind!r}, which has no placeholder here")
         shown[m.start : m.end] = -2 if token is None else token
         last = m.end
-    if limits.image_token_id is None:
+    if not reads_media:
         return faults + (["media in a pack of a text model"] if pack.media else [])
     for kind, token in ids.items():
         if token is not None and ((shown == token) != (pack.input_ids == token)).any():
             faults.append(f"the {kind} placeholders in input_ids are not exactly the tokens that media covers")
     return faults
+
+
+def _grid_faults(number: int, media: Media, merge_size: int) -> list[str]:
+    tokens, grid = media.end - media.start, list(media.grid_thw)
+    if any(side % merge_size for side in media.grid_thw[1:]):
+        return [f"media {number} has grid {grid}, not in whole squares of {merge_size}"]
+    if tokens != grid_tokens(media.grid_thw, merge_size):
+        return [f"media {number} has {tokens} tokens, its grid {grid} needs another number"]
+    return []
+
+
+def _sound_faults(number: int, media: Media, audio: Audio | None) -> list[str]:
+    sound, tokens = media.sound, media.end - media.start
+    if sound is None or media.kind != "audio" or any((*media.size, *media.grid_thw)):
+        return [f"media {number} of kind {media.kind!r} has a sound; expected kind 'audio', without size and grid"]
+    if audio and (tokens != audio.tokens(sound.samples) or list(sound.chunks) != audio.tower_chunks(sound.samples)):
+        return [f"media {number} has {tokens} tokens, {sound.samples} samples and {len(sound.chunks)} chunks: no match"]
+    return []
 
 
 def _row_faults(number: int, media: Media) -> list[str]:

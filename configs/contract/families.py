@@ -20,11 +20,24 @@ class FamilyFacts:
     """Kind of media -> the special token that stands for each piece of it. Other kinds cannot be read."""
     video_areas: Literal["frame", "video"] = "frame"
     """Whether the video processor limits the area of a frame, or of all frames together."""
+    video_tokens: tuple[int, int] | None = None
+    """Smallest and largest area of videos in tokens, where the processor has these limits whatever its files say."""
+    asked_pace: bool = False
+    """Whether rows of a video follow each other at the pace that is asked for, not at that of the sampled frames."""
+    fills_sounds: bool = False
+    """Whether the frames behind a sound are those of silence: see Audio.is_filled."""
 
 
 _TEXT = FamilyFacts(parts=("llm",), placeholders={})
 _VISION = FamilyFacts(
     parts=("llm", "vision", "aligner"), placeholders={"image": "<|image_pad|>", "video": "<|video_pad|>"}
+)
+
+_OMNI = FamilyFacts(
+    parts=("llm", "vision", "audio", "aligner"),
+    placeholders={"image": "<|IMAGE|>", "video": "<|VIDEO|>", "audio": "<|AUDIO|>"},
+    video_tokens=(128, 768),
+    asked_pace=True,
 )
 
 FAMILIES: Mapping[str, FamilyFacts] = {
@@ -33,8 +46,22 @@ FAMILIES: Mapping[str, FamilyFacts] = {
     "qwen2_vl": _VISION,
     "qwen2_5_vl": _VISION,
     "qwen3_vl": replace(_VISION, video_areas="video"),
+    "qwen2_audio": FamilyFacts(
+        parts=("llm", "audio", "aligner"), placeholders={"audio": "<|AUDIO|>"}, fills_sounds=True
+    ),
+    "qwen2_5_omni": _OMNI,
+    "qwen2_5_omni_thinker": _OMNI,
 }
-"""model_type of config.json -> facts: Qwen2.5, Qwen3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
+"""model_type of config.json -> facts: Qwen2.5, Qwen3, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen2-Audio, Qwen2.5-Omni.
+
+Of a whole Omni model only the thinker, which reads and writes text, is prepared for and trained; `_thinker` is the
+thinker saved alone.
+"""
+
+
+def trained_as(model_type: str) -> str:
+    """The model_type of what is trained of a model: of a whole Omni model its thinker, of others the whole."""
+    return "qwen2_5_omni_thinker" if model_type == "qwen2_5_omni" else model_type
 
 
 def family_facts(model_type: object, place: object) -> FamilyFacts:

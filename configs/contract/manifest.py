@@ -16,6 +16,7 @@ from lmms.configs.contract.check import PackLimits, pack_limits
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.mds import INDEX_NAME, ShardFile, read_index
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION
+from lmms.configs.contract.sounds import Audio
 from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.files import write_whole
 from lmms.configs.stores.remote import missing
@@ -33,7 +34,7 @@ SKIPPED = "skipped: "
 """Begin of a note about records that a setting leaves out."""
 
 
-_LATER = {"video_token_id"}
+_LATER = {"video_token_id", "audio_token_id", "audio"}
 """Fields that older manifests lack; they are left out where they say nothing."""
 
 
@@ -50,11 +51,11 @@ class Manifest:
     vision: Vision | None
     packing: str
     fingerprints: dict[str, str]
-    """tokenizer, template, vision: what the ids depend on; renderer: our version; records: what was read;
-    video_decoder: the library that decoded the videos, if there are any."""
+    """tokenizer, template, vision, audio: what the ids depend on; renderer: our version; records: what was read;
+    video_decoder, audio_decoder: the library that decoded the videos or sounds, if there are any."""
     counts: dict[str, int]
     """read, packed, rejected, skipped (records); packs, tokens, target_tokens, media, patches; videos, if
-    there are any, of which each row counts among the media."""
+    there are any, of which each row counts among the media; sounds and sound_seconds, if there are any."""
     rejects: dict[str, int]
     """reason -> records."""
     notes: dict[str, int]
@@ -71,6 +72,9 @@ class Manifest:
     """name -> {bytes, xxh3} of index.json and the tables."""
     video_token_id: int | None = None
     """Id of the placeholder of videos; None for a model that reads none, and in a folder of an older lmms."""
+    audio_token_id: int | None = None
+    audio: Audio | None = None
+    """None for a model that hears nothing."""
 
     @property
     def fill(self) -> float:
@@ -80,7 +84,15 @@ class Manifest:
     @property
     def limits(self) -> PackLimits:
         """Limits of every pack of this folder."""
-        return pack_limits(self.seq_len, self.max_patches, self.vision, self.image_token_id, self.video_token_id)
+        return pack_limits(
+            self.seq_len,
+            self.max_patches,
+            self.vision,
+            self.image_token_id,
+            self.video_token_id,
+            self.audio_token_id,
+            self.audio,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +160,7 @@ def read_manifest(store: Store) -> Manifest:
     if checksum != _checksum(body) or set(body) | _LATER != {field.name for field in fields(Manifest)}:
         raise DatasetError(f"{path} is damaged: its checksum does not match its content; rebuild the shards")
     body["vision"] = _read_vision(body["vision"])
+    body["audio"] = Audio(**body["audio"]) if body.get("audio") else None
     body["sources"] = tuple(body["sources"])
     return Manifest(**body)
 

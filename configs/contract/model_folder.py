@@ -13,7 +13,15 @@ from typing import Any
 
 from lmms.configs.contract.families import family_facts
 from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.model_files import read_json, read_model_text, read_video, read_vision
+from lmms.configs.contract.model_files import (
+    read_audio,
+    read_config,
+    read_json,
+    read_model_text,
+    read_video,
+    read_vision,
+)
+from lmms.configs.contract.sounds import Audio
 from lmms.configs.contract.video import VideoRule
 from lmms.configs.errors import ModelError
 
@@ -36,6 +44,8 @@ class ModelFolder:
     tokenizer_fingerprint: str
     video: VideoRule | None = None
     video_token_id: int | None = None
+    audio: Audio | None = None
+    audio_token_id: int | None = None
     own_template: bool = True
     """Whether chat_template is the folder's; False for a template that was given in its place."""
     vocab_size: int | None = None
@@ -43,9 +53,11 @@ class ModelFolder:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of tokenizer, template and vision, on which the ids, grids and pixels of a shard depend."""
+        """Hashes of tokenizer, template, vision and audio, on which the ids, grids and media of a shard depend."""
         vision = _digest(json.dumps(asdict(self.vision), sort_keys=True)) if self.vision else ""
-        return {"tokenizer": self.tokenizer_fingerprint, "template": _digest(self.chat_template), "vision": vision}
+        audio = {"audio": _digest(json.dumps(asdict(self.audio), sort_keys=True))} if self.audio else {}
+        template = _digest(self.chat_template)
+        return {"tokenizer": self.tokenizer_fingerprint, "template": template, "vision": vision, **audio}
 
 
 def resolve_model(model: str, patterns: Sequence[str]) -> Path:
@@ -69,24 +81,26 @@ def read_model_folder(
 ) -> ModelFolder:
     """Read a folder. min_pixels and max_pixels, in pixels, override the processor's; chat_template the folder's."""
     path = Path(path)
-    config = read_json(path / "config.json")
+    config = read_config(path)
     facts = family_facts(config.get("model_type"), path / "config.json")
     placeholders = facts.placeholders
     tokenizer = read_json(path / "tokenizer.json")
     tokenizer_config = read_json(path / "tokenizer_config.json")
-    has_vision = "image" in placeholders
+    has_vision, has_audio = "image" in placeholders, "audio" in placeholders
     vision = read_vision(path, min_pixels, max_pixels) if has_vision else None
     return ModelFolder(
         path=path,
         family=config["model_type"],
         tokenizer_json=path / "tokenizer.json",
-        chat_template=chat_template or _chat_template(path, tokenizer_config, has_vision),
+        chat_template=chat_template or _chat_template(path, tokenizer_config, bool(placeholders)),
         own_template=not chat_template,
         special_tokens=_special_tokens(tokenizer_config),
         vision=vision,
-        video=read_video(path, facts.video_areas, vision) if vision and "video" in placeholders else None,
+        video=read_video(path, facts, vision) if vision and "video" in placeholders else None,
         image_token_id=_token_id(path, config, tokenizer, "image", placeholders["image"]) if has_vision else None,
         video_token_id=_video_token_id(path, config, tokenizer, placeholders.get("video")),
+        audio=read_audio(path, config, facts.fills_sounds) if has_audio else None,
+        audio_token_id=_token_id(path, config, tokenizer, "audio", placeholders["audio"]) if has_audio else None,
         tokenizer_fingerprint=_tokenizer_fingerprint(path, tokenizer),
         vocab_size=(config.get("text_config") or config).get("vocab_size"),
     )
@@ -94,7 +108,7 @@ def read_model_folder(
 
 def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any], kind: str, token: str) -> int:
     """The id of the placeholder of a kind of media, on which config.json and tokenizer.json must agree."""
-    token_id = config.get(f"{kind}_token_id")
+    token_id = _config_token_id(config, kind)
     placeholder = [t["id"] for t in tokenizer.get("added_tokens", ()) if t["content"] == token]
     if not isinstance(token_id, int) or [token_id] != placeholder:
         raise ModelError(
@@ -103,20 +117,25 @@ def _token_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any
     return token_id
 
 
+def _config_token_id(config: Mapping[str, Any], kind: str) -> Any:
+    """The id in config.json, which has another name in older files."""
+    return config.get(f"{kind}_token_id", config.get(f"{kind}_token_index"))
+
+
 def _video_token_id(
     path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any], token: str | None
 ) -> int | None:
     """The id of the placeholder of videos; None for a model whose config or tokenizer has none."""
     is_known = any(each["content"] == token for each in tokenizer.get("added_tokens", ()))
-    if token is None or not is_known or config.get("video_token_id") is None:
+    if token is None or not is_known or _config_token_id(config, "video") is None:
         return None
     return _token_id(path, config, tokenizer, "video", token)
 
 
-def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_vision: bool) -> str:
+def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_processor: bool) -> str:
     """The template, from the file that transformers takes: chat_template.json, the .jinja or tokenizer_config.json."""
     legacy, jinja = path / "chat_template.json", path / "chat_template.jinja"
-    if has_vision and legacy.is_file():
+    if has_processor and legacy.is_file():
         template = read_json(legacy).get("chat_template")
     elif jinja.is_file():
         template = read_model_text(jinja)
@@ -125,7 +144,7 @@ def _chat_template(path: Path, tokenizer_config: Mapping[str, Any], has_vision: 
     if isinstance(template, list):
         template = next((t["template"] for t in template if t["name"] == "default"), None)
     if not isinstance(template, str):
-        places = ("chat_template.json, " if has_vision else "") + "chat_template.jinja or tokenizer_config.json"
+        places = ("chat_template.json, " if has_processor else "") + "chat_template.jinja or tokenizer_config.json"
         raise ModelError(f"{path} has no chat template ({places})")
     return template
 

@@ -13,7 +13,8 @@ A pack is one training sequence: whole conversations, end to end. Positions are 
     media_bytes     bytes                           the media's own encoded bytes, one after the other
 
 A video is one entry of `media` for each row of its frames: the frames that the vision tower reads together, which stand
-in the text as a picture does. Such an entry also has `row`, see Row.
+in the text as a picture does. Such an entry also has `row`, see Row. A sound is an entry with `sound`, see Sound, and
+zeros for size and grid.
 
 Plain MDS encodings only, so that any MDS reader decodes every column. MDS refuses empty arrays: a pack always has
 tokens, a segment and a target, and what may be empty is json or bytes.
@@ -60,11 +61,18 @@ PACK_TABLE: Mapping[str, str] = {
     "sum_squared_lengths": "int64",  # over segments: the cost of attention
     "patches": "int32",
     "sum_squared_patches": "int64",  # over images and rows of videos: the cost of attention in the vision tower
-    "media": "int32",  # pictures, and rows of videos
+    "media": "int32",  # pictures, rows of videos, and sounds
     "source_ids": "list<int32>",
     "source_tokens": "list<int32>",  # tokens of each of source_ids
 }
 """Columns of packs.parquet, the sidecar: one row a pack, in shard order. name -> Arrow type."""
+
+SOUND_TABLE: Mapping[str, str] = {
+    "sound_tokens": "int32",  # placeholders of sounds
+    "sound_positions": "int32",  # positions that enter the audio tower's blocks
+    "sum_squared_sounds": "int64",  # over chunks of sounds: the cost of attention in the audio tower
+}
+"""More columns of packs.parquet, where the model hears."""
 
 SAMPLE_TABLE: Mapping[str, str] = {
     "source": "int32",
@@ -123,8 +131,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """A sound: one channel of samples, as FLAC."""
+
+    samples: int
+    """At the model's sample rate."""
+    chunks: tuple[int, ...]
+    """Positions of each chunk that the audio tower reads: attention stays within a chunk."""
+
+
+@dataclass(frozen=True, slots=True)
 class Media:
-    """A picture of a pack, or a row of frames of a video: where its tokens are, its size, its grid, its bytes."""
+    """A picture, a row of frames of a video, or a sound: where its tokens are, its size, its grid, its bytes."""
 
     kind: str
     start: int
@@ -135,21 +153,25 @@ class Media:
     """Patches in time, height and width, after the processor's resize; 1 in time."""
     bytes: int
     row: Row | None = None
-    """None for a picture."""
+    """None but for a row of a video."""
+    sound: Sound | None = None
+    """None but for a sound."""
 
     def to_json(self) -> dict[str, Any]:
         """The entry of the `media` column, and of `lmms inspect shard --json`."""
         place = {"kind": self.kind, "start": self.start, "end": self.end}
-        row = {"row": asdict(self.row)} if self.row else {}
-        return {**place, "size": list(self.size), "grid_thw": list(self.grid_thw), "bytes": self.bytes, **row}
+        more = {name: asdict(value) for name in ("row", "sound") if (value := getattr(self, name))}
+        return {**place, "size": list(self.size), "grid_thw": list(self.grid_thw), "bytes": self.bytes, **more}
 
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> "Media":
         """Inverse of to_json."""
-        (w, h), (t, gh, gw), row = entry["size"], entry["grid_thw"], entry.get("row")
+        (w, h), (t, gh, gw), row, sound = entry["size"], entry["grid_thw"], entry.get("row"), entry.get("sound")
         if row is not None:
             row = Row(**{**row, "seconds": tuple(row["seconds"]), "bytes": tuple(row["bytes"])})
-        return Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"], row)
+        if sound is not None:
+            sound = Sound(sound["samples"], tuple(sound["chunks"]))
+        return Media(entry["kind"], entry["start"], entry["end"], (w, h), (t, gh, gw), entry["bytes"], row, sound)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,6 +227,26 @@ class Pack:
     def patches(self) -> int:
         """Patches that enter the vision tower."""
         return sum(grid_patches(m.grid_thw) for m in self.media)
+
+    @property
+    def sound_tokens(self) -> int:
+        """Tokens of the language model that stand for sounds."""
+        return sum(m.end - m.start for m in self.media if m.sound)
+
+    @property
+    def sound_positions(self) -> int:
+        """Positions that enter the audio tower's blocks."""
+        return sum(sum(m.sound.chunks) for m in self.media if m.sound)
+
+    @property
+    def sum_squared_sounds(self) -> int:
+        """Sum over chunks of sounds of squared positions."""
+        return sum(chunk**2 for m in self.media if m.sound for chunk in m.sound.chunks)
+
+    @property
+    def tower_positions(self) -> int:
+        """Patches and positions of sounds: what the towers read of a pack, which `max_patches` limits."""
+        return self.patches + self.sound_positions
 
     @property
     def sum_squared_patches(self) -> int:

@@ -27,6 +27,8 @@ class VideoRule:
     """Frames a second that are sampled, unless a record says otherwise."""
     min_frames: int
     max_frames: int
+    asked_pace: bool = False
+    """Whether rows follow each other at the rate that is asked for, and not at that of the sampled frames."""
 
     def __post_init__(self) -> None:
         for name in ("min_pixels", "max_pixels", "min_frames", "max_frames"):
@@ -118,18 +120,24 @@ def _by_rate(frames: int, fps: float, ask: VideoAsk, rule: VideoRule, row: int) 
 def frame_size(height: int, width: int, frames: int, ask: VideoAsk, rule: VideoRule, vision: Vision) -> tuple[int, int]:
     """(height, width) in pixels after the resize of each of so many sampled frames. Raises ValueError."""
     if rule.areas == "frame":
-        least, most = ask.min_pixels or rule.min_pixels, ask.max_pixels or rule.max_pixels
+        most = ask.max_pixels or rule.max_pixels
+        least = _least(ask.min_pixels, rule, most)
         if ask.total_pixels:
             share = ask.total_pixels * vision.temporal_patch_size // frames
             most = max(min(most, share), int(least * 1.05))
         _check_areas(least, most)
         return resized(height, width, replace(vision, min_pixels=least, max_pixels=most))
-    least = ask.min_pixels * frames if ask.min_pixels else rule.min_pixels
     most = ask.total_pixels or rule.max_pixels
     if ask.max_pixels:
         most = min(most, ask.max_pixels * frames)
+    least = _least(ask.min_pixels and ask.min_pixels * frames, rule, most)
     _check_areas(least, most)
     return _resized_together(frames, height, width, least, most, vision)
+
+
+def _least(asked_for: int | None, rule: VideoRule, most: int) -> int:
+    """The smallest area; if a record asks for less than the smallest of the processor, any area will do."""
+    return asked_for or (rule.min_pixels if rule.min_pixels <= most else 1)
 
 
 def _check_areas(least: int, most: int) -> None:
@@ -155,6 +163,12 @@ def _resized_together(frames: int, height: int, width: int, least: int, most: in
         new_height = math.ceil(height * grow / factor) * factor
         new_width = math.ceil(width * grow / factor) * factor
     return new_height, new_width
+
+
+def row_step(frames: int, count: int, fps: float, ask: VideoAsk, rule: VideoRule, temporal_patch_size: int) -> float:
+    """Seconds from a row to the next. frames: of the clip; count: of them sampled; fps: of the clip."""
+    rate = (ask.fps or rule.fps) if rule.asked_pace else count / frames * fps
+    return temporal_patch_size / rate
 
 
 def rows_of(numbers: Sequence[int], temporal_patch_size: int) -> list[tuple[int, ...]]:

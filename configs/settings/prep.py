@@ -82,10 +82,14 @@ class PrepConfig(RecordConfig):
     """How frames of videos are stored; png loses nothing and is several times larger."""
     video_quality: Annotated[int, Range(1, 100)] = 95
     """Quality of the JPEGs that frames of videos become."""
+    audio_encoding: Literal["flac16", "flac24"] = "flac16"
+    """How sounds are stored: in samples of 16 or of 24 bits; the second is nearer to quiet sounds, and larger."""
+    audio_too_long: Literal["reject", "cut"] = "reject"
+    """What becomes of a sound that is longer than the model hears: its record is rejected, or the rest is left out."""
     media_timeout: Annotated[float, Range(0.1, 86400)] = 60.0
-    """Seconds in which a video must be decoded; a longer time is a rejection."""
+    """Seconds in which a video or sound must be decoded; a longer time is a rejection."""
     media_memory: Annotated[int, Range(2**26)] = 4 * 2**30
-    """Bytes of memory in which a video must be decoded; on Linux, more is a rejection."""
+    """Bytes of memory in which a video or sound must be decoded; on Linux, more is a rejection."""
     edited_jpeg_quality: Annotated[int, Range(1, 100)] | None = None
     """Quality of the JPEGs that transforms make of pictures; by default PNG, which loses nothing and is larger."""
     max_rejects: Annotated[float, Range(0, 1)] = 0.01

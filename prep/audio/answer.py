@@ -13,7 +13,7 @@ from lmms.prep.video.container import Container
 from lmms.prep.video.facts import VideoLimits
 
 try:
-    from lmms.prep.audio.encode import flac, mono, resampled
+    from lmms.prep.audio.encode import flac, mono, resampled, up_to
     from lmms.prep.audio.samples import sound_of
 except ModuleNotFoundError as error:
     if error.name and error.name.startswith("lmms"):
@@ -28,8 +28,7 @@ def results(file: BinaryIO, details: dict[str, Any], limits: VideoLimits) -> Ite
     if details["sample_rate"] is None:
         yield 0, json.dumps(asdict(_facts(file, container, limits))).encode()
         return
-    clip, form = Clip(**details["clip"]), SoundFormat(**details["form"])
-    data, number = _encoded(file, container, limits, details["sample_rate"], form, clip)
+    data, number = _encoded(file, container, details, limits)
     yield number, data
 
 
@@ -40,13 +39,12 @@ def _facts(file: BinaryIO, container: Container, limits: VideoLimits) -> SoundFa
         return SoundFacts(number, rate, sound.channels, number / rate, container.name, sound.codec)
 
 
-def _encoded(
-    file: BinaryIO, container: Container, limits: VideoLimits, sample_rate: int, form: SoundFormat, clip: Clip
-) -> tuple[bytes, int]:
+def _encoded(file: BinaryIO, container: Container, details: dict[str, Any], limits: VideoLimits) -> tuple[bytes, int]:
+    clip, form, sample_rate = Clip(**details["clip"]), SoundFormat(**details["form"]), details["sample_rate"]
     with sound_of(file, container, limits) as sound:
         first, length = clip.samples(sound.sample_rate)
         blocks = resampled(sound, mono(sound.blocks, first, length), sample_rate)
-        data, number = flac(blocks, sample_rate, form)
+        data, number = flac(up_to(blocks, details["most"]), sample_rate, form)
     if number == 0:
         end = "the end" if clip.end is None else f"{clip.end:g} s"
         raise Reject("bad_range", f"there are no samples from {clip.start or 0:g} s to {end}")

@@ -46,6 +46,14 @@ def resampled(sound: Sound, blocks: Iterator[Samples], sample_rate: int) -> Iter
     yield np.pad(last, (0, max(wanted - len(last), 0)))[:wanted]
 
 
+def up_to(blocks: Iterator[Samples], most: int | None) -> Iterator[Samples]:
+    """(samples,): the first of these samples, so many; None: all. All are taken: at the end their number is checked."""
+    number = 0
+    for block in blocks:
+        yield block if most is None else block[: max(most - number, 0)]
+        number += len(block)
+
+
 def flac(blocks: Iterator[Samples], sample_rate: int, form: SoundFormat) -> tuple[bytes, int]:
     """FLAC of one channel, and its number of samples; all samples are finite."""
     target, number = BytesIO(), 0

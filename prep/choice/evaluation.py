@@ -13,7 +13,7 @@ from lmms.configs.settings.sources import Choice
 from lmms.configs.words import type_name
 from lmms.prep.records.document import Document, Passage
 from lmms.prep.records.normal.fields import value_at
-from lmms.prep.records.parts import Image
+from lmms.prep.records.parts import Audio, Image, Video
 from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject
 
@@ -49,10 +49,10 @@ def _pieces(part: Message | Passage | Image) -> Iterator[tuple[str, str | bytes]
     elif part.role != "system":
         yield part.role, part.text
         for medium in part.media:
-            if isinstance(medium, Image):
-                yield "image", medium.ref.value
-            else:
+            if isinstance(medium, Video):
                 yield from (("video", ref.value) for ref in medium.files.refs)
+            else:
+                yield "audio" if isinstance(medium, Audio) else "image", medium.ref.value
         for call in part.calls:
             yield "call", f"{call.name} {dict(call.arguments)}"
 

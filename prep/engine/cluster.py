@@ -3,6 +3,9 @@ dead worker or machine had.
 
 A task for each group of sources reads its rows and yields chunks, which go from machine to machine. A task for some
 chunks makes their samples. A task for each shard writes it. Only what became of the chunks comes to this process.
+
+Chunks that kill the worker each time that Ray tries go to one more task, which does them in a process of its own as the
+engine of one machine does: there the record that kills is known, and lost alone.
 """
 
 import os
@@ -15,11 +18,14 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from uuid import uuid4
 
 from lmms.configs.errors import BuildError, ConfigError, LmmsError
+from lmms.configs.settings.prep import LEAST_MEMORY
 from lmms.configs.words import counted
+from lmms.prep.engine.memory import hold_to_share
+from lmms.prep.engine.processes import map_ordered
 
 Piece = TypeVar("Piece")
 Group = TypeVar("Group")
@@ -30,10 +36,15 @@ _READ_AHEAD = 4
 """Batches that a reading task may have yielded before they are taken."""
 _BATCH = 16
 """Pieces of one task: this process takes some milliseconds for each task, whatever is in it."""
+_OOM_RETRIES = 3
+"""How often Ray tries a task again that its machine had no memory for, as often as a task whose worker died."""
 _ANSWER_S = 10.0
 """Seconds in which a machine of a cluster has to take a connection."""
 _READY: set[str] = set()
 """Names of the calls that this worker process is set up for."""
+
+Again: TypeAlias = "Callable[[tuple[int, Any], str, int | None], tuple[int, Any]]"
+"""(task, how its process ended, the last step) -> the task to do in its place, see map_ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ class Call:
 
     function: Callable[[tuple[int, Any]], Any]
     """(number, piece) -> result."""
-    setup: Callable[[], None]
+    setup: Callable[[], object]
     places: tuple[Path, ...]
     """Folders and files that every machine has to reach."""
 
@@ -57,6 +68,8 @@ def ray_cluster() -> Iterator[str]:
     """
     if find_spec("ray") is None:
         raise ConfigError("engine ray needs the package ray; install it: pip install 'lmms[ray]'")
+    # Read when ray is imported. By default a task that takes all memory is tried again for ever.
+    os.environ.setdefault("RAY_task_oom_retries", f"{_OOM_RETRIES}")
     import ray
 
     if ray.is_initialized():
@@ -110,27 +123,64 @@ def _cores() -> int:
 
 
 def tasks_on_ray(
-    call: Call, pieces: Iterable[tuple[int, Any]], name_of: Callable[[int], str]
+    call: Call,
+    pieces: Iterable[tuple[int, Any]],
+    name_of: Callable[[int], str],
+    instead: Callable[[], Call] | None = None,
 ) -> Generator[Any, None, None]:
     """call.function((number, piece)) of each, in tasks; the results in order. What it raises is raised here.
 
-    name_of: number of a piece -> what to call it in the message if Ray gives up on it, a BuildError. Close this
-    iterator when it is left early: that ends the tasks.
+    name_of: number of a piece -> what to call it in the message if Ray gives up on it, a BuildError. instead: what to
+    call, once, with a piece that killed the worker each time that Ray tried. Close this iterator when it is left early:
+    that ends the tasks.
     """
     import ray
 
-    run, shared = ray.remote(_run), ray.put((uuid4().hex, call, Path.cwd()))
-    pending: deque[tuple[int, Any]] = deque()
+    run, shared = ray.remote(_run), _shared(call)
+    pending: deque[tuple[int, Any, Any]] = deque()
+
+    def first() -> Any:
+        number, piece, task = pending[0]
+        if instead and _killed_its_worker(task):
+            task = run.remote(_shared(instead()), number, piece)
+            pending[0] = (number, piece, task)
+        result = _result(name_of, number, task)
+        pending.popleft()
+        return result
+
     try:
         for number, piece in pieces:
-            pending.append((number, run.remote(shared, number, piece)))
+            pending.append((number, piece, run.remote(shared, number, piece)))
             while len(pending) >= _AHEAD * _cores():
-                yield _result(name_of, *pending.popleft())
+                yield first()
         while pending:
-            yield _result(name_of, *pending.popleft())
+            yield first()
     finally:
-        for _, task in pending:
+        tasks = [task for *_, task in pending]
+        # Ray ends this process now and then where a task is cancelled that has just ended.
+        for task in ray.wait(tasks, num_returns=len(tasks), timeout=0)[1] if tasks else ():
             ray.cancel(task, force=True)
+
+
+def _shared(call: Call) -> Any:
+    """The call as all tasks take it, moved to each machine once."""
+    import ray
+
+    return ray.put((uuid4().hex, call, Path.cwd()))
+
+
+def _killed_its_worker(task: Any) -> bool:
+    """Whether Ray gave up on a task since its worker died, or since its machine had no memory left, after a wait."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
+
+    try:
+        ray.get(task)
+    except (WorkerCrashedError, OutOfMemoryError):
+        return True
+    except RayError:  # raised again where the result is taken
+        return False
+    return False
 
 
 def groups_on_ray(
@@ -139,11 +189,13 @@ def groups_on_ray(
     groups: Sequence[Group],
     rest: Iterator[Piece],
     name_of: Callable[[Group], str],
+    again: Callable[[], Again],
 ) -> Generator[Any, None, None]:
     """call.function((number, piece)) of each piece of each group, in tasks, as tasks_on_ray does; then of `rest`.
 
     read: a group -> its pieces, in a task. The results come in the order of the groups; no two pieces have the same
-    number. name_of: what to call a group.
+    number. name_of: what to call a group. again: called when pieces have killed workers; what it returns says how they
+    are done in a process of their own.
     """
     arrivals = _arrivals(call, read, groups)
     group_of: list[int] = []
@@ -157,10 +209,13 @@ def groups_on_ray(
         group = group_of[number]
         return name_of(groups[group]) if group < len(groups) else "records in memory"
 
+    def alone() -> Call:
+        return replace(call, function=partial(_each_alone, call, again()), setup=_nothing)
+
     waiting: defaultdict[int, list[Any]] = defaultdict(list)
     due = 0
     each = replace(call, function=partial(_each, call.function))
-    with closing(arrivals), closing(tasks_on_ray(each, numbered(), name)) as results:
+    with closing(arrivals), closing(tasks_on_ray(each, numbered(), name, alone)) as results:
         for number, batch in enumerate(results):
             waiting[group_of[number]].append(batch)
             while waiting[due]:
@@ -172,8 +227,36 @@ def groups_on_ray(
 
 
 def _each(function: Callable[[tuple[int, Any]], Any], task: tuple[int, Sequence[Any]]) -> list[Any]:
+    return list(map(function, _numbered(task)))
+
+
+def _numbered(task: tuple[int, Sequence[Any]]) -> Iterator[tuple[int, Any]]:
     number, batch = task
-    return [function((number * _BATCH + i, piece)) for i, piece in enumerate(batch)]
+    return ((number * _BATCH + i, piece) for i, piece in enumerate(batch))
+
+
+def _each_alone(call: Call, again: Again, task: tuple[int, Sequence[Any]]) -> list[Any]:
+    """What _each gives, from a process that may die with a piece. Its memory is bounded, lest the machine has none."""
+    setup = partial(_bounded, _share_of_a_core(), call.setup)
+    return list(map_ordered(call.function, _numbered(task), 1, setup, lambda task: "some rows", again))
+
+
+def _share_of_a_core() -> int:
+    """Bytes of the memory that Ray counts on this machine, for each core of it."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return max(int(resources.get("memory", 0) / resources.get("CPU", 1)), LEAST_MEMORY // 2)
+
+
+def _bounded(most_bytes: int, setup: Callable[[], None]) -> None:
+    hold_to_share(most_bytes)
+    setup()
+
+
+def _nothing() -> None:
+    """A task that does its work in another process needs no set-up in its own."""
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -96,7 +96,7 @@ def take_kept(kept: Kept, key: str, chunk: Chunk, chunk_id: int, spool: Path) ->
         samples = path.with_suffix(".samples")
         if not _is_same(body["files"]) or _hash(samples) != body["samples"]:
             return None
-        if PackLimits(**body["limits"]) != kept.limits and (body["limits_matter"] or not _fit(entries, kept.limits)):
+        if body["limits"] != asdict(kept.limits) and (body["limits_matter"] or not _fit(entries, kept.limits)):
             return None
         _same_file(samples, spool_path(spool, chunk_id), os.symlink)
         path.touch()
@@ -116,7 +116,7 @@ def keep(kept: Kept, key: str, result: tuple[Spooled, Spooled], chunk_id: int, s
     samples = spool_path(spool, chunk_id)
     rows = [entry.item() for half in result for entry in half.samples[["row", "copy"]]]
     body = {
-        "limits": {name: getattr(kept.limits, name) for name in PackLimits.__dataclass_fields__},
+        "limits": asdict(kept.limits),
         "limits_matter": len(set(rows)) < len(rows)
         or any(half.cut_turns or any(reject.reason in _LIMIT_REJECTS for _, reject in half.rejects) for half in result),
         "files": files,
@@ -178,8 +178,11 @@ def _parts(row: TarRow) -> list[bytes]:
 
 
 def _fit(entries: Sequence[Any], limits: PackLimits) -> bool:
-    tokens, patches = (max(int(part[name].max(initial=0)) for part in entries) for name in ("tokens", "patches"))
-    return tokens <= limits.seq_len and patches <= limits.max_patches
+    return all(
+        int(part["tokens"].max(initial=0)) <= limits.seq_len
+        and int((part["patches"] + part["sound_positions"]).max(initial=0)) <= limits.max_patches
+        for part in entries
+    )
 
 
 def _is_same(files: Files) -> bool:

@@ -21,6 +21,7 @@ from lmms.prep.engine.work import Work
 from lmms.prep.media.pins import Fetched
 from lmms.prep.reject import Reject
 from lmms.prep.rows.find import REJECTS_ENDING
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.sources import Source
 from lmms.prep.tables import write_rows
 
@@ -51,6 +52,8 @@ class Ledger:
     digest: Any = field(default_factory=hashlib.sha256)
     work: defaultdict[int, Work] = field(default_factory=lambda: defaultdict(Work))
     """Number of a source -> what its chunks took."""
+    prices: FramePrices = field(default_factory=FramePrices)
+    """What frames of videos would take in other forms, if that was measured."""
 
     def add(self, spooled: Spooled) -> None:
         """Add one chunk; chunks come in reading order."""
@@ -65,6 +68,7 @@ class Ledger:
         self.fetched |= spooled.fetched
         self.digest.update(spooled.digest)
         self.work[spooled.source].add(spooled.work)
+        self.prices.add(spooled.prices)
 
     def all_samples(self) -> npt.NDArray[np.void]:
         """SPOOLED [samples]: every sample, in reading order."""

@@ -35,6 +35,8 @@ _AHEAD = 2
 """Tasks for each worker that may be under way or done before the result that is next in order."""
 _MOST_DEATHS = 2
 """Deaths in a row, beyond one of each worker, after which the build stops: the machine is to blame, or the code."""
+_END_S = 5.0
+"""Seconds in which workers may end by themselves: so they end what they started, whose CPU time then counts too."""
 _NO_MEMORY = errno.ENOMEM
 """Exit status of a worker that has no memory left: what Python could still do then is not known."""
 _PR_SET_PDEATHSIG = 1
@@ -68,13 +70,14 @@ def map_ordered(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     workers: int,
-    setup: Callable[[], None],
+    setup: Callable[[], Callable[[], None] | None],
     name_of: Callable[[Task], str],
     again: Callable[[Task, str, int | None], Task] = same_task,
     may_start: Callable[[Sequence[Task], Task], bool] = always,
     share_done: Callable[[], float] | None = None,
 ) -> Generator[Result, None, None]:
-    """function(task) of each task, in worker processes; with 0 workers in this process. `setup` runs once in each.
+    """function(task) of each task, in worker processes; with 0 workers in this process. `setup` runs once in each, and
+    what it returns when there are no more tasks.
 
     A task whose worker died is done in a new process. again: (task, how the worker ended, the last step of step_begun)
     -> the task to do in its place; it may raise BuildError. may_start: (tasks under way, the next) -> whether the next
@@ -86,8 +89,12 @@ def map_ordered(
     what is left would take it longer than their start. None: all start at once.
     """
     if not workers:
-        setup()
-        yield from map(function, tasks)
+        leave = setup()
+        try:
+            yield from map(function, tasks)
+        finally:
+            if leave:
+                leave()
         return
     with _started(1 if share_done else workers, function, setup) as (pool, start):
         results: dict[int, Result] = {}
@@ -130,7 +137,7 @@ def map_ordered(
 
 @contextmanager
 def _started(
-    workers: int, function: Callable[[Any], Any], setup: Callable[[], None]
+    workers: int, function: Callable[[Any], Any], setup: Callable[[], Callable[[], None] | None]
 ) -> Iterator[tuple[list[_Worker], Callable[[], _Worker]]]:
     """Yields the workers, which end with this block, and a function that starts one more."""
     # Not fork: the parent has threads (Arrow's, the tokenizer's), and a forked child could inherit a held lock.
@@ -154,6 +161,11 @@ def _started(
         for _ in range(workers):
             pool.append(start())
         yield pool, start
+        for worker in pool:
+            worker.pipe.close()
+        until = monotonic() + _END_S
+        for worker in pool:
+            worker.process.join(max(until - monotonic(), 0))
     finally:
         for worker in pool:
             worker.process.kill()
@@ -239,18 +251,22 @@ def step_begun(step: int) -> None:
         _to_parent.send(("began", step))
 
 
-def _work(pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: Callable[[], None]) -> None:
+def _work(
+    pipe: "Connection[Any, Any]", function: Callable[[Any], Any], setup: Callable[[], Callable[[], None] | None]
+) -> None:
     """The life of a worker: until the parent ends it, or is gone."""
     global _to_parent
     _to_parent = pipe
     _die_with_the_parent()
-    setup()
+    leave = setup()
     pipe.send(("ready", None))
     while True:
         try:
             task = pipe.recv()
         except EOFError:
-            return
+            if leave:
+                leave()
+            os._exit(0)  # what Python does at its end takes a third of a second
         except MemoryError:
             os._exit(_NO_MEMORY)
         answer: _Message

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any, TypeAlias
@@ -28,6 +28,7 @@ from lmms.prep.reject import Reject
 from lmms.prep.render.render import render_layouts
 from lmms.prep.render.renderer import Renderer
 from lmms.prep.rows.chunk import Chunk
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.sample.joining import Joined, join_of, joined_rows
 from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sample.samples import Draft, Made, attempt, draft_samples, finish_samples, finish_text
@@ -36,11 +37,13 @@ from lmms.prep.sources import Source
 
 _FORMATS = {
     **dict.fromkeys(("source", "tokens", "target_tokens", "patches", "media", "chunk", "copy"), "i4"),
-    **dict.fromkeys(("row", "squared_patches", "offset", "bytes"), "i8"),
+    **dict.fromkeys(("row", "squared_patches", "squared_sounds", "offset", "bytes"), "i8"),
+    "sound_positions": "i4",
     **dict.fromkeys(("content_high", "content_low"), "u8"),
 }
 _NAMES = [
-    *("source", "row", "tokens", "target_tokens", "patches", "media", "squared_patches", "chunk", "offset", "bytes"),
+    *("source", "row", "tokens", "target_tokens", "patches", "media", "squared_patches"),
+    *("sound_positions", "squared_sounds", "chunk", "offset", "bytes"),
     *("content_high", "content_low", "copy"),
 ]
 BATCH_BYTES = 16 * 2**20
@@ -51,8 +54,8 @@ SPOOLED = np.dtype({"names": _NAMES, "formats": [_FORMATS[name] for name in _NAM
 of what the record says. copy: 0, or of a repeated record the number of its copies before.
 
 A row that was joined to an earlier row's sample has an entry too, without tokens, with the place of that sample."""
-_NO_COUNTS = (0, 0, 0, 0, 0)
-"""Tokens, target tokens, patches, media and squared patches of a row that was joined to another."""
+_NO_COUNTS = (0,) * 7
+"""Tokens, target tokens, and the counts of media of a row that was joined to another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +80,8 @@ class Spooled:
     """Pictures of its samples that came over the network."""
     work: Work = field(default_factory=Work)
     """What the chunk took; with the records for training."""
+    prices: FramePrices = field(default_factory=FramePrices)
+    """What frames of its videos would take in other forms, if that was measured; with the records for training."""
 
 
 @dataclass(slots=True)
@@ -104,34 +109,38 @@ class _Tally:
         if made.notes:
             self.notes[made.notes] += 1
         if isinstance(made, MadeText):
-            counts = (made.tokens, made.target_tokens, 0, 0, 0)
             place = (chunk_id, file.tell(), len(made.data))
+            counts = (made.tokens, made.target_tokens, *_NO_COUNTS[2:])
             entries: list[tuple[int, ...]] = [(*made.place, *counts, *place, *_halves(made.content))]
             self._write(made.data, file)
         else:
             self.cut_turns += made.cut_turns
             self.fetched |= made.fetched
-            entries = [
-                entry for sample in made.samples for entry in self._add_sample(made, sample, rows, chunk_id, file)
-            ]
+            contents = [_halves(_content(made, number)) for number in range(len(rows))]
+            added = (self._add_sample(sample, rows, contents, chunk_id, file) for sample in made.samples)
+            entries = list(chain.from_iterable(added))
         self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
         if copies > 1:
             self.digest.update(f"{copies} copies".encode())
 
     def _add_sample(
-        self, made: Made, sample: Pack, rows: Sequence[int], chunk_id: int, file: IO[bytes]
-    ) -> Iterator[tuple[int, ...]]:
-        """Write a sample; yields its entry, and those of the rows that were joined to it."""
+        self, sample: Pack, rows: Sequence[int], contents: Sequence[tuple[int, int]], chunk_id: int, file: IO[bytes]
+    ) -> list[tuple[int, ...]]:
+        """Write a sample; its entry, and those of the rows that were joined to it. contents: of each row."""
         source, row = sample.samples[0].tolist()
         # The number of the source is known by the entry alone: what is kept holds with other sources too.
         data = encode_sample(COLUMNS, sample.to_columns() | {"samples": np.array([(0, row)])})
         spans = sample.targets[:, 1] - sample.targets[:, 0]
-        media = (sample.patches, len(sample.media), sample.sum_squared_patches)
+        shown = (sample.patches, len(sample.media), sample.sum_squared_patches)
+        heard = (sample.sound_positions, sample.sum_squared_sounds)
         place = (chunk_id, file.tell(), len(data))
-        yield (source, row, len(sample.input_ids), int(spans.sum()), *media, *place, *_halves(_content(made, 0)))
-        for number, joined in enumerate(rows[1:], 1):
-            yield (source, joined, *_NO_COUNTS, *place, *_halves(_content(made, number)))
         self._write(data, file)
+        counts = (len(sample.input_ids), int(spans.sum()), *shown, *heard)
+        joined = [
+            (source, other, *_NO_COUNTS, *place, *content)
+            for other, content in zip(rows[1:], contents[1:], strict=True)
+        ]
+        return [(source, row, *counts, *place, *contents[0]), *joined]
 
     def _write(self, data: bytes, file: IO[bytes]) -> None:
         file.write(data)
@@ -171,6 +180,7 @@ def spool_chunk(
     Every record is counted among those for training: a record for evaluation is skipped there.
     """
     train, held_out = _Tally(), _Tally()
+    prices = recipe.prices or FramePrices()
     work, start = Work(chunks=1), perf_counter()
     begun = step_begun if chunk.care else None
     all_values = chunk_values(chunk, source.columns, begun)
@@ -195,13 +205,14 @@ def spool_chunk(
                 held_out.add(made, result.rows, chunk_id, 1, file)
             else:
                 train.add(made, result.rows, chunk_id, result.copies, file)
+                prices.stored += result.copies * _frame_bytes(made)
     for tally in (train, held_out) if join else ():
         tally.in_order()
     for row, reject in train.rejects:
         train.digest.update(f"{row} {reject.reason}".encode())
     work.samples_s = perf_counter() - start - work.records_s - work.tokens_s
     work.tokenizers = frozenset({renderer.encoder.name})
-    return replace(train.spooled(chunk, filter_columns), work=work), held_out.spooled(chunk, frozenset())
+    return replace(train.spooled(chunk, filter_columns), work=work, prices=prices), held_out.spooled(chunk, frozenset())
 
 
 def _taken(
@@ -294,6 +305,13 @@ def _each_note(notes: Mapping[tuple[str, ...], int]) -> Counter[str]:
 
 def _halves(number: int) -> tuple[int, int]:
     return number >> 64, number & 2**64 - 1
+
+
+def _frame_bytes(made: Made | MadeText) -> int:
+    """Bytes of the frames of videos."""
+    if isinstance(made, MadeText):
+        return 0
+    return sum(media.bytes for sample in made.samples for media in sample.media if media.row)
 
 
 def _content(made: Made, number: int) -> int:

@@ -31,11 +31,11 @@ def is_picture_text(text: str) -> bool:
     return len(text) > _LONGEST_PATH or _BASE64.fullmatch(text) is not None
 
 
-MediaKind: TypeAlias = Literal["image", "video"]
+MediaKind: TypeAlias = Literal["image", "video", "audio"]
 
 
 def data_uri_bytes(uri: str, kind: MediaKind = "image") -> bytes:
-    """The bytes of data:image/TYPE;base64,DATA, or of video/TYPE. Raises Reject."""
+    """The bytes of data:image/TYPE;base64,DATA, or of video/TYPE or audio/TYPE. Raises Reject."""
     header, comma, payload = uri[5:].partition(",")
     mime, *parameters = (field.strip().lower() for field in header.split(";"))
     if not comma:

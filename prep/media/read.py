@@ -1,4 +1,4 @@
-"""The bytes of an image or video: from a path under the media roots, text in the record, a column, or the network.
+"""The bytes of an image, video or sound: from a path under the media roots, text in a record, a column, the network.
 
 Only regular files are read, and only those under a root, in spite of `..`, links and absolute paths. A source behind a
 URL has its store in place of a root.
@@ -29,7 +29,7 @@ T = TypeVar("T")
 MAX_IMAGE_BYTES = 256 * 2**20
 """Largest image file read by default."""
 MAX_VIDEO_BYTES, MAX_VIDEO_FILE = 2 * 2**30, 2**42
-"""Largest video: in a record or behind a URL, which is read as a whole; and as a file, which is not."""
+"""Largest video or sound: in a record or behind a URL, which is read as a whole; and as a file, which is not."""
 
 NO_FILE = (-1, -1)
 """The state of a file that is not there, see state_of."""
@@ -50,7 +50,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class MediaRef:
-    """An image or video as the record names it."""
+    """An image, video or sound as the record names it."""
 
     kind: Literal["path", "url", "base64", "bytes"]
     """path: a path, which may also be an address or base64; url: the same, perhaps percent-encoded; base64: text that
@@ -93,19 +93,21 @@ def read_image(
     return data
 
 
-def find_video(
+def find_media(
     reference: MediaRef,
     roots: Sequence[Path],
+    kind: Literal["video", "audio"],
+    *,
     network: Network | None = None,
     beside: Store | None = None,
     looked: Looked | None = None,
 ) -> bytes | Path:
-    """The file of a video under the roots, or its bytes where it is no such file; see read_image. Raises Reject."""
+    """The file of a video or sound under the roots, or the bytes of any other; see read_image. Raises Reject."""
     take = partial(_regular, value=str(reference.value), max_bytes=MAX_VIDEO_FILE)
-    video = _found(reference, roots, MAX_VIDEO_BYTES, network, beside, looked or Looked(), take, "video")
-    if video == b"":
-        raise Reject("empty_file", f"the video ({reference.kind}) has 0 bytes")
-    return video
+    file = _found(reference, roots, MAX_VIDEO_BYTES, network, beside, looked or Looked(), take, kind)
+    if file == b"":
+        raise Reject("empty_file", f"the {kind} ({reference.kind}) has 0 bytes")
+    return file
 
 
 def _found(

@@ -1,8 +1,8 @@
-"""A part of a message -> Text, Image, Video or Shape, or a Reject that names the key and the place."""
+"""A part of a message -> Text, Image, Video, Audio or Shape, or a Reject that names the key and the place."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from lmms.configs.contract.video import VideoAsk
 from lmms.configs.errors import nearest
@@ -13,6 +13,7 @@ from lmms.prep.media.resize import Ask
 from lmms.prep.records.absent import is_null_image
 from lmms.prep.records.media.bare import Bare
 from lmms.prep.records.media.pictures import image_ref
+from lmms.prep.records.media.sounds import AUDIO_ASKS, clip_of, spoken_ref
 from lmms.prep.records.media.videos import VIDEO_ASKS, VideoFiles, video_ask, video_files
 from lmms.prep.records.shapes import Shape, Size
 from lmms.prep.records.strict_json import kind_of
@@ -26,8 +27,10 @@ _PART_KEYS = {
     "image_url": ("image_url", *_ASK_KEYS),
     "video": ("video", *VIDEO_ASKS),
     "video_url": ("video_url", *VIDEO_ASKS),
+    "audio": ("audio", *AUDIO_ASKS),
+    "audio_url": ("audio_url", *AUDIO_ASKS),
+    "input_audio": ("input_audio", *AUDIO_ASKS),
 }
-_LATER_PARTS = dict.fromkeys(("audio", "audio_url", "input_audio"), "later_audio")
 
 
 NO_ASK = VideoAsk()
@@ -67,7 +70,22 @@ class Video:
     """Frames a second of a list of frames; None: not stated."""
 
 
-Part = Text | Image | Video | Shape
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """An audio part: where its bytes come from, and which clip of the sound is wanted."""
+
+    ref: MediaRef
+    place: str
+    start: float | None = None
+    """Seconds; None: from the start of the sound."""
+    end: float | None = None
+    """Seconds; None: to the end."""
+
+
+Medium: TypeAlias = Image | Video | Audio
+MEDIA_PARTS = (Image, Video, Audio)
+"""Not `Image | Video | Audio`: to make such a type takes longer than the question whether a part is of the type."""
+Part: TypeAlias = Text | Medium | Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +94,7 @@ class Columns:
 
     images: Bare[MediaRef]
     videos: Bare[VideoFiles]
+    audios: Bare[MediaRef]
 
 
 def parse_part(part: Any, place: str, columns: Columns) -> Part:
@@ -87,8 +106,6 @@ def parse_part(part: Any, place: str, columns: Columns) -> Part:
     kind = part.get("type")
     if not isinstance(kind, str | None):
         raise Reject("unknown_part_type", f"`type` is {kind_of(kind)}, expected a string", place)
-    if kind in _LATER_PARTS:
-        raise Reject(_LATER_PARTS[kind], f"a part of type {kind!r}; this version cannot use it yet", place)
     if kind not in _PART_KEYS:
         given = f"type {kind!r}" if kind is not None else f"no `type`; found the keys {', '.join(map(str, part))}"
         raise Reject("unknown_part_type", f"{given}{nearest(str(kind), _PART_KEYS)}", place)
@@ -103,6 +120,8 @@ def parse_part(part: Any, place: str, columns: Columns) -> Part:
     if kind in ("video", "video_url"):
         files = _video(part, kind, place, columns.videos)
         return Video(files, place, *video_ask(part, files, place))
+    if kind in ("audio", "audio_url", "input_audio"):
+        return Audio(_sound(part, kind, place, columns.audios), place, *clip_of(part, place))
     return Image(_picture(part, kind, place, columns.images), place, _ask(part, place))
 
 
@@ -116,6 +135,18 @@ def _video(part: Mapping[str, Any], kind: str, place: str, videos: Bare[VideoFil
             raise Reject("bad_part", f"`{kind}` is {kind_of(value)}, expected a string", place)
         return VideoFiles((MediaRef("url", value),), is_frames=False)
     return video_files(value, place)
+
+
+def _sound(part: Mapping[str, Any], kind: str, place: str, audios: Bare[MediaRef]) -> MediaRef:
+    value = part.get(kind)
+    if kind == "input_audio":
+        return spoken_ref(value, place)
+    if kind == "audio":
+        return audios.take(place) if is_null_image(value) else image_ref(value, place, "audio")
+    value = _address(value, place, kind)
+    if not isinstance(value, str):
+        raise Reject("bad_part", f"`{kind}` is {kind_of(value)}, expected a string", place)
+    return MediaRef("url", value)
 
 
 def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare[MediaRef]) -> MediaRef:
@@ -159,7 +190,7 @@ def _text(value: Any, place: str) -> str:
 
 
 def _address(value: Any, place: str, key: str) -> Any:
-    """The address in an `image_url` or `video_url`, an object or the address itself."""
+    """The address in an `image_url`, `video_url` or `audio_url`, an object or the address itself."""
     if isinstance(value, Mapping):
         unknown = [name for name, v in value.items() if v is not None and name not in ("url", "detail")]
         if unknown:

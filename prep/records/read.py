@@ -9,7 +9,7 @@ from lmms.prep.records.document import Document, parse_document
 from lmms.prep.records.forms import normal_form
 from lmms.prep.records.normal.fields import original_place
 from lmms.prep.records.normal.form import Normal
-from lmms.prep.records.parts import Image, Video
+from lmms.prep.records.parts import MEDIA_PARTS
 from lmms.prep.records.plain import parse_plain
 from lmms.prep.records.record import Message, Record, parse_record
 from lmms.prep.records.system import with_system, without_system
@@ -61,5 +61,5 @@ def _placed(record: Record, normal: Normal) -> Record:
 def _placed_message(message: Message, normal: Normal) -> Message:
     if isinstance(message.content, str):
         return message
-    parts = (replace(p, place=normal.original(p.place)) if isinstance(p, Image | Video) else p for p in message.content)
+    parts = (replace(p, place=normal.original(p.place)) if isinstance(p, MEDIA_PARTS) else p for p in message.content)
     return replace(message, content=tuple(parts))

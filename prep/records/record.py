@@ -11,22 +11,21 @@ from typing import Any
 from lmms.configs.settings.sources import DEFAULT_READING, Reading, Reasoning, Role
 from lmms.configs.settings.transforms import columns_of
 from lmms.prep.records.absent import is_absent
+from lmms.prep.records.media.names import Kind
 from lmms.prep.records.media.pictures import parse_images
+from lmms.prep.records.media.sounds import parse_audios
 from lmms.prep.records.media.unread import Taken, check_all_read, check_nested
 from lmms.prep.records.media.videos import parse_videos
-from lmms.prep.records.parts import Columns, Image, Part, Text, Video, parse_part
+from lmms.prep.records.parts import MEDIA_PARTS, Audio, Columns, Image, Medium, Part, Text, Video, parse_part
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
 from lmms.prep.records.tools import ToolCall, parse_calls, parse_tools
 from lmms.prep.records.weights import WEIGHT_KEYS, is_record_flag, learned_weights, message_weight, record_weight
 from lmms.prep.reject import Reject
 
-_MEDIA = (Image, Video)
-"""Not `Image | Video`: to make such a type takes longer than the question."""
-
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
-USED_COLUMNS = ("messages", "images", "videos", "weight", "id", "tools", "functions", "chat_template_kwargs")
+USED_COLUMNS = ("messages", "images", "videos", "audios", "weight", "id", "tools", "functions", "chat_template_kwargs")
 _USED_MESSAGE_KEYS = (
     "role",
     "content",
@@ -59,9 +58,9 @@ class Message:
         return () if isinstance(self.content, str) else tuple(p for p in self.content if isinstance(p, Image))
 
     @property
-    def media(self) -> tuple[Image | Video, ...]:
-        """The parts with images and videos, in order."""
-        return () if isinstance(self.content, str) else tuple(p for p in self.content if isinstance(p, _MEDIA))
+    def media(self) -> tuple[Medium, ...]:
+        """The parts with images, videos and sounds, in order."""
+        return () if isinstance(self.content, str) else tuple(p for p in self.content if isinstance(p, MEDIA_PARTS))
 
     @property
     def text(self) -> str:
@@ -98,8 +97,8 @@ class Record:
         return tuple(image for message in self.messages for image in message.images)
 
     @property
-    def media(self) -> tuple[Image | Video, ...]:
-        """All images and videos of the conversation, in order."""
+    def media(self) -> tuple[Medium, ...]:
+        """All images, videos and sounds of the conversation, in order."""
         return tuple(part for message in self.messages for part in message.media)
 
 
@@ -107,14 +106,14 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     """A record from the value of a JSON line or the row of a table, read as the settings of its source say."""
     if not isinstance(raw, Mapping):
         raise Reject("not_object", f"found {kind_of(raw)}, expected an object with `messages`")
-    _reject_later(raw)
     messages = _messages(raw)
-    bare = Columns(parse_images(raw), parse_videos(raw))
+    bare = Columns(parse_images(raw), parse_videos(raw), parse_audios(raw))
     parsed = [_message(message, f"messages[{i}]", bare, reading) for i, message in enumerate(messages)]
-    bare.images.check_empty()
-    bare.videos.check_empty()
+    media_columns = (bare.images, bare.videos, bare.audios)
+    for column in media_columns:
+        column.check_empty()
     columns = columns_of(reading.transforms) if reading.transforms else ()
-    used = (*USED_COLUMNS, *columns, *(each.column for each in (bare.images, bare.videos) if each.taken))
+    used = (*USED_COLUMNS, *columns, *(each.column for each in media_columns if each.taken))
     _check_media(raw, messages, parsed, used)
     roles = [message.role for message in parsed]
     if "assistant" not in roles and reading.targets != "all":
@@ -132,11 +131,6 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     )
 
 
-def _reject_later(raw: Mapping[str, Any]) -> None:
-    if not is_absent(raw.get("audios")):
-        raise Reject("later_audio", "`audios` is set; this version cannot use it yet", "audios")
-
-
 def _check_media(
     raw: Mapping[str, Any],
     messages: Sequence[Mapping[str, Any]],
@@ -152,8 +146,9 @@ def _check_media(
 
 
 def _taken(messages: Sequence[Message]) -> Taken:
-    images = sum(len(message.images) for message in messages)
-    return {"image": images, "video": sum(len(message.media) for message in messages) - images}
+    media = [part for message in messages for part in message.media]
+    kinds: dict[Kind, type] = {"image": Image, "video": Video, "audio": Audio}
+    return {kind: sum(isinstance(part, made) for part in media) for kind, made in kinds.items()}
 
 
 def captions_read(columns: Collection[str]) -> str:
@@ -184,8 +179,6 @@ def _message(message: Any, place: str, bare: Columns, reading: Reading) -> Messa
     if not isinstance(message, Mapping):
         raise Reject("message_not_object", f"a message is {kind_of(message)}, expected an object", place)
     role = _role(message, place, reading.roles)
-    if not is_absent(message.get("audio")):
-        raise Reject("later_audio", "a spoken message; this version cannot use it yet", place)
     calls = parse_calls(message, place)
     if calls and role != "assistant":
         raise Reject("bad_tool_call", f"a call in a {role} turn; expected calls in assistant turns only", place)
@@ -205,7 +198,8 @@ def _message(message: Any, place: str, bare: Columns, reading: Reading) -> Messa
         call_id=_string(message, "tool_call_id", place),
     )
     if role == "assistant" and parsed.media:
-        raise Reject("image_in_assistant", "an image or video in an assistant turn; the model only reads those", place)
+        message_text = "an image, video or sound in an assistant turn; the model only reads those"
+        raise Reject("image_in_assistant", message_text, place)
     return parsed
 
 

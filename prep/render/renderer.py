@@ -29,6 +29,8 @@ class Renderer:
     """The special token that stands for an image; None for models that read text only."""
     video: str | None
     """The special token that stands for a video; None for models that read none."""
+    audio: str | None
+    """The special token that stands for a sound; None for models that hear nothing."""
     template: ChatTemplate
     special_tokens: dict[str, str]
     encoder: Encoder
@@ -47,7 +49,8 @@ class Renderer:
     @property
     def kinds(self) -> dict[str, str]:
         """Placeholder -> kind of media."""
-        return {token: kind for kind, token in (("image", self.image), ("video", self.video)) if token}
+        tokens = (("image", self.image), ("video", self.video), ("audio", self.audio))
+        return {token: kind for kind, token in tokens if token}
 
 
 def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True) -> Renderer:
@@ -74,6 +77,7 @@ def load_renderer(folder: ModelFolder, fast: bool = False, is_large: bool = True
         family=family,
         image=facts.placeholders.get("image"),
         video=facts.placeholders.get("video") if folder.video_token_id is not None else None,
+        audio=facts.placeholders.get("audio"),
         template=compile_template(folder.chat_template),
         special_tokens=dict(folder.special_tokens),
         encoder=encoder,

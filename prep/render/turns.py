@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from lmms.prep.records.parts import Video
+from lmms.prep.records.parts import Audio, Part, Video
 from lmms.prep.records.record import Message, Record
 from lmms.prep.reject import Reject
 
@@ -20,7 +20,7 @@ class Turn:
 
     role: str
     media: tuple[str, ...]
-    """Kinds of the pictures and videos, in order."""
+    """Kinds of the pictures, videos and sounds, in order."""
     first: int
     """The piece of text behind the token that opens the turn."""
     end: int | None
@@ -74,7 +74,12 @@ def _groups(is_tool: bool, run: Iterator[Message]) -> list[tuple[Message, ...]]:
 def _shape(group: Sequence[Message], tool_role: str = "user") -> tuple[str, tuple[str, ...]]:
     """Role and media of the turn that shows these messages: Qwen's templates show results of tools as a user turn."""
     role = tool_role if group[0].role == "tool" else group[0].role
-    return role, tuple("video" if isinstance(m, Video) else "image" for message in group for m in message.media)
+    return role, tuple(media_kind(part) for message in group for part in message.media)
+
+
+def media_kind(part: Part) -> str:
+    """Kind of a part, as templates and packs name the kind."""
+    return "video" if isinstance(part, Video) else "audio" if isinstance(part, Audio) else "image"
 
 
 def _difference(turns: Sequence[Turn], groups: Sequence[Sequence[Message]]) -> Reject:
@@ -94,8 +99,8 @@ def _difference(turns: Sequence[Turn], groups: Sequence[Sequence[Message]]) -> R
 
 
 def _named(role: str, media: Sequence[str]) -> str:
-    videos = f" and {media.count('video')} videos" if "video" in media else ""
-    return f"a {role} turn with {media.count('image')} images{videos}"
+    others = [f" and {media.count(kind)} {noun}" for kind, noun in (("video", "videos"), ("audio", "sounds"))]
+    return f"a {role} turn with {media.count('image')} images{''.join(each for each in others if ' 0 ' not in each)}"
 
 
 def check_texts(texts: Sequence[str], groups: Sequence[Sequence[Message]], record: Record) -> bool:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from lmms.configs.contract.pack import Row
+from lmms.configs.contract.geometry import grid_patches, grid_tokens
+from lmms.configs.contract.pack import Row, Sound
 from lmms.prep.media.edit import edited
-from lmms.prep.media.images import image_size
 from lmms.prep.media.pins import Fetched, pinned
 from lmms.prep.media.read import MediaRef, address_of, read_image
 from lmms.prep.media.resize import picture_grid, with_areas
+from lmms.prep.media.verified import verified_size
 from lmms.prep.records.parts import Image
 from lmms.prep.reject import Reject
 from lmms.prep.sample.recipe import Recipe
@@ -16,15 +17,34 @@ from lmms.prep.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture, or a row of a video: all frames that the vision tower reads together."""
+    """A picture, a row of a video (all frames that the vision tower reads together), or a sound."""
 
     data: bytes
     size: tuple[int, int]
     grid_thw: tuple[int, int, int]
     fetched: Fetched | None
-    """The picture as it came over the network, before any edit."""
+    """The file as it came over the network, before any edit."""
     row: Row | None = None
-    """The row of a video that this is; None for a still picture."""
+    """The row of a video that this is."""
+    sound: Sound | None = None
+    """The sound that this is; then size and grid are 0."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of media, as in a pack."""
+        return "audio" if self.sound else "video" if self.row else "image"
+
+    @property
+    def tower_positions(self) -> int:
+        """Patches, or positions of a sound: what a tower reads."""
+        return sum(self.sound.chunks) if self.sound else grid_patches(self.grid_thw)
+
+    def tokens(self, recipe: Recipe) -> int:
+        """Tokens of the language model."""
+        if self.sound is None:
+            return grid_tokens(self.grid_thw, recipe.limits.merge_size)
+        assert recipe.audio is not None
+        return recipe.audio.tokens(self.sound.samples)
 
 
 def measured(image: Image, source: Source, recipe: Recipe) -> Image:
@@ -35,7 +55,7 @@ def measured(image: Image, source: Source, recipe: Recipe) -> Image:
         data = read_image(image.ref, source.roots, network=recipe.network, beside=source.beside, looked=recipe.looked)
         address = address_of(image.ref, source.beside)
         fetched = None if address is None else pinned(address, data, recipe.pins)
-        size = image_size(data, recipe.verify_media, recipe.max_image_pixels)
+        size = verified_size(data, recipe.verify_media, recipe.max_image_pixels)
     except Reject as reject:
         raise Reject(reject.reason, reject.message, image.place) from None
     return replace(image, ref=MediaRef("bytes", data), size=size, fetched=fetched)

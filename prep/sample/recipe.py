@@ -5,10 +5,13 @@ from typing import Literal
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.sounds import Audio
 from lmms.configs.contract.video import VideoRule
+from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.media.network import Network
 from lmms.prep.media.pins import Pins
 from lmms.prep.media.read import Looked
+from lmms.prep.sample.frame_prices import FramePrices
 from lmms.prep.video.facts import Backend, FrameFormat, VideoLimits
 
 
@@ -34,9 +37,17 @@ class Recipe:
     """None for a model that reads no videos."""
     video_backend: Backend = "auto"
     video_limits: VideoLimits = field(default_factory=VideoLimits)
+    """For sounds too."""
     frame_format: FrameFormat = field(default_factory=FrameFormat)
     """How the frames of videos are kept."""
     resizes_frames: bool = True
     """Whether frames are kept as the model sees them, or as they were."""
+    prices: FramePrices | None = field(default=None, compare=False)
+    """Videos of the chunk at hand, measured in all forms of frames; None: they are not measured."""
+    audio: Audio | None = None
+    """None for a model that hears nothing."""
+    sound_format: SoundFormat = field(default_factory=SoundFormat)
+    cuts_sounds: bool = False
+    """Whether sounds longer than the model hears are cut, or rejected."""
     pins: Pins = field(default_factory=dict)
     """Pictures of an earlier build: what is fetched has to be the same."""

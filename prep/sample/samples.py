@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lmms.configs.contract.geometry import grid_tokens
 from lmms.configs.contract.pack import Media, Pack
 from lmms.configs.settings.sources import Coords
 from lmms.configs.settings.transforms import Transform
@@ -252,7 +251,6 @@ def _sample(
     rendered: Rendered, pictures: Sequence[Picture], weight: float, place: tuple[int, int], recipe: Recipe
 ) -> Pack:
     """The pack of one sample. place: number of the source, and row."""
-    sizes = [grid_tokens(p.grid_thw, recipe.limits.merge_size) for p in pictures]
     return Pack(
         input_ids=rendered.input_ids,
         cu_seqlens=np.array([0, len(rendered.input_ids)], np.int32),
@@ -261,8 +259,8 @@ def _sample(
         sample_weights=np.array([weight], np.float64),
         samples=np.array([place], np.int64),
         media=tuple(
-            Media("video" if p.row else "image", start, start + size, p.size, p.grid_thw, len(p.data), p.row)
-            for start, size, p in zip(rendered.image_starts, sizes, pictures, strict=True)
+            Media(p.kind, start, start + p.tokens(recipe), p.size, p.grid_thw, len(p.data), p.row, p.sound)
+            for start, p in zip(rendered.image_starts, pictures, strict=True)
         ),
         media_bytes=b"".join(p.data for p in pictures),
     )

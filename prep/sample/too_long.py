@@ -3,7 +3,6 @@
 from bisect import bisect_left
 
 from lmms.configs.contract.check import PackLimits
-from lmms.configs.contract.geometry import grid_patches
 from lmms.configs.settings.sources import TooLong
 from lmms.prep.records.document import Document
 from lmms.prep.records.record import Record
@@ -32,7 +31,7 @@ def document_pieces(
     if too_long == "reject" or not document.may_split:
         raise _too_long(whole, shown, recipe.limits, "")
     most = (recipe.limits.seq_len, recipe.limits.max_patches)
-    patches = [grid_patches(p.grid_thw) for p in shown.pictures]
+    patches = [picture.tower_positions for picture in shown.pictures]
     return list(cut_document(whole, shown.tokens, patches, most, recipe.text_overlap))
 
 
@@ -69,12 +68,13 @@ def cut_turns(
 
 
 def fits(rendered: Rendered, shown: Shown, limits: PackLimits) -> bool:
-    return len(rendered.input_ids) <= limits.seq_len and shown.patches <= limits.max_patches
+    return len(rendered.input_ids) <= limits.seq_len and shown.tower_positions <= limits.max_patches
 
 
 def _too_long(rendered: Rendered, shown: Shown, limits: PackLimits, place: str) -> Reject:
-    tokens, patches = len(rendered.input_ids), shown.patches
+    tokens, patches = len(rendered.input_ids), shown.tower_positions
     advice = "; smaller: video_max_pixels, fewer frames: video_fps or video_max_frames" if shown.clips else ""
     if tokens > limits.seq_len:
         return Reject("too_long", f"{tokens} tokens, a pack holds {limits.seq_len}{advice}", place)
-    return Reject("too_many_patches", f"{patches} patches, a pack holds {limits.max_patches}{advice}", place)
+    heard = " and positions of sounds" if any(picture.sound for picture in shown.pictures) else ""
+    return Reject("too_many_patches", f"{patches} patches{heard}, a pack holds {limits.max_patches}{advice}", place)

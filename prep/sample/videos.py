@@ -9,6 +9,7 @@ from lmms.configs.contract.video import (
     asked,
     clip_range,
     frame_size,
+    row_step,
     rows_of,
     sampled_frames,
 )
@@ -16,7 +17,7 @@ from lmms.configs.settings.sources import Reading
 from lmms.prep.media.edit import pixels_of
 from lmms.prep.media.images import image_size
 from lmms.prep.media.pins import Fetched, pinned
-from lmms.prep.media.read import address_of, find_video, read_image
+from lmms.prep.media.read import address_of, find_media, read_image
 from lmms.prep.records.parts import Video
 from lmms.prep.reject import Reject
 from lmms.prep.sample.pictures import Picture
@@ -24,6 +25,7 @@ from lmms.prep.sample.recipe import Recipe
 from lmms.prep.sources import Source
 from lmms.prep.video.decode import encoded_frames, probe
 from lmms.prep.video.encode import encoded
+from lmms.prep.video.facts import FrameFormat
 from lmms.prep.video.resize import resized
 
 _LIST_FPS = 2.0
@@ -52,7 +54,7 @@ def _of_file(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, ...
     assert recipe.vision is not None
     assert recipe.video is not None
     (ref,) = video.files.refs
-    file = find_video(ref, source.roots, network=recipe.network, beside=source.beside, looked=recipe.looked)
+    file = find_media(ref, source.roots, "video", network=recipe.network, beside=source.beside, looked=recipe.looked)
     facts = probe(file, recipe.video_backend, recipe.video_limits)
     ask, row = asked((video.ask, ask_of(source.reading))), recipe.vision.temporal_patch_size
     try:
@@ -61,15 +63,15 @@ def _of_file(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, ...
     except ValueError as error:
         raise Reject("bad_range", str(error)) from None
     size = _resized(facts.size, len(numbers), ask, recipe)
-    frames = encoded_frames(
-        file,
-        numbers,
-        size if recipe.resizes_frames else None,
-        recipe.frame_format,
-        recipe.video_backend,
-        recipe.video_limits,
-    )
-    step = row / (len(numbers) / len(clip) * facts.fps)
+    decoder = (recipe.video_backend, recipe.video_limits)
+    frames = encoded_frames(file, numbers, size if recipe.resizes_frames else None, recipe.frame_format, *decoder)
+    if recipe.prices:
+
+        def read(places: Sequence[int]) -> list[bytes]:
+            return encoded_frames(file, [numbers[i] for i in places], None, FrameFormat("png"), *decoder)
+
+        recipe.prices.measure(len(numbers), read, size, recipe.frame_format.quality, are_files=False)
+    step = row_step(len(clip), len(numbers), facts.fps, ask, recipe.video, row)
     seconds = [number / facts.fps for number in numbers]
     stored = size if recipe.resizes_frames else facts.size
     address = address_of(ref, source.beside)
@@ -94,6 +96,10 @@ def _of_frames(video: Video, source: Source, recipe: Recipe) -> tuple[Picture, .
         raise Reject("bad_part", message)
     ask = asked((video.ask, ask_of(source.reading)))
     size = _resized(sizes[0], -(-len(frames) // row) * row, ask, recipe)
+    if recipe.prices:
+        files = tuple(frames)
+        quality = recipe.frame_format.quality
+        recipe.prices.measure(len(files), lambda places: [files[i] for i in places], size, quality, are_files=True)
     if recipe.resizes_frames:
         frames = [encoded(resized(pixels_of(data), *size), recipe.frame_format) for data in frames]
     seconds = [number / fps for number in range(len(frames))]

@@ -16,7 +16,7 @@ from typing import Any
 
 from lmms.configs.errors import ConfigError
 from lmms.configs.settings.transforms import Function, Transform
-from lmms.prep.records.parts import Image, Text, Video
+from lmms.prep.records.parts import MEDIA_PARTS, Text
 from lmms.prep.records.record import Message, Record
 from lmms.prep.records.shapes import Shape
 from lmms.prep.reject import REASONS, Reject
@@ -91,7 +91,7 @@ def _check(record: Record, name: str) -> None:
     """Reject for a record that the rendering could not read."""
     for i, turn in enumerate(record.messages):
         parts = () if isinstance(turn, Message) and isinstance(turn.content, str) else getattr(turn, "content", None)
-        if not isinstance(parts, tuple) or not all(isinstance(part, Text | Image | Video | Shape) for part in parts):
+        if not isinstance(parts, tuple) or not all(isinstance(part, (Text, *MEDIA_PARTS, Shape)) for part in parts):
             message = f"{name} made a turn whose content is no text and no tuple of parts"
             raise Reject("transform_error", message, f"messages[{i}]")
     pictures = len(record.images)

@@ -13,7 +13,9 @@ from lmms.cli.demo.draw import draw_pictures
 from lmms.cli.main import app
 from lmms.configs.contract.manifest import read_manifest
 from lmms.configs.stores.store import LocalStore
-from tests.kit.folders import shard_files, tiny_model_folder
+from lmms.prep.sample.frame_prices import CHOICES
+from tests.kit.folders import VIDEO_TEMPLATE, shard_files, tiny_model_folder
+from tests.kit.media.videos import video
 
 
 def lmms(*words: object) -> Result:
@@ -185,6 +187,24 @@ def test_a_plan_compares_lengths_and_writes_nothing(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     assert "such as 1%, 0.05 or all" in lmms(*words, "--seq-len", "256", "--sample", "2").output
     assert "such as 4096,16384" in lmms(*words, "--seq-len", "short").output
+
+
+def test_a_plan_prices_each_choice_of_frames(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(video(50))
+    (tmp_path / "template.jinja").write_text(VIDEO_TEMPLATE)
+    messages = [
+        {"role": "user", "content": [{"type": "video", "video": "a.mp4"}]},
+        {"role": "assistant", "content": "A"},
+    ]
+    (tmp_path / "set.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    words = ("prep", "plan", tmp_path / "set.jsonl", "--model", tiny_model_folder(tmp_path), "--workers", 0)
+    words += ("--seq-len", 512, "--media-root", tmp_path, "--chat-template", tmp_path / "template.jinja")
+    shown = lmms(*words, "--video-quality", 80)
+    assert "as 1 video tell" in shown.output
+    assert re.search(r"B +[0-9.,]+ ?.?B +resized +jpeg of video_quality 80, as set *\n", shown.output)
+    assert re.search(r"B +[0-9.,]+ ?.?B +original +png *\n", shown.output)
+    choices = json.loads(lmms(*words, "--json").output)["frame_choices"]
+    assert [(choice["video_frames"], choice["video_encoding"]) for choice in choices] == list(CHOICES)
 
 
 def test_a_switch_may_stand_without_a_value() -> None:

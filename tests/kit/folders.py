@@ -17,6 +17,15 @@ TOOL_TEMPLATE = (
 )
 """A chat template with a place for tools, which the tiny model's template lacks."""
 
+VIDEO_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}"
+    "<|vision_start|><|{{ part.type }}_pad|><|vision_end|>{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+)
+"""A chat template with a place for videos, which the tiny model's template lacks."""
+
 
 def tiny_model_folder(parent: Path) -> Path:
     """A copy of the package's tiny Qwen3-VL type model folder (tokenizer, template, processor, config; no weights)."""

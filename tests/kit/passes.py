@@ -64,7 +64,7 @@ def model_of(family: str, recompute: Recompute, trained: str = "full") -> TrainM
 def step(model: TrainModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and gradients; LoRA's dropout is drawn from the same seed."""
     torch.manual_seed(5)
-    loss, _ = model(batch, batch.images > 0)
+    loss, _ = model(batch, batch.images > 0, step_has_sounds=batch.num_sounds > 0)
     loss.backward()
     return loss.detach(), gradients(model)
 

@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +16,23 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+from lmms.configs.contract.families import FAMILIES
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
-from lmms.configs.load import load_config
+from lmms.configs.load import load_config, to_yaml
 from lmms.configs.settings.train import TrainConfig
 from lmms.train.checkpoint.read import load_checkpoint
 from lmms.train.run import train
 from lmms.train.watch.metrics import METRICS_NAME, StepLog
-from tests.kit.model.models import FIRST_SPECIAL, IMAGE_TOKEN, TINY_VISION, VIDEO_TOKEN, VISION_FAMILIES, tiny_config
+from tests.kit.model.models import (
+    AUDIO_TOKEN,
+    AUDIOS,
+    FIRST_SPECIAL,
+    IMAGE_TOKEN,
+    TINY_VISION,
+    VIDEO_TOKEN,
+    VISION_FAMILIES,
+    tiny_config,
+)
 from tests.kit.ranks import free_port, on_ranks
 from tests.kit.shards import make_pack, write_shards
 
@@ -36,30 +50,50 @@ SMALL_RUN: dict[str, Any] = {
     "device": "cpu",
 }
 
+_TRAIN_UP_TO = """
+import sys, time
+from pathlib import Path
+from lmms.configs.load import load_config, to_yaml
+from lmms.configs.settings.train import TrainConfig
+from lmms.train.run import train
+last = int(sys.argv[2])
+# The line of a step is in the log before it is told.
+train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: getattr(event, "step", 0) == last and time.sleep(3000))
+"""
+
+
+_SOUNDS = {3: (2000, 8000), 4: (1281,), 8: (16000,)}
+"""Pack -> samples of its sounds."""
+
 
 def write_model_folder(folder: Path, family: str, *, tied: bool = False, word: str = "a") -> ModelFolder:
     """A tiny config with a tokenizer, template and processor settings, but no weights. `word` makes it another."""
     tiny_config(family, tied).save_pretrained(folder)
-    pads = {"<|image_pad|>": IMAGE_TOKEN, "<|video_pad|>": VIDEO_TOKEN} if family in VISION_FAMILIES else {}
-    added = [{"id": token, "content": pad} for pad, token in pads.items()]
+    ids = {"image": IMAGE_TOKEN, "video": VIDEO_TOKEN, "audio": AUDIO_TOKEN}
+    added = [{"id": ids[kind], "content": pad} for kind, pad in FAMILIES[family].placeholders.items()]
     model = {"type": "BPE", "vocab": {word: 0}, "merges": []}
     (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    if family in VISION_FAMILIES:
-        (folder / "preprocessor_config.json").write_text(json.dumps(asdict(TINY_VISION)))
+    processor = asdict(TINY_VISION) if family in VISION_FAMILIES else {}
+    if audio := AUDIOS.get(family):
+        processor |= {"sampling_rate": audio.sample_rate, "feature_size": audio.mel_bins, "n_fft": audio.fft}
+        processor |= {"hop_length": audio.hop, "n_samples": audio.longest}
+    if processor:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return read_model_folder(folder, None, None)
 
 
 def write_run(folder: Path, family: str, *, packs: int = 11, tied: bool = False) -> dict[str, Any]:
     """A model folder and shards in `folder`; returns the settings of a run on them. In a vision family every
-    third pack shows pictures, and one of them and another pack show a video."""
+    third pack shows pictures, and one of them and another pack show a video; where the model hears, three have sounds."""
     model = write_model_folder(folder / "model", family, tied=tied)
     rng = np.random.default_rng(7)
     images = [2 * int(family in VISION_FAMILIES and i % 3 == 0) for i in range(packs)]
     frames = [3 * int(family in VISION_FAMILIES and i in (3, 7)) for i in range(packs)]
+    sounds = [_SOUNDS.get(i, ()) if family in AUDIOS else () for i in range(packs)]
     made = [
-        make_pack(rng, rng.integers(6, 20, 1 + i % 3).tolist(), FIRST_SPECIAL, shown, model, moving)
-        for i, (shown, moving) in enumerate(zip(images, frames, strict=True))
+        make_pack(rng, rng.integers(6, 20, 1 + i % 3).tolist(), FIRST_SPECIAL, shown, model, moving, heard)
+        for i, (shown, moving, heard) in enumerate(zip(images, frames, sounds, strict=True))
     ]
     write_shards(folder / "shards", made, model, seq_len=512)
     places = {"model.path": "model", "data.shards": "shards", "output": "out"}
@@ -105,6 +139,20 @@ def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torc
 
 def silent(event: StepLog | str) -> None:
     """A report that nobody reads."""
+
+
+def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
+    """Train in a process of its own, which gets SIGKILL as soon as it has logged this step."""
+    file.write_text(to_yaml(config))
+    process = subprocess.Popen([sys.executable, "-c", _TRAIN_UP_TO, file, str(step)], stderr=subprocess.PIPE, text=True)
+    log = Path(config.output) / METRICS_NAME
+    while not (log.exists() and f'"step": {step}' in log.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert process.stderr is not None
+    process.stderr.close()
 
 
 def train_on_ranks(configs: Sequence[TrainConfig], ranks: int) -> None:

@@ -15,6 +15,7 @@ from lmms.configs.contract.pack import Media, Pack
 from lmms.prep import writer
 from lmms.prep.writer import PackFacts
 from tests.kit.model.clips import clip_rows, noise_clip
+from tests.kit.model.sounds import noise_sound
 
 PICTURE_VISION = Vision(
     patch_size=14,
@@ -44,9 +45,10 @@ def make_pack(
     images: int = 0,
     model: ModelFolder | None = None,
     frames: int = 0,
+    sounds: Sequence[int] = (),
 ) -> Pack:
     """Conversations of random tokens below `vocab`, the second half of each predicted; the first one shows `images`
-    small pictures of noise and a video of so many frames (then `model` gives tokens and geometry)."""
+    small pictures of noise, a video of so many frames and sounds of so many samples (then `model` gives tokens)."""
     media, data, shown = [], b"", [np.zeros(0, np.int32)]
     position = 1
     for _ in range(images):
@@ -68,6 +70,15 @@ def make_pack(
             position += entry.end
         shown.append(_tokens(rng, 1, vocab))
         position += 1
+    for samples in sounds:
+        assert model is not None
+        assert model.audio is not None
+        noise = noise_sound(int(rng.integers(1000)), samples, model.audio)
+        entry = noise.media
+        media.append(replace(entry, start=position, end=position + entry.end))
+        data += noise.data
+        shown += [np.full(entry.end, model.audio_token_id, np.int32), _tokens(rng, 1, vocab)]
+        position += entry.end + 1
     placeholders = np.concatenate(shown)
     lengths = [lengths[0] + len(placeholders), *lengths[1:]]
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -101,7 +112,8 @@ def write_shards(
     facts = PackFacts(
         model=model,
         seq_len=seq_len,
-        max_patches=max([1, *(grid_patches(m.grid_thw) for p in packs for m in p.media)]) * 8,
+        max_patches=max([1, *(grid_patches(m.grid_thw) for p in packs for m in p.media)]) * 8
+        + max(pack.sound_positions for pack in packs),
         sources=sources,
         packing="as given",
         renderer="test",

@@ -1,6 +1,7 @@
 """build-report.json: what a build read and took, outside of what is equal in equal builds."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
 from lmms.prep.build_report import REPORT_NAME, Clock
 from lmms.prep.progress import Progress, silent
-from tests.kit.folders import shard_files, tiny_model_folder
+from lmms.prep.video.decode import probe
+from lmms.prep.video.facts import VideoLimits
+from lmms.prep.video.process import stop
+from tests.kit.folders import VIDEO_TEMPLATE, shard_files, tiny_model_folder
+from tests.kit.media.videos import again, video
 from tests.kit.records import write_records
 
 
@@ -78,3 +83,31 @@ def test_a_stage_is_timed_from_its_first_word_to_that_of_the_next(monkeypatch: p
         hear(Progress(stage, 0, 0, 0, 0, 0))
     clock.begin("end")
     assert clock.seconds == {"finding": 3.0, "reading": 1.0, "writing": 10.0}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_cpu_time_of_the_process_that_decodes_is_counted(tmp_path: Path, workers: int) -> None:
+    clip = tmp_path / "long.mp4"
+    clip.write_bytes(again(video(10, codec="mpeg4", size=(1280, 720)), 60))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    probe(clip, "auto", VideoLimits())  # decodes all frames to count them
+    stop()
+    alone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    template = tmp_path / "template.jinja"
+    template.write_text(VIDEO_TEMPLATE)
+    content = [{"type": "video", "video": "long.mp4", "nframes": 2}, {"type": "text", "text": "What is shown?"}]
+    talk = [{"role": "user", "content": content}, {"role": "assistant", "content": "Bars."}]
+    used = []
+    for name, messages in (("text", [{"role": "user", "content": "Hello"}, talk[1]]), ("video", talk)):
+        source = tmp_path / f"{name}.jsonl"
+        source.write_text(json.dumps({"messages": messages}) + "\n")
+        out, model = tmp_path / f"out-{name}", str(tiny_model_folder(tmp_path))
+        settings: dict[str, Any] = {
+            "video_min_pixels": 3136,
+            "video_max_pixels": 4096,
+            "seq_len": 512,
+            "chat_template": str(template),
+        }
+        build_shards(PrepConfig(sources=(str(source),), model=model, out=str(out), workers=workers, **settings))
+        used.append(json.loads((out / REPORT_NAME).read_text())["cpu_seconds"])
+    assert used[1] - used[0] > 0.7 * alone > 0.3

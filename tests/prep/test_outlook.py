@@ -1,17 +1,24 @@
 """What a build would make is what the build makes; a share of the rows is a small picture of all."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lmms.configs.contract.manifest import open_dataset
 from lmms.configs.errors import BuildError, ConfigError
 from lmms.configs.settings.prep import PrepConfig
+from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
 from lmms.prep.outlook import expected_waiting, look_ahead
-from tests.kit.folders import tiny_model_folder
+from lmms.prep.sample.frame_prices import CHOICES
+from lmms.train.data.shards import PackReader, read_sidecar
+from tests.kit.folders import VIDEO_TEMPLATE, tiny_model_folder
+from tests.kit.media.videos import numbered, video
 from tests.kit.records import write_records
 
 
@@ -83,3 +90,62 @@ def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
         look_ahead(settings(tmp_path), [512], share=0.0)
     with pytest.raises(BuildError, match=r"no record of the 61 that were read can be packed; rejected: too_long"):
         look_ahead(settings(tmp_path), [4])
+
+
+def write_videos(folder: Path) -> dict[str, Any]:
+    """Settings of a build of six videos, of which the last is too long, and a text, all twice."""
+    (folder / "template.jinja").write_text(VIDEO_TEMPLATE)
+    parts: list[dict[str, str]] = [{"type": "text", "text": "Hello"}]
+    for number in range(6):
+        (folder / f"{number}.mp4").write_bytes(video(1000 if number == 5 else 50, size=(320, 240)))
+        parts.append({"type": "video", "video": f"{number}.mp4"})
+    answer = {"role": "assistant", "content": "Bars."}
+    records = [{"messages": [{"role": "user", "content": [part]}, answer]} for part in parts]
+    (folder / "data").mkdir()
+    (folder / "data" / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    paths = {"media_root": str(folder), "chat_template": str(folder / "template.jinja")}
+    source = SourceConfig(path=str(folder / "data"), repeat=2)
+    return {**paths, "sources": (source,), "video_total_pixels": 128 * 96 * 4}
+
+
+def stored_frames(out: Path) -> int:
+    dataset = open_dataset(out)
+    sidecar, reader = read_sidecar(dataset), PackReader([dataset])
+    packs = [reader.read(sidecar.place(number)) for number in range(len(sidecar))]
+    return sum(media.bytes for pack in packs for media in pack.media if media.row)
+
+
+@pytest.mark.parametrize("chosen", CHOICES[::3])
+def test_each_choice_of_frames_is_priced_as_a_build_with_it_takes(tmp_path: Path, chosen: tuple[Any, Any]) -> None:
+    more = {**write_videos(tmp_path), "video_frames": chosen[0], "video_encoding": chosen[1]}
+    outlook = look_ahead(settings(tmp_path, **more), [512])
+    assert (outlook.rejects, outlook.measured_videos) == ({"too_long": 1}, 4)
+    assert [(c.video_frames, c.video_encoding) for c in outlook.frame_choices] == list(CHOICES)
+    for choice in outlook.frame_choices:
+        now = {"video_frames": choice.video_frames, "video_encoding": choice.video_encoding}
+        out = tmp_path / f"{choice.video_frames}-{choice.video_encoding}"
+        build_shards(replace(settings(tmp_path, **{**more, **now}), out=str(out)))
+        shards = sum(file.stat().st_size for file in out.glob("*.mds"))
+        assert choice.frames == pytest.approx(stored_frames(out), rel=0 if tuple(now.values()) == chosen else 0.1)
+        assert choice.shards == pytest.approx(shards, rel=0.1)
+
+
+def test_without_videos_no_choice_of_frames_is_priced(tmp_path: Path) -> None:
+    write_records(tmp_path / "data", 60)
+    assert look_ahead(settings(tmp_path), [512]).frame_choices == ()
+
+
+@pytest.mark.parametrize("video_frames", ["original", "resized"])
+def test_frames_that_are_files_are_priced_as_they_are(tmp_path: Path, video_frames: str) -> None:
+    for number in range(1, 4):
+        Image.fromarray(numbered(number, 320, 240)).save(tmp_path / f"{number}.jpg", quality=50)
+    (tmp_path / "template.jinja").write_text(VIDEO_TEMPLATE)
+    content = [{"type": "video", "video": ["1.jpg", "2.jpg", "3.jpg"]}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "Bars."}]
+    (tmp_path / "data.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    more = {"media_root": str(tmp_path), "chat_template": str(tmp_path / "template.jinja"), "video_max_pixels": 12288}
+    config = settings(tmp_path, sources=(str(tmp_path / "data.jsonl"),), video_frames=video_frames, **more)
+    choices = {(c.video_frames, c.video_encoding): c.frames for c in look_ahead(config, [512]).frame_choices}
+    own = sum((tmp_path / f"{number}.jpg").stat().st_size for number in range(1, 4))
+    assert choices["original", "jpeg"] == choices["original", "png"] == pytest.approx(own, abs=1)
+    assert choices["resized", "png"] != own

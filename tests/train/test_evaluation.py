@@ -184,14 +184,14 @@ def test_each_pack_counts_once_and_every_rank_has_as_many_passes(
 ) -> None:
     sidecar = read_sidecar(open_dataset(folders["qwen2_5_vl"]))
     plans = [plan_passes(sidecar, rank, ranks, micro_packs) for rank in range(ranks)]
-    counted = [place.pack for requests, _ in plans for one in requests if one.counts for place in one.places]
+    counted = [place.pack for plan in plans for one, *_ in plan if one.counts for place in one.places]
     assert sorted(counted) == list(range(PACKS))
-    assert len({len(requests) for requests, _ in plans}) == 1
-    for number, of_a_pass in enumerate(zip(*(requests for requests, _ in plans), strict=True)):
-        shows = any(place.pack in (2, 5) for one in of_a_pass for place in one.places)
-        assert {has_images[number] for _, has_images in plans} == {shows}
-        assert all(1 <= len(one.places) <= micro_packs for one in of_a_pass)
-    own = [place.pack for one in plans[-1][0] if one.counts for place in one.places]
+    assert len({len(plan) for plan in plans}) == 1
+    for of_a_pass in zip(*plans, strict=True):
+        shows = any(place.pack in (2, 5) for one, *_ in of_a_pass for place in one.places)
+        assert {tuple(towers) for _, *towers in of_a_pass} == {(shows, False)}
+        assert all(1 <= len(one.places) <= micro_packs for one, *_ in of_a_pass)
+    own = [place.pack for one, *_ in plans[-1] if one.counts for place in one.places]
     assert own == list(range(PACKS))[ranks - 1 :: ranks]
 
 

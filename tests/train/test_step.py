@@ -154,7 +154,10 @@ def test_a_text_pass_without_gradients_leaves_no_old_weights_behind(world: World
     """With the vision tower alone in training, a pass without images has no backward, which else frees weights."""
     passes = [Request((sets.place(pack),), True) for pack in (0, 1)]
     weight = float(sets.target_weight[:2].sum())
-    plan = replace(plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False], weight=weight)
+    plan = replace(
+        plan_of(sets, 2), packs=np.array([0, 1]), passes=passes, has_images=[True, False], has_sounds=[False] * 2
+    )
+    plan = replace(plan, weight=weight)
     plain = build_model(tiny_config(FAMILY), "none")
     materialize(plain, world.device)
     init_random(plain, 0)
@@ -239,6 +242,7 @@ def test_a_pass_that_does_not_count_changes_nothing(world: World, sets: Sets) ->
         plan,
         passes=[*plan.passes, Request((sets.place(0),), False)],
         has_images=[*plan.has_images, True],
+        has_sounds=[*plan.has_sounds, False],
     )
     models = [sharded_model(world), sharded_model(world)]
     plain, other = (one_step(world, sets, p, model) for p, model in zip((plan, padded), models, strict=True))

@@ -20,6 +20,7 @@ from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.build import build_shards
 from lmms.prep.chunks import chunk_values, read_chunks
 from lmms.prep.engine.cluster import Call, groups_on_ray, ray_cluster, tasks_on_ray
+from lmms.prep.engine.processes import same_task
 from lmms.prep.progress import Progress
 from lmms.prep.sources import find_sources
 
@@ -80,7 +81,7 @@ def tasks(number: int) -> dict[str, float]:
         cpu = [time.process_time()]
         list(tasks_on_ray(call, ((i, bytes(1000)) for i in range(number)), str))
         cpu.append(time.process_time())
-        chunks = len(list(groups_on_ray(call, _chunks, [number // 20] * 2, iter(()), str)))
+        chunks = len(list(groups_on_ray(call, _chunks, [number // 20] * 2, iter(()), str, lambda: same_task)))
         cpu.append(time.process_time())
     return {"task_ms": (cpu[1] - cpu[0]) / number * 1e3, "chunk_ms": (cpu[2] - cpu[1]) / chunks * 1e3}
 

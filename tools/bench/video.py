@@ -70,18 +70,15 @@ def main() -> None:
     root = str(asked.folder.resolve())
     with TemporaryDirectory() as scratch:
         source, still = Path(scratch, "videos.jsonl"), Path(scratch, "still.jsonl")
-        files = sorted(file.name for file in asked.folder.iterdir() if file.suffix in _ENDINGS)
-        _write(source, files)
-        _, failed = _processor(asked, source, root)
-        files = [file for file in files if file not in failed]
-        _write(source, files)
+        files, failed = write_readable(asked.model, asked.folder, asked.backend, source)
         still.write_text(json.dumps(_record(None)) + "\n")
         rounds = []
         for number in range(asked.repeat):
             out = Path(scratch, f"out{number}")
             alone = _cpu(_PREP, asked.model, str(still), f"{out}-still", root, asked.fps)
             prep = _cpu(_PREP, asked.model, str(source), str(out), root, asked.fps) - alone
-            rounds.append((prep, *_epoch(out), _processor(asked, source, root)[0]))
+            processor, _ = _processor(asked.model, source, root, asked.backend, asked.fps)
+            rounds.append((prep, *_epoch(out), processor))
     prep, epoch, processor = (min(each[i] for each in rounds) for i in (0, 1, 4))
     _, _, stored, seconds, _ = rounds[0]
     print("| | CPU seconds | of the processor |\n|---|---|---|")
@@ -92,13 +89,29 @@ def main() -> None:
     print(f"left out, since transformers cannot read them: {', '.join(failed) or 'none'}")
 
 
-def _write(source: Path, files: Sequence[str]) -> None:
+def video_files(folder: Path) -> list[str]:
+    """Names of the video files of a folder."""
+    return sorted(file.name for file in folder.iterdir() if file.suffix in _ENDINGS)
+
+
+def write_records(source: Path, files: Sequence[str]) -> None:
+    """Write a record of one question for each video."""
     source.write_text("".join(f"{json.dumps(_record(file))}\n" for file in files))
 
 
-def _processor(asked: argparse.Namespace, source: Path, root: str) -> tuple[float, list[str]]:
+def write_readable(model: str, folder: Path, backend: str, source: Path) -> tuple[list[str], list[str]]:
+    """Write a record for each video that transformers can read; returns these videos, and the others."""
+    files = video_files(folder)
+    write_records(source, files)
+    _, failed = _processor(model, source, str(folder.resolve()), backend, "2")
+    files = [file for file in files if file not in failed]
+    write_records(source, files)
+    return files, failed
+
+
+def _processor(model: str, source: Path, root: str, backend: str, fps: str) -> tuple[float, list[str]]:
     """CPU seconds of transformers, and the files that its video backend cannot read."""
-    made = json.loads(_run(_PROCESSOR, asked.model, str(source), asked.backend, root, asked.fps))
+    made = json.loads(_run(_PROCESSOR, model, str(source), backend, root, fps))
     return made["seconds"], made["failed"]
 
 

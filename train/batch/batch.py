@@ -17,16 +17,18 @@ from torch import Tensor
 from lmms.configs.contract.check import check_pack
 from lmms.configs.contract.families import FAMILIES
 from lmms.configs.contract.loss_weight import span_weights
-from lmms.configs.contract.pack import Pack, join_packs
+from lmms.configs.contract.pack import Media, Pack, join_packs
 from lmms.configs.errors import DatasetError, TrainError
 from lmms.train.batch.frames import row_patches
 from lmms.train.batch.images import BadMediaError, image_patches
-from lmms.train.batch.recipe import Recipe
+from lmms.train.batch.mel import mel_frames, sound_frames
+from lmms.train.batch.recipe import Recipe, SetRecipe
+from lmms.train.batch.sounds import Sounds, make_sounds
 from lmms.train.batch.vision import Pictures, make_pictures
 from lmms.train.data.sets import packs_digest
 from lmms.train.data.shards import Place
 from lmms.train.families import family_of
-from lmms.train.parallel.share import WHOLE, Share, share_images
+from lmms.train.parallel.share import WHOLE, Share, image_sizes, share_media, sound_sizes
 
 T = TypeVar("T")
 
@@ -55,14 +57,17 @@ class Batch:
     """int64 [R]: which of the recipe's groups each target belongs to."""
     num_groups: int
     vision: Pictures | None
-    """None for text models only."""
+    """None for models that see nothing."""
     images: int
+    sounds: Sounds | None
+    """None for models that hear nothing."""
+    num_sounds: int
     packs: tuple[str, ...]
     """Names of the packs, for errors."""
     digest: int
     """Sum modulo 2**64 of the mixed hashes of the packs' bytes, see sets.packs_digest; 0 if the pass does not count."""
     masked: tuple[str, ...]
-    """One sentence for each conversation that is trained with weight 0, since one of its images failed."""
+    """One sentence for each conversation that is trained with weight 0, since one of its media failed."""
     share: Share
     """Which part of the sequence this is. What counts once for all parts (digest, masked) is in the first part."""
 
@@ -76,14 +81,14 @@ class Batch:
 
 
 def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], counts: bool = True) -> Batch:
-    """Decode the images of these packs and lay them out for one forward pass.
+    """Decode the media of these packs and lay them out for one forward pass.
 
     places: where the packs were read. counts: false for a pass that only keeps a rank in step with the others: all its
     targets weigh 0.
     Raises DatasetError for a pack that breaks the contract, such as image tokens that its media do not cover, and
-    TrainError for an image that fails, unless the recipe masks its conversation.
-    The result is the recipe's share of the sequence. Only images of this share are decoded, unless failing images are
-    masked: every rank must know of failing images.
+    TrainError for an image or sound that fails, unless the recipe masks its conversation.
+    The result is the recipe's share of the sequence. Only media of this share are decoded, unless failing media are
+    masked: every rank must know of failing media.
     """
     for pack, place in zip(packs, places, strict=True):
         _check_pack(pack, place, recipe)
@@ -94,14 +99,12 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
     # Each weight is rounded to float32 once: the sum of the weights is the sidecar's to 1e-7.
     weights = np.repeat(span_weights(joined, recipe.loss_weight), np.diff(joined.targets)[:, 0]).astype(np.float32)
     groups = np.concatenate([recipe.groups(pack, place) for pack, place in zip(packs, places, strict=True)])
-    pictures, masked = None, dict[int, str]()
-    tower = recipe.tower
-    position_ids = family_of(recipe.family).positions(cu_seqlens, joined.media, tower)
-    if tower is not None:
-        rank_images = share_images(joined.media, recipe.share.ranks)[recipe.share.index]
-        patches, masked = _decode(packs, places, recipe, rank_images)
-        pictures = make_pictures(recipe, joined.media, patches, len(joined.input_ids))
-        weights[np.isin(segments, list(masked))] = 0
+    tokens, images, sounds = len(joined.input_ids), image_sizes(joined.media), sound_sizes(joined.media)
+    position_ids = family_of(recipe.family).positions(cu_seqlens, joined.media, recipe.tower)
+    rank_media = {i for sizes in (images, sounds) for i in share_media(sizes, recipe.share.ranks)[recipe.share.index]}
+    decoded, masked = _decode(packs, places, recipe, rank_media)
+    hears = recipe.sets[0].limits.audio is not None
+    weights[np.isin(segments, list(masked))] = 0
     weights *= counts
     whole = Batch(
         input_ids=_tensor(joined.input_ids, torch.int64)[None],
@@ -114,8 +117,10 @@ def make_batch(packs: Sequence[Pack], recipe: Recipe, places: Sequence[Place], c
         weight=float(weights.sum(dtype=np.float64)),
         groups=_tensor(groups[segments], torch.int64),
         num_groups=recipe.num_groups,
-        vision=pictures,
-        images=len(joined.media),
+        vision=make_pictures(recipe, joined.media, decoded, tokens) if recipe.tower else None,
+        images=len(images),
+        sounds=make_sounds(recipe, joined.media, decoded, tokens) if hears else None,
+        num_sounds=len(sounds),
         packs=tuple(map(recipe.name, places)),
         digest=packs_digest(np.array([place.xxh3 for place in places], np.uint64)) * counts,
         masked=tuple(masked.values()) if counts else (),
@@ -180,24 +185,19 @@ def _take_share(whole: Batch, share: Share) -> Batch:
 
 
 def _decode(
-    packs: Sequence[Pack], places: Sequence[Place], recipe: Recipe, rank_images: Collection[int]
-) -> tuple[dict[int, npt.NDArray[np.uint8]], dict[int, str]]:
-    """(image -> patches of this rank's images, or of all images where failing images are masked; conversation -> why it
-    is to be masked). Images and conversations have their numbers in the joined packs."""
-    patches, masked = dict[int, npt.NDArray[np.uint8]](), dict[int, str]()
-    first_segment, first_image = 0, 0
+    packs: Sequence[Pack], places: Sequence[Place], recipe: Recipe, rank_media: Collection[int]
+) -> tuple[dict[int, npt.NDArray[Any]], dict[int, str]]:
+    """(entry -> patches or mel frames of this rank's media, or of all media where failing media are masked;
+    conversation -> why it is to be masked). Media and conversations have their numbers in the joined packs."""
+    decoded, masked = dict[int, npt.NDArray[Any]](), dict[int, str]()
+    first_segment, first_entry = 0, 0
     for pack, place in zip(packs, places, strict=True):
         set_recipe = recipe.sets[place.set]
-        assert set_recipe.vision is not None
-        for image, (m, data) in enumerate(zip(pack.media, pack.media_data(), strict=True), first_image):
-            if recipe.on_bad_media == "stop" and image not in rank_images:
+        for entry, (m, data) in enumerate(zip(pack.media, pack.media_data(), strict=True), first_entry):
+            if recipe.on_bad_media == "stop" and entry not in rank_media:
                 continue
             try:
-                patches[image] = (
-                    row_patches(data, m, m.row, set_recipe.vision)
-                    if m.row
-                    else image_patches(data, m, set_recipe.vision)
-                )
+                decoded[entry] = _tower_input(data, m, set_recipe)
             except BadMediaError as error:
                 segment = pack.segment_of(m.start)
                 source, row = pack.samples[segment].tolist()
@@ -207,12 +207,31 @@ def _decode(
                         f"{fault}; set data.on_bad_media: mask to train without such conversations"
                     ) from error
                 masked.setdefault(first_segment + segment, fault)
-                frames = set_recipe.vision.temporal_patch_size if m.row else 1
-                shape = (np.prod(m.grid_thw), 3 * frames * set_recipe.vision.patch_size**2)
-                patches[image] = np.zeros(shape, np.uint8)
+                decoded[entry] = _stand_in(m, set_recipe)
         first_segment += len(pack.lengths)
-        first_image += len(pack.media)
-    return patches, masked
+        first_entry += len(pack.media)
+    return decoded, masked
+
+
+def _tower_input(data: bytes, media: Media, recipe: SetRecipe) -> npt.NDArray[Any]:
+    """The patches of an image or row, or the mel frames of a sound. Raises BadMediaError."""
+    if media.sound:
+        assert recipe.limits.audio is not None
+        return sound_frames(data, media.sound, recipe.limits.audio)
+    assert recipe.vision is not None
+    if media.row:
+        return row_patches(data, media, media.row, recipe.vision)
+    return image_patches(data, media, recipe.vision)
+
+
+def _stand_in(media: Media, recipe: SetRecipe) -> npt.NDArray[Any]:
+    """Zeros in the form of what these media would be."""
+    if media.sound:
+        assert recipe.limits.audio is not None
+        return mel_frames(np.zeros(media.sound.samples, np.float32), recipe.limits.audio)
+    assert recipe.vision is not None
+    frames = recipe.vision.temporal_patch_size if media.row else 1
+    return np.zeros((np.prod(media.grid_thw), 3 * frames * recipe.vision.patch_size**2), np.uint8)
 
 
 def _tensor(array: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:

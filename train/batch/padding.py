@@ -14,6 +14,7 @@ from lmms.configs.errors import TrainError
 from lmms.train.batch.batch import Batch
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.shapes import Shapes, frame_side
+from lmms.train.batch.sounds import Sounds
 from lmms.train.batch.vision import Pictures
 from lmms.train.families import images_of
 from lmms.train.families.family import Tower, TowerInputs
@@ -33,6 +34,9 @@ def pad_batch(batch: Batch, recipe: Recipe) -> Batch:
     pictures = batch.vision
     if pictures is not None and recipe.tower is not None:
         pictures = _pad_pictures(pictures, recipe.family, recipe.tower, shapes, batch)
+    sounds = batch.sounds
+    if sounds is not None:
+        sounds = _pad_sounds(sounds, shapes, batch)
     return replace(
         batch,
         input_ids=F.pad(batch.input_ids, (0, gap)),
@@ -40,6 +44,7 @@ def pad_batch(batch: Batch, recipe: Recipe) -> Batch:
         cu_seqlens=fill(batch.cu_seqlens, shapes.tokens, longest, segments),
         max_length=longest,
         vision=pictures,
+        sounds=sounds,
     )
 
 
@@ -76,6 +81,24 @@ def _pad_pictures(pictures: Pictures, family: str, tower: Tower, shapes: Shapes,
         grid_thw=grid_thw,
         tower=inputs | fixed,
     )
+
+
+def _pad_sounds(sounds: Sounds, shapes: Shapes, batch: Batch) -> Sounds:
+    """The positions behind those of the sounds are copies of the first, in chunks that nothing else attends to."""
+    places, boundaries, longest = (sounds.tower[name] for name in ("valid_indices", "cu_seqlens", "max_seqlen"))
+    assert isinstance(places, Tensor)
+    assert isinstance(boundaries, Tensor)
+    assert isinstance(longest, int)
+    total = -(-len(places) // shapes.positions) * shapes.positions
+    missing = shapes.chunks - (len(boundaries) - 1)
+    if longest > shapes.longest_chunk or missing * shapes.longest_chunk < total - len(places):
+        raise _misfit(batch, f"{len(boundaries) - 1} chunks of sounds of up to {longest} positions")
+    fixed: TowerInputs = {
+        "valid_indices": F.pad(places, (0, total - len(places))),
+        "cu_seqlens": fill(boundaries, total, shapes.longest_chunk, shapes.chunks),
+        "max_seqlen": shapes.longest_chunk,
+    }
+    return replace(sounds, tower=sounds.tower | fixed)
 
 
 def _padding_grids(patches: int, tower: Tower) -> Tensor:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from transformers import PretrainedConfig
 
 from lmms.configs.contract.check import PackLimits
+from lmms.configs.contract.families import trained_as
 from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.loss_rule import LossWeight
 from lmms.configs.contract.manifest import Manifest
@@ -96,10 +97,13 @@ def make_recipe(
 ) -> Recipe:
     """The recipe for sets of shards and a model. ModelError for a set that does not fit the model or the first set."""
     for number, manifest in enumerate(manifests):
-        _check_fit("model_type", manifest.family, hf_config.model_type)
+        _check_fit("model_type", trained_as(manifest.family), trained_as(hf_config.model_type))
         if manifest.vision:
             _check_vision(manifest, manifest.vision, hf_config)
             _check_same_pixels(number, manifest.vision, manifests[0].vision)
+        if manifest.audio:
+            _check_fit("audio_token_id", manifest.audio_token_id, hf_config.audio_token_id)
+            _check_fit("num_mel_bins", manifest.audio.mel_bins, hf_config.audio_config.num_mel_bins)
     images = family_of(hf_config.model_type).images if manifests[0].vision else None
     return Recipe(
         family=manifests[0].family,

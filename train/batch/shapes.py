@@ -1,7 +1,7 @@
 """The few shapes that all batches of a run are padded to where blocks are compiled, known from the sidecars.
 
 A graph is compiled for each shape, so there are few: one length in tokens, up to four pairs of (conversations, longest
-conversation), up to eight numbers of patches. Both values of a pair are bounds that attention kernels launch work for:
+conversation), up to eight numbers of patches, and of positions of sounds. Both values of a pair are bounds that attention kernels launch work for:
 many short conversations and few long conversations get different pairs.
 """
 
@@ -12,11 +12,13 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
+from lmms.configs.contract.sounds import Audio
 from lmms.train.data.shards import Sidecar
 from lmms.train.families.family import Tower
 
-_PAIRS, _PATCH_STEPS, _FRAME = 4, 8, 8
-"""Pairs of conversations and longest; steps in patches; side of the squares that pad a tower without windows."""
+_PAIRS, _STEPS, _FRAME = 4, 8, 8
+"""Pairs of conversations and longest; steps in patches and in positions of sounds; side of the squares that pad a tower
+without windows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,9 +35,17 @@ class Shapes:
     """Images of every batch, padding included."""
     longest_image: int = 0
     """Patches of the longest image: a bound for every batch."""
+    positions: int = 0
+    """The positions of sounds of every batch are a multiple of this number."""
+    chunks: int = 0
+    """Chunks of sounds of every batch, padding included."""
+    longest_chunk: int = 0
+    """Positions of the longest chunk: a bound for every batch."""
 
 
-def shapes_of(sidecars: Sequence[Sidecar], seq_len: int, micro_packs: int, tower: Tower | None) -> Shapes:
+def shapes_of(
+    sidecars: Sequence[Sidecar], seq_len: int, micro_packs: int, tower: Tower | None, audio: Audio | None = None
+) -> Shapes:
     """The shapes for every batch of micro_packs packs, none longer than seq_len, of these data sets."""
     tokens, segments, squared, patches, squared_patches, media = (
         np.concatenate([getattr(sidecar, name) for sidecar in sidecars]).astype(np.int64)
@@ -44,10 +54,11 @@ def shapes_of(sidecars: Sequence[Sidecar], seq_len: int, micro_packs: int, tower
     # No conversation is longer than the root of the sum of squares.
     longest = np.minimum(tokens, np.sqrt(squared).astype(np.int64) + 1)
     pairs = _pairs(tokens, segments, longest, seq_len, micro_packs)
+    of_sounds = _sound_shapes(sidecars, micro_packs, audio) if audio else {}
     if tower is None:
-        return Shapes(tokens=seq_len * micro_packs, conversations=pairs)
+        return Shapes(tokens=seq_len * micro_packs, conversations=pairs, **of_sounds)
     frame = frame_side(tower) ** 2
-    step = frame * -(-max(int(patches.max()) * micro_packs, 1) // (_PATCH_STEPS * frame))
+    step = frame * -(-max(int(patches.max()) * micro_packs, 1) // (_STEPS * frame))
     return Shapes(
         tokens=seq_len * micro_packs,
         conversations=pairs,
@@ -55,7 +66,24 @@ def shapes_of(sidecars: Sequence[Sidecar], seq_len: int, micro_packs: int, tower
         # One image stands in where there is none, and one image is the rest of the padding besides its frames.
         images=max(int(media.max()) * micro_packs, 1) + step // frame + 1,
         longest_image=max(isqrt(int(squared_patches.max())), frame),
+        **of_sounds,
     )
+
+
+def _sound_shapes(sidecars: Sequence[Sidecar], micro_packs: int, audio: Audio) -> dict[str, int]:
+    """The fields of Shapes for sounds."""
+    positions, media = (
+        max(int(getattr(sidecar, name).max()) for sidecar in sidecars) * micro_packs
+        for name in ("sound_positions", "media")
+    )
+    longest = max(audio.tower_chunks(audio.longest))
+    step = -(-max(positions, 1) // _STEPS)
+    # The whole chunks of all sounds, the rest of each sound, silence that stands in, and the padding.
+    return {
+        "positions": step,
+        "chunks": positions // longest + max(media, 1) + -(-step // longest),
+        "longest_chunk": longest,
+    }
 
 
 def frame_side(tower: Tower) -> int:

@@ -14,7 +14,7 @@ from lmms.train.batch.images import pixel_constants
 from lmms.train.batch.recipe import Recipe
 from lmms.train.families import images_of
 from lmms.train.families.family import TowerInputs
-from lmms.train.parallel.share import Exchange, exchange_of, share_images
+from lmms.train.parallel.share import Exchange, exchange_of, image_sizes, share_media
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,8 @@ def make_pictures(
     assert vision is not None
     assert tower is not None
     m = vision.merge_size
-    images = share_images(media, share.ranks)[share.index]
+    shares = share_media(image_sizes(media), share.ranks)
+    images = shares[share.index]
     black = np.zeros((m**2, 3 * vision.patch_size**2), np.uint8)
     frames = vision.temporal_patch_size if any(media[image].row for image in images) else 1
     shown = [
@@ -61,7 +62,7 @@ def make_pictures(
     ]
     pixels = np.concatenate(shown or [black])
     grid_thw = torch.tensor([media[image].grid_thw for image in images] or [(1, m, m)], dtype=torch.int64)
-    rows, exchange = exchange_of(media, tokens, share)
+    rows, exchange = exchange_of(media, shares, tokens, share)
     return Pictures(
         patches=torch.from_numpy(pixels),
         frames=frames,

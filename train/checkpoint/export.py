@@ -74,7 +74,7 @@ def export(
     trained.hf.to(kind)
     with _written(out, _bytes(trained, kind, None)) as part:
         copy_around(source, part, state.chat_template)
-        write_config(source, kind, part)
+        write_config(source, kind, part, type(trained.hf).__name__)
         write_weights(trained.hf, _with_weights(source, base), part)
         check_pretrained(model_of(part, "none").hf, part)
         _refuse_unlike(out, differing(trained.hf, part))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lmms.configs.files import mode_by_umask, remove, write_whole
 from lmms.train.checkpoint.pretrained import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, source_names, tensor_files
 
-_CONFIG = "config.json"
+_CONFIG, _THINKER = "config.json", "thinker_config"
 _COPIED = ("*.json", "*.jinja", "*.txt", "additional_chat_templates/*.jinja")
 """Files of tokenizer, template, processor and generation settings."""
 _NOT_COPIED = (_CONFIG, WEIGHTS_INDEX_NAME, "adapter_config.json")
@@ -47,9 +47,11 @@ def _replace_template(folder: Path, chat_template: str) -> None:
         write_whole(tokenizer, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_config(source: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Write the source's config.json with the type of the new weights."""
+def write_config(source: Path, dtype: torch.dtype, folder: Path, architecture: str) -> None:
+    """Write the source's config.json with the type of the new weights; of a model that speaks, that of its thinker."""
     body = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
+    if _THINKER in body:
+        body = {**body[_THINKER], "architectures": [architecture]}
     body = exported_config(body, str(dtype).removeprefix("torch."))
     write_whole(folder / _CONFIG, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 

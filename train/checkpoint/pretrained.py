@@ -22,6 +22,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from lmms.configs.errors import ModelError
+from lmms.train.families import family_of
 from lmms.train.model.names import is_lora, own_parameters, parameter_name
 from lmms.train.parallel.sharding import local_of
 
@@ -140,9 +141,11 @@ def source_names(model: PreTrainedModel, files: Mapping[str, Path]) -> dict[str,
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     state = {parameter_name(name): tensor for name, tensor in model.state_dict().items() if not is_lora(name)}
-    tied = own_parameters(model)
+    tied, beside = own_parameters(model), family_of(model.config.model_type).beside
     sources: dict[str, list[tuple[str, Path]]] = {}
     for stored, file in sorted(files.items()):
+        if stored.partition(".")[0] in beside:
+            continue
         name, pattern = rename_source_key(stored, renamings, converters, model.base_model_prefix, state)
         if pattern is not None:
             raise ModelError(f"{file}: {stored} would have to be converted ({pattern}); save the model again first")

@@ -24,11 +24,13 @@ def pack_flops(cost: ModelCost, pack: Pack) -> float:
         + cost.patch * pack.patches
         + cost.squared_image * pack.sum_squared_patches
         + cost.squared_window * sum(_squared_windows(grid, cost.window) for grid in grids)
+        + cost.sound_position * pack.sound_positions
+        + cost.squared_sound * pack.sum_squared_sounds
     )
 
 
 def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
-    """int64 [2, packs]: operations in the language model and in the vision tower, from the sidecar alone.
+    """int64 [2, packs]: operations in the language model and in the towers, from the sidecar alone.
 
     The operations of pack_flops, but windows at the edges of images count as whole windows. Integers, since the order
     of a run depends on the costs.
@@ -41,6 +43,8 @@ def table_costs(cost: ModelCost, sidecar: Sidecar) -> npt.NDArray[np.int64]:
     costs[0] += units["squared_length"] * sidecar.sum_squared_lengths
     costs[1] = patch * sidecar.patches
     costs[1] += units["squared_image"] * sidecar.sum_squared_patches
+    costs[1] += units["sound_position"] * sidecar.sound_positions
+    costs[1] += units["squared_sound"] * sidecar.sum_squared_sounds
     return costs
 
 

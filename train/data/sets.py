@@ -36,7 +36,8 @@ class Sets:
     """Sum of what the targets count by the run's loss_weight."""
     visual_tokens: npt.NDArray[np.int32]
     """Image placeholders: a token for every merge_size x merge_size patches."""
-    media: npt.NDArray[np.int32]
+    sound_tokens: npt.NDArray[np.int32]
+    """Placeholders of sounds."""
 
     def set_of(self, pack: int) -> int:
         """The set that this pack of the run belongs to."""
@@ -80,7 +81,7 @@ def join_sets(datasets: Sequence[Dataset], sidecars: Sequence[Sidecar], loss_wei
         visual_tokens=_joined(
             [sidecar.patches // _patches_a_token(dataset) for dataset, sidecar in zip(datasets, sidecars, strict=True)]
         ),
-        media=_joined([sidecar.media for sidecar in sidecars]),
+        sound_tokens=_joined([sidecar.sound_tokens for sidecar in sidecars]),
     )
 
 
@@ -141,7 +142,9 @@ def pack_tokens(sets: Sets, turns: Sequence[int]) -> float:
 
 def costs_digest(cost: ModelCost) -> str:
     """A hash of the cost model: with the same sets, the same hash means the same costs."""
-    return xxhash.xxh3_64_hexdigest(repr(sorted(asdict(cost).items())).encode())
+    # A model that hears nothing has the hash of versions without sounds.
+    units = {name: value for name, value in asdict(cost).items() if value or "sound" not in name}
+    return xxhash.xxh3_64_hexdigest(repr(sorted(units.items())).encode())
 
 
 def _patches_a_token(dataset: Dataset) -> int:

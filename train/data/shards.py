@@ -15,7 +15,7 @@ from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from lmms.configs.contract.manifest import PACKS_NAME, Dataset
 from lmms.configs.contract.mds import ShardFile, decode_sample
-from lmms.configs.contract.pack import COLUMNS, Pack
+from lmms.configs.contract.pack import COLUMNS, SOUND_TABLE, Pack
 from lmms.configs.errors import DatasetError, refuse_file_limit
 from lmms.configs.stores.store import LocalStore
 from lmms.train.data.cache import forget, read_shard, read_table_file
@@ -58,6 +58,10 @@ class Sidecar:
     patches: npt.NDArray[np.int32]
     sum_squared_patches: npt.NDArray[np.int64]
     media: npt.NDArray[np.int32]
+    sound_tokens: npt.NDArray[np.int32]
+    """0 where the model hears nothing, as the next."""
+    sound_positions: npt.NDArray[np.int32]
+    sum_squared_sounds: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -79,7 +83,11 @@ def read_sidecar(dataset: Dataset) -> Sidecar:
     """The sidecar of a data set. DatasetError unless the sidecar is the manifest's and its packs fill the shards."""
     file = _table_file(dataset, PACKS_NAME)
     # Column by column: a column comes in pieces, and joining all columns at once would take the room of two tables.
-    columns = {field.name: _columns(file, field.name)[field.name].to_numpy() for field in fields(Sidecar)}
+    hears = dataset.manifest.audio is not None
+    names = [field.name for field in fields(Sidecar) if hears or field.name not in SOUND_TABLE]
+    columns = {name: _columns(file, name)[name].to_numpy() for name in names}
+    if not hears:
+        columns |= {name: np.zeros(len(columns["tokens"]), kind) for name, kind in SOUND_TABLE.items()}
     sidecar = Sidecar(**columns)
     _check_places(f"{dataset.where}/{PACKS_NAME}", sidecar, dataset.shards)
     return sidecar

@@ -26,12 +26,16 @@ class StepPlan:
     """The forward passes of this rank: as many as every other rank has."""
     has_images: list[bool]
     """Whether any rank's packs hold images, for each pass. The same on every rank, as are the collectives."""
+    has_sounds: list[bool]
+    """The same for sounds."""
     weight: float
     """Sum of the weights of the step's targets, by the run's loss_weight: the denominator."""
     tokens: int
     target_tokens: int
     visual_tokens: int
     """Placeholders of images."""
+    sound_tokens: int
+    """Placeholders of sounds."""
     padding_tokens: int
     """Tokens computed for nothing, over all ranks: those of passes that do not count, and what batches are filled up
     with where blocks are compiled. Not in `tokens`."""
@@ -73,20 +77,22 @@ def plan_steps(
         packs = by_cost(order, step_packs(order, position))
         side_by_side = share.ranks * share.micro_packs
         tokens = int(sets.tokens[packs].sum())
-        has_images = [bool(sets.media[packs[i : i + side_by_side]].any()) for i in range(0, len(packs), side_by_side)]
+        of_passes = [packs[i : i + side_by_side] for i in range(0, len(packs), side_by_side)]
         yield StepPlan(
             step=number,
             position=position,
             packs=packs,
             passes=[Request(tuple(map(sets.place, taken)), counts) for taken, counts in deal(packs, *share)],
-            has_images=has_images,
+            has_images=[bool(sets.visual_tokens[some].any()) for some in of_passes],
+            has_sounds=[bool(sets.sound_tokens[some].any()) for some in of_passes],
             weight=float(sets.target_weight[packs].sum()),
             tokens=tokens,
             target_tokens=int(sets.target_tokens[packs].sum()),
             visual_tokens=int(sets.visual_tokens[packs].sum()),
+            sound_tokens=int(sets.sound_tokens[packs].sum()),
             padding_tokens=idle_passes(len(packs), share.ranks, share.micro_packs) * int(sets.tokens[packs[-1]])
             if padded_to is None
-            else len(has_images) * share.ranks * padded_to - tokens,
+            else len(of_passes) * share.ranks * padded_to - tokens,
         )
         position += len(packs)
 

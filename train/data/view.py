@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from lmms.configs.contract.manifest import Manifest
-from lmms.configs.contract.pack import Pack
+from lmms.configs.contract.pack import Media, Pack
 from lmms.configs.words import counted
 
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
@@ -38,8 +38,15 @@ def pack_segments(pack: Pack, manifest: Manifest) -> Iterator[dict[str, Any]]:
             "row": row,
             "weight": weight,
             "targets": [target for target in targets if start <= target[0] < end],
-            "media": [media.to_json() for media in pack.media if start <= media.start < end],
+            "media": [_entry(media, manifest) for media in pack.media if start <= media.start < end],
         }
+
+
+def _entry(media: Media, manifest: Manifest) -> dict[str, Any]:
+    """The entry of `media`, of a sound also its length in seconds."""
+    if media.sound is None or manifest.audio is None:
+        return media.to_json()
+    return {**media.to_json(), "seconds": media.sound.samples / manifest.audio.sample_rate}
 
 
 def segment_pieces(pack: Pack, segment: dict[str, Any], decode: Callable[[list[int]], str]) -> Iterator[Piece]:
@@ -81,6 +88,8 @@ def _runs(media: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _described(run: Sequence[dict[str, Any]], tokens: int) -> str:
+    if "sound" in run[0]:
+        return f"[sound of {run[0]['seconds']:.2f} s, {tokens} tokens, {run[0]['bytes']:,} bytes]"
     (w, h), (_, grid_h, grid_w) = run[0]["size"], run[0]["grid_thw"]
     rows = f"{len(run)} rows of " if len(run) > 1 else ""
     what = f"{w} x {h}, {rows}{grid_w} x {grid_h} patches, {tokens} tokens"

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from lmms.configs.errors import ModelError
-from lmms.train.families import qwen2_5_vl, qwen2_vl, qwen3_vl, text
-from lmms.train.families.family import Family, Images
+from lmms.train.families import qwen2_5_omni, qwen2_5_vl, qwen2_audio, qwen2_vl, qwen3_vl, text
+from lmms.train.families.family import Family, Images, Sounds
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2": text.FAMILY,
@@ -12,6 +12,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": qwen2_vl.FAMILY,
     "qwen2_5_vl": qwen2_5_vl.FAMILY,
     "qwen3_vl": qwen3_vl.FAMILY,
+    "qwen2_audio": qwen2_audio.FAMILY,
+    "qwen2_5_omni": qwen2_5_omni.FAMILY,
+    "qwen2_5_omni_thinker": qwen2_5_omni.FAMILY,
 }
 """model_type of config.json -> the family."""
 
@@ -27,5 +30,13 @@ def images_of(model_type: str) -> Images:
     """How a family takes images. ModelError for a family that reads text only."""
     images = family_of(model_type).images
     if images is None:
-        raise ModelError(f"model_type {model_type!r} reads text only, expected one that takes images")
+        raise ModelError(f"model_type {model_type!r} sees nothing, expected one that takes images")
     return images
+
+
+def sounds_of(model_type: str) -> Sounds:
+    """How a family takes sounds. ModelError for a family that hears nothing."""
+    sounds = family_of(model_type).sounds
+    if sounds is None:
+        raise ModelError(f"model_type {model_type!r} hears nothing, expected one that takes sounds")
+    return sounds

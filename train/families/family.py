@@ -42,14 +42,14 @@ class ModelPart:
     name: Part
     modules: tuple[str, ...]
     """The modules that are this part, with all below them, except what a deeper module of another part has."""
-    feeds: Part | None
-    """The part that reads the output of this part; None for the last part."""
+    feeds: str | None
+    """The first of the modules of the part that reads the output of this part; None for the last part."""
     blocks: str = ""
     """The list of repeated blocks, in the first of `modules`; empty for a part without blocks."""
     attention: str = ""
     """End of the name of the layer that reads the output of attention, in blocks that have such a layer."""
-    before: str | None = None
-    """Pattern of what reads the part's input, before the blocks; None where nothing does."""
+    before: tuple[str, ...] = ()
+    """Patterns of what reads the part's input, before the blocks, one after the other."""
     stages: tuple[str, ...] = ()
     """Patterns of what a block does one after the other; attention comes right before the layer `attention`."""
     behind: tuple[str, ...] = ()
@@ -59,11 +59,11 @@ class ModelPart:
         """The point of a module or parameter of this part. ModelError for a name that no pattern knows."""
         if self.blocks and (in_block := re.search(rf"\b{self.blocks}\.(\d+)\.(.+)", name)):
             block, inner = int(in_block[1]), in_block[2]
-        elif self.before and re.search(self.before, name):
-            return FIRST
+        elif any(re.search(pattern, name) for pattern in self.before):
+            block, inner = FIRST[0], name
         else:
             block, inner = _BEHIND, name
-        patterns = self.behind if block == _BEHIND else self.stages
+        patterns = {FIRST[0]: self.before, _BEHIND: self.behind}.get(block, self.stages)
         stage = next((i for i, pattern in enumerate(patterns) if re.search(pattern, inner)), None)
         if stage is None:
             raise ModelError(f"{name}: this transformers has a layer that lmms does not know in the part {self.name}")
@@ -84,6 +84,8 @@ class Tower:
     """Side of the learned square of positions that is stretched over each image."""
     tokens_per_second: int | None = None
     """Positions of a second of video; None: a row of frames takes a position, whatever its time."""
+    time_takes_room: bool = False
+    """Whether what follows a video goes on behind the time of its last row, too, and not behind its sides alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +106,14 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sounds:
+    """How a family's audio tower takes sounds."""
+
+    features: Callable[["PreTrainedModel", Tensor, TowerInputs], Tensor]
+    """(model, mel frames float32 [chunks, mel bins, frames], inputs of batch.sounds) to [sound tokens, hidden]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """All that the trainer knows of a family."""
 
@@ -114,9 +124,15 @@ class Family:
     positions: Callable[[npt.NDArray[np.int64], Sequence[Media], "Tower | None"], npt.NDArray[np.int64]]
     """(cu_seqlens int64 [segments + 1], media, tower) to the position ids of T tokens, int64 [..., 1, T]."""
     images: Images | None = None
-    """None where the models read text only."""
+    """None where the models see nothing."""
+    sounds: Sounds | None = None
+    """None where the models hear nothing."""
     replacements: tuple[Callable[[Any], None], ...] = ()
     """Functions that replace code of transformers in a new model, so that a step never waits for the device."""
+    fixed: tuple[str, ...] = ()
+    """Parameters that are never trained, since transformers does not train or use them."""
+    beside: tuple[str, ...] = ()
+    """First words of the names of weights in a folder that belong to models which are not trained."""
     stacked: Mapping[str, int] = field(default_factory=dict)
     """Layers whose weight is several matrices, one below the other: last word of their name -> how many."""
 

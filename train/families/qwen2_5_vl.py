@@ -4,6 +4,7 @@ The whole windows of all images stand first, and so are a dense batch; narrower 
 blocks that attend over images get the patches in the images' order.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +26,15 @@ _DENSE_STEPS = 4
 def tower(hf_config: "PretrainedConfig") -> Tower:
     """What the tower's inputs depend on."""
     config = hf_config.vision_config
+    return replace(windowed_tower(config), tokens_per_second=config.tokens_per_second)
+
+
+def windowed_tower(config: Any) -> Tower:
+    """The sizes and windows of a tower with this config."""
     return Tower(
         patch_size=config.patch_size,
         merge_size=config.spatial_merge_size,
         window_size=config.window_size,
-        tokens_per_second=config.tokens_per_second,
         windowed=tuple(block for block in range(config.depth) if block not in config.fullatt_block_indexes),
     )
 
@@ -102,15 +107,17 @@ def _to_windows(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     return output.index_select(0, kwargs["window_rows"])
 
 
+IMAGES = Images(tower=tower, inputs=tower_inputs, features=vision.features, fixed_inputs=fixed_windows)
+
 FAMILY = Family(
     auto_class="AutoModelForImageTextToText",
     parts=(
         vision.tower_part("gate_proj|up_proj", "down_proj"),
         vision.merger_part("merger", norm="ln_q", first=r"mlp\.0", second=r"mlp\.2"),
-        language_model("model.language_model"),
+        language_model(),
     ),
     positions=vision.positions,
-    images=Images(tower=tower, inputs=tower_inputs, features=vision.features, fixed_inputs=fixed_windows),
+    images=IMAGES,
     replacements=(vision.embed_by_product, attend_by_image),
     stacked=vision.STACKED,
 )

@@ -21,7 +21,7 @@ FAMILY = Family(
     parts=(
         vision.tower_part("fc1", "fc2"),
         vision.merger_part("merger", norm="ln_q", first=r"mlp\.0", second=r"mlp\.2"),
-        language_model("model.language_model"),
+        language_model(),
     ),
     positions=vision.positions,
     images=Images(tower=tower, inputs=vision.tower_inputs, features=vision.features),

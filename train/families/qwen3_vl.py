@@ -58,7 +58,7 @@ FAMILY = Family(
     parts=(
         vision.tower_part("linear_fc1", "linear_fc2"),
         vision.merger_part("merger", "deepstack_merger_list", norm="norm", first="linear_fc1", second="linear_fc2"),
-        language_model("model.language_model"),
+        language_model(),
     ),
     positions=vision.positions,
     images=Images(tower=tower, inputs=tower_inputs, features=features, deep_inputs=deep_inputs),

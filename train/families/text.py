@@ -15,7 +15,11 @@ def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], tower: 
     return (np.arange(len(starts)) - starts)[np.newaxis]
 
 
-def language_model(module: str) -> ModelPart:
+LANGUAGE_MODEL = "model.language_model"
+"""Name of the language model in models that read more than text."""
+
+
+def language_model(module: str = LANGUAGE_MODEL) -> ModelPart:
     """The language model of all Qwen families up to Qwen3. module: its name in the model."""
     return ModelPart(
         name="llm",
@@ -23,7 +27,7 @@ def language_model(module: str) -> ModelPart:
         feeds=None,
         blocks="layers",
         attention="self_attn.o_proj",
-        before="embed_tokens",
+        before=("embed_tokens",),
         stages=(
             *("input_layernorm", "[qkv]_proj", "[qk]_norm", "o_proj", "post_attention_layernorm"),
             *("gate_proj|up_proj", "down_proj"),

@@ -18,6 +18,7 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 
 from lmms.configs.contract.pack import Media, Row
 from lmms.train.families.family import ModelPart, Tower, TowerInputs
+from lmms.train.families.text import LANGUAGE_MODEL
 
 STACKED: Mapping[str, int] = {"qkv": 3}
 """The projections of a vision tower's attention."""
@@ -30,11 +31,11 @@ def tower_part(*mlp: str) -> ModelPart:
     return ModelPart(
         name="vision",
         modules=(_VISUAL,),
-        feeds="aligner",
+        feeds=f"{_VISUAL}.merger",
         blocks="blocks",
         attention="attn.proj",
-        before="embed",
-        stages=("norm1", "qkv", r"attn\.proj", "norm2", *mlp),
+        before=("embed",),
+        stages=("norm1", r"qkv|attn\.[qkv]\b", r"attn\.proj", "norm2", *mlp),
     )
 
 
@@ -43,7 +44,7 @@ def merger_part(*modules: str, norm: str, first: str, second: str) -> ModelPart:
     return ModelPart(
         name="aligner",
         modules=tuple(f"{_VISUAL}.{module}" for module in modules),
-        feeds="llm",
+        feeds=LANGUAGE_MODEL,
         behind=(norm, first, second),
     )
 
@@ -53,32 +54,36 @@ def positions(cu_seqlens: npt.NDArray[np.int64], media: Sequence[Media], tower: 
 
     Text moves all three on by 1 a token. The tokens of an image share one time and spread over height and width, and
     what follows goes on after the image's longer side (mRoPE, arXiv 2409.12191 section 2.1). Rows of a video that
-    stand end to end share height and width, and their time goes on; rows with text between them are images.
+    stand end to end share height and width, and their time goes on; rows with text between them are images. Sounds
+    count as text.
     """
     merge_size = tower.merge_size if tower else 1
     starts = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
     result = np.tile(np.arange(len(starts)) - starts, (3, 1))
-    segment_ends = cu_seqlens[np.searchsorted(cu_seqlens, [m.start for m in media], side="right")]
-    first, before = 0, None
-    for m, segment_end in zip(media, segment_ends.tolist(), strict=True):
+    visible = [m for m in media if m.sound is None]
+    segment_ends = cu_seqlens[np.searchsorted(cu_seqlens, [m.start for m in visible], side="right")]
+    first, room, before = 0, 0, None
+    for m, segment_end in zip(visible, segment_ends.tolist(), strict=True):
         t, h, w = m.grid_thw[0], m.grid_thw[1] // merge_size, m.grid_thw[2] // merge_size
         goes_on = m.row is not None and m.row.number > 0 and before is not None and before.end == m.start
         if not goes_on:
-            first = result[0, m.start]
+            first, room = result[0, m.start], 0
         result[:, m.start : m.end] = first + np.indices((t, h, w)).reshape(3, -1)
-        if goes_on and m.row:
-            result[0, m.start : m.end] += _row_time(m.row, tower)
-        # What follows goes on behind the longer side of the first row; the other rows take no more room.
-        result[:, m.end : segment_end] += (0 if goes_on else max(h, w)) - (m.end - m.start)
-        before = m
+        time = _row_time(m.row, tower) if goes_on and m.row else 0
+        result[0, m.start : m.end] += time
+        # What follows goes on behind the longer side of the first row, and where time takes room behind the last row.
+        needed = max(room, h, w, time + 1 if tower and tower.time_takes_room else 0)
+        result[:, m.end : segment_end] += needed - room - (m.end - m.start)
+        room, before = needed, m
     return result[:, np.newaxis]
 
 
 def _row_time(row: Row, tower: Tower | None) -> int:
-    """Position in time of a row, from 0. The model multiplies in float32."""
+    """Position in time of a row, from 0. The models multiply in float32, in one of two orders."""
     if tower is None or tower.tokens_per_second is None:
         return row.number
-    return int(np.float32(row.number) * (np.float32(tower.tokens_per_second) * np.float32(row.step)))
+    number, rate, step = map(np.float32, (row.number, tower.tokens_per_second, row.step))
+    return int(number * step * rate if tower.time_takes_room else number * (rate * step))
 
 
 def tower_inputs(grid_thw: Tensor, tower: Tower) -> TowerInputs:
@@ -109,7 +114,7 @@ def fill(cu_seqlens: Tensor, total: int, piece: int, count: int) -> Tensor:
 
 
 def embed_by_product(hf: Any) -> None:
-    """Let a model embed patches by a matrix product: cuDNN has been seen to take seconds for the convolution."""
+    """Let a model embed patches by a matrix product: cuDNN has been visible to take seconds for the convolution."""
     patch_embed = hf.get_submodule(f"{_VISUAL}.patch_embed")
     patch_embed.forward = partial(embed_patches, patch_embed.proj)
 

@@ -7,6 +7,7 @@ head (see linear_cross_entropy) and the convolution over patches, which is a mat
 
 import copy
 from collections.abc import Callable, Collection, Iterator
+from typing import Any, cast
 
 import torch
 import transformers
@@ -79,9 +80,17 @@ def reset_buffers(model: nn.Module) -> None:
     for module in model.modules():
         if module._non_persistent_buffers_set:
             with torch.device("cpu"):
-                fresh = type(module)(module.config)
+                fresh = _fresh(module)
             for name in module._non_persistent_buffers_set:
                 module.get_buffer(name).copy_(fresh.get_buffer(name))
+
+
+def _fresh(module: Any) -> nn.Module:
+    """A new module of the same kind and sizes."""
+    if hasattr(module, "config"):
+        return cast(nn.Module, type(module)(module.config))
+    # Positions of sounds.
+    return cast(nn.Module, type(module)(module.length, module.channels, module.max_timescale))
 
 
 @torch.no_grad()
@@ -132,5 +141,7 @@ def _check_config(config: PretrainedConfig) -> None:
     text = config.get_text_config()
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
         raise ModelError("config.json has use_sliding_window: training with attention windows is not supported")
-    if text.attention_dropout:
-        raise ModelError(f"config.json has attention_dropout {text.attention_dropout}; set it to 0 for training")
+    for part in (text, getattr(config, "audio_config", None)):
+        for name in ("attention_dropout", "dropout", "activation_dropout", "encoder_layerdrop"):
+            if value := getattr(part, name, 0):
+                raise ModelError(f"config.json has {name} {value}; set it to 0 for training")

@@ -24,9 +24,12 @@ def model_of(folder: Path, recompute: Recompute, recompute_vision: Recompute | N
     try:
         body, _ = PretrainedConfig.get_config_dict(folder)
         # transformers would fill in a default language model. Older files have the language model's keys at the top.
-        if family_of(body.get("model_type", "")).images and not {"text_config", "hidden_size"} & body.keys():
+        family, inner = family_of(body.get("model_type", "")), body.get("thinker_config", body)
+        if (family.images or family.sounds) and not {"text_config", "hidden_size"} & inner.keys():
             raise ModelError(f"{file} has no text_config, expected the language model's sizes; copy the folder again")
-        return build_model(AutoConfig.from_pretrained(folder), recompute, recompute_vision)
+        config = AutoConfig.from_pretrained(folder)
+        # Of a model that speaks, the part that reads and writes text.
+        return build_model(getattr(config, "thinker_config", config), recompute, recompute_vision)
     except _BAD_VALUES as error:
         text = " ".join(str(error).split())
         raise ModelError(f"{file} describes no model that can be built ({type(error).__name__}: {text})") from error

@@ -19,7 +19,7 @@ from lmms.configs.settings.lora import ALL_LINEAR, LoraConfig
 from lmms.configs.settings.train import How
 from lmms.train.model.build import draw
 from lmms.train.model.forward import TrainModel
-from lmms.train.model.names import is_lora, own_parameters, parameter_name, part_of
+from lmms.train.model.names import fixed_names, is_lora, own_parameters, parameter_name, part_of
 
 if TYPE_CHECKING:
     import peft
@@ -82,7 +82,8 @@ def trained_names(model: nn.Module, train: Mapping[str, How], lora: LoraConfig) 
             if name.endswith(".bias") and (lora.bias == "all" or name.removesuffix(".bias") in layers)
         }
     with_lora = in_saved | biases
-    return {name for name, way in how.items() if way == "full" or (way == "lora" and name in with_lora)}
+    trained = {name for name, way in how.items() if way == "full" or (way == "lora" and name in with_lora)}
+    return trained - fixed_names(model)
 
 
 def add_lora(model: TrainModel, train: Mapping[str, How], lora: LoraConfig) -> None:

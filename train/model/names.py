@@ -39,6 +39,12 @@ def part_of(model: nn.Module, name: str) -> Part:
     return family_of(hf.config.model_type).part_of(name.removeprefix("hf.")).name if hf is not None else "llm"
 
 
+def fixed_names(model: nn.Module) -> set[str]:
+    """The parameters that are never trained, by their names in the transformers model."""
+    hf = getattr(model, "hf", None)
+    return set(family_of(hf.config.model_type).fixed) if hf is not None else set()
+
+
 def language_model(hf: PreTrainedModel) -> PreTrainedModel:
     """The part of a transformers model that reads embeddings and has the blocks of the language model."""
     return family_of(hf.config.model_type).language_model(hf)

@@ -83,7 +83,9 @@ def _last_weight(block: Any) -> Address | None:
 
     None with LoRA around that layer: LoRA's products come after it, so backward would compute it again to reach them.
     """
-    last = [child for child in block.mlp.children() if hasattr(child, "weight")][-1]
+    # The blocks of audio towers have the layers of their MLP side by side with all others.
+    layers = getattr(block, "mlp", block).children()
+    last = [child for child in layers if hasattr(child, "weight") and not isinstance(child, nn.LayerNorm)][-1]
     return _address(last.weight) if type(last) is nn.Linear else None
 
 

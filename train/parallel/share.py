@@ -1,10 +1,10 @@
 """The part of a batch of each rank that trains on the same packs (parallel.sequence), decided on the CPU.
 
-Tokens are cut into runs of equal length, in their order, whatever conversations a border cuts. Images are dealt out
-whole, wherever their tokens are, so a rank's features go to the ranks that have their tokens: see Exchange.
+Tokens are cut into runs of equal length, in their order, whatever conversations a border cuts. Images and sounds are
+dealt out whole, wherever their tokens are, so a rank's features go to the ranks that have their tokens: see Exchange.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,37 +33,48 @@ WHOLE = Share()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exchange:
-    """How many rows of image features go where, in the order of the rows at their sender."""
+    """How many rows of a tower's features go where, in the order of the rows at their sender."""
 
     sent: tuple[int, ...]
-    """[ranks]: rows of this rank's images for each rank; 0 for all from a rank without images."""
+    """[ranks]: rows of this rank's media for each rank; 0 for all from a rank without media."""
     received: tuple[int, ...]
     """[ranks]: rows from each rank."""
 
 
-def share_images(media: Sequence[Media], ranks: int) -> list[list[int]]:
-    """The images whose features each rank computes: the largest first, each to the rank with the fewest patches."""
-    patches = [grid_patches(entry.grid_thw) for entry in media]
+def image_sizes(media: Sequence[Media]) -> dict[int, int]:
+    """Entry of media -> patches, of each image and row of a video."""
+    return {i: grid_patches(entry.grid_thw) for i, entry in enumerate(media) if entry.sound is None}
+
+
+def sound_sizes(media: Sequence[Media]) -> dict[int, int]:
+    """Entry of media -> positions in the tower, of each sound."""
+    return {i: sum(entry.sound.chunks) for i, entry in enumerate(media) if entry.sound}
+
+
+def share_media(sizes: Mapping[int, int], ranks: int) -> list[list[int]]:
+    """The entries whose features each rank computes: the largest first, each to the rank with the least so far."""
     loads, shares = [0] * ranks, list[list[int]]([] for _ in range(ranks))
-    for image in sorted(range(len(media)), key=lambda image: -patches[image]):
+    for entry in sorted(sizes, key=lambda entry: -sizes[entry]):
         rank = loads.index(min(loads))
-        loads[rank] += patches[image]
-        shares[rank].append(image)
+        loads[rank] += sizes[entry]
+        shares[rank].append(entry)
     return [sorted(share) for share in shares]
 
 
-def exchange_of(media: Sequence[Media], tokens: int, share: Share) -> tuple[npt.NDArray[np.int64], Exchange]:
+def exchange_of(
+    media: Sequence[Media], shares: Sequence[Sequence[int]], tokens: int, share: Share
+) -> tuple[npt.NDArray[np.int64], Exchange]:
     """The rows of this rank's tokens that features fill, int64 in the order in which they are received, and who sends.
 
-    media: all images of a sequence of this many tokens.
+    shares: the entries of media of each rank, see share_media; of a sequence of this many tokens.
     """
     rows = [
-        np.concatenate([np.zeros(0, np.int64), *(np.arange(media[i].start, media[i].end) for i in images)])
-        for images in share_images(media, share.ranks)
+        np.concatenate([np.zeros(0, np.int64), *(np.arange(media[i].start, media[i].end) for i in entries)])
+        for entries in shares
     ]
     local = share.rows(tokens)
     # The rank that has each of these rows. Rows ascend, so what a rank sends is in order by receiver.
-    owners = [image_rows // len(local) for image_rows in rows]
+    owners = [entry_rows // len(local) for entry_rows in rows]
     sent = np.bincount(owners[share.index], minlength=share.ranks)
-    received = [image_rows[owner == share.index] - local.start for image_rows, owner in zip(rows, owners, strict=True)]
+    received = [entry_rows[owner == share.index] - local.start for entry_rows, owner in zip(rows, owners, strict=True)]
     return np.concatenate(received), Exchange(sent=tuple(sent.tolist()), received=tuple(map(len, received)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lmms.configs.contract.families import trained_as
 from lmms.configs.contract.manifest import Dataset, given_template
 from lmms.configs.contract.model_folder import TRAIN_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.errors import ModelError
@@ -20,8 +21,9 @@ def fitting_model(model: str, dataset: Dataset) -> ModelFolder:
     differences = [
         f"{name} is {actual or 'none'}, the shards have {expected or 'none'}"
         for name, actual, expected in (
-            ("family", folder.family, manifest.family),
+            ("family", trained_as(folder.family), trained_as(manifest.family)),
             ("image_token_id", folder.image_token_id, manifest.image_token_id),
+            ("audio_token_id", folder.audio_token_id, manifest.audio_token_id),
             *(
                 (name, fingerprint[:12], manifest.fingerprints.get(name, "")[:12])
                 for name, fingerprint in folder.fingerprints.items()

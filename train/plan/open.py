@@ -181,6 +181,7 @@ def fresh_state(
         costs=costs_digest(cost),
         fingerprints={
             **{name: manifest.fingerprints.get(name, "") for name in ("tokenizer", "template", "vision")},
+            **({"audio": manifest.fingerprints.get("audio", "")} if manifest.audio else {}),
             "packing": manifest.packing,
         },
         phases=(phase,),
@@ -200,6 +201,7 @@ def padded(config: TrainConfig, opened: Opened) -> Opened:
     every = [opened.sets, *([opened.evaluated] if opened.evaluated else [])]
     sidecars = [sidecar for sets in every for sidecar in sets.sidecars]
     seq_len = max(dataset.manifest.seq_len for sets in every for dataset in sets.datasets)
-    shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower)
+    audio = opened.recipe.sets[0].limits.audio
+    shapes = shapes_of(sidecars, seq_len, config.data.micro_packs, opened.recipe.tower, audio)
     evaluation = replace(opened.eval_recipe, shapes=shapes) if opened.eval_recipe else None
     return replace(opened, recipe=replace(opened.recipe, shapes=shapes), eval_recipe=evaluation)

@@ -68,7 +68,7 @@ def trace_pass(
     for unit in [[parameter] for parameter in model.parameters()] if alone else units(model):
         _take_gradients(unit, live)
     with live:
-        loss, _ = model(batch, batch.images > 0)
+        loss, _ = model(batch, batch.images > 0, step_has_sounds=batch.num_sounds > 0)
         live.moments.append(replace(live.moment(), forward=True))
         live.kind = "backward"
         if loss.requires_grad:
@@ -82,7 +82,8 @@ def offloaded_bytes(model: TrainModel, batch: Batch, dtype: torch.dtype) -> int:
         parameter.data = parameter.data.to(dtype)
     room = torch.empty(_ENDLESS, dtype=torch.uint8, device="meta")
     used = offload_blocks(model, blocks(model), room, copy_at_once, LEAST_BYTES)
-    model(map_tensors(batch, lambda tensor: tensor.to("meta")), batch.images > 0)
+    on_meta = map_tensors(batch, lambda tensor: tensor.to("meta"))
+    model(on_meta, batch.images > 0, step_has_sounds=batch.num_sounds > 0)
     return used()
 
 

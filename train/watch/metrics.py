@@ -52,7 +52,7 @@ class StepLog:
     grad_norms: dict[Part, float | None]
     """L2 norm of each part's gradients; 0 in a step that does not reach the part, None where it is not trained."""
     tokens: int
-    """Tokens of the step, over all ranks: target, prompt and visual tokens."""
+    """Tokens of the step, over all ranks: target, prompt, visual and sound tokens."""
     target_tokens: int
     """Tokens that are predicted."""
     prompt_tokens: int
@@ -90,13 +90,17 @@ class StepLog:
     digest: str
     """Digest of the packs of the step, as they were read: see sets.packs_digest. 16 hexadecimal digits."""
     masked: int
-    """Conversations of the step that were trained with weight 0 since an image failed (on_bad_media: mask)."""
+    """Conversations of the step that were trained with weight 0 since an image or sound failed (on_bad_media: mask)."""
     skipped: int
     """Steps in a row, up to this step, that left the weights as they were, since loss or gradients are not finite."""
     time: float
     """Seconds since 1970."""
     resumed_from: int
     """Step of the checkpoint from which the process of this step went on; 0 in a process that started at step 0."""
+    sound_tokens: int | None = None
+    """Placeholders of sounds. None for a model that hears nothing; so is the next."""
+    sound_tokens_per_s: float | None = None
+    """Placeholders of sounds."""
     profiled: bool = False
     """Whether a profiler slowed this step or warmed up in it: rates and MFU are lower than they are without."""
     alarms: tuple[str, ...] = field(default=())
@@ -126,7 +130,8 @@ def count_zero_steps(
 ) -> dict[Part, int]:
     """Steps in a row in which each trained part should have got a gradient and got none.
 
-    A step without images does not reach vision and aligner: such a step neither counts nor ends a count.
+    A step without images does not reach vision, one without sounds not audio, one without either not aligner: such a
+    step neither counts nor ends a count.
     """
     return {
         part: counts.get(part, 0) if not reached[part] else 0 if norm > 0 else counts.get(part, 0) + 1

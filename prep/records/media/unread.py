@@ -26,8 +26,9 @@ def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: Take
             entries = 0
         if entries > _taken_of(kind, taken):
             message = (
-                f"`{key}` names media that no part of the record takes; name them in parts, or in `images` and `videos`"
-                " for bare parts; where tags <image> stand in the text, name the form of the source, such as form=llava"
+                f"`{key}` names media that no part of the record takes; name them in parts, or in `images`, `videos`"
+                " and `audios` for bare parts; where tags <image> stand in the text, name the form of the source, such"
+                " as form=llava"
             )
             raise Reject("unread_media", message, f"{place}.{key}" if place else str(key))
 

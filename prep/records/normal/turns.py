@@ -101,17 +101,20 @@ def with_video_places(message: dict[str, Any], entries: Mapping[str, list[Any]])
     }
 
 
+_COUNTED = (("image", "images", "pictures"), ("video", "videos", "videos"), ("audio", "audios", "sounds"))
+
+
 def check_counts(messages: list[dict[str, Any]], entries: Mapping[str, list[Any]]) -> None:
-    """Reject if the tags of pictures are not as many as the pictures, or those of videos not as many as the videos."""
+    """Reject if the tags of a kind of media are not as many as the media of this kind."""
     parts = [part for m in messages if isinstance(m["content"], list) for part in m["content"]]
-    for kind, column, noun in (("image", "images", "pictures"), ("video", "videos", "videos")):
+    for kind, column, noun in _COUNTED:
         tags, given = sum(_is_place(part, kind) for part in parts), len(entries.get(column, []))
         if tags != given:
             raise Reject("count_mismatch", f"{tags} tags <{kind}> in the text, {given} {noun} beside it", column)
 
 
 def _is_place(part: Any, kind: str) -> bool:
-    """Whether a part is the place of a picture or video that stands in a column."""
+    """Whether a part is the place of a picture, video or sound that stands in a column."""
     is_of_kind = isinstance(part, Mapping) and part.get("type") == kind
     return is_of_kind and all(is_null_image(part.get(key)) for key in (*IMAGE_KEYS, kind))
 

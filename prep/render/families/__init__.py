@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lmms.prep.render.families import text, vision
+from lmms.prep.render.families import omni, text, vision
 from lmms.prep.render.families.family import Family
 
 FAMILIES: Mapping[str, Family] = {
@@ -12,5 +12,8 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": vision.FAMILY,
     "qwen2_5_vl": replace(vision.FAMILY, coords="absolute"),
     "qwen3_vl": replace(vision.FAMILY, clip=vision.rows_with_times),
+    "qwen2_audio": omni.AUDIO,
+    "qwen2_5_omni": omni.FAMILY,
+    "qwen2_5_omni_thinker": omni.FAMILY,
 }
 """model_type of config.json -> family."""

@@ -15,7 +15,7 @@ TEXT_END = "<|endoftext|>"
 def template_messages(record: Record) -> list[dict[str, Any]]:
     """Text parts are joined as they are: these templates know strings only."""
     if record.media:
-        message = "the record has images or videos, this model reads text only"
+        message = "the record has images, videos or sounds, this model reads text only"
         raise Reject("images_unsupported", message, record.media[0].place)
     return [{"role": m.role, "content": m.text, **other_keys(m)} for m in record.messages]
 

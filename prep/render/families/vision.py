@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: content is a string or parts, e.g.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL, and models that hear: content is a string or parts, e.g.
 
 {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
 """
@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from lmms.prep.records.parts import Part, Text, Video
+from lmms.prep.records.parts import Part, Text
 from lmms.prep.records.record import Record
 from lmms.prep.render.families.family import Family, other_keys
 from lmms.prep.render.families.text import TEXT_END, TURN_END, TURN_START
+from lmms.prep.render.turns import media_kind
 
 
 def template_messages(record: Record) -> list[dict[str, Any]]:
-    """Parts stay parts; the template puts one placeholder where an image or a video stands.
+    """Parts stay parts; the template puts one placeholder where an image, a video or a sound stands.
 
     Neighbouring texts become one part, as in the rendering: a search for special-token text in a part must see the
     whole text.
@@ -36,12 +37,12 @@ def _template_parts(is_text: bool, run: Iterable[Part]) -> Iterator[dict[str, An
     if is_text:
         yield {"type": "text", "text": "".join(part.text for part in run if isinstance(part, Text))}
     else:
-        yield from ({"type": "video" if isinstance(part, Video) else "image"} for part in run)
+        yield from ({"type": media_kind(part)} for part in run)
 
 
-def rows_together(seconds: Sequence[float]) -> list[str]:
-    """The rows of a video, one behind the other."""
-    return ["", *(piece for _ in seconds for piece in (_VIDEO, ""))]
+def rows_together(seconds: Sequence[float], video: str = "<|video_pad|>") -> list[str]:
+    """The rows of a video, one behind the other. video: their placeholder."""
+    return ["", *(piece for _ in seconds for piece in (video, ""))]
 
 
 def rows_with_times(seconds: Sequence[float]) -> list[str]:

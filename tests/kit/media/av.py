@@ -23,7 +23,7 @@ def records_of(file: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, stream.read().splitlines())
 
 
-def samples_of(
+def made_of(
     records: list[dict[str, Any]], av: Path, model: Path, folder: Path, **settings: Any
 ) -> tuple[ModelFolder, list[Pack | Reject]]:
     """The model's folder, and what a build makes of each record: its sample, or why there is none."""
@@ -50,3 +50,14 @@ def samples_of(
         return sample
 
     return given.model, [made(i, record) for i, record in enumerate(records)]
+
+
+def outcomes(expected: dict[str, Any]) -> tuple[bool, set[str]]:
+    """Whether an edge case may be accepted, and the reasons for which it may be rejected."""
+    ways = [expected, expected.get("outcome_also_ok", {})]
+    reasons = {way["reason"] for way in ways if "reason" in way} | set(expected.get("reason_also_ok", ()))
+    return any(way.get("outcome") == "accepted" for way in ways), {_NAMES.get(reason, reason) for reason in reasons}
+
+
+_NAMES = {"not_media": "not_a_video"}
+"""Reasons of the expectations that have another name here."""

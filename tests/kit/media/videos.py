@@ -53,6 +53,19 @@ def video(
     return target.getvalue()
 
 
+def of_frames(frames: Sequence[NDArray[np.uint8]], rate: int) -> bytes:
+    """An MP4 of these frames, (height, width, 3), at so many a second."""
+    target = BytesIO()
+    with av.open(target, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=rate, options={"crf": "10"})
+        stream.height, stream.width, _ = frames[0].shape
+        stream.pix_fmt = "yuv444p"
+        for pixels in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode(None))
+    return target.getvalue()
+
+
 def again(data: bytes, times: int) -> bytes:
     """An MP4 whose packets are written that many times, one after another: long, and made in a moment."""
     target = BytesIO()

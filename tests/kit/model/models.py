@@ -10,6 +10,8 @@ from PIL import Image
 from transformers import (
     PretrainedConfig,
     Qwen2_5_VLConfig,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2AudioConfig,
     Qwen2Config,
     Qwen2VLConfig,
     Qwen3Config,
@@ -19,6 +21,7 @@ from transformers import (
 from lmms.configs.by_part import Part
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
+from lmms.configs.contract.families import trained_as
 from lmms.configs.contract.geometry import Vision, grid_tokens, image_grid
 from lmms.configs.contract.manifest import Manifest
 from lmms.configs.contract.pack import CONTRACT_VERSION, Media, Pack
@@ -34,12 +37,16 @@ from lmms.train.model.forward import TrainModel
 from lmms.train.model.lora import add_lora, init_lora
 from lmms.train.optim.groups import set_trained
 from tests.kit.model.clips import Clip, clip_rows
+from tests.kit.model.sounds import FILLED_AUDIO, TINY_AUDIO, Noise
 
-FAMILIES = ("qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-VISION_FAMILIES = FAMILIES[2:]
+FAMILIES = ("qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni_thinker", "qwen2_audio")
+VISION_FAMILIES = FAMILIES[2:-1]
+SOUND_FAMILIES = FAMILIES[-2:]
+AUDIOS = {"qwen2_5_omni_thinker": TINY_AUDIO, "qwen2_audio": FILLED_AUDIO}
 
-VOCAB = 64
+VOCAB, SOUND_VOCAB = 64, 72
 IMAGE_TOKEN, VISION_START, VISION_END, VIDEO_TOKEN = 63, 62, 61, 60
+AUDIO_TOKEN, AUDIO_START, AUDIO_END = 64, 65, 66
 FIRST_SPECIAL = 60
 """Token ids below it are text."""
 
@@ -66,9 +73,12 @@ _TOWER = {"depth": 4, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, 
 
 def tiny_config(family: str, tied: bool = False) -> PretrainedConfig:
     """A config of a few thousand parameters with every feature of its family: grouped heads, windows, deep features."""
+    family = trained_as(family)
     text = {**_TEXT, "tie_word_embeddings": tied}
     mrope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
     top = {**_TOKENS, "tie_word_embeddings": tied}
+    if family in SOUND_FAMILIES:
+        return _hearing_config(family, {**text, "vocab_size": SOUND_VOCAB}, mrope, tied)
     if family == "qwen2":
         return Qwen2Config(**text)
     if family == "qwen3":
@@ -85,6 +95,29 @@ def tiny_config(family: str, tied: bool = False) -> PretrainedConfig:
     interleaved = {**mrope, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
     text_config = {**text, "head_dim": 16, "rope_parameters": interleaved}
     return Qwen3VLConfig(text_config=text_config, vision_config=tower, **top)
+
+
+def _hearing_config(family: str, text: dict[str, object], mrope: dict[str, object], tied: bool) -> PretrainedConfig:
+    audio = {"num_mel_bins": 8, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "d_model": 16}
+    if family == "qwen2_audio":
+        audio |= {"max_source_positions": 50, "initializer_range": 0.2}
+        text |= {"model_type": "qwen2"}
+        return Qwen2AudioConfig(
+            text_config=text, audio_config=audio, audio_token_index=AUDIO_TOKEN, tie_word_embeddings=tied
+        )
+    tower = {**_TOWER, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24, "initializer_range": 0.2}
+    return Qwen2_5OmniThinkerConfig(
+        text_config={**text, "rope_parameters": mrope},
+        vision_config=tower | {"window_size": 16, "fullatt_block_indexes": [1, 3]},
+        audio_config=audio | {"n_window": 4, "max_source_positions": 20, "output_dim": 32, "initializer_range": 0.2},
+        image_token_index=IMAGE_TOKEN,
+        video_token_index=VIDEO_TOKEN,
+        audio_token_index=AUDIO_TOKEN,
+        audio_start_token_id=AUDIO_START,
+        audio_end_token_id=AUDIO_END,
+        vision_start_token_id=VISION_START,
+        tie_word_embeddings=tied,
+    )
 
 
 TINY_VISION = Vision(
@@ -120,6 +153,8 @@ def tiny_recipe(family: str, on_bad_media: str = "stop", by: str = "set", sets: 
             image_token_id=IMAGE_TOKEN if has_vision else None,
             merge_size=2,
             video_token_id=VIDEO_TOKEN if has_vision else None,
+            audio_token_id=AUDIO_TOKEN if family in AUDIOS else None,
+            audio=AUDIOS.get(family),
         ),
         sources=("first.jsonl", "second.jsonl"),
     )
@@ -151,13 +186,17 @@ def tiny_model(
     return model
 
 
+Shown = bytes | Clip | Noise
+"""An encoded image, a video, or a sound."""
+
+
 @dataclass(frozen=True)
 class Talk:
-    """A conversation for `make_pack`: ids, target spans with weights, and its encoded images and videos in order."""
+    """A conversation for `make_pack`: ids, target spans with weights, and its images, videos and sounds in order."""
 
     ids: tuple[int, ...]
     targets: tuple[tuple[int, int, float], ...]
-    images: tuple[bytes | Clip, ...] = ()
+    images: tuple[Shown, ...] = ()
     sample: tuple[int, int] = (0, 0)
 
 
@@ -174,14 +213,18 @@ def picture(seed: int, width: int = 24, height: int = 16) -> bytes:
     return file.getvalue()
 
 
-def talk(seed: int, length: int, images: Sequence[bytes | Clip] = (), row: int = 0) -> Talk:
-    """A random conversation: an image or video early on for each of `images`, two target spans of different weight."""
+def talk(seed: int, length: int, images: Sequence[Shown] = (), row: int = 0) -> Talk:
+    """A random conversation: media early on for each of `images`, two target spans of different weight."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, FIRST_SPECIAL, 2).tolist()
     for shown in images:
         placeholders = []
+        if isinstance(shown, Noise):
+            placeholders = [AUDIO_TOKEN] * shown.media.end
+            ids += [AUDIO_START, *placeholders, AUDIO_END, int(rng.integers(0, FIRST_SPECIAL))]
+            continue
         for media, _ in _media_of(shown):
-            row_ids = [IMAGE_TOKEN if media.row is None else VIDEO_TOKEN] * (media.end - media.start)
+            row_ids = [_PLACEHOLDERS[media.kind]] * (media.end - media.start)
             time = [int(rng.integers(0, FIRST_SPECIAL)), VISION_START, *row_ids, VISION_END]
             placeholders += time if isinstance(shown, Clip) and shown.has_times else row_ids
         ids += [VISION_START, *placeholders, VISION_END, int(rng.integers(0, FIRST_SPECIAL))]
@@ -192,9 +235,14 @@ def talk(seed: int, length: int, images: Sequence[bytes | Clip] = (), row: int =
     return Talk(tuple(ids), spans, tuple(images), (seed % 2, row))
 
 
-def _media_of(image: bytes | Clip) -> Iterator[tuple[Media, bytes]]:
-    """The entry of an image, or those of a video's rows, at place 0, with their bytes."""
-    if isinstance(image, Clip):
+_PLACEHOLDERS = {"image": IMAGE_TOKEN, "video": VIDEO_TOKEN, "audio": AUDIO_TOKEN}
+
+
+def _media_of(image: Shown) -> Iterator[tuple[Media, bytes]]:
+    """The entry of an image or sound, or those of a video's rows, at place 0, with their bytes."""
+    if isinstance(image, Noise):
+        yield image.media, image.data
+    elif isinstance(image, Clip):
         yield from clip_rows(image, TINY_VISION)
     else:
         width, height = Image.open(io.BytesIO(image)).size
@@ -210,7 +258,7 @@ def make_pack(talks: Sequence[Talk]) -> Pack:
     for t, start in zip(talks, starts.tolist(), strict=False):
         at = 0
         for m, shown in (each for image in t.images for each in _media_of(image)):
-            at = t.ids.index(IMAGE_TOKEN if m.row is None else VIDEO_TOKEN, at)
+            at = t.ids.index(_PLACEHOLDERS[m.kind], at)
             end = at + m.end - m.start
             media.append(replace(m, start=start + at, end=start + end))
             data += shown
@@ -251,6 +299,8 @@ def manifest_of(family: str) -> Manifest:
         max_patches=4096,
         image_token_id=IMAGE_TOKEN if has_vision else None,
         video_token_id=VIDEO_TOKEN if has_vision else None,
+        audio_token_id=AUDIO_TOKEN if family in AUDIOS else None,
+        audio=AUDIOS.get(family),
         vision=TINY_VISION if has_vision else None,
         packing="none",
         fingerprints={},

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from lmms.configs.contract.pack import Pack
+from lmms.configs.contract.pack import SOUND_TABLE, Pack
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.shapes import shapes_of
 from lmms.train.data.shards import Sidecar
@@ -24,6 +24,7 @@ def sidecar_of(packs: Sequence[Pack]) -> Sidecar:
         "patches": [pack.patches for pack in packs],
         "sum_squared_patches": [pack.sum_squared_patches for pack in packs],
         "media": [len(pack.media) for pack in packs],
+        **{name: [getattr(pack, name) for pack in packs] for name in SOUND_TABLE},
     }
     zeros = {field.name: [0] * len(packs) for field in fields(Sidecar)}
     return Sidecar(**{name: np.array(column) for name, column in (zeros | columns).items()})
@@ -31,4 +32,5 @@ def sidecar_of(packs: Sequence[Pack]) -> Sidecar:
 
 def padding_recipe(family: str, packs: Sequence[Pack], micro_packs: int = 1) -> Recipe:
     recipe = tiny_recipe(family)
-    return replace(recipe, shapes=shapes_of([sidecar_of(packs)], SEQ_LEN, micro_packs, recipe.tower))
+    audio = recipe.sets[0].limits.audio
+    return replace(recipe, shapes=shapes_of([sidecar_of(packs)], SEQ_LEN, micro_packs, recipe.tower, audio))

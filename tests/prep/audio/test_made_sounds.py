@@ -155,6 +155,7 @@ def test_a_time_before_the_start_is_an_error_of_the_caller() -> None:
         (pcm(np.array([[1e300]]), "DOUBLE"), "non_finite_samples"),
         (pcm(np.zeros((0, 1), np.float32), "PCM_16"), "empty_audio"),
     ],
+    ids=["nothing", "playlist", "concat", "utf-16", "wma", "png", "tag", "infinite", "too large", "no samples"],
 )
 def test_what_is_no_sound_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(Reject, match=reason):

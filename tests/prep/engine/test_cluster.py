@@ -1,6 +1,7 @@
 """A build on a real Ray cluster of two nodes: the bytes of a build on this machine, also if a node is killed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,13 +25,16 @@ from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
 from lmms.prep.build_report import REPORT_NAME
 from lmms.prep.engine import cluster
-from lmms.prep.engine.cluster import Call, ray_cluster, tasks_on_ray
+from lmms.prep.engine.cluster import Call, groups_on_ray, ray_cluster, tasks_on_ray
+from lmms.prep.engine.deaths import PROCESS_DIED
 from tests.kit.folders import shard_files, tiny_model_folder
 from tests.kit.records import write_records
 from tests.kit.stores.servers import s3_server
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
+
+NODE_MEMORY = 2 * 2**30
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +46,13 @@ def nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     soon_dead = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon_dead}
+    head = {"num_cpus": 1, "memory": NODE_MEMORY, "include_dashboard": False, "_system_config": soon_dead}
     with pytest.MonkeyPatch.context() as patched, s3_server(patched):
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         made = Cluster(initialize_head=True, head_node_args=head)
         patched.setenv("RAY_ADDRESS", made.address)
         try:
-            made.add_node(num_cpus=1)
+            made.add_node(num_cpus=1, memory=NODE_MEMORY)
             with ray_cluster() as words:
                 assert words == f"the Ray cluster at {made.address}, 2 nodes, 2 cores"
                 yield made
@@ -170,6 +174,38 @@ def test_a_killed_worker_costs_a_retry_and_a_piece_that_always_kills_has_a_name(
     assert results == ["0 a", "1 b", "2 once", "3 d"]
     with pytest.raises(BuildError, match=r"^Ray gave up on piece 2: "):
         list(tasks_on_ray(call, enumerate(["a", "b", "always", "d"]), "piece {}".format))
+
+
+def test_a_record_that_kills_its_worker_is_lost_alone_as_on_one_machine(tmp_path: Path, nodes: Any) -> None:
+    """Two records of the second of three chunks; the others have the bytes of a build by local processes."""
+    write_records(tmp_path / "data", 1300)
+    kills = {"function": "tests.kit.gates:kills", "options": {"words": ["answer 701", "answer 705"]}}
+    config = settings(tmp_path, str(tmp_path / "ray"), transforms=(kills,), store="none", engine="ray")
+    build_shards(config)
+    build_shards(replace(config, out=str(tmp_path / "local"), engine="local", workers=2))
+    rejects = pl.read_parquet(tmp_path / "ray" / "rejects.parquet").filter(reason=PROCESS_DIED)
+    assert rejects["row"].to_list() == [702, 706]  # a blank line stands before
+    assert shard_files(tmp_path / "ray") == shard_files(tmp_path / "local")
+
+
+def take_memory(task: tuple[int, str]) -> str:
+    """A piece `much` kills a worker of Ray, and in a process below such a worker takes more than its node has."""
+    _, piece = task
+    if piece == "much":
+        if not multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert [bytearray(2**26) for _ in range(NODE_MEMORY // 2**26)]
+    return piece
+
+
+def how_it_died(task: tuple[int, str], how: str, step: int | None) -> tuple[int, str]:
+    return task[0], how
+
+
+def test_a_piece_that_killed_workers_has_the_memory_of_a_core(tmp_path: Path, nodes: Any) -> None:
+    call = Call(take_memory, set_up, ())
+    results = list(groups_on_ray(call, iter, [["a", "much", "b"]], iter(()), str, lambda: how_it_died))
+    assert results == ["a", "ran out of memory (fewer workers need less)", "b"]
 
 
 def fail(task: tuple[int, str]) -> str:

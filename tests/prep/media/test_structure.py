@@ -4,6 +4,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 from PIL import Image, ImageFile
@@ -21,6 +22,7 @@ from tests.kit.media.pictures import (
     encoded,
     encoded_twice,
     outcome,
+    picture,
     png_with,
 )
 
@@ -55,6 +57,41 @@ def test_damaged_bytes_are_rejected_or_measured_as_pillow_would(name: str) -> No
                 continue
             assert found["header"] == found["decode"] == expected
             assert found["structure"] in (expected, "decode_error")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("jpeg") and name != "jpeg2000"])
+def test_a_jpeg_is_refused_by_decode_where_pillow_refuses_to_decode_its_pixels(name: str) -> None:
+    """Bounded form of the campaign: 16,000 such files, no difference."""
+    data, rng = FILES[name](), random.Random(name)
+    markers = [at + 1 for at in range(2, len(data) - 1) if data[at] == 0xFF and data[at + 1] not in (0, 0xFF)]
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        match rng.randrange(3):
+            case 0:
+                damaged[rng.randrange(3, len(data))] ^= 1 << rng.randrange(8)
+            case 1:
+                damaged[rng.choice(markers)] = rng.randrange(256)
+            case _:
+                at = rng.randrange(3, len(data))
+                del damaged[at : at + rng.randrange(1, 99)]
+        expected = decoded_size(bytes(damaged))
+        if not expected or expected[0] * expected[1] <= 10**6:
+            found = outcome(bytes(damaged), "decode", max_pixels=10**6)
+            assert (found if isinstance(found, tuple) else None) == expected
+            refused += not expected
+    assert 5 < refused < 145
+
+
+def test_a_lossless_jpeg_which_has_no_smaller_size_is_decoded_in_full() -> None:
+    av = pytest.importorskip("av", reason="the extra video is not installed: it encodes such a JPEG")
+    encoder = av.CodecContext.create("ljpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = WIDTH, HEIGHT, "yuvj444p", Fraction(1)
+    encoder.options = {"strict": "-2"}
+    (packet,) = encoder.encode(av.VideoFrame.from_image(picture()).reformat(format="yuvj444p"))
+    data = bytes(packet)
+    assert outcome(data, "decode") == decoded_size(data) == (WIDTH, HEIGHT)
+    assert outcome(data[:-400], "decode") == "decode_error"
 
 
 def test_of_common_formats_structure_decodes_no_pixels_and_of_none_the_header_does(

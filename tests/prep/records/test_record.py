@@ -29,6 +29,10 @@ def video_part(**asks: Any) -> dict[str, Any]:
     return {"type": "video", "video": "a.mp4", **asks}
 
 
+def audio_part(**asks: Any) -> dict[str, Any]:
+    return {"type": "audio", "audio": "a.wav", **asks}
+
+
 def rejected(value: Any) -> Reject:
     with pytest.raises(Reject) as caught:
         parse_record(value)
@@ -121,7 +125,25 @@ def test_a_surrogate_pair_is_one_character() -> None:
         (conversation(image_turn({**video_part(fps=2), "video": ["a.jpg"]})), "bad_part", "messages[0].content[0]"),
         (conversation(image_turn({"type": ["text"]})), "unknown_part_type", "messages[0].content[0]"),
         (conversation({"role": {}, "content": "a"}), "unknown_role", "messages[0]"),
-        (conversation(image_turn({"type": "input_audio"})), "later_audio", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "input_audio"})), "bad_part", "messages[0].content[0]"),
+        *(
+            (conversation(image_turn({"type": "input_audio", "input_audio": value})), reason, "messages[0].content[0]")
+            for value, reason in (
+                ({"format": "wav"}, "part_missing_field"),
+                ({"data": 1}, "bad_part"),
+                ({"data": "UklG", "format": 1}, "bad_part"),
+                ({"data": "UklG", "rate": 16000}, "bad_part"),
+            )
+        ),
+        (conversation(image_turn({"type": "audio"})), "count_mismatch", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "audio_url"})), "part_missing_field", "messages[0].content[0]"),
+        (conversation(image_turn({"type": "audio", "audio": 1})), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(audio_part(fps=1))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(audio_part(audio_start=-1))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(audio_part(audio_end="1"))), "bad_part", "messages[0].content[0]"),
+        (conversation(image_turn(audio_part(audio_start=2, audio_end=2))), "bad_range", "messages[0].content[0]"),
+        (conversation(image_turn(audio_part()), ASSISTANT, audios=["b.wav"]), "count_mismatch", "audios"),
+        (conversation({**ASSISTANT, "audio": {"id": "x"}}), "unread_media", "messages[0].audio"),
         (conversation(image_turn({"type": "image", "src": "a"})), "bad_part", "messages[0].content[0]"),
         (conversation(image_turn({"type": "image", "image": "a", "url": "b"})), "bad_part", "messages[0].content[0]"),
         (conversation(image_turn({"type": "image", "base64": b"a"})), "bad_part", "messages[0].content[0]"),

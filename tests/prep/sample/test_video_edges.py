@@ -10,23 +10,13 @@ import pytest
 from lmms.configs.contract.pack import Pack
 from lmms.prep.reject import REASONS, Reject
 from lmms.prep.video.process import stop
-from tests.kit.media.av import records_of, samples_of
-
-NAMES = {"not_media": "not_a_video"}
-"""Reasons of the expectations that have another name here."""
+from tests.kit.media.av import made_of, outcomes, records_of
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_decoder_is_left() -> Iterator[None]:
     yield
     stop()
-
-
-def outcomes(expected: dict[str, Any]) -> tuple[bool, set[str]]:
-    """Whether a record may be accepted, and the reasons for which it may be rejected."""
-    ways = [expected, expected.get("outcome_also_ok", {})]
-    reasons = {way["reason"] for way in ways if "reason" in way} | set(expected.get("reason_also_ok", ()))
-    return any(way.get("outcome") == "accepted" for way in ways), {NAMES.get(reason, reason) for reason in reasons}
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-vl", "qwen3-vl"])
@@ -37,7 +27,7 @@ def test_every_edge_case_of_videos_is_taken_or_rejected_as_expected(
     expected = json.loads((av / "edge_cases.expected.json").read_text())["records"]
     records = [record for record in records_of(av / "edge_cases.jsonl.zst") if record["id"].startswith("v-")]
     assert len(records) >= 30
-    _, made = samples_of(records, av, model_folders[name], tmp_path)
+    _, made = made_of(records, av, model_folders[name], tmp_path)
     wrong = {}
     for record, sample in zip(records, made, strict=True):
         case = expected[record["id"]]

@@ -18,17 +18,8 @@ from lmms.configs.settings.sources import SourceConfig
 from lmms.prep.build import build_shards
 from lmms.prep.video.process import stop
 from lmms.train.data.shards import PackReader, read_sidecar
-from tests.kit.folders import DEMO_MODEL
+from tests.kit.folders import DEMO_MODEL, VIDEO_TEMPLATE
 from tests.kit.media.videos import number_of, numbered, video
-
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
-    "{% if part.type == 'text' %}{{ part.text }}{% else %}"
-    "<|vision_start|><|{{ part.type }}_pad|><|vision_end|>{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-)
-"""The demo's template has no place for videos."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +45,7 @@ def turns(*parts: Any) -> list[dict[str, Any]]:
 
 def built(root: Path, folder: Path, records: list[dict[str, Any]], **settings: Any) -> tuple[Manifest, list[Pack]]:
     source, template = folder / "records.jsonl", folder / "template.jinja"
-    template.write_text(TEMPLATE)
+    template.write_text(VIDEO_TEMPLATE)
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
     config = PrepConfig(
         sources=(SourceConfig(path=str(source), **settings.pop("source", {})),),

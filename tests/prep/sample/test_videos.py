@@ -20,7 +20,7 @@ from lmms.prep.video.facts import VideoFacts, VideoLimits
 from lmms.prep.video.process import stop
 from lmms.train.batch.frames import row_patches
 from lmms.train.families import family_of
-from tests.kit.media.av import records_of, samples_of
+from tests.kit.media.av import made_of, records_of
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
 LARGEST = 1_000_000 if os.environ.get("LMMS_ALL_VIDEOS") else 250_000
@@ -124,7 +124,7 @@ def test_real_videos_have_the_ids_grids_pixels_and_positions_of_the_processor_an
 ) -> None:
     records = video_records(av)
     assert len(records) >= 8
-    folder, samples = samples_of(records, av, model_folders[name], tmp_path, video_frames=video_frames)
+    folder, samples = made_of(records, av, model_folders[name], tmp_path, video_frames=video_frames)
     config, processor = AutoConfig.from_pretrained(folder.path), AutoProcessor.from_pretrained(folder.path)
     with torch.device("meta"):
         hf = AutoModelForImageTextToText.from_config(config)

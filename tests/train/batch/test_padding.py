@@ -13,6 +13,7 @@ from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.padding import pad_batch
 from lmms.train.batch.shapes import Shapes
 from tests.kit.model.models import (
+    AUDIOS,
     VISION_FAMILIES,
     joined,
     make_pack,
@@ -23,25 +24,30 @@ from tests.kit.model.models import (
     tiny_recipe,
 )
 from tests.kit.model.padding import SEQ_LEN, padding_recipe
+from tests.kit.model.sounds import noise_sound
 from tests.kit.passes import assert_same_gradients, gradients
 
-PADDED = ("qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+PADDED = ("qwen3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_audio", "qwen2_5_omni_thinker")
 
 
 def packs_of(family: str) -> list[Pack]:
     """One long conversation, many short ones, and in vision families pictures of every kind; two packs are full."""
     sizes = [(56, 40), (8, 8), (12, 60), (120, 30), (24, 16), (64, 64)]
     images = [picture(i, *size) for i, size in enumerate(sizes)] if family in VISION_FAMILIES else []
+    sounds = [noise_sound(i, samples, AUDIOS[family]) for i, samples in enumerate(SAMPLES)] if family in AUDIOS else []
     packs = [
-        make_pack([talk(0, 10), talk(1, 12, images[:2]), talk(2, 9, images[2:4])]),
+        make_pack([talk(0, 10, sounds[:1]), talk(1, 12, images[:2]), talk(2, 9, images[2:4])]),
         make_pack([talk(3, SEQ_LEN - 2)]),
         make_pack([talk(i, 5) for i in range(20)]),
-        make_pack([talk(4, 30, images[3:]), talk(5, 7)]),
+        make_pack([talk(4, 30, images[3:]), talk(5, 7, sounds[1:])]),
         make_pack([talk(6, 100), talk(7, 50)]),
         make_pack([talk(8, 40, images), *(talk(9 + i, 4) for i in range(3))]),
     ]
     filled = SEQ_LEN - len(packs[2].input_ids)
     return [*packs, make_pack([*(talk(i, 5) for i in range(20)), talk(30, filled - 2)])]
+
+
+SAMPLES = (16000, 801, 2560, 5000)
 
 
 def shape_of(batch: Batch) -> tuple[object, ...]:
@@ -50,6 +56,9 @@ def shape_of(batch: Batch) -> tuple[object, ...]:
     if batch.vision is not None:
         vision = {k: v.shape if isinstance(v, Tensor) else v for k, v in batch.vision.tower.items()}
         vision["patches"] = batch.vision.patches.shape
+    if batch.sounds is not None:
+        names = ("valid_indices", "cu_seqlens", "max_seqlen")
+        vision |= {f"sound {k}": v.shape if isinstance(v, Tensor) else v for k, v in batch.sounds.tower.items() if k in names}
     return batch.input_ids.shape, batch.cu_seqlens.shape, batch.max_length, tuple(vision.items())
 
 
@@ -65,7 +74,7 @@ def test_padding_changes_no_loss_and_no_gradient(family: str) -> None:
         assert padded.input_ids.shape == (1, SEQ_LEN)
         for batch in (plain, padded):
             model.zero_grad()
-            loss, by_group = model(batch, family in VISION_FAMILIES)
+            loss, by_group = model(batch, family in VISION_FAMILIES, step_has_sounds=family in AUDIOS)
             loss.backward()
             results.append((loss.detach(), by_group, gradients(model)))
         (loss, groups, expected), (loss_padded, groups_padded, found) = results
@@ -95,10 +104,16 @@ def test_every_batch_fits_and_the_shapes_are_few(family: str, micro_packs: int) 
             assert isinstance(tower["cu_seqlens"], Tensor)
             assert tower["cu_seqlens"][-1] == len(batch.vision.patches)
             assert len(batch.vision.patches) % recipe.shapes.patches == 0
+        if batch.sounds is not None:
+            tower = batch.sounds.tower
+            assert isinstance(tower["cu_seqlens"], Tensor)
+            assert isinstance(tower["valid_indices"], Tensor)
+            assert tower["cu_seqlens"][-1] == len(tower["valid_indices"])
+            assert int(tower["cu_seqlens"].diff().max()) <= tower["max_seqlen"]
     assert lengths <= set(recipe.shapes.conversations)
     assert len(recipe.shapes.conversations) <= 4
     # 8 numbers of patches x 4 of dense windows, of which those occur that the images have
-    assert len({shape[3] for shape in shapes}) <= (1 if family == "qwen3" else 12)
+    assert len({shape[3] for shape in shapes}) <= (1 if family == "qwen3" else 12 if family not in AUDIOS else 30)
 
 
 def test_many_short_conversations_and_one_long_one_have_shapes_of_their_own() -> None:

@@ -86,7 +86,7 @@ def test_ranks_that_do_not_divide_a_step_have_equal_passes_and_every_pack_counts
     assert [request.counts for plan in everyone for request in plan.passes].count(False) == idle
     assert all(request.counts for plan in everyone for request in plan.passes[:-1])
     for number, has_images in enumerate(everyone[0].has_images):
-        shown = [sets.media[place.pack] > 0 for plan in everyone for place in plan.passes[number].places]
+        shown = [sets.visual_tokens[place.pack] > 0 for plan in everyone for place in plan.passes[number].places]
         assert has_images == any(shown)
 
 

@@ -5,9 +5,12 @@ from functools import partial
 import pytest
 
 from lmms.configs.errors import ModelError
-from lmms.train.families import FAMILIES, family_of, images_of
+from lmms.train.families import family_of, images_of, sounds_of
 from lmms.train.families.family import Tower
 from tests.kit.model.models import (
+    AUDIOS,
+    FAMILIES,
+    SOUND_FAMILIES,
     VISION_FAMILIES,
     joined,
     make_pack,
@@ -17,6 +20,7 @@ from tests.kit.model.models import (
     tiny_model,
     tiny_recipe,
 )
+from tests.kit.model.sounds import noise_sound
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -27,7 +31,7 @@ def test_layers_are_placed_in_the_order_in_which_a_forward_pass_reaches_them(fam
 
     def note(name: str, *_: object) -> None:
         part = shape.part_of(name)
-        # The mergers of a tower run one after the other.
+        # The mergers of a tower run one after the other; a projection is a module without others.
         top = max((top for top in tops if tops[top] is part and f"{name}.".startswith(f"{top}.")), key=len)
         merger = name.split(".")[3] if top.endswith("_list") else ""
         reached.setdefault(f"{top}.{merger}", []).append(part.point(name))
@@ -36,8 +40,10 @@ def test_layers_are_placed_in_the_order_in_which_a_forward_pass_reaches_them(fam
         if list(module.parameters(recurse=False)):
             module.register_forward_hook(partial(note, name))
     images = [picture(1)] if family in VISION_FAMILIES else []
-    model(joined([make_pack([talk(1, 9, images)])], tiny_recipe(family)), bool(images))
-    assert len(reached) == (1 if not images else 5 if family == "qwen3_vl" else 3)
+    sounds = [noise_sound(1, 8000, AUDIOS[family])] if family in SOUND_FAMILIES else []
+    batch = joined([make_pack([talk(1, 9, [*images, *sounds])])], tiny_recipe(family))
+    model(batch, bool(images), step_has_sounds=bool(sounds))
+    assert len(reached) == 1 + (4 if family == "qwen3_vl" else 2 * len(images)) + 2 * len(sounds)
     for places in reached.values():
         assert list(dict.fromkeys(places)) == sorted(set(places))
 
@@ -48,13 +54,18 @@ def test_the_tower_is_what_the_config_says(family: str) -> None:
         "qwen2_vl": Tower(patch_size=4, merge_size=2),
         "qwen2_5_vl": Tower(patch_size=4, merge_size=2, window_size=16, windowed=(0, 2), tokens_per_second=4),
         "qwen3_vl": Tower(patch_size=4, merge_size=2, position_side=6),
+        "qwen2_5_omni_thinker": Tower(
+            patch_size=4, merge_size=2, window_size=16, windowed=(0, 2), tokens_per_second=25, time_takes_room=True
+        ),
     }
     assert images_of(family).tower(tiny_config(family)) == expected[family]
 
 
-def test_a_model_that_reads_text_only_takes_no_images() -> None:
-    with pytest.raises(ModelError, match="'qwen3' reads text only"):
-        images_of("qwen3")
+def test_a_model_takes_no_media_of_a_kind_that_it_does_not_read() -> None:
+    with pytest.raises(ModelError, match="'qwen2_audio' sees nothing"):
+        images_of("qwen2_audio")
+    with pytest.raises(ModelError, match="'qwen2_5_vl' hears nothing"):
+        sounds_of("qwen2_5_vl")
 
 
 def test_a_model_of_no_family_is_refused() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, PretrainedConfig
 
-from lmms.configs.contract.costs import _TOWERS, config_cost, folder_cost
-from lmms.configs.contract.families import FAMILIES
+from lmms.configs.contract.costs import _AUDIO_TOWERS, _TOWERS, config_cost, folder_cost
+from lmms.configs.contract.families import FAMILIES, trained_as
 from lmms.configs.errors import ConfigError, ModelError
 from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
@@ -26,9 +26,9 @@ def assert_costs_are_equal(config: PretrainedConfig, folder: Path) -> None:
 
 def test_every_family_has_its_arithmetic() -> None:
     assert set(_TOWERS) == set(FAMILIES)
-    assert {name for name, tower in _TOWERS.items() if tower} == {
-        name for name, facts in FAMILIES.items() if "image" in facts.placeholders
-    }
+    for towers, kind in ((_TOWERS, "image"), (_AUDIO_TOWERS, "audio")):
+        having = {name for name, tower in towers.items() if tower}
+        assert having == {name for name, facts in FAMILIES.items() if kind in facts.placeholders}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,10 +41,12 @@ def test_tiny_models_cost_the_same_by_their_config_whatever_is_frozen(family: st
 def test_real_models_cost_the_same_by_their_config_whatever_is_frozen(shared: Path, tmp_path: Path) -> None:
     files = [*(shared / "models").glob("*/config.json"), *(shared / "models").glob("*/configs/*.json")]
     known = [file for file in files if json.loads(file.read_text("utf-8")).get("model_type") in FAMILIES]
-    assert {json.loads(file.read_text("utf-8"))["model_type"] for file in known} == set(FAMILIES)
+    types = {json.loads(file.read_text("utf-8"))["model_type"] for file in known}
+    assert {trained_as(name) for name in types} == {trained_as(name) for name in FAMILIES}
     for file in known:
         (tmp_path / "config.json").write_bytes(file.read_bytes())
-        assert_costs_are_equal(AutoConfig.from_pretrained(tmp_path), tmp_path)
+        whole = AutoConfig.from_pretrained(tmp_path)
+        assert_costs_are_equal(getattr(whole, "thinker_config", whole), tmp_path)
 
 
 def test_a_config_without_a_size_is_refused_by_name() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from itertools import product
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from lmms.train.model.build import build_model
 from lmms.train.model.flops import model_cost
 from lmms.train.plan.cards import peak_flops
 from tests.kit.model.models import (
+    AUDIOS,
     FAMILIES,
+    SOUND_FAMILIES,
     VISION_FAMILIES,
     frozen,
     joined,
@@ -35,17 +38,25 @@ from tests.kit.model.models import (
     tiny_recipe,
 )
 from tests.kit.model.padding import sidecar_of
+from tests.kit.model.sounds import noise_sound
 
 aten = torch.ops.aten
 
 LORA = LoraConfig(rank=3)
+OF_TOWERS = ("squared_image", "squared_window", "squared_sound")
+"""Attention in towers."""
 
 
 def tiny_pack(family: str) -> Pack:
-    if family not in VISION_FAMILIES:
-        return make_pack([talk(1, 9), talk(2, 30), talk(3, 17)])
-    images = [picture(seed, width, height) for seed, (width, height) in enumerate([(24, 16), (56, 40), (16, 16)])]
-    return make_pack([talk(1, 9, images[:2]), talk(2, 30), talk(3, 17, images[2:])])
+    sizes = [(24, 16), (56, 40), (16, 16)] if family in VISION_FAMILIES else []
+    images = [picture(seed, width, height) for seed, (width, height) in enumerate(sizes)]
+    # Whole chunks: the convolutions have nothing to compute besides.
+    sounds = [noise_sound(seed, samples, AUDIOS[family]) for seed, samples in enumerate(WHOLE.get(family, ()))]
+    return make_pack([talk(1, 9, [*images[:2], *sounds[:1]]), talk(2, 30), talk(3, 17, [*images[2:], *sounds[1:]])])
+
+
+WHOLE = {"qwen2_5_omni_thinker": (2560, 3840), "qwen2_audio": (16000, 16000)}
+"""Samples of sounds."""
 
 
 def attention_forward(query: list[int], key: list[int], value: list[int], *_: object, **__: object) -> int:
@@ -69,7 +80,7 @@ def counted(family: str, pack: Pack, train: Mapping[str, How] = EVERYTHING) -> t
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
     }
     with FlopCounterMode(display=False, custom_mapping={**linear, **attention}) as counter:
-        model(batch, batch.images > 0)[0].backward()
+        model(batch, batch.images > 0, step_has_sounds=batch.num_sounds > 0)[0].backward()
     counts = counter.get_flop_counts()["Global"]
     products = sum(counts.get(op, 0) for op in (aten.mm, aten.addmm, aten.addmm_))
     return products, sum(counts.get(op, 0) for op in attention)
@@ -85,27 +96,36 @@ def part(cost: ModelCost, pack: Pack, *names: str) -> float:
 def test_linear_layers_cost_what_torch_counts(family: str) -> None:
     pack = tiny_pack(family)
     cost = tiny_cost(family)
-    assert part(cost, pack, "token", "target", "patch") == counted(family, pack)[0]
+    assert part(cost, pack, "token", "target", "patch", "sound_position") == counted(family, pack)[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_costs_what_torch_counts_and_half_where_it_is_causal(family: str) -> None:
     pack = tiny_pack(family)
     cost = tiny_cost(family)
-    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
+    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, *OF_TOWERS)
     assert whole == counted(family, pack)[1]
 
 
-@pytest.mark.parametrize("family", VISION_FAMILIES)
 @pytest.mark.parametrize(
-    "parts", [("vision",), ("vision", "aligner"), ("llm",), ("llm", "vision"), ("aligner",), ("llm", "aligner")]
+    ("family", "parts"),
+    [
+        *product(
+            VISION_FAMILIES,
+            [("vision",), ("vision", "aligner"), ("llm",), ("llm", "vision"), ("aligner",), ("llm", "aligner")],
+        ),
+        *product(SOUND_FAMILIES, [("audio",), ("audio", "aligner"), ("llm", "audio")]),
+        ("qwen2_5_omni_thinker", ("audio", "vision")),
+        ("qwen2_5_omni_thinker", ("llm", "audio", "vision")),
+        ("qwen2_5_omni_thinker", ("llm", "aligner", "vision")),
+    ],
 )
 def test_frozen_parts_cost_what_torch_counts(family: str, parts: tuple[Part, ...]) -> None:
     pack = tiny_pack(family)
     cost = tiny_cost(family, frozen(*parts))
     products, attention = counted(family, pack, frozen(*parts))
-    assert part(cost, pack, "token", "target", "patch") == products
-    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
+    assert part(cost, pack, "token", "target", "patch", "sound_position") == products
+    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, *OF_TOWERS)
     assert whole == attention
 
 
@@ -123,8 +143,8 @@ def test_lora_costs_what_torch_counts(family: str, train: dict[str, How]) -> Non
     pack = tiny_pack(family)
     cost = tiny_cost(family, train, LORA)
     products, attention = counted(family, pack, train)
-    assert part(cost, pack, "token", "target", "patch") == products
-    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
+    assert part(cost, pack, "token", "target", "patch", "sound_position") == products
+    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, *OF_TOWERS)
     assert whole == attention
 
 
@@ -134,14 +154,16 @@ def test_a_model_with_lora_around_its_layers_costs_what_it_will_before_it_has_an
     assert model_cost(tiny_model(family, train=train, lora=LORA), train, LORA) == tiny_cost(family, train, LORA)
 
 
-@pytest.mark.parametrize("family", VISION_FAMILIES)
-@pytest.mark.parametrize("part_alone", ["aligner", "vision"])
+@pytest.mark.parametrize(
+    ("family", "part_alone"),
+    [*product(VISION_FAMILIES, ["aligner", "vision"]), *product(SOUND_FAMILIES, ["aligner", "audio"])],
+)
 def test_lora_on_one_part_alone_costs_what_torch_counts(family: str, part_alone: Part) -> None:
     pack, train = tiny_pack(family), {"default": "frozen", part_alone: "lora"}
     cost = tiny_cost(family, train, LORA)
     products, attention = counted(family, pack, train)
-    assert part(cost, pack, "token", "target", "patch") == products
-    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, "squared_image", "squared_window")
+    assert part(cost, pack, "token", "target", "patch", "sound_position") == products
+    whole = 2 * part(cost, pack, "squared_length") + part(cost, pack, *OF_TOWERS)
     assert whole == attention
 
 

@@ -1,5 +1,6 @@
 """A pack through the trained model equals its conversations, one by one, through transformers' unchanged forward."""
 
+import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 
@@ -15,10 +16,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchvision.transforms.functional import pil_to_tensor
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    WhisperFeatureExtractor,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
+from lmms.configs.contract.families import FAMILIES as FAMILY_FACTS
+from lmms.configs.contract.sounds import samples_of
 from lmms.configs.errors import ModelError, TrainError
 from lmms.train.batch.batch import Batch
 from lmms.train.model import names
@@ -28,8 +38,10 @@ from lmms.train.parallel.sharding import shard_model
 from lmms.train.parallel.world import start_world, stop_world
 from tests.kit.model.clips import Clip, noise_clip
 from tests.kit.model.models import (
+    AUDIOS,
     FAMILIES,
     IMAGE_TOKEN,
+    SOUND_FAMILIES,
     TINY_VISION,
     VIDEO_TOKEN,
     VISION_FAMILIES,
@@ -43,20 +55,40 @@ from tests.kit.model.models import (
     tiny_model,
     tiny_recipe,
 )
+from tests.kit.model.sounds import Noise, noise_sound
 from tests.kit.passes import assert_same_gradients, count_forward_calls, gradients
 
 CPU = torch.device("cpu")
 
 
 def talks_of(family: str) -> list[Talk]:
-    """Four conversations; a vision family shows images in two (large, small, upright, wide) and videos in two."""
-    if family not in VISION_FAMILIES:
+    """Four conversations; a vision family shows images in two (large, small, upright, wide) and videos in two, a family
+    that hears has sounds in three, whole chunks and broken chunks."""
+    if family not in VISION_FAMILIES + SOUND_FAMILIES:
         return [talk(0, 10), talk(1, 12), talk(2, 9), talk(3, 7)]
     has_times = family == "qwen3_vl"
     moving = noise_clip(5, 5, 40, 24, step=0.7, has_times=has_times)
     short = noise_clip(6, 2, 16, 16, step=2.0, has_times=has_times)
-    first, second = [picture(1, 56, 40), picture(2, 8, 8)], [picture(3, 12, 60), short, picture(4, 120, 30), moving]
-    return [talk(0, 10, [moving]), talk(1, 12, first), talk(2, 9, second), talk(3, 7)]
+    media = [[moving], [picture(1, 56, 40), picture(2, 8, 8)], [picture(3, 12, 60), short, picture(4, 120, 30), moving]]
+    if family not in VISION_FAMILIES:
+        media = [[], [], []]
+    if family in AUDIOS:
+        sounds = [noise_sound(seed, samples, AUDIOS[family]) for seed, samples in enumerate(SAMPLES)]
+        media = [
+            [sounds[0], *media[0]],
+            [*media[1], *sounds[1:3]],
+            [media[2][0], *sounds[3:], *media[2][1:]] if media[2] else sounds[3:],
+        ]
+    return [talk(0, 10, media[0]), talk(1, 12, media[1]), talk(2, 9, media[2]), talk(3, 7)]
+
+
+SAMPLES = (2560, 5 * 160 + 1, 3 * 160, 16000, 15999, 9 * 160)
+"""Lengths of sounds: whole chunks; a chunk of one frame at the end; the shortest; as long as can be."""
+
+
+def towers_of(family: str) -> dict[str, bool]:
+    """Which towers a pass of this family's talks runs."""
+    return {"step_has_images": family in VISION_FAMILIES, "step_has_sounds": family in SOUND_FAMILIES}
 
 
 def batch_of(talks: Sequence[Talk], family: str) -> Batch:
@@ -66,6 +98,7 @@ def batch_of(talks: Sequence[Talk], family: str) -> Batch:
 def unchanged_model(model: TrainModel, family: str) -> PreTrainedModel:
     """transformers' model as it comes, with the weights of `model`."""
     auto = AutoModelForImageTextToText if family in VISION_FAMILIES else AutoModelForCausalLM
+    auto = AutoModelForMultimodalLM if family in SOUND_FAMILIES else auto
     hf = auto.from_config(tiny_config(family), attn_implementation="eager")
     hf.load_state_dict(model.hf.state_dict())
     return hf
@@ -88,7 +121,9 @@ def logits_of(hf: PreTrainedModel, one: Talk, family: str) -> Tensor:
         )
         images = dict(processor([Image.open(BytesIO(data)) for data in stills], return_tensors="pt"))
     images |= videos_of(one, family)
-    if one.images:
+    if family in SOUND_FAMILIES:
+        images |= {"attention_mask": torch.ones_like(ids), **sounds_of(one, family)}
+    elif one.images:
         images["mm_token_type_ids"] = (ids == IMAGE_TOKEN).int() + 2 * (ids == VIDEO_TOKEN).int()
     logits: Tensor = hf(input_ids=ids, use_cache=False, **images).logits[0]
     return logits
@@ -111,7 +146,28 @@ def videos_of(one: Talk, family: str) -> dict[str, Tensor]:
     made = dict(processor(frames, return_tensors="pt"))
     if family == "qwen2_5_vl":
         made["second_per_grid_ts"] = torch.tensor([clip.step for clip in clips])
+    if family in SOUND_FAMILIES:
+        made["video_second_per_grid"] = torch.tensor([clip.step for clip in clips])
     return made
+
+
+def sounds_of(one: Talk, family: str) -> dict[str, Tensor]:
+    """The sounds of a conversation as the model takes them, by transformers' own feature extractor."""
+    sounds = [sound for sound in one.images if isinstance(sound, Noise)]
+    if not sounds:
+        return {}
+    audio = AUDIOS[family]
+    extractor = WhisperFeatureExtractor(
+        feature_size=audio.mel_bins, chunk_length=audio.longest // audio.sample_rate, return_attention_mask=True
+    )
+    made = extractor(
+        [samples_of(sound.data) for sound in sounds],
+        sampling_rate=audio.sample_rate,
+        return_attention_mask=True,
+        padding="max_length",
+        return_tensors="pt",
+    )
+    return {"input_features": made["input_features"], "feature_attention_mask": made["attention_mask"]}
 
 
 def loss_of(hf: PreTrainedModel, one: Talk, family: str) -> Tensor:
@@ -126,7 +182,7 @@ def loss_of(hf: PreTrainedModel, one: Talk, family: str) -> Tensor:
 def test_a_pack_has_the_loss_and_gradients_of_its_conversations_alone(family: str) -> None:
     model = tiny_model(family)
     talks = talks_of(family)
-    loss, by_group = model(batch_of(talks, family), family in VISION_FAMILIES)
+    loss, by_group = model(batch_of(talks, family), **towers_of(family))
     loss.backward()
 
     hf = unchanged_model(model, family)
@@ -138,7 +194,7 @@ def test_a_pack_has_the_loss_and_gradients_of_its_conversations_alone(family: st
     weight = sum(w * (end - start) for one in talks for start, end, w in one.targets)
     torch.testing.assert_close(by_group, torch.tensor([[float(expected.detach()), weight]]).double(), rtol=1e-5, atol=0)
     assert_same_gradients(gradients(model), gradients(hf))
-    assert len(gradients(model)) == len(list(model.parameters()))
+    assert len(gradients(model)) == sum(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -147,7 +203,7 @@ def test_a_pack_has_the_logits_of_its_conversations_alone(family: str) -> None:
     talks = talks_of(family)
     hf = unchanged_model(model, family)
     with torch.no_grad():
-        hidden = last_hidden_state(model.hf, batch_of(talks, family), family in VISION_FAMILIES)
+        hidden = last_hidden_state(model.hf, batch_of(talks, family), **towers_of(family))
         expected = torch.cat([logits_of(hf, one, family) for one in talks])
         torch.testing.assert_close(model.hf.lm_head(hidden[0]), expected, rtol=1e-5, atol=2e-5)
 
@@ -158,12 +214,14 @@ def test_a_conversation_does_not_move_when_its_neighbours_change(family: str) ->
     talks = talks_of(family)
     images = [picture(9, 12, 60), picture(8, 120, 30)] if family in VISION_FAMILIES else []
     moving = [noise_clip(7, 5, 40, 24, has_times=family == "qwen3_vl")] if family in VISION_FAMILIES else []
-    changed = [talk(10, 10, moving), talks[1], talk(12, 9, images), talk(13, 7)]
+    heard = (
+        [noise_sound(9, SAMPLES[0], AUDIOS[family]), noise_sound(8, 1700, AUDIOS[family])] if family in AUDIOS else []
+    )
+    changed = [talk(10, 10, [*moving, *heard[:1]]), talks[1], talk(12, 9, [*heard[1:], *images]), talk(13, 7)]
     start, end = len(talks[0].ids), len(talks[0].ids) + len(talks[1].ids)
     with torch.no_grad():
         before, after = (
-            last_hidden_state(model.hf, batch_of(some, family), family in VISION_FAMILIES)[0]
-            for some in (talks, changed)
+            last_hidden_state(model.hf, batch_of(some, family), **towers_of(family))[0] for some in (talks, changed)
         )
     assert torch.equal(before[start:end], after[start:end])
     assert not torch.allclose(before[:start], after[:start])
@@ -173,32 +231,31 @@ def test_a_conversation_does_not_move_when_its_neighbours_change(family: str) ->
 def test_packs_of_one_forward_pass_add_up(family: str) -> None:
     model = tiny_model(family)
     talks = talks_of(family)
-    has_images = family in VISION_FAMILIES
     packs = [make_pack(talks[:1]), make_pack(talks[1:3]), make_pack(talks[3:])]
     recipe = tiny_recipe(family)
-    model(joined(packs, recipe), has_images)[0].backward()
+    model(joined(packs, recipe), **towers_of(family))[0].backward()
     together = gradients(model)
     model.zero_grad()
     for pack in packs:
-        model(joined([pack], recipe), has_images)[0].backward()
+        model(joined([pack], recipe), **towers_of(family))[0].backward()
     assert_same_gradients(gradients(model), together)
 
 
-@pytest.mark.parametrize("family", VISION_FAMILIES)
-def test_a_rank_without_images_runs_the_tower_on_a_dummy_that_changes_nothing(family: str) -> None:
+@pytest.mark.parametrize("family", VISION_FAMILIES + SOUND_FAMILIES[-1:])
+def test_a_rank_without_media_runs_the_towers_on_dummies_that_change_nothing(family: str) -> None:
     model = tiny_model(family)
     batch = batch_of([talk(0, 10), talk(3, 7)], family)
     alone, _ = model(batch, False)
     alone.backward()
     without = gradients(model)
     model.zero_grad()
-    together, _ = model(batch, True)
+    together, _ = model(batch, **towers_of(family))
     together.backward()
     with_dummy = gradients(model)
 
     assert torch.equal(alone, together)
-    assert not any("visual" in name for name in without)
-    assert len(with_dummy) == len(list(model.parameters()))
+    assert not any("visual" in name or "audio" in name for name in without)
+    assert len(with_dummy) == sum(parameter.requires_grad for parameter in model.parameters())
     for name, gradient in with_dummy.items():
         assert torch.equal(gradient, without.get(name, torch.zeros_like(gradient)))
 
@@ -215,7 +272,7 @@ def test_recomputing_blocks_in_backward_changes_no_gradient(family: str) -> None
     for recompute in ("none", "elementwise", "full"):
         model = tiny_model(family, recompute=recompute)
         calls = count_forward_calls(model)
-        loss, _ = model(batch, family in VISION_FAMILIES)
+        loss, _ = model(batch, **towers_of(family))
         loss.backward()
         results.append((loss, gradients(model), len(calls)))
     (loss, kept, once), *others = results
@@ -233,7 +290,7 @@ def test_a_forward_pass_never_waits_for_the_device(family: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         device = torch.device("cuda", 0)
         model.to_empty(device=device)
-        loss, by_group = model(batch.to(device), family in VISION_FAMILIES)
+        loss, by_group = model(batch.to(device), **towers_of(family))
     assert loss.device == by_group.device == device
     assert loss.dtype == torch.float32
 
@@ -249,14 +306,14 @@ def test_the_parts_of_a_model_and_its_blocks(family: str) -> None:
     for name, _ in model.named_parameters():
         parts.setdefault(part_of(family, name), set()).add(name)
         assert names.part_of(model, name) == names.part_of(model, name.removeprefix("hf.")) == part_of(family, name)
-    assert parts.keys() == ({"llm", "vision", "aligner"} if family in VISION_FAMILIES else {"llm"})
-    assert all("merger" in name for name in parts.get("aligner", ()))
+    assert parts.keys() == set(FAMILY_FACTS[family].parts)
+    assert all(re.search(r"merger|audio_tower\.proj|projector", name) for name in parts.get("aligner", ()))
     assert all("visual" in name and "merger" not in name for name in parts.get("vision", ()))
-    assert len(blocks(model)) == (4 + 3 if family in VISION_FAMILIES else 3)
+    assert all("audio_tower" in name and ".proj." not in name for name in parts.get("audio", ()))
     of_module = {id(module): name for name, module in model.named_modules()}
-    assert ["visual" in of_module[id(block)] for block in blocks(model)] == [True] * (len(blocks(model)) - 3) + [
-        False
-    ] * 3
+    towers = ["visual"] * 4 * (family in VISION_FAMILIES) + ["audio_tower"] * 2 * (family in SOUND_FAMILIES)
+    found = [re.search("visual|audio_tower", of_module[id(block)]) for block in blocks(model)]
+    assert [tower[0] if tower else "" for tower in found] == [*towers, "", "", ""]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -279,12 +336,12 @@ def test_tied_embeddings_stay_one_parameter(family: str) -> None:
     model = tiny_model(family, tied=True)
     assert model.hf.lm_head.weight is model.hf.get_input_embeddings().weight
     assert not [name for name, _ in model.named_parameters() if "lm_head" in name]
-    model(batch_of(talks_of(family), family), family in VISION_FAMILIES)[0].backward()
+    model(batch_of(talks_of(family), family), **towers_of(family))[0].backward()
     tied = model.hf.lm_head.weight.grad
 
     untied = tiny_model(family)
     untied.hf.load_state_dict(model.hf.state_dict())
-    untied(batch_of(talks_of(family), family), family in VISION_FAMILIES)[0].backward()
+    untied(batch_of(talks_of(family), family), **towers_of(family))[0].backward()
     expected = untied.hf.lm_head.weight.grad + untied.hf.get_input_embeddings().weight.grad
     torch.testing.assert_close(tied, expected, rtol=1e-5, atol=1e-5)
 
@@ -312,7 +369,7 @@ def test_a_sharded_model_gathers_and_frees_around_backward_and_has_the_same_grad
         init_random(sharded, 0)
         for model in (plain, sharded):
             for _ in range(2):
-                model(batch_of(talks_of(family), family), family in VISION_FAMILIES)[0].backward()
+                model(batch_of(talks_of(family), family), **towers_of(family))[0].backward()
         assert_same_gradients(
             {name: gradient.full_tensor() for name, gradient in gradients(sharded).items()}, gradients(plain)
         )

@@ -12,7 +12,7 @@ from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.recipe import Recipe
 from lmms.train.batch.transfer import receive, send
 from lmms.train.batch.vision import Pictures
-from lmms.train.parallel.share import Share, share_images
+from lmms.train.parallel.share import Share, image_sizes, share_media
 from tests.kit.model.models import IMAGE_TOKEN, make_pack, picture, places, talk, tiny_recipe
 
 SIZES = ((24, 16), (64, 48), (16, 16), (32, 32), (40, 24))
@@ -72,10 +72,10 @@ def test_a_sequence_shorter_than_its_ranks_leaves_some_with_nothing_to_predict()
 def test_images_are_dealt_out_whole_by_patches() -> None:
     media = packs()[0].media
     # Of 24, 192, 16, 64 and 60 patches: the largest outweighs all others.
-    assert share_images(media, 2) == [[1], [0, 2, 3, 4]]
-    assert share_images(media, 1) == [[0, 1, 2, 3, 4]]
-    assert sorted(share_images(media, 8)) == [[], [], [], [0], [1], [2], [3], [4]]
-    assert share_images([], 2) == [[], []]
+    assert share_media(image_sizes(media), 2) == [[1], [0, 2, 3, 4]]
+    assert share_media(image_sizes(media), 1) == [[0, 1, 2, 3, 4]]
+    assert sorted(share_media(image_sizes(media), 8)) == [[], [], [], [0], [1], [2], [3], [4]]
+    assert share_media({}, 2) == [[], []]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8])
@@ -86,7 +86,7 @@ def test_features_of_all_ranks_find_their_rows(ranks: int) -> None:
     # A feature here is the row that it belongs to, in the order of the images of its rank.
     features = [
         [row for image in images for row in range(made[0].media[image].start, made[0].media[image].end)]
-        for images in share_images(made[0].media, ranks)
+        for images in share_media(image_sizes(made[0].media), ranks)
     ]
     outgoing = []
     for part, own in zip(parts, features, strict=True):

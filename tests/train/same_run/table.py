@@ -63,6 +63,8 @@ CASES: dict[str, Case] = {
     **{name: Case("qwen3_vl", {"optim.name": name}, wide=True) for name in OPTIMIZERS},
     "epochs": Case("qwen3_vl", _EPOCHS),
     "muon in bf16": Case("qwen3", _MUON_IN_BF16, packs=4),
+    "all media": Case("qwen2_5_omni_thinker", _EVALUATED),
+    "sounds": Case("qwen2_audio", {"train": {"audio": "lora", "llm": "frozen"}, "lora.rank": 2}),
 }
 Close = Literal["sums", "bits", "bf16"]
 
@@ -126,6 +128,9 @@ ROWS: tuple[Row, ...] = (
     *(layout(case, "four, shared packs") for case in ("text", "windows", "two packs a pass")),
     *(layout(case, "four, packs shared by two") for case in ("text", "windows", "two packs a pass", "lora")),
     layout("vision alone", "four, packs shared by two"),
+    layout("all media", "four, packs shared by two"),
+    Row("all media", "one from two", 1, begin=("two", 2), like="two"),
+    Row("all media", "one rank from 2", 1, begin=(ONE, 2), close="bits"),
     Row("vision alone", "shared packs from a loader", 2, {"parallel.sequence": 2, "data.workers": 1}),
     *(layout("lora", name) for name in ("four", "two copies")),
     *(layout("images", name) for name in SHARDED),

@@ -132,7 +132,9 @@ def test_a_reader_without_images_stands_beside_one_with_images(runs: Runs, case:
     sets = open_sets([runs.settings[case]["data.shards"]])
     order = order_of(sets, phase)
     plans = [islice(plan_steps(order, sets, RankShare(k, readers)), STEPS) for k in range(readers)]
-    shows = [[bool(sets.media[request.places[0].pack]) for plan in one for request in plan.passes] for one in plans]
+    shows = [
+        [bool(sets.visual_tokens[request.places[0].pack]) for plan in one for request in plan.passes] for one in plans
+    ]
     assert {(True, False), (False, False)} <= set(zip(*shows, strict=True))
 
 
@@ -145,7 +147,7 @@ def test_digests_are_those_of_the_order_and_each_epoch_holds_each_pack_once(runs
     digests = [f"{packs_digest(sets.sidecars[0].xxh3[sequence[a:b]]):016x}" for a, b in pairwise(steps)]
     assert [line["digest"] for line in lines] == digests
     assert len(set(digests)) == 9
-    packs = len(sets.media)
+    packs = len(sets.tokens)
     for epoch in range(3):
         assert sorted(sequence[epoch * packs : (epoch + 1) * packs].tolist()) == list(range(packs))
 

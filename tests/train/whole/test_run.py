@@ -4,10 +4,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +30,7 @@ from lmms.train.optim.table import TRAINED_NAME, Row, table_lines
 from lmms.train.run import train
 from lmms.train.step import take_step
 from lmms.train.watch import metrics
-from lmms.train.watch.metrics import METRICS_NAME, StepLog
+from lmms.train.watch.metrics import StepLog
 from tests.kit.model.models import frozen, part_of, tiny_config, tiny_model
 from tests.kit.ranks import free_port
 from tests.kit.runs import (
@@ -41,22 +39,11 @@ from tests.kit.runs import (
     read_tensors,
     run_config,
     silent,
+    train_until_killed,
     without_waits,
     write_model_folder,
     write_run,
 )
-
-TRAIN_UP_TO = """
-import sys, time
-from pathlib import Path
-from lmms.configs.load import load_config
-from lmms.configs.settings.train import TrainConfig
-from lmms.train.run import train
-last = int(sys.argv[2])
-# The line of a step is in the log before it is told.
-train(load_config(TrainConfig, Path(sys.argv[1])), lambda event: getattr(event, "step", 0) == last and time.sleep(3000))
-"""
-
 
 RANK = """
 import os, sys
@@ -77,20 +64,6 @@ except LmmsError as error:
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
     return write_run(tmp_path, "qwen3_vl")
-
-
-def train_until_killed(config: TrainConfig, file: Path, step: int) -> None:
-    """Train in a process of its own, which gets SIGKILL as soon as it has logged this step."""
-    file.write_text(to_yaml(config))
-    process = subprocess.Popen([sys.executable, "-c", TRAIN_UP_TO, file, str(step)], stderr=subprocess.PIPE, text=True)
-    log = Path(config.output) / METRICS_NAME
-    while not (log.exists() and f'"step": {step}' in log.read_text()):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert process.stderr is not None
-    process.stderr.close()
 
 
 def printed_by_two_ranks(config: TrainConfig, folder: Path) -> list[str]:

@@ -150,10 +150,12 @@ def test_a_step_waits_for_the_device_once_after_everything_is_summed(family: str
         packs=torch.arange(2).numpy(),
         passes=[Request(tuple(places(i)), counts=True) for i in range(2)],
         has_images=[family in VISION_FAMILIES] * 2,
+        has_sounds=[batch.num_sounds > 0 for batch in batches],
         weight=sum(batch.weight for batch in batches),
         tokens=60,
         target_tokens=30,
         visual_tokens=0,
+        sound_tokens=0,
         padding_tokens=0,
     )
     with waits() as found:

@@ -127,7 +127,8 @@ def _plan(folder: Path, config: PretrainedConfig, ready: Sequence[PlainBatch]) -
     order = make_order(sets, Phase(), cost, seed=0, global_packs=len(sets.tokens))
     (plan,) = islice(plan_steps(order, sets), 1)
     passes = [plan.passes[0]] * len(ready)
-    return replace(plan, passes=passes, has_images=["pixel_values" in batch.inputs for batch in ready])
+    shows = ["pixel_values" in batch.inputs for batch in ready]
+    return replace(plan, passes=passes, has_images=shows, has_sounds=[False] * len(shows))
 
 
 class Comparator(TrainModel):
@@ -139,7 +140,7 @@ class Comparator(TrainModel):
         self.head_loss = head_loss
 
     def forward(  # type: ignore[override]
-        self, batch: PlainBatch, step_has_images: bool, sequence_group: None = None
+        self, batch: PlainBatch, step_has_images: bool, sequence_group: None = None, *, step_has_sounds: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Sum of cross entropies over the batch's targets, and zeros for the sums by group."""
         _bounds[:] = [(batch.cu_seqlens, batch.longest)]
