@@ -37,6 +37,8 @@ _MOST_DEATHS = 2
 """Deaths in a row, beyond one of each worker, after which the build stops: the machine is to blame, or the code."""
 _END_S = 5.0
 """Seconds in which workers may end by themselves: so they end what they started, whose CPU time then counts too."""
+_PATIENCE_S = 5.0
+"""Seconds after which others start beside a worker that begins alone, whatever its first task is."""
 _NO_MEMORY = errno.ENOMEM
 """Exit status of a worker that has no memory left: what Python could still do then is not known."""
 _PR_SET_PDEATHSIG = 1
@@ -98,6 +100,7 @@ def map_ordered(
         return
     with _started(1 if share_done else workers, function, setup) as (pool, start):
         results: dict[int, Result] = {}
+        begun: tuple[float, float] | None = None
         given = due = deaths = 0
         left = iter(tasks)
         following = next(left, _END)
@@ -114,10 +117,12 @@ def map_ordered(
             if due in results:
                 yield results.pop(due)
                 due += 1
+                if share_done and begun is None:
+                    begun = (monotonic(), share_done())
                 continue
             pause = None
             if share_done and len(pool) < workers and following is not _END:
-                pause = _pause(pool[0], share_done())
+                pause = _pause(pool[0], begun, share_done())
                 if pause == 0:
                     pool += [start() for _ in range(workers - len(pool))]
             dead, has_news = _take(pool, results, pause or None)
@@ -174,16 +179,19 @@ def _started(
             worker.pipe.close()
 
 
-def _pause(first: _Worker, done: float) -> float | None:
+def _pause(first: _Worker, begun: tuple[float, float] | None, done: float) -> float | None:
     """Seconds until others should start beside a worker that begins alone; None while it starts itself.
 
-    Others take as long to start as the first did. So they start when what is left takes the first longer than that, by
-    what is done so far, and when it has worked as long without a word.
+    begun: when its first result was there, and how much was done then. Until then a worker starts: it loads what it
+    needs for its first task. Others take as long, so they start when what is left takes the first longer than that, by
+    what it has done since, and when it has worked as long without a word.
     """
     if first.ready is None:
         return None
-    start, busy = first.ready - first.started, monotonic() - first.ready
-    left = busy * (1 - done) / done if done else 0.0
+    if begun is None:
+        return max(first.ready + _PATIENCE_S - monotonic(), 0.0)
+    start, busy = begun[0] - first.started, monotonic() - begun[0]
+    left = busy * (1 - done) / (done - begun[1]) if done > begun[1] else 0.0
     return 0.0 if max(left, busy) > start else start - busy
 
 
