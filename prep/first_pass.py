@@ -59,6 +59,8 @@ from lmms.prep.video.process import stop
 
 FAST_FROM = 4 * 2**20
 """Bytes of sources from which on the fast tokenizer is loaded: that takes as long as to tokenize 2 MB without it."""
+ALL_AT_ONCE_FROM = 64 * 2**20
+"""Bytes of sources from which on all workers start at once: to read them takes longer than a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ def read_records_of(
                 name_of,
                 lambda *of_death: _again(sources, _lost(ledger), *of_death),
                 fits,
+                None if sum(sizes) >= ALL_AT_ONCE_FROM else lambda: done / max(sum(sizes), 1),
             )
         for spooled, spooled_apart in stack.enter_context(closing(results)):
             ledger.add(spooled)

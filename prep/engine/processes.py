@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -40,6 +40,8 @@ _MOST_DEATHS = 2
 """Deaths in a row, beyond one of each worker, after which the build stops: the machine is to blame, or the code."""
 _END_S = 5.0
 """Seconds in which workers may end by themselves: so they end what they started, whose CPU time then counts too."""
+_PATIENCE_S = 5.0
+"""Seconds after which others start beside a worker that begins alone, whatever its first task is."""
 _NO_MEMORY = errno.ENOMEM
 """Exit status of a worker that has no memory left: what Python could still do then is not known."""
 _PR_SET_PDEATHSIG = 1
@@ -54,7 +56,9 @@ class _Worker:
     """Number and task that the worker has, or will have as soon as it is ready."""
     step: int | None = None
     """Step of the task that the worker has begun."""
-    is_ready: bool = False
+    started: float = field(default_factory=monotonic)
+    ready: float | None = None
+    """When the worker was ready for its first task."""
 
 
 def same_task(task: Task, how: str, step: int | None) -> Task:
@@ -75,6 +79,7 @@ def map_ordered(
     name_of: Callable[[Task], str],
     again: Callable[[Task, str, int | None], Task] = same_task,
     may_start: Callable[[Sequence[Task], Task], bool] = always,
+    share_done: Callable[[], float] | None = None,
 ) -> Generator[Result, None, None]:
     """function(task) of each task, in worker processes; with 0 workers in this process. `setup` runs once in each, and
     what it returns when there are no more tasks.
@@ -84,6 +89,9 @@ def map_ordered(
     may begin beside them; always where there are none. name_of: what to call a task in a message. BuildError where
     process after process dies; an exception of `function` is raised here. Close this iterator when it is left early:
     that ends the workers. With 0 workers, this process dies with what would end a worker.
+
+    share_done: how much of the tasks is done, from 0 to 1; then a worker begins alone, and the others start as soon as
+    what is left would take it longer than their start. None: all start at once.
     """
     if not workers:
         leave = setup()
@@ -93,14 +101,15 @@ def map_ordered(
             if leave:
                 leave()
         return
-    with _started(workers, function, setup) as (pool, start):
+    with _started(1 if share_done else workers, function, setup) as (pool, start):
         results: dict[int, Result] = {}
+        begun: tuple[float, float] | None = None
         given = due = deaths = 0
         left = iter(tasks)
         following = next(left, _END)
         while following is not _END or due < given:
             for worker in pool:
-                is_idle = worker.is_ready and worker.to_do is None
+                is_idle = worker.ready is not None and worker.to_do is None
                 if not is_idle or following is _END or given >= due + _AHEAD * workers:
                     continue
                 if may_start([other.to_do[1] for other in pool if other.to_do], following):
@@ -111,8 +120,15 @@ def map_ordered(
             if due in results:
                 yield results.pop(due)
                 due += 1
+                if share_done and begun is None:
+                    begun = (monotonic(), share_done())
                 continue
-            dead, has_news = _take(pool, results)
+            pause = None
+            if share_done and len(pool) < workers and following is not _END:
+                pause = _pause(pool[0], begun, share_done())
+                if pause == 0:
+                    pool += [start() for _ in range(workers - len(pool))]
+            dead, has_news = _take(pool, results, pause or None)
             deaths = len(dead) + (0 if has_news else deaths)
             for worker in dead:
                 to_do, how = worker.to_do, _how_it_died(worker)
@@ -124,7 +140,7 @@ def map_ordered(
                 pool.remove(worker)
                 pool.append(start())
                 if to_do:
-                    pool[-1].to_do = (to_do[0], again(to_do[1], how, worker.step) if worker.is_ready else to_do[1])
+                    pool[-1].to_do = (to_do[0], again(to_do[1], how, worker.step) if worker.ready else to_do[1])
 
 
 @contextmanager
@@ -166,6 +182,22 @@ def _started(
             worker.pipe.close()
 
 
+def _pause(first: _Worker, begun: tuple[float, float] | None, done: float) -> float | None:
+    """Seconds until others should start beside a worker that begins alone; None while it starts itself.
+
+    begun: when its first result was there, and how much was done then. Until then a worker starts: it loads what it
+    needs for its first task. Others take as long, so they start when what is left takes the first longer than that, by
+    what it has done since, and when it has worked as long without a word.
+    """
+    if first.ready is None:
+        return None
+    if begun is None:
+        return max(first.ready + _PATIENCE_S - monotonic(), 0.0)
+    start, busy = begun[0] - first.started, monotonic() - begun[0]
+    left = busy * (1 - done) / (done - begun[1]) if done > begun[1] else 0.0
+    return 0.0 if max(left, busy) > start else start - busy
+
+
 def _send(worker: _Worker) -> None:
     """Send a worker its task. If the worker is dead, its pipe says so when it is read."""
     assert worker.to_do is not None
@@ -174,14 +206,16 @@ def _send(worker: _Worker) -> None:
         worker.pipe.send(worker.to_do[1])
 
 
-def _take(pool: list[_Worker], results: dict[int, Any]) -> tuple[list[_Worker], bool]:
+def _take(pool: list[_Worker], results: dict[int, Any], seconds: float | None = None) -> tuple[list[_Worker], bool]:
     """Put the results of the workers that have one into `results`, after a wait for the first word of a worker.
+
+    seconds: the longest wait.
 
     Returns the workers that are dead, and whether any worker came further with its task.
     """
     dead, has_news = list[_Worker](), False
     by_pipe = {worker.pipe: worker for worker in pool}
-    for pipe in wait(list(by_pipe)):
+    for pipe in wait(list(by_pipe), seconds):
         worker = by_pipe[pipe]  # type: ignore[index]
         message: _Message
         try:
@@ -191,7 +225,7 @@ def _take(pool: list[_Worker], results: dict[int, Any]) -> tuple[list[_Worker], 
             continue
         match message:
             case "ready", _:
-                worker.is_ready = True
+                worker.ready = monotonic()
                 if worker.to_do:
                     _send(worker)
             case "began", step:
@@ -210,7 +244,7 @@ def _how_it_died(worker: _Worker) -> str:
     worker.process.join(10)
     worker.pipe.close()
     code = worker.process.exitcode or 0
-    if not worker.is_ready and code == 1:
+    if worker.ready is None and code == 1:
         raise BuildError(
             "a worker process could not start, for the reason above; in a script, the call of build_shards has to stand"
             " under `if __name__ == '__main__':`, or workers=0 has no processes"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any, TypeAlias
@@ -109,35 +109,38 @@ class _Tally:
         if made.notes:
             self.notes[made.notes] += 1
         if isinstance(made, MadeText):
-            counts = (made.tokens, made.target_tokens, *_NO_COUNTS[2:])
             place = (chunk_id, file.tell(), len(made.data))
+            counts = (made.tokens, made.target_tokens, *_NO_COUNTS[2:])
             entries: list[tuple[int, ...]] = [(*made.place, *counts, *place, *_halves(made.content))]
             self._write(made.data, file)
         else:
             self.cut_turns += made.cut_turns
             self.fetched |= made.fetched
-            entries = [
-                entry for sample in made.samples for entry in self._add_sample(made, sample, rows, chunk_id, file)
-            ]
+            contents = [_halves(_content(made, number)) for number in range(len(rows))]
+            added = (self._add_sample(sample, rows, contents, chunk_id, file) for sample in made.samples)
+            entries = list(chain.from_iterable(added))
         self.entries += [(*entry, copy) for copy in range(copies) for entry in entries]
         if copies > 1:
             self.digest.update(f"{copies} copies".encode())
 
     def _add_sample(
-        self, made: Made, sample: Pack, rows: Sequence[int], chunk_id: int, file: IO[bytes]
-    ) -> Iterator[tuple[int, ...]]:
-        """Write a sample; yields its entry, and those of the rows that were joined to it."""
+        self, sample: Pack, rows: Sequence[int], contents: Sequence[tuple[int, int]], chunk_id: int, file: IO[bytes]
+    ) -> list[tuple[int, ...]]:
+        """Write a sample; its entry, and those of the rows that were joined to it. contents: of each row."""
         source, row = sample.samples[0].tolist()
         # The number of the source is known by the entry alone: what is kept holds with other sources too.
         data = encode_sample(COLUMNS, sample.to_columns() | {"samples": np.array([(0, row)])})
         spans = sample.targets[:, 1] - sample.targets[:, 0]
         shown = (sample.patches, len(sample.media), sample.sum_squared_patches)
-        counts = (*shown, sample.sound_positions, sample.sum_squared_sounds)
+        heard = (sample.sound_positions, sample.sum_squared_sounds)
         place = (chunk_id, file.tell(), len(data))
-        yield (source, row, len(sample.input_ids), int(spans.sum()), *counts, *place, *_halves(_content(made, 0)))
-        for number, joined in enumerate(rows[1:], 1):
-            yield (source, joined, *_NO_COUNTS, *place, *_halves(_content(made, number)))
         self._write(data, file)
+        counts = (len(sample.input_ids), int(spans.sum()), *shown, *heard)
+        joined = [
+            (source, other, *_NO_COUNTS, *place, *content)
+            for other, content in zip(rows[1:], contents[1:], strict=True)
+        ]
+        return [(source, row, *counts, *place, *contents[0]), *joined]
 
     def _write(self, data: bytes, file: IO[bytes]) -> None:
         file.write(data)
@@ -284,12 +287,6 @@ def _finished(batch: Sequence[_Drafted], renderer: Renderer, recipe: Recipe, wor
         yield Joined((row,), copies, made)
 
 
-def _frame_bytes(made: Made | MadeText) -> int:
-    """Bytes of the frames of videos."""
-    samples = () if isinstance(made, MadeText) else made.samples
-    return sum(media.bytes for sample in samples for media in sample.media if media.row)
-
-
 def _table(entries: Sequence[tuple[int, ...]]) -> npt.NDArray[np.void]:
     table = np.empty(len(entries), SPOOLED)
     for name, column in zip(_NAMES, zip(*entries, strict=True), strict=False):
@@ -308,6 +305,13 @@ def _each_note(notes: Mapping[tuple[str, ...], int]) -> Counter[str]:
 
 def _halves(number: int) -> tuple[int, int]:
     return number >> 64, number & 2**64 - 1
+
+
+def _frame_bytes(made: Made | MadeText) -> int:
+    """Bytes of the frames of videos."""
+    if isinstance(made, MadeText):
+        return 0
+    return sum(media.bytes for sample in made.samples for media in sample.media if media.row)
 
 
 def _content(made: Made, number: int) -> int:

@@ -68,7 +68,7 @@ class Layout:
     dropped_text: bool
     """Whether the template left out text of the record, such as earlier reasoning."""
     frame: Frame | None = field(default=None, compare=False)
-    """Where an outline gave it, so that the template did not run."""
+    """None where the template ran, and no outline."""
 
 
 def lay_out_by_template(renderer: Renderer, record: Record) -> Layout:

@@ -55,13 +55,13 @@ class Batch:
     ids: npt.NDArray[np.int32]
     """int32 [tokens]: those of all records."""
     cuts: list[int]
-    """Where the tokens of each record begin, and the end of the last."""
+    """The first token of each record, and the end of the last."""
     targets: npt.NDArray[np.int32]
     """int32 [spans, 2]: the targets of all records, counted from the first token of each."""
     weights: npt.NDArray[np.float64]
     """float64 [spans]."""
     target_cuts: list[int]
-    """Where the spans of each record begin, and the end of the last."""
+    """The first span of each record, and the end of the last."""
     media: Mapping[int, list[int]]
     """The token at which each picture of a record begins, for the records that have pictures."""
     layouts: Sequence[Layout]
@@ -167,14 +167,14 @@ def _targets(
         return targets, weights, counts
     spans, of_spans = list(np.split(targets, counts.cumsum()[:-1])), list(np.split(weights, counts.cumsum()[:-1]))
     for i in np.flatnonzero(~is_plain).tolist():
-        found = [
+        learned = [
             (span, turn.weight)
             for turn in layouts[i].learned
             for span in _join(_learned(renderer, placed, turn, int(placed.firsts[i])))
         ]
-        counts[i] = len(found)
-        spans[i] = np.array([span for span, _ in found], np.int64).reshape(-1, 2)
-        of_spans[i] = np.array([weight for _, weight in found], np.float64)
+        counts[i] = len(learned)
+        spans[i] = np.array([span for span, _ in learned], np.int64).reshape(-1, 2)
+        of_spans[i] = np.array([weight for _, weight in learned], np.float64)
     return np.concatenate(spans), np.concatenate(of_spans), counts
 
 

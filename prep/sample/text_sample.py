@@ -51,7 +51,7 @@ class BatchBytes:
     cuts: list[int]
     target_cuts: list[int]
     target_tokens: list[int]
-    """Of each record."""
+    """Tokens of the targets of each record."""
 
 
 def bytes_of(batch: Batch) -> BatchBytes:

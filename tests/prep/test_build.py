@@ -58,11 +58,11 @@ def test_every_record_is_packed_rejected_or_skipped_and_found_again(tmp_path: Pa
 
 
 def test_no_process_is_started_without_work(tmp_path: Path) -> None:
-    """600 records are two chunks and one shard."""
+    """600 records are two chunks and one shard; the second process starts only where the first is slow."""
     started = set[tuple[str, int]]()
     config = settings(tmp_path, write_talks(tmp_path / "talks.jsonl"), workers=4)
     build_shards(config, lambda progress: started.add((progress.stage, len(multiprocessing.active_children()))))
-    assert started == {("reading", 0), ("reading", 2), ("planning", 0), ("writing", 0)}
+    assert started - {("reading", 1), ("reading", 2)} == {("reading", 0), ("planning", 0), ("writing", 0)}
 
 
 def write_talks(path: Path, number: int = 600) -> Path:

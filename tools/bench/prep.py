@@ -1,21 +1,22 @@
 """CPU time of a build beside that of the tokenizer alone, for sets of records: a Markdown table.
 
-    uv run python -m tools.bench.prep MODEL SOURCE ... [--workers 1,2] [--repeat 3]
+    uv run python -m tools.bench.prep MODEL SOURCE ... [--workers 1,2] [--repeat 3] [--peers PYTHON]
 
 floor: `tokenizers.encode_batch_fast` alone, on one core, over the text that the chat template renders. build: from the
 records to a finished shard folder that was checked pack by pack, all processes together, without the second or two
-that a build of one record takes (tokenizer, template, libraries), which the table has apart. map: the recipe of most
-scripts, `datasets.map` with the template and the tokenizer and then `save_to_disk`, if the package datasets is there;
-neither packed nor masked. Each figure is the least of some rounds, in turn. Figures are in docs/figures.md.
+that a build of one record takes (tokenizer, template, libraries), which the table has apart. peers: with --peers, the
+programs of tools/bench/peer_prep.py under that Python, counted in the same way. Each figure is the least of some
+rounds, in turn. Figures are in docs/figures.md.
 """
 
 import argparse
+import math
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,21 +30,9 @@ from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
 from lmms.prep.render.layout import lay_out_by_template
 from lmms.prep.render.renderer import load_renderer
+from tools.bench.peer_prep import PEERS
 
 _SEQ_LEN = 16_384
-_MAP = """
-import sys, os
-from datasets import load_dataset
-from transformers import AutoTokenizer
-model, source, out, workers = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(model)
-def ids(batch):
-    tools = batch.get("tools") or [None] * len(batch["messages"])
-    texts = [tokenizer.apply_chat_template(m, tools=t, tokenize=False) for m, t in zip(batch["messages"], tools)]
-    return {"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]}
-rows = load_dataset("json", data_files=source, split="train")
-rows.map(ids, batched=True, num_proc=int(workers), remove_columns=rows.column_names).save_to_disk(out)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +44,12 @@ class Used:
     wall_s: float
 
 
-def used_by(code: str, *arguments: str) -> Used | None:
-    """What a Python program used; None where it ended with an error."""
+def used_by(code: str, *arguments: str, python: str = sys.executable, cache: str = "") -> Used | None:
+    """What a Python program used; None where it ended with an error. cache: folder of the package datasets."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code, *arguments]
+    environment |= {"HF_DATASETS_CACHE": cache} if cache else {}
+    command = [python, "-c", code, *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, check=False)
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -95,7 +85,7 @@ def floor(model: str, source: str) -> tuple[float, int, int]:
     return time.process_time() - start, sum(len(each.ids) for each in encoded), len(texts)
 
 
-def row(model: str, source: str, workers: Sequence[int], repeat: int) -> str:
+def row(model: str, source: str, workers: Sequence[int], repeat: int, peers: str | None) -> str:
     """A line of the table."""
     program = "import sys; from tools.bench.prep import build; build(*sys.argv[1:])"
     least, tokens, records = min(floor(model, source) for _ in range(repeat))
@@ -106,10 +96,25 @@ def row(model: str, source: str, workers: Sequence[int], repeat: int) -> str:
             builds.append(used_by(program, model, source, str(number), "0"))
             fixed.append(used_by(program, model, source, str(number), "1"))
         cells += _cells(_least(builds), _least(fixed), least)
-    with TemporaryDirectory() as folder:
-        mapped = used_by(_MAP, model, source, f"{folder}/map", "1")
-    cells.append("-" if mapped is None else f"{mapped.cpu_s / least:.2f}")
+    if peers:
+        cells += [f"{seconds / least:.2f}" for seconds in _peer_seconds(model, source, peers)]
     return f"| {' | '.join(cells)} |"
+
+
+def _peer_seconds(model: str, source: str, python: str) -> Iterator[float]:
+    """CPU seconds of each peer beyond those for one record; NaN where it fails on these records."""
+    with TemporaryDirectory() as folder:
+        first = Path(folder, "first.jsonl")
+        with Path(source).open("rb") as lines:
+            first.write_bytes(lines.readline())
+        for name, program in PEERS.items():
+            used = [
+                used_by(
+                    program, model, str(file), f"{folder}/{name}{i}", python=python, cache=f"{folder}/cache{name}{i}"
+                )
+                for i, file in enumerate((source, first))
+            ]
+            yield used[0].cpu_s - used[1].cpu_s if used[0] and used[1] else math.nan
 
 
 def _least(used: Sequence[Used | None]) -> Used:
@@ -133,13 +138,15 @@ def main() -> None:
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--workers", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2])
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--peers", metavar="PYTHON", help="the Python of an environment with datasets and trl")
     given = parser.parse_args()
     head = ["set", "records", "tokens", "floor, s"]
     for number in given.workers:
         head += [f"build with {number}, s", "of one record, s", "ratio", "time, s"]
-    print(f"| {' | '.join([*head, 'map, ratio'])} |\n|---|{'--:|' * len(head)}", flush=True)
+    head += [f"{name}, ratio" for name in PEERS] if given.peers else []
+    print(f"| {' | '.join(head)} |\n|---|{'--:|' * (len(head) - 1)}", flush=True)
     for source in given.sources:
-        print(row(given.model, source, given.workers, given.repeat), flush=True)
+        print(row(given.model, source, given.workers, given.repeat, given.peers), flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,26 @@ def test_results_come_in_the_order_of_the_tasks(workers: int) -> None:
     assert (len(processes), os.getpid() in processes) == (workers or 1, not workers)
 
 
+def pause(seconds: float, task: int) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@pytest.mark.parametrize(("seconds", "processes"), [(0.0, 1), (1.0, 2)])
+def test_others_start_when_what_is_left_takes_longer_than_a_start(seconds: float, processes: int) -> None:
+    used = list[int]()
+    results = map_ordered(
+        partial(pause, seconds),
+        range(8),
+        2,
+        partial(time.sleep, 0.5),
+        name_of,
+        share_done=lambda: len(used) / 8,
+    )
+    used.extend(results)
+    assert len(set(used)) == processes
+
+
 def test_only_a_few_tasks_are_taken_ahead() -> None:
     taken: list[int] = []
     tasks = (taken.append(i) or i for i in range(100))  # type: ignore[func-returns-value]
