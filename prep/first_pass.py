@@ -201,12 +201,11 @@ def recipe_of(config: PrepConfig, folder: ModelFolder) -> Recipe:
     )
 
 
-_POSITIONS_A_TOKEN = 8
+_POSITIONS_A_TOKEN = 2
 
 
 def max_patches_of(config: PrepConfig, folder: ModelFolder) -> int:
-    """If nothing is set: for a model with eyes as many patches as all tokens of a pack stand for, else some positions
-    of sounds a token: two stand for a token, more if the model fills short sounds up."""
+    """If nothing is set: as many patches, or positions of sounds, as all tokens of a pack stand for."""
     a_token = folder.vision.merge_size**2 if folder.vision else _POSITIONS_A_TOKEN if folder.audio else 0
     return config.max_patches or config.seq_len * a_token
 
