@@ -48,6 +48,7 @@ def nodes() -> Iterator[Any]:
 
     soon_dead = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     head = {"num_cpus": 1, "memory": NODE_MEMORY, "include_dashboard": False, "_system_config": soon_dead}
+    of_pytest = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patched, s3_server(patched):
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         made = Cluster(initialize_head=True, head_node_args=head)
@@ -59,6 +60,7 @@ def nodes() -> Iterator[Any]:
                 yield made
         finally:
             made.shutdown()
+            signal.signal(signal.SIGTERM, of_pytest)  # Ray puts its handler there, and leaves it
 
 
 def settings(folder: Path, out: str, **more: Any) -> PrepConfig:
