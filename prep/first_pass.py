@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.contract.check import pack_limits
-from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.media.geometry import Vision
 from lmms.configs.contract.model_folder import PREP_FILES, ModelFolder, read_model_folder, resolve_model
 from lmms.configs.errors import ConfigError
 from lmms.configs.files import at_home

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText
 
 from lmms.cli.demo.draw import QUESTIONS, SIDE, Picture
-from lmms.configs.contract.geometry import grid_tokens, image_grid
+from lmms.configs.contract.media.geometry import grid_tokens, image_grid
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
 from lmms.configs.contract.pack import Media
 from lmms.prep.render.template import compile_template

@@ -1,1 +1,1 @@
-"""What prep and train agree on: a pack, the manifest, the MDS format, geometry, model folders."""
+"""What prep and train agree on: a pack, the manifest, the MDS format, media, model folders."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmms.configs.contract.geometry import Vision, grid_tokens
+from lmms.configs.contract.media.geometry import Vision, grid_tokens
+from lmms.configs.contract.media.sounds import Audio
 from lmms.configs.contract.pack import LEAST_WEIGHT, MOST_WEIGHT, Media, Pack
-from lmms.configs.contract.sounds import Audio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

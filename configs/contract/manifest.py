@@ -13,10 +13,10 @@ from typing import Any
 import xxhash
 
 from lmms.configs.contract.check import PackLimits, pack_limits
-from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.mds import INDEX_NAME, ShardFile, read_index
+from lmms.configs.contract.media.geometry import Vision
+from lmms.configs.contract.media.sounds import Audio
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION
-from lmms.configs.contract.sounds import Audio
 from lmms.configs.errors import ConfigError, DatasetError
 from lmms.configs.files import write_whole
 from lmms.configs.stores.remote import missing

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from lmms.configs.contract.families import FamilyFacts
-from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.sounds import Audio
-from lmms.configs.contract.video import VideoRule
+from lmms.configs.contract.media.geometry import Vision
+from lmms.configs.contract.media.sounds import Audio
+from lmms.configs.contract.media.video import VideoRule
 from lmms.configs.errors import ModelError
 from lmms.configs.words import type_name
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lmms.configs.contract.families import family_facts
-from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.media.geometry import Vision
+from lmms.configs.contract.media.sounds import Audio
+from lmms.configs.contract.media.video import VideoRule
 from lmms.configs.contract.model_files import (
     read_audio,
     read_config,
@@ -21,8 +23,6 @@ from lmms.configs.contract.model_files import (
     read_video,
     read_vision,
 )
-from lmms.configs.contract.sounds import Audio
-from lmms.configs.contract.video import VideoRule
 from lmms.configs.errors import ModelError
 
 PREP_FILES = ("*.json", "*.jinja")

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.contract.geometry import grid_patches
+from lmms.configs.contract.media.geometry import grid_patches
 
 CONTRACT_VERSION = 3
 

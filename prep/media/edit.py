@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from lmms.configs.contract.images import DAMAGE, FORMATS, is_heic, strict_pillow, to_rgb
+from lmms.configs.contract.media.images import DAMAGE, FORMATS, is_heic, strict_pillow, to_rgb
 from lmms.prep.reject import Reject
 
 Point = tuple[float, float]

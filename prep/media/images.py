@@ -9,7 +9,7 @@ from typing import Literal
 
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from lmms.configs.contract.images import (
+from lmms.configs.contract.media.images import (
     DAMAGE,
     FORMATS,
     NEEDS_HEIF,

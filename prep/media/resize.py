@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 
-from lmms.configs.contract.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, image_grid
+from lmms.configs.contract.media.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, image_grid
 from lmms.prep.reject import Reject
 
 LEAST_TOKENS, MOST_TOKENS = 4, 16384

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lmms.configs.contract.video import VideoAsk
+from lmms.configs.contract.media.video import VideoAsk
 from lmms.configs.errors import nearest
 from lmms.prep.media.edit import Edit
 from lmms.prep.media.pins import Fetched

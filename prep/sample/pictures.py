@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from lmms.configs.contract.geometry import grid_patches, grid_tokens
+from lmms.configs.contract.media.geometry import grid_patches, grid_tokens
 from lmms.configs.contract.pack import Row, Sound
 from lmms.prep.media.edit import edited
 from lmms.prep.media.pins import Fetched, pinned

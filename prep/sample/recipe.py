@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lmms.configs.contract.check import PackLimits
-from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.sounds import Audio
-from lmms.configs.contract.video import VideoRule
+from lmms.configs.contract.media.geometry import Vision
+from lmms.configs.contract.media.sounds import Audio
+from lmms.configs.contract.media.video import VideoRule
 from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.media.network import Network
 from lmms.prep.media.pins import Pins

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmms.configs.contract.video import row_time
+from lmms.configs.contract.media.video import row_time
 from lmms.prep.media.pins import Fetched
 from lmms.prep.records.parts import Audio, Medium, Video
 from lmms.prep.reject import Reject

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from lmms.configs.contract.pack import Row
-from lmms.configs.contract.video import (
+from lmms.configs.contract.media.video import (
     VideoAsk,
     asked,
     clip_range,
@@ -13,6 +12,7 @@ from lmms.configs.contract.video import (
     rows_of,
     sampled_frames,
 )
+from lmms.configs.contract.pack import Row
 from lmms.configs.settings.sources import Reading
 from lmms.prep.media.edit import pixels_of
 from lmms.prep.media.images import image_size

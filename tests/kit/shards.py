@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens, image_grid
+from lmms.configs.contract.media.geometry import Vision, grid_patches, grid_tokens, image_grid
 from lmms.configs.contract.model_folder import ModelFolder
 from lmms.configs.contract.pack import Media, Pack
 from lmms.prep import writer

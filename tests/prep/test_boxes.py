@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from lmms.configs.contract.geometry import Vision, resized
+from lmms.configs.contract.media.geometry import Vision, resized
 from lmms.configs.contract.model_folder import read_model_folder
 from lmms.configs.settings.sources import DEFAULT_READING, FormName
 from lmms.prep.records.forms import find_form

@@ -35,7 +35,7 @@ from lmms.train.data.balance import expected_loss, packs_of_steps
 from lmms.train.data.mixture import Phase
 from lmms.train.data.order import Order, SetOrder
 from lmms.train.data.shards import PackReader, read_sidecar
-from tools.bench.peer_packers import PACKERS
+from tools.bench.peers.packers import PACKERS
 
 RANKS, PACKS_A_RANK, STEP = (8, 64, 512), (1, 4, 8), 64
 TWICE = (64, 4)

@@ -5,7 +5,7 @@
 floor: `tokenizers.encode_batch_fast` alone, on one core, over the text that the chat template renders. build: from the
 records to a finished shard folder that was checked pack by pack, all processes together, without the second or two
 that a build of one record takes (tokenizer, template, libraries), which the table has apart. peers: with --peers, the
-programs of tools/bench/peer_prep.py under that Python, counted in the same way. Each figure is the least of some
+programs of tools/bench/peers/prep.py under that Python, counted in the same way. Each figure is the least of some
 rounds, in turn. Figures are in docs/figures.md.
 """
 
@@ -30,7 +30,7 @@ from lmms.prep.records.record import Record
 from lmms.prep.reject import Reject
 from lmms.prep.render.layout import lay_out_by_template
 from lmms.prep.render.renderer import load_renderer
-from tools.bench.peer_prep import PEERS
+from tools.bench.peers.prep import PEERS
 
 _SEQ_LEN = 16_384
 

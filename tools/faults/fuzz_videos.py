@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lmms.configs.contract.check import check_pack, pack_limits
-from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.media.geometry import Vision
 from lmms.configs.contract.pack import Media, Pack, Row
 from lmms.configs.contract.sidecar import pack_row
 from lmms.prep.reject import REASONS, Reject

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from lmms.configs.contract.geometry import Vision
+from lmms.configs.contract.media.geometry import Vision
 from lmms.configs.contract.pack import Media, Row
 from lmms.train.batch.images import BadMediaError, cut_patches, decoded
 

@@ -15,8 +15,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.images import DAMAGE, FORMATS, NEEDS_HEIF, is_heic, pillow_reads_heic, strict_pillow, to_rgb
+from lmms.configs.contract.media.geometry import Vision
+from lmms.configs.contract.media.images import (
+    DAMAGE,
+    FORMATS,
+    NEEDS_HEIF,
+    is_heic,
+    pillow_reads_heic,
+    strict_pillow,
+    to_rgb,
+)
 from lmms.configs.contract.pack import Media
 from lmms.configs.errors import TrainError
 

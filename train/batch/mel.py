@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
+from lmms.configs.contract.media.sounds import Audio, samples_of
 from lmms.configs.contract.pack import Sound
-from lmms.configs.contract.sounds import Audio, samples_of
 from lmms.configs.errors import TrainError
 from lmms.train.batch.images import BadMediaError
 

@@ -10,9 +10,9 @@ from transformers import PretrainedConfig
 
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.families import trained_as
-from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.loss_rule import LossWeight
 from lmms.configs.contract.manifest import Manifest
+from lmms.configs.contract.media.geometry import Vision
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import ModelError
 from lmms.configs.settings.data import OnBadMedia

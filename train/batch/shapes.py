@@ -12,7 +12,7 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.contract.sounds import Audio
+from lmms.configs.contract.media.sounds import Audio
 from lmms.train.data.shards import Sidecar
 from lmms.train.families.family import Tower
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmms.configs.contract.media.sounds import Audio
 from lmms.configs.contract.pack import Media
-from lmms.configs.contract.sounds import Audio
 from lmms.train.batch.recipe import Recipe
 from lmms.train.families.family import TowerInputs
 from lmms.train.families.vision import longest

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lmms.configs.contract.geometry import grid_patches
+from lmms.configs.contract.media.geometry import grid_patches
 from lmms.configs.contract.pack import Media
 
 

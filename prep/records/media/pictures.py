@@ -6,10 +6,8 @@ from typing import Any
 
 from lmms.prep.media.edit import png_of
 from lmms.prep.media.read import MediaRef
-from lmms.prep.records.absent import is_absent, is_null_image
-from lmms.prep.records.media.bare import Bare
-from lmms.prep.records.media.names import names_media
-from lmms.prep.records.strict_json import kind_of, parse_json
+from lmms.prep.records.media.bare import Bare, parse_column
+from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
 
@@ -19,15 +17,7 @@ def parse_images(raw: Mapping[str, Any]) -> Bare[MediaRef]:
     The column is a list, or a single picture; in a table it may also be a JSON list. Nulls in the list count for
     nothing. Raises Reject.
     """
-    column = "image" if is_absent(raw.get("images")) and names_media(raw.get("image")) else "images"
-    value = raw.get(column)
-    if is_absent(value):
-        return Bare(column, ())
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        value = json_list(value)
-    if not isinstance(value, list):
-        return Bare(column, [image_ref(value, column)])
-    return Bare(column, [image_ref(v, f"{column}[{i}]") for i, v in enumerate(value) if not is_null_image(v)])
+    return parse_column(raw, "image", image_ref)
 
 
 def image_ref(value: Any, place: str, kind: str = "image") -> MediaRef:
@@ -49,11 +39,3 @@ def image_ref(value: Any, place: str, kind: str = "image") -> MediaRef:
         return MediaRef("path", value)
     also = " or a PIL image" if kind == "image" else ""
     raise Reject("bad_part", f"the {kind} is {kind_of(value)}, expected a path, a data URI, base64, bytes{also}", place)
-
-
-def json_list(text: str) -> Any:
-    """The JSON list in a cell of text, else the text itself: a path may begin with a bracket."""
-    try:
-        return parse_json(text, "images")
-    except Reject:
-        return text

@@ -1,13 +1,12 @@
 """The sounds of a record: their files, and the clips that the record asks for."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from lmms.prep.media.read import MediaRef
-from lmms.prep.records.absent import is_absent, is_null_image
-from lmms.prep.records.media.bare import Bare
-from lmms.prep.records.media.names import names_media
-from lmms.prep.records.media.pictures import image_ref, json_list
+from lmms.prep.records.media.bare import Bare, parse_column
+from lmms.prep.records.media.pictures import image_ref
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
@@ -20,15 +19,7 @@ def parse_audios(raw: Mapping[str, Any]) -> Bare[MediaRef]:
 
     Raises Reject.
     """
-    column = "audio" if is_absent(raw.get("audios")) and names_media(raw.get("audio")) else "audios"
-    value = raw.get(column)
-    if is_absent(value):
-        return Bare(column, (), "audio")
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        value = json_list(value)
-    entries = value if isinstance(value, list) else [value]
-    given = ((i, entry) for i, entry in enumerate(entries) if not is_null_image(entry))
-    return Bare(column, [image_ref(entry, f"{column}[{i}]", "audio") for i, entry in given], "audio")
+    return parse_column(raw, "audio", partial(image_ref, kind="audio"))
 
 
 def spoken_ref(value: Any, place: str) -> MediaRef:

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmms.configs.contract.video import VideoAsk
+from lmms.configs.contract.media.video import VideoAsk
 from lmms.prep.media.read import MediaRef
-from lmms.prep.records.absent import is_absent, is_null_image
-from lmms.prep.records.media.bare import Bare
-from lmms.prep.records.media.names import names_media
-from lmms.prep.records.media.pictures import image_ref, json_list
+from lmms.prep.records.media.bare import Bare, parse_column
+from lmms.prep.records.media.pictures import image_ref
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
@@ -34,15 +32,7 @@ def parse_videos(raw: Mapping[str, Any]) -> Bare[VideoFiles]:
 
     An entry is a file, or the list of its frames. Raises Reject.
     """
-    column = "video" if is_absent(raw.get("videos")) and names_media(raw.get("video")) else "videos"
-    value = raw.get(column)
-    if is_absent(value):
-        return Bare(column, (), "video")
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        value = json_list(value)
-    entries = value if isinstance(value, list) else [value]
-    given = ((i, entry) for i, entry in enumerate(entries) if not is_null_image(entry))
-    return Bare(column, [video_files(entry, f"{column}[{i}]") for i, entry in given], "video")
+    return parse_column(raw, "video", video_files)
 
 
 def video_files(value: Any, place: str) -> VideoFiles:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms.prep.records.absent import is_absent, is_blank, is_null_image
-from lmms.prep.records.media.pictures import json_list
+from lmms.prep.records.media.bare import json_list
 from lmms.prep.records.parts import IMAGE_KEYS
 from lmms.prep.records.strict_json import kind_of, parse_json, parse_line
 from lmms.prep.reject import Reject

@@ -10,7 +10,6 @@ import xxhash
 
 from lmms.configs.contract import mds
 from lmms.configs.contract.check import PackLimits
-from lmms.configs.contract.geometry import Vision
 from lmms.configs.contract.manifest import (
     TABLE_NAMES,
     Manifest,
@@ -19,6 +18,7 @@ from lmms.configs.contract.manifest import (
     read_manifest,
     write_manifest,
 )
+from lmms.configs.contract.media.geometry import Vision
 from lmms.configs.contract.pack import COLUMNS, CONTRACT_VERSION, Pack
 from lmms.configs.errors import DatasetError
 from lmms.configs.stores.store import LocalStore

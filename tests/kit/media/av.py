@@ -1,7 +1,7 @@
 """What a build makes of records of the real videos and sounds of ../shared, without the shards."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from lmms.configs.contract.pack import Pack
 from lmms.configs.settings.prep import PrepConfig
 from lmms.prep.first_pass import find_input, recipe_of
 from lmms.prep.progress import silent
-from lmms.prep.reject import Reject
+from lmms.prep.reject import REASONS, Reject
 from lmms.prep.render.renderer import load_renderer
 from lmms.prep.sample.samples import draft_samples, finish_alone
 
@@ -52,12 +52,46 @@ def made_of(
     return given.model, [made(i, record) for i, record in enumerate(records)]
 
 
-def outcomes(expected: dict[str, Any]) -> tuple[bool, set[str]]:
+def edge_cases(av: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of odd media whose ids begin with this letter: v for videos, a for sounds."""
+    return [record for record in records_of(av / "edge_cases.jsonl.zst") if record["id"].startswith(f"{kind}-")]
+
+
+def wrong_outcomes(
+    records: list[dict[str, Any]],
+    made: list[Pack | Reject],
+    av: Path,
+    is_whole: Callable[[dict[str, Any], Pack, dict[str, Any]], bool],
+) -> dict[str, Any]:
+    """Id -> what became of an edge case, of those that became something else than expected.
+
+    is_whole: (record, sample, what a full decode gives) -> whether the sample has what it should.
+    """
+    expected = json.loads((av / "edge_cases.expected.json").read_text())["records"]
+    wrong: dict[str, Any] = {}
+    for record, sample in zip(records, made, strict=True):
+        case = expected[record["id"]]
+        may_be_taken, reasons = _outcomes(case)
+        if isinstance(sample, Reject):
+            assert sample.reason in REASONS
+            if not {sample.reason, OTHER_NAMES.get(sample.reason)} & reasons:
+                wrong[record["id"]] = (sample.reason, sample.message, reasons)
+        elif not may_be_taken or not is_whole(record, sample, case.get("media", {})):
+            wrong[record["id"]] = ("taken", sample.media, case)
+    return wrong
+
+
+OTHER_NAMES = {
+    "not_a_video": "not_media",
+    "not_a_sound": "not_media",
+    "audio_too_short": "empty_audio",
+    "part_missing_field": "bad_part",
+}
+"""Our reasons -> their names in the expectations."""
+
+
+def _outcomes(expected: dict[str, Any]) -> tuple[bool, set[str]]:
     """Whether an edge case may be accepted, and the reasons for which it may be rejected."""
     ways = [expected, expected.get("outcome_also_ok", {})]
     reasons = {way["reason"] for way in ways if "reason" in way} | set(expected.get("reason_also_ok", ()))
-    return any(way.get("outcome") == "accepted" for way in ways), {_NAMES.get(reason, reason) for reason in reasons}
-
-
-_NAMES = {"not_media": "not_a_video"}
-"""Reasons of the expectations that have another name here."""
+    return any(way.get("outcome") == "accepted" for way in ways), reasons

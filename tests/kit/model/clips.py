@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lmms.configs.contract.geometry import Vision, grid_tokens
+from lmms.configs.contract.media.geometry import Vision, grid_tokens
+from lmms.configs.contract.media.video import rows_of
 from lmms.configs.contract.pack import Media, Row
-from lmms.configs.contract.video import rows_of
 
 
 @dataclass(frozen=True)

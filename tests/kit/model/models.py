@@ -22,8 +22,8 @@ from lmms.configs.by_part import Part
 from lmms.configs.contract.check import PackLimits
 from lmms.configs.contract.costs import ModelCost
 from lmms.configs.contract.families import trained_as
-from lmms.configs.contract.geometry import Vision, grid_tokens, image_grid
 from lmms.configs.contract.manifest import Manifest
+from lmms.configs.contract.media.geometry import Vision, grid_tokens, image_grid
 from lmms.configs.contract.pack import CONTRACT_VERSION, Media, Pack
 from lmms.configs.settings.lora import DEFAULT_LORA, LoraConfig
 from lmms.configs.settings.train import EVERYTHING, How

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
+from lmms.configs.contract.media.sounds import Audio
 from lmms.configs.contract.pack import Media, Sound
-from lmms.configs.contract.sounds import Audio
 
 TINY_AUDIO = Audio(sample_rate=16000, mel_bins=8, fft=400, hop=160, longest=32000, chunk=8, is_filled=False)
 """Chunks of 8 frames, 4 positions, 2 tokens: a second is 25 tokens."""

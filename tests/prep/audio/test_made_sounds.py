@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soxr
 
-from lmms.configs.contract.sounds import samples_of
+from lmms.configs.contract.media.sounds import samples_of
 from lmms.prep.audio.decode import encoded_sound, probe_sound
 from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.reject import Reject

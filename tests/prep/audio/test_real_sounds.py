@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmms.configs.contract.sounds import samples_of
+from lmms.configs.contract.media.sounds import samples_of
 from lmms.prep.audio.decode import encoded_sound, probe_sound
 from lmms.prep.audio.facts import SoundFacts, SoundFormat
 from lmms.prep.reject import Reject

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from lmms.configs.contract.images import PNG_TEXT_BYTES
+from lmms.configs.contract.media.images import PNG_TEXT_BYTES
 from lmms.prep.media.images import image_size
 from lmms.prep.reject import REASONS, Reject
 from tests.kit.media.pictures import (

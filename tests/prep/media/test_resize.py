@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmms.configs.contract.geometry import Vision, image_grid
+from lmms.configs.contract.media.geometry import Vision, image_grid
 from lmms.configs.contract.model_folder import read_model_folder
 from lmms.prep.media.resize import LEAST_TOKENS, MOST_TOKENS, Ask, picture_grid
 from lmms.prep.reject import Reject

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lmms.configs.contract.geometry import grid_tokens, image_grid
+from lmms.configs.contract.media.geometry import grid_tokens, image_grid
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
 from lmms.configs.settings.sources import DEFAULT_READING
 from lmms.prep.media.images import image_size

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmms.configs.contract.geometry import Vision, image_grid
 from lmms.configs.contract.hashing import mix64
+from lmms.configs.contract.media.geometry import Vision, image_grid
 from lmms.configs.contract.pack import Pack
 from lmms.configs.errors import DatasetError, TrainError
 from lmms.train.batch.batch import Batch, make_batch

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from lmms.configs.contract.geometry import Vision, image_grid
+from lmms.configs.contract.media.geometry import Vision, image_grid
 from lmms.configs.contract.model_folder import read_model_folder
 from lmms.configs.contract.pack import Media
 from lmms.configs.errors import TrainError

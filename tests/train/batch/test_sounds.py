@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
+from lmms.configs.contract.media.sounds import samples_of
 from lmms.configs.contract.model_folder import read_model_folder
 from lmms.configs.contract.pack import Pack
-from lmms.configs.contract.sounds import samples_of
 from lmms.configs.errors import TrainError
 from lmms.train.batch.batch import Batch, make_batch
 from lmms.train.batch.mel import mel_frames

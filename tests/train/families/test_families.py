@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from lmms.configs.contract.geometry import image_grid
+from lmms.configs.contract.media.geometry import image_grid
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
 from lmms.configs.contract.pack import Media, Pack
 from lmms.train.batch.recipe import Recipe, make_recipe

@@ -28,7 +28,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from lmms.configs.contract.families import FAMILIES as FAMILY_FACTS
-from lmms.configs.contract.sounds import samples_of
+from lmms.configs.contract.media.sounds import samples_of
 from lmms.configs.errors import ModelError, TrainError
 from lmms.train.batch.batch import Batch
 from lmms.train.model import names

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 from transformers import PretrainedConfig
 
-from lmms.configs.contract.geometry import Vision, image_grid
 from lmms.configs.contract.manifest import open_dataset
+from lmms.configs.contract.media.geometry import Vision, image_grid
 from lmms.configs.contract.model_folder import ModelFolder, read_model_folder
 from lmms.configs.contract.pack import Media, Pack
 from lmms.prep.writer import PackFacts, write_packs

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmms.configs.contract.sounds import samples_of
+from lmms.configs.contract.media.sounds import samples_of
 from tests.kit.media.sounds import pcm, tone
 
 

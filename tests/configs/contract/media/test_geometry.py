@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmms.configs.contract.geometry import Vision, grid_patches, grid_tokens, image_grid, resized
+from lmms.configs.contract.media.geometry import Vision, grid_patches, grid_tokens, image_grid, resized
 from lmms.configs.contract.model_folder import read_model_folder
 
 VISION_FOLDERS = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl"]

@@ -9,8 +9,8 @@ from transformers.models.qwen2_vl import video_processing_qwen2_vl as qwen2_vl
 from transformers.models.qwen3_vl import video_processing_qwen3_vl as qwen3_vl
 from transformers.video_utils import VideoMetadata
 
-from lmms.configs.contract.geometry import Vision
-from lmms.configs.contract.video import (
+from lmms.configs.contract.media.geometry import Vision
+from lmms.configs.contract.media.video import (
     VideoAsk,
     VideoRule,
     asked,

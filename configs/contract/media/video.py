@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmms.configs.contract.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, resized
+from lmms.configs.contract.media.geometry import MAX_ASPECT_RATIO, Vision, aspect_ratio, resized
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
