@@ -110,4 +110,5 @@ def test_the_cpu_time_of_the_process_that_decodes_is_counted(tmp_path: Path, wor
         }
         build_shards(PrepConfig(sources=(str(source),), model=model, out=str(out), workers=workers, **settings))
         used.append(json.loads((out / REPORT_NAME).read_text())["cpu_seconds"])
-    assert used[1] - used[0] > 0.7 * alone > 0.3
+    assert alone > 0.2
+    assert used[1] - used[0] > 0.7 * alone
