@@ -143,6 +143,11 @@ def plan(
         screen.print(table)
 
 
+def _media_words(outlook: "Outlook") -> str:
+    patches = f", {counted(outlook.patches, 'patch', 'patches')}" if outlook.patches else ""
+    return f"{outlook.media:,} images, rows of videos, and sounds{patches}"
+
+
 def _outlook_tables(outlook: "Outlook", settings: PrepConfig) -> "Iterator[Table]":
     read = f"{outlook.read:,} rows" + (f", {outlook.share:.1%} of all" if outlook.share < 1 else "")
     tokens = int(outlook.lengths.sum())
@@ -150,7 +155,7 @@ def _outlook_tables(outlook: "Outlook", settings: PrepConfig) -> "Iterator[Table
         ("read", read),
         *((f"  {reason}", f"{counted(n, 'record')} rejected") for reason, n in outlook.rejects.items()),
         ("samples", f"{len(outlook.lengths):,} of {tokens:,} tokens, {outlook.target_tokens / tokens:.1%} targets"),
-        *([("images", f"{outlook.media:,}, {counted(outlook.patches, 'patch', 'patches')}")] if outlook.media else []),
+        *([("media", _media_words(outlook))] if outlook.media else []),
         ("shards", f"about {ui.count(outlook.bytes)}B, written in about {ui.duration(outlook.seconds)}"),
     ]
     yield ui.facts("plan", rows)

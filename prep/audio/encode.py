@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lmms.prep.audio.facts import SoundFormat
 from lmms.prep.audio.samples import Samples, Sound
+from lmms.prep.reject import Reject
 
 
 def mono(blocks: Iterator[Samples], first: int, number: int | None) -> Iterator[Samples]:
@@ -55,10 +56,13 @@ def up_to(blocks: Iterator[Samples], most: int | None) -> Iterator[Samples]:
 
 
 def flac(blocks: Iterator[Samples], sample_rate: int, form: SoundFormat) -> tuple[bytes, int]:
-    """FLAC of one channel, and its number of samples; all samples are finite."""
+    """FLAC of one channel, and its number of samples. Raises Reject for samples too large to calculate with."""
     target, number = BytesIO(), 0
     with soundfile.SoundFile(target, "w", sample_rate, 1, f"PCM_{form.bits}", format="FLAC") as writer:
         for block in blocks:
+            if not np.isfinite(block).all():
+                message = "samples are too large to calculate with; expected -1 to 1: scale the sound"
+                raise Reject("non_finite_samples", message)
             writer.write(_whole_numbers(block, form.bits))
             number += len(block)
     return target.getvalue(), number

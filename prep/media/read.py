@@ -135,7 +135,7 @@ def _found(
     names = _file_names(value, percent_decode=reference.kind == "url")
     if beside:
         return read_beside(beside, names, value, max_bytes, allowed=network is not None)
-    return _first_file(names, value, roots, take, looked)
+    return _first_file(names, value, roots, take, looked, kind)
 
 
 def _file_names(value: str, percent_decode: bool) -> list[str]:
@@ -168,6 +168,7 @@ def _first_file(
     roots: Sequence[Path],
     take: Callable[[Path, os.stat_result], T],
     looked: Looked,
+    kind: MediaKind,
 ) -> T:
     try:
         for path in files_named(names, value, roots, looked.folders):
@@ -184,7 +185,7 @@ def _first_file(
     except OSError as error:
         refuse_file_limit(error)
         if error.errno == errno.ENAMETOOLONG:
-            hint = "base64 data needs data:image/TYPE;base64, before it"
+            hint = f"base64 data needs data:{kind}/TYPE;base64, before it"
             raise Reject("bad_part", f"{shown(value)} is too long for a path; {hint}") from error
         raise Reject("unreadable_file", f"{shown(value)} cannot be read: {error.strerror}") from error
     raise AssertionError("files_named ends with a Reject")

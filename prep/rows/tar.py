@@ -18,11 +18,11 @@ from lmms.prep.rows.compressed import BLOCK, open_content
 _END = bytes(tarfile.BLOCKSIZE)
 _TEXT = ("txt", "text", "cls", "caption")
 _OTHER_MEDIA = {
-    **dict.fromkeys(("wav", "mp3", "flac", "ogg", "opus", "m4a"), "audios"),
+    **dict.fromkeys(("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac", "aif", "aiff"), "audios"),
     **dict.fromkeys(("mp4", "webm", "avi", "mov", "mkv"), "videos"),
 }
 """Last part of an ending -> the column for such members; all others are pictures."""
-_MEDIA_KEYS = ("image", "images", "path")
+_MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios", "path")
 """Keys under which a record names members."""
 
 

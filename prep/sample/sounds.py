@@ -1,6 +1,7 @@
 """The sounds of a record: one channel at the rate of the model, as FLAC."""
 
 from lmms.configs.contract.pack import Sound
+from lmms.configs.words import counted
 from lmms.prep.audio.decode import encoded_sound
 from lmms.prep.media.pins import pinned
 from lmms.prep.media.read import address_of, find_media
@@ -30,14 +31,16 @@ def _read(audio: Audio, source: Source, recipe: Recipe) -> Picture:
     most = rule.longest if recipe.cuts_sounds else None
     clip = (audio.start, audio.end)
     data, samples = encoded_sound(file, rule.sample_rate, recipe.sound_format, recipe.video_limits, *clip, most)
+    given = f"{counted(samples, 'sample')} at {rule.sample_rate:,} a second"
     if samples > rule.longest:
         raise Reject(
             "audio_too_long",
-            f"{samples / rule.sample_rate:.1f} s, the model hears {rule.longest / rule.sample_rate:g} s; take a clip by"
-            " audio_start and audio_end, or set audio_too_long=cut",
+            f"{given} ({samples / rule.sample_rate:.1f} s), the model hears {rule.longest:,}"
+            f" ({rule.longest / rule.sample_rate:g} s); take a clip by audio_start and audio_end, or set"
+            " audio_too_long=cut",
         )
     if rule.tokens(samples) < 1:
-        raise Reject("audio_too_short", f"{samples} samples at {rule.sample_rate} a second give the model no token")
+        raise Reject("audio_too_short", f"{given} give the model no token; expected more than 20 ms")
     address = address_of(audio.ref, source.beside)
     fetched = pinned(address, file, recipe.pins) if address and isinstance(file, bytes) else None
     return Picture(data, (0, 0), (0, 0, 0), fetched, sound=Sound(samples, tuple(rule.tower_chunks(samples))))

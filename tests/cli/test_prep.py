@@ -181,6 +181,7 @@ def test_a_plan_compares_lengths_and_writes_nothing(tmp_path: Path) -> None:
     assert re.search(r" 256 +balanced +\d+ +[0-9.]+% +0 +[0-9.]+ +[0-9.]+% +[0-9.]+%", shown.output)
     assert re.search(r" 512 +tight ", shown.output)
     assert f"lmms prep build-shards {tmp_path / 'set.jsonl'}"[:60] in shown.output
+    assert re.search(r" media +\d+ images, rows of videos, and sounds, [0-9,]+ patches", shown.output)
     body = json.loads(lmms(*words, "--seq-len", "256", "--json").output)
     assert [packing["plan"] for packing in body["packings"]] == ["balanced", "tight"]
     assert sum(body["lengths"]) > 0

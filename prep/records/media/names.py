@@ -21,6 +21,9 @@ _ENDINGS = ("path", "file", "url", "uri", "name", "base64", "bytes", "list")
 _STILL_FILES = ("jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "avif", "heic", "heif")
 _VIDEO_FILES = ("mp4", "webm", "mkv", "avi", "mov")
 _SOUND_FILES = ("mp3", "wav", "flac", "ogg", "m4a")
+_MORE_SOUND_FILES = ("opus", "aac", "aif", "aiff")
+"""Endings of sounds whose words stand for other things, too, as the name of a column."""
+_FILE_ENDINGS = frozenset((*_STILL_FILES, *_VIDEO_FILES, *_SOUND_FILES, *_MORE_SOUND_FILES))
 _FILE_NAMES = ("file_name", "file_names", "filename", "filenames")
 
 
@@ -50,7 +53,7 @@ def is_media_file(value: Any) -> bool:
     """Whether a value is the name of a picture, a video or a sound by its ending, or a list with such a name."""
     if isinstance(value, list):
         return any(map(is_media_file, value))
-    return isinstance(value, str) and value.rpartition(".")[2].lower() in (*_STILL_FILES, *_VIDEO_FILES, *_SOUND_FILES)
+    return isinstance(value, str) and value.rpartition(".")[2].lower() in _FILE_ENDINGS
 
 
 def names_media(value: Any) -> int:

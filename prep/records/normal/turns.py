@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lmms.configs.words import counted
 from lmms.prep.records.absent import is_absent, is_blank, is_null_image
 from lmms.prep.records.media.bare import json_list
 from lmms.prep.records.parts import IMAGE_KEYS
@@ -101,7 +102,7 @@ def with_video_places(message: dict[str, Any], entries: Mapping[str, list[Any]])
     }
 
 
-_COUNTED = (("image", "images", "pictures"), ("video", "videos", "videos"), ("audio", "audios", "sounds"))
+_COUNTED = (("image", "images", "picture"), ("video", "videos", "video"), ("audio", "audios", "sound"))
 
 
 def check_counts(messages: list[dict[str, Any]], entries: Mapping[str, list[Any]]) -> None:
@@ -110,7 +111,8 @@ def check_counts(messages: list[dict[str, Any]], entries: Mapping[str, list[Any]
     for kind, column, noun in _COUNTED:
         tags, given = sum(_is_place(part, kind) for part in parts), len(entries.get(column, []))
         if tags != given:
-            raise Reject("count_mismatch", f"{tags} tags <{kind}> in the text, {given} {noun} beside it", column)
+            found = f"{tags:,} {'tag' if tags == 1 else 'tags'} <{kind}> in the text"
+            raise Reject("count_mismatch", f"{found}, {counted(given, noun)} beside it", column)
 
 
 def _is_place(part: Any, kind: str) -> bool:

@@ -162,6 +162,14 @@ def test_what_is_no_sound_has_a_reason(data: bytes, reason: str) -> None:
         probe_sound(data, LIMITS)
 
 
+@pytest.mark.parametrize(("channels", "rate"), [(1, RATE * 2), (2, RATE)], ids=["resampled", "mean"])
+def test_samples_too_large_to_calculate_with_are_a_reject_and_not_silence(channels: int, rate: int) -> None:
+    data = pcm(np.full((LENGTH, channels), 3e38, np.float32), "FLOAT")
+    with pytest.raises(Reject, match="too large") as error:
+        encoded_sound(data, rate, FORM, LIMITS)
+    assert error.value.reason == "non_finite_samples"
+
+
 def test_a_video_without_sound_is_a_reject() -> None:
     with pytest.raises(Reject, match="no_audio_stream"):
         probe_sound(video(3), LIMITS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmms.configs.errors import SourceError
 from lmms.configs.stores.store import LocalStore
-from lmms.prep.media.read import Looked, MediaRef, read_image, state_of
+from lmms.prep.media.read import Looked, MediaRef, find_media, read_image, state_of
 from lmms.prep.media.roots import media_roots, real_path
 from lmms.prep.reject import REASONS, Reject
 from tests.kit.media.pictures import encoded
@@ -334,3 +334,8 @@ def test_a_folder_that_many_files_are_in_is_looked_up_once(root: Path) -> None:
     real = os.path.realpath(root)
     assert looked.folders == {str(root): real}
     assert looked.files == {f"{real}/{name}": state_of(root / name) for name in ("a.jpg", "b.jpg")}
+
+
+def test_base64_as_the_path_of_a_sound_is_told_the_data_uri_of_a_sound(root: Path) -> None:
+    with pytest.raises(Reject, match="data:audio/TYPE;base64"):
+        find_media(path("UklGR" * 1000), (root,), "audio")

@@ -179,3 +179,9 @@ def test_a_fault_behind_a_system_column_has_its_place_in_the_record() -> None:
         "unknown_part_type", "messages[0].content[1]",
     )  # fmt: skip
     assert rejected("openai", {"messages": chat("a", "b"), "system": 3}) == ("bad_content_type", "system")
+
+
+def test_tags_and_sounds_that_differ_are_counted_in_words() -> None:
+    record = {"conversations": said("a", "b"), "audios": ["a.wav"]}
+    with pytest.raises(Reject, match="0 tags <audio> in the text, 1 sound beside it"):
+        read_record(record, reading("llava"))

@@ -288,8 +288,8 @@ def test_a_column_that_names_the_pictures_of_the_parts_once_more_is_no_loss() ->
 @pytest.mark.parametrize("value", ["book.txt", "a", "png.", ["a.txt"], None, 3])
 def test_only_the_name_of_a_media_file_in_file_name_counts(value: Any) -> None:
     parse_record(conversation(file_name=value))
-    for picture in ("a.PNG", ["a.jpg"]):
-        assert rejected(conversation(file_name=picture)).reason == "unread_media"
+    for file in ("a.PNG", ["a.jpg"], "a.opus", "a.aac", "a.aiff"):
+        assert rejected(conversation(file_name=file)).reason == "unread_media"
 
 
 def test_numbers_about_pictures_are_no_pictures() -> None:

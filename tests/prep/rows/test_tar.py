@@ -68,6 +68,18 @@ def test_a_text_that_is_the_name_of_a_member_stays_a_text(tmp_path: Path) -> Non
     assert row == {"messages": [{"content": "1.jpg"}], "images": [b"JPEG", {"path": b"JPEG"}]}
 
 
+def test_sounds_and_videos_are_named_like_pictures(tmp_path: Path) -> None:
+    parts = [{"type": "audio", "audio": "1.b.aac"}, {"type": "video", "video": "1.mp4"}]
+    members = {"1.a.opus": b"a", "1.b.aac": b"b", "1.mp4": b"v"}
+    named = {**members, "1.json": {"messages": [{"content": parts}], "audios": ["1.b.aac", "1.a.opus"]}}
+    (row,) = values(write(tmp_path / "a.tar", named))
+    assert row["messages"] == [{"content": [{"type": "audio", "audio": b"b"}, {"type": "video", "video": b"v"}]}]
+    assert row["audios"] == [b"b", b"a"]
+    assert "videos" not in row
+    (row,) = values(write(tmp_path / "b.tar", {**members, "1.json": {}}))
+    assert row == {"audios": [b"a", b"b"], "videos": [b"v"]}
+
+
 @pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz")])
 def test_a_cut_off_tar_file_is_never_a_shorter_one(name: str, mode: str, tmp_path: Path) -> None:
     file = write(tmp_path / name, {f"{i}.json": {"n": i, "text": "x" * 600} for i in range(30)}, mode)

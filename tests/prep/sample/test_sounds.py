@@ -116,6 +116,11 @@ def test_lengths_at_which_a_sound_is_cut_rejected_or_too_short(
     assert [each.reason if isinstance(each, Reject) else len(each.media) for each in made] == [
         *("audio_too_short", 1, 1, "audio_too_long", 1)
     ]
+    tiny, too_long = made[0], made[3]
+    assert isinstance(tiny, Reject)
+    assert isinstance(too_long, Reject)
+    assert tiny.message.startswith("320 samples at 16,000 a second give the model no token")
+    assert too_long.message.startswith("480,001 samples at 16,000 a second (30.0 s), the model hears 480,000 (30 s)")
     _, cut = made_of(records, tmp_path, model, tmp_path, audio_too_long="cut")
     full, long, clip = cut[2:]
     assert isinstance(full, Pack)
