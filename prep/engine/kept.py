@@ -28,12 +28,12 @@ from lmms.configs.files import PART_SUFFIX, remove
 from lmms.prep.engine.spooled import spool_path
 from lmms.prep.engine.store import Spooled
 from lmms.prep.engine.work import Work
-from lmms.prep.media.read import state_of
+from lmms.prep.media.read import State, state_of
 from lmms.prep.reject import Reject
 from lmms.prep.rows.chunk import Chunk, Packed, TarRow
 from lmms.prep.sources import Source
 
-Files = Mapping[str, tuple[int, int]]
+Files = Mapping[str, State]
 """Path of a file that was read -> its size and time of change in ns, both -1 where nothing was there."""
 
 _LIBRARIES = ("tokenizers", "jinja2", "numpy", "pillow", "polars", "pyarrow")

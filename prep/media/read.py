@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from lmms.configs.errors import refuse_file_limit
@@ -31,7 +31,9 @@ MAX_IMAGE_BYTES = 256 * 2**20
 MAX_VIDEO_BYTES, MAX_VIDEO_FILE = 2 * 2**30, 2**42
 """Largest video or sound: in a record or behind a URL, which is read as a whole; and as a file, which is not."""
 
-NO_FILE = (-1, -1)
+State: TypeAlias = tuple[int, int, int]
+"""Size in bytes of a file, and times of change in ns: mtime, and ctime, which no program can set back."""
+NO_FILE: State = (-1, -1, -1)
 """The state of a file that is not there, see state_of."""
 
 
@@ -39,8 +41,8 @@ NO_FILE = (-1, -1)
 class Looked:
     """What was looked for on the disk so far, for the records of a chunk."""
 
-    files: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """File -> its size and time of change before it was read; NO_FILE where none was."""
+    files: dict[str, State] = field(default_factory=dict)
+    """File -> its state before it was read; NO_FILE where none was."""
     folders: dict[str, str] = field(default_factory=dict)
     """Folder -> where its links lead."""
 
@@ -191,13 +193,13 @@ def _first_file(
     raise AssertionError("files_named ends with a Reject")
 
 
-def state_of(file: Path) -> tuple[int, int]:
-    """Size and time of change, in ns, of a file; NO_FILE where nothing is."""
+def state_of(file: Path) -> State:
+    """The state of a file; NO_FILE where nothing is."""
     return _state(_status(file))
 
 
-def _state(status: os.stat_result | None) -> tuple[int, int]:
-    return (status.st_size, status.st_mtime_ns) if status else NO_FILE
+def _state(status: os.stat_result | None) -> State:
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if status else NO_FILE
 
 
 def _status(file: Path) -> os.stat_result | None:

@@ -1,8 +1,9 @@
 """A part of a message -> Text, Image, Video, Audio or Shape, or a Reject that names the key and the place."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from lmms.configs.contract.media.video import VideoAsk
 from lmms.configs.errors import nearest
@@ -19,15 +20,24 @@ from lmms.prep.records.shapes import Shape, Size
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
+T = TypeVar("T")
+
 _ASK_KEYS = ("min_pixels", "max_pixels", "resized_height", "resized_width")
-IMAGE_KEYS = ("image", "image_url", "url", "path", "base64")
+
+
+def sources(medium: str) -> tuple[str, ...]:
+    """The keys under which a part names its file, of kind image, video or audio."""
+    others = ("url", "path", "base64") if medium == "image" else ()  # as transformers writes pictures
+    return (medium, f"{medium}_url", *others)
+
+
 _PART_KEYS = {
     "text": ("text",),
-    "image": (*IMAGE_KEYS, *_ASK_KEYS),
+    "image": (*sources("image"), *_ASK_KEYS),
     "image_url": ("image_url", *_ASK_KEYS),
-    "video": ("video", *VIDEO_ASKS),
+    "video": (*sources("video"), *VIDEO_ASKS),
     "video_url": ("video_url", *VIDEO_ASKS),
-    "audio": ("audio", *AUDIO_ASKS),
+    "audio": (*sources("audio"), *AUDIO_ASKS),
     "audio_url": ("audio_url", *AUDIO_ASKS),
     "input_audio": ("input_audio", *AUDIO_ASKS),
 }
@@ -117,52 +127,51 @@ def parse_part(part: Any, place: str, columns: Columns) -> Part:
         raise Reject("bad_part", f"key {unknown[0]!r} in a part of type {kind!r}; expected {expected}", place)
     if kind == "text":
         return Text(_text(part.get("text"), place))
-    if kind in ("video", "video_url"):
-        files = _video(part, kind, place, columns.videos)
-        return Video(files, place, *video_ask(part, files, place))
-    if kind in ("audio", "audio_url", "input_audio"):
-        return Audio(_sound(part, kind, place, columns.audios), place, *clip_of(part, place))
-    return Image(_picture(part, kind, place, columns.images), place, _ask(part, place))
-
-
-def _video(part: Mapping[str, Any], kind: str, place: str, videos: Bare[VideoFiles]) -> VideoFiles:
-    value = part.get(kind)
-    if kind == "video" and is_null_image(value):
-        return videos.take(place)
-    if kind == "video_url":
-        value = _address(value, place, kind)
-        if not isinstance(value, str):
-            raise Reject("bad_part", f"`{kind}` is {kind_of(value)}, expected a string", place)
-        return VideoFiles((MediaRef("url", value),), is_frames=False)
-    return video_files(value, place)
-
-
-def _sound(part: Mapping[str, Any], kind: str, place: str, audios: Bare[MediaRef]) -> MediaRef:
-    value = part.get(kind)
     if kind == "input_audio":
-        return spoken_ref(value, place)
-    if kind == "audio":
-        return audios.take(place) if is_null_image(value) else image_ref(value, place, "audio")
-    value = _address(value, place, kind)
-    if not isinstance(value, str):
-        raise Reject("bad_part", f"`{kind}` is {kind_of(value)}, expected a string", place)
-    return MediaRef("url", value)
+        return Audio(spoken_ref(part.get(kind), place), place, *clip_of(part, place))
+    if kind in ("audio", "audio_url"):
+        sound = _file(part, kind, place, columns.audios, _sound, _alone)
+        return Audio(sound, place, *clip_of(part, place))
+    if kind in ("video", "video_url"):
+        files = _file(part, kind, place, columns.videos, video_files, _one_file)
+        return Video(files, place, *video_ask(part, files, place))
+    return Image(_file(part, kind, place, columns.images, image_ref, _alone), place, _ask(part, place))
 
 
-def _picture(part: Mapping[str, Any], kind: str, place: str, images: Bare[MediaRef]) -> MediaRef:
-    given = [key for key in IMAGE_KEYS if key in _PART_KEYS[kind] and not is_null_image(part.get(key))]
+_sound = partial(image_ref, kind="audio")
+
+
+def _alone(ref: MediaRef) -> MediaRef:
+    return ref
+
+
+def _one_file(ref: MediaRef) -> VideoFiles:
+    return VideoFiles((ref,), is_frames=False)
+
+
+def _file(
+    part: Mapping[str, Any],
+    kind: str,
+    place: str,
+    bare: Bare[T],
+    parse: Callable[[Any, str], T],
+    made_of: Callable[[MediaRef], T],
+) -> T:
+    """What a part names, or takes of the column for bare parts. parse: of the value under the name of the medium."""
+    medium = kind.removesuffix("_url")
+    given = [key for key in sources(medium) if key in _PART_KEYS[kind] and not is_null_image(part.get(key))]
     if len(given) > 1:
-        raise Reject("bad_part", f"an image part with both {given[0]!r} and {given[1]!r}; expected one", place)
-    if not given and kind == "image":
-        return images.take(place)
-    key = given[0] if given else "image_url"
+        raise Reject("bad_part", f"a part with both {given[0]!r} and {given[1]!r}; expected one of them", place)
+    if not given and kind == medium:
+        return bare.take(place)
+    key = given[0] if given else kind
     value = part.get(key)
-    if key == "image":
-        return image_ref(value, place)
-    value = _address(value, place, key) if key == "image_url" else value
+    if key == medium:
+        return parse(value, place)
+    value = _address(value, place, key) if key.endswith("_url") else value
     if not isinstance(value, str):
         raise Reject("bad_part", f"`{key}` is {kind_of(value)}, expected a string", place)
-    return MediaRef({"path": "path", "base64": "base64"}.get(key, "url"), value)  # type: ignore[arg-type]
+    return made_of(MediaRef({"path": "path", "base64": "base64"}.get(key, "url"), value))  # type: ignore[arg-type]
 
 
 def _ask(part: Mapping[str, Any], place: str) -> Ask | None:

@@ -15,7 +15,7 @@ from lmms.prep.records.media.names import Kind
 from lmms.prep.records.media.pictures import parse_images
 from lmms.prep.records.media.sounds import parse_audios
 from lmms.prep.records.media.unread import Taken, check_all_read, check_nested
-from lmms.prep.records.media.videos import parse_videos
+from lmms.prep.records.media.videos import parse_videos, refuse_sound_track
 from lmms.prep.records.parts import MEDIA_PARTS, Audio, Columns, Image, Medium, Part, Text, Video, parse_part
 from lmms.prep.records.reasoning import REASONING_KEYS, is_thinking, parse_reasoning, without_think_blocks
 from lmms.prep.records.strict_json import kind_of, parse_json
@@ -112,6 +112,9 @@ def parse_record(raw: Any, reading: Reading = DEFAULT_READING) -> Record:
     media_columns = (bare.images, bare.videos, bare.audios)
     for column in media_columns:
         column.check_empty()
+    if any(isinstance(part, Video) for message in parsed for part in message.media):
+        for asks in (raw, raw.get("mm_processor_kwargs")):
+            refuse_sound_track(asks if isinstance(asks, Mapping) else {}, "")
     columns = columns_of(reading.transforms) if reading.transforms else ()
     used = (*USED_COLUMNS, *columns, *(each.column for each in media_columns if each.taken))
     _check_media(raw, messages, parsed, used)

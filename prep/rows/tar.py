@@ -34,16 +34,33 @@ def read_tar(file: Path) -> Iterator[tuple[list[TarRow], int]]:
 def with_members(record: Mapping[str, Any], row: TarRow) -> dict[str, Any]:
     """A record with the bytes of members in place of their names.
 
-    If the record names none, all media of its key are its `images`, `audios` and `videos`.
+    Media of a kind of which the record names none are its `images`, `audios` or `videos`.
     """
     texts = {ending: _decoded(text, ending) for ending, text in row.texts.items() if ending not in record}
     by_name = {name: data for path, data in row.media.items() for name in (path, path.rpartition("/")[2])}
     placed = {key: _placed(value, by_name, key) for key, value in record.items()}
     columns: dict[str, list[bytes]] = {}
     for name, data in row.media.items():
-        columns.setdefault(_OTHER_MEDIA.get(name.rpartition(".")[2].lower(), "images"), []).append(data)
-    given = columns if placed == record else {}
-    return {**given, **placed, **texts}
+        columns.setdefault(_column(name), []).append(data)
+    for named in {_column(name) for key, value in record.items() for name in _names(value, by_name, key)}:
+        columns.pop(named, None)
+    return {**columns, **placed, **texts}
+
+
+def _column(name: str) -> str:
+    return _OTHER_MEDIA.get(name.rpartition(".")[2].lower(), "images")
+
+
+def _names(value: Any, by_name: Mapping[str, bytes], key: str) -> Iterator[str]:
+    """The members that a value names."""
+    if isinstance(value, str) and key in _MEDIA_KEYS and value in by_name:
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _names(item, by_name, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _names(item, by_name, name)
 
 
 def _decoded(text: bytes, ending: str) -> str:

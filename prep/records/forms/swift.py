@@ -1,7 +1,8 @@
 """ms-swift: {messages: [{role, content: "<image>What?"}], images, ...}, or {query, response, history, system}.
 
 Each tag takes the next entry of its column; where no tag is written, all pictures come before the first turn that is
-not the system's. Without a column of pictures, <img>a.jpg</img> is a picture. A turn `tool_call` and turns of the
+not the system's, and so do all videos, or all sounds, of a record with no other media. Without a column of their kind,
+<img>a.jpg</img>, <video>a.mp4</video> and <audio>a.wav</audio> are media. A turn `tool_call` and turns of the
 assistant in a row are one turn. The tags <bbox> and <ref-object> take the next box and the next name of `objects`, and
 boxes are written as ms-swift's QWENVL_BBOX_FORMAT=new does.
 """
@@ -14,6 +15,7 @@ from typing import Any
 from lmms.prep.records.absent import is_blank
 from lmms.prep.records.forms.alpaca import history_turns, joined
 from lmms.prep.records.forms.sharegpt import LISTS, has_conversation, read_conversation
+from lmms.prep.records.media.names import is_media_file
 from lmms.prep.records.normal.boxes import place_objects
 from lmms.prep.records.normal.form import Form, Normal, Roles, renamed
 from lmms.prep.records.normal.system_column import SYSTEM_COLUMNS
@@ -31,7 +33,9 @@ from lmms.prep.records.reasoning import REASONING_KEYS
 from lmms.prep.records.weights import WEIGHT_KEYS
 from lmms.prep.reject import Reject
 
-_ADDRESS = re.compile(r"<img>(.+?)</img>")
+_ADDRESS = re.compile(r"<(img|video|audio)>(.+?)</\1>")
+_LISTS_OF_MEDIA = ("images", "videos", "audios")
+_KINDS = {"img": "image", "video": "video", "audio": "audio"}
 _QUERIES = ("query", "prompt", "question", "problem")
 _RESPONSES = ("response", "answer", "output", "targets", "target", "answer_key", "answers", "solution")
 _READ = (*LISTS, *SYSTEM_COLUMNS, *_QUERIES, *_RESPONSES, *MEDIA_COLUMNS, "instruction", "input", "history", "objects")
@@ -44,9 +48,9 @@ def _read(record: Mapping[str, Any], roles: Roles) -> Normal:
     messages, places = read_conversation(record, roles) if has_list else _read_query(record)
     entries = media(record)
     for message in messages:
-        message["content"] = _content(message, has_column="images" in entries)
+        message["content"] = _content(message, entries)
     messages, places = _joined_turns(messages, places)
-    _add_tags(messages, len(entries.get("images", [])))
+    _add_tags(messages, entries)
     place_objects(messages, record.get("objects"), len(entries.get("images", [])))
     check_counts(messages, entries)
     return Normal(renamed(record, _READ, messages=messages, **entries), places)
@@ -76,26 +80,30 @@ def _read_query(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[
     return [*system, *history, *turns], (*["system"] * len(system), *places, *placed)
 
 
-def _content(message: Mapping[str, Any], has_column: bool) -> Any:
+def _content(message: Mapping[str, Any], entries: Mapping[str, list[Any]]) -> Any:
     content = message["content"]
     if message["role"] == "tool" and isinstance(content, Mapping):
         content = json.dumps(content, ensure_ascii=False)
-    if not has_column and isinstance(content, str) and _ADDRESS.search(content):
-        return _with_addresses(content)
+    if isinstance(content, str) and _ADDRESS.search(content):
+        return _with_addresses(content, entries)
     return with_places(content) if isinstance(content, str) else content
 
 
-def _with_addresses(text: str) -> list[dict[str, str]]:
+def _with_addresses(text: str, entries: Mapping[str, list[Any]]) -> str | list[dict[str, str]]:
+    """The parts of a text with addresses between tags. Of a kind with a column of entries these are no addresses."""
     parts: list[dict[str, str]] = []
-    for i, piece in enumerate(_ADDRESS.split(text)):
-        places = with_places(piece)
-        if i % 2:
-            parts.append({"type": "image", "image": piece})
-        elif isinstance(places, list):
-            parts += places
-        elif piece:
-            parts.append({"type": "text", "text": piece})
-    return parts
+    at = 0
+    for match in _ADDRESS.finditer(text):
+        kind = _KINDS[match[1]]
+        if f"{kind}s" not in entries:
+            parts += [*_text_parts(text[at : match.start()]), {"type": kind, kind: match[2]}]
+            at = match.end()
+    return [*parts, *_text_parts(text[at:])] if parts else with_places(text)
+
+
+def _text_parts(text: str) -> list[dict[str, str]]:
+    places = with_places(text)
+    return places if isinstance(places, list) else [{"type": "text", "text": places}] if places else []
 
 
 def _joined_turns(
@@ -134,12 +142,14 @@ def _one_turn(first: dict[str, Any], second: dict[str, Any], place: str) -> dict
     }
 
 
-def _add_tags(messages: list[dict[str, Any]], pictures: int) -> None:
-    """Put all pictures before the first turn, where no turn has a place for one."""
+def _add_tags(messages: list[dict[str, Any]], entries: Mapping[str, list[Any]]) -> None:
+    """Put all pictures before the first turn, or all media of another kind, where no turn has a place for one."""
     first = next((m for m in messages if m["role"] != "system"), None)
-    if not pictures or first is None or any(isinstance(m["content"], list) for m in messages):
+    kinds = [column.removesuffix("s") for column in _LISTS_OF_MEDIA if entries.get(column)]
+    if not kinds or first is None or any(isinstance(m["content"], list) for m in messages):
         return
-    first["content"] = [*[{"type": "image"}] * pictures, {"type": "text", "text": first["content"]}]
+    kind = "image" if "image" in kinds else kinds[0]
+    first["content"] = [*[{"type": kind}] * len(entries[f"{kind}s"]), {"type": "text", "text": first["content"]}]
 
 
 def _fits(record: Mapping[str, Any]) -> bool:
@@ -158,7 +168,10 @@ def _marks(record: Mapping[str, Any]) -> bool:
         return True
     if not turns or any(isinstance(content, list) for content in contents):
         return _has_query(record)
-    has_tag = any(isinstance(content, str) and with_places(content) != content for content in contents)
+    texts = [content for content in contents if isinstance(content, str)]
+    if any(is_media_file(address) for text in texts for _, address in _ADDRESS.findall(text)):
+        return True
+    has_tag = any(with_places(text) != text for text in texts)
     return has_tag and any(not is_blank(record.get(name)) for name in (*MEDIA_COLUMNS, "objects"))
 
 

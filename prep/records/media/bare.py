@@ -13,6 +13,12 @@ from lmms.prep.reject import Reject
 T = TypeVar("T")
 
 
+def tags_read(kind: str) -> str:
+    """What to do where tags stand in the text in place of bare parts."""
+    form = "swift" if kind == "audio" else "llava"
+    return f"where tags <{kind}> stand in the text, name the form of the source, such as form={form}"
+
+
 class Bare(Generic[T]):
     """The entries of a column such as `images`, in order: a part without a value takes the next entry."""
 
@@ -35,7 +41,7 @@ class Bare(Generic[T]):
         """Reject for entries that no part took. A column `image` of which nothing was taken is for check_all_read."""
         if self._entries and (self.taken or self.column.endswith("s")):
             more = counted(len(self._entries), "more entry", "more entries")
-            message = f"`{self.column}` has {more} than there are bare {self.kind} parts"
+            message = f"`{self.column}` has {more} than there are bare {self.kind} parts; {tags_read(self.kind)}"
             raise Reject("count_mismatch", message, self.column)
 
 

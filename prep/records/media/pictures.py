@@ -24,6 +24,9 @@ def image_ref(value: Any, place: str, kind: str = "image") -> MediaRef:
     """The file that an entry names: a path, text with its bytes, bytes, or the struct {bytes, path} of datasets."""
     if isinstance(value, Mapping):
         unknown = [key for key in value if key not in ("bytes", "path")]
+        if unknown == ["array", "sampling_rate"]:
+            message = "samples that were decoded already; keep the file, as Audio(decode=False) of datasets does"
+            raise Reject("bad_part", message, place)
         if unknown:
             raise Reject("bad_part", f"key {unknown[0]!r} in the struct of a file; expected 'bytes' and 'path'", place)
         if isinstance(value.get("bytes"), str):  # JSON has no bytes
@@ -37,5 +40,5 @@ def image_ref(value: Any, place: str, kind: str = "image") -> MediaRef:
         return MediaRef("bytes", value)
     if isinstance(value, str):
         return MediaRef("path", value)
-    also = " or a PIL image" if kind == "image" else ""
-    raise Reject("bad_part", f"the {kind} is {kind_of(value)}, expected a path, a data URI, base64, bytes{also}", place)
+    also = "base64, bytes or a PIL image" if kind == "image" else "or bytes"
+    raise Reject("bad_part", f"the {kind} is {kind_of(value)}, expected a path, a data URI, {also}", place)

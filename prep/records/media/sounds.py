@@ -34,6 +34,8 @@ def spoken_ref(value: Any, place: str) -> MediaRef:
     for key in ("data", "format"):
         if not isinstance(value.get(key), str | None):
             raise Reject("bad_part", f"`{key}` in `input_audio` is {kind_of(value[key])}, expected a string", place)
+    if not value["data"]:
+        raise Reject("bad_data_uri", "`data` in `input_audio` holds nothing", place)
     return MediaRef("base64", value["data"])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from lmms.prep.records.media.bare import tags_read
 from lmms.prep.records.media.names import Kind, is_media_file, media_kind, names_media
 from lmms.prep.reject import Reject
 
@@ -27,8 +28,7 @@ def check_all_read(holder: Mapping[str, Any], read: Collection[str], taken: Take
         if entries > _taken_of(kind, taken):
             message = (
                 f"`{key}` names media that no part of the record takes; name them in parts, or in `images`, `videos`"
-                " and `audios` for bare parts; where tags <image> stand in the text, name the form of the source, such"
-                " as form=llava"
+                f" and `audios` for bare parts; {tags_read('image' if kind == 'file' else kind)}"
             )
             raise Reject("unread_media", message, f"{place}.{key}" if place else str(key))
 

@@ -12,10 +12,13 @@ from lmms.prep.records.media.pictures import image_ref
 from lmms.prep.records.strict_json import kind_of
 from lmms.prep.reject import Reject
 
+SOUND_TRACK = "use_audio_in_video"
+"""Asks for the sound of a video, too: of a part, or of a record."""
 _WHOLE = ("nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
 _RATES = ("fps", "sample_fps")
 _TIMES = ("video_start", "video_end")
-VIDEO_ASKS = (*_WHOLE, *_RATES, *_TIMES)
+_NUMBERS = (*_WHOLE, *_RATES, *_TIMES)
+VIDEO_ASKS = (*_NUMBERS, SOUND_TRACK)
 """Keys of a video part besides the video itself, as in qwen_vl_utils."""
 
 
@@ -46,7 +49,8 @@ def video_files(value: Any, place: str) -> VideoFiles:
 
 def video_ask(part: Mapping[str, Any], files: VideoFiles, place: str) -> tuple[VideoAsk, float | None]:
     """What a part asks for its video, and the frames a second of a video that is a list of frames. Raises Reject."""
-    numbers = {key: _number(key, value, place) for key in VIDEO_ASKS if (value := part.get(key)) is not None}
+    refuse_sound_track(part, place)
+    numbers = {key: _number(key, value, place) for key in _NUMBERS if (value := part.get(key)) is not None}
     if "fps" in numbers and "nframes" in numbers:
         raise Reject("bad_part", "both `fps` and `nframes`; expected one of them", place)
     for low, high in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
@@ -65,6 +69,13 @@ def video_ask(part: Mapping[str, Any], files: VideoFiles, place: str) -> tuple[V
         raise Reject("bad_range", f"video_start {start:g} is not before video_end {end:g}", place)
     whole: dict[str, Any] = {key: int(value) for key, value in numbers.items() if key != "fps"}
     return VideoAsk(**whole, fps=numbers.get("fps"), start=start, end=end), rate
+
+
+def refuse_sound_track(asks: Mapping[str, Any], place: str) -> None:
+    """Reject for a part or a record that asks for the sound of a video, which no model hears here yet."""
+    if asks.get(SOUND_TRACK) not in (None, False):
+        message = f"`{SOUND_TRACK}`: the sound of a video is not heard; give the sound as an audio part, or set false"
+        raise Reject("audio_unsupported", message, place)
 
 
 def _number(key: str, value: Any, place: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from lmms.configs.words import counted
 from lmms.prep.records.absent import is_absent, is_blank, is_null_image
 from lmms.prep.records.media.bare import json_list
-from lmms.prep.records.parts import IMAGE_KEYS
+from lmms.prep.records.parts import sources
 from lmms.prep.records.strict_json import kind_of, parse_json, parse_line
 from lmms.prep.reject import Reject
 
@@ -111,14 +111,14 @@ def check_counts(messages: list[dict[str, Any]], entries: Mapping[str, list[Any]
     for kind, column, noun in _COUNTED:
         tags, given = sum(_is_place(part, kind) for part in parts), len(entries.get(column, []))
         if tags != given:
-            found = f"{tags:,} {'tag' if tags == 1 else 'tags'} <{kind}> in the text"
-            raise Reject("count_mismatch", f"{found}, {counted(given, noun)} beside it", column)
+            in_text = f"{tags:,} {'tag' if tags == 1 else 'tags'} <{kind}> in the text"
+            raise Reject("count_mismatch", f"{in_text}, {counted(given, noun)} beside it", column)
 
 
 def _is_place(part: Any, kind: str) -> bool:
     """Whether a part is the place of a picture, video or sound that stands in a column."""
     is_of_kind = isinstance(part, Mapping) and part.get("type") == kind
-    return is_of_kind and all(is_null_image(part.get(key)) for key in (*IMAGE_KEYS, kind))
+    return is_of_kind and all(is_null_image(part.get(key)) for key in sources(kind))
 
 
 def calls_of(text: Any, place: str) -> dict[str, Any]:

@@ -47,6 +47,9 @@ EXAMPLES: Examples = [
      [(U, [IMAGE, "Open it"]), (A, ["click(start_box='", ("points", [61, 22]), "')"])]),
     # multi_modal_1.jsonl, _2, _3: pictures by address, and beside a query without tags.
     ({"query": "<img>a.jpg</img>a", "response": "b"}, [(U, [IMAGE, "a"]), (A, "b")]),
+    ({"query": "<audio>a.wav</audio>a", "response": "b"}, [(U, [("audio",), "a"]), (A, "b")]),
+    ({"messages": chat("<audio>a.wav</audio>a<img>a.jpg</img>", "b")}, [(U, [("audio",), "a", IMAGE]), (A, "b")]),
+    ({"messages": chat("a", "b"), "audios": ["a.wav", "b.wav"]}, [(U, [("audio",), ("audio",), "a"]), (A, "b")]),
     ({"query": "<img>a.jpg</img><img>b.jpg</img>c", "response": "d", "history": [["a", "b"]]},
      [(U, "a"), (A, "b"), (U, [IMAGE, IMAGE, "c"]), (A, "d")]),
     ({"query": "c", "response": "d", "history": [["a", "b"]], "images": ["a.jpg", "b.jpg"]},

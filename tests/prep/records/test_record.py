@@ -135,6 +135,18 @@ def test_a_surrogate_pair_is_one_character() -> None:
                 ({"data": "UklG", "rate": 16000}, "bad_part"),
             )
         ),
+        (
+            conversation(image_turn({"type": "input_audio", "input_audio": {"data": ""}})),
+            "bad_data_uri",
+            "messages[0].content[0]",
+        ),
+        (conversation(image_turn(video_part(use_audio_in_video=True))), "audio_unsupported", "messages[0].content[0]"),
+        (conversation(image_turn(video_part()), ASSISTANT, use_audio_in_video=True), "audio_unsupported", ""),
+        (
+            conversation(image_turn(video_part()), ASSISTANT, mm_processor_kwargs={"use_audio_in_video": True}),
+            "audio_unsupported",
+            "",
+        ),
         (conversation(image_turn({"type": "audio"})), "count_mismatch", "messages[0].content[0]"),
         (conversation(image_turn({"type": "audio_url"})), "part_missing_field", "messages[0].content[0]"),
         (conversation(image_turn({"type": "audio", "audio": 1})), "bad_part", "messages[0].content[0]"),

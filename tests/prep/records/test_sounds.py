@@ -26,6 +26,7 @@ def sounds_of(*parts: dict[str, Any], **columns: Any) -> list[Audio]:
         ({"type": "audio", "audio": {"bytes": None, "path": "a.wav"}}, PATH),
         ({"type": "audio_url", "audio_url": {"url": "a%20b.wav"}}, MediaRef("url", "a%20b.wav")),
         ({"type": "audio_url", "audio_url": "a.wav"}, MediaRef("url", "a.wav")),
+        ({"type": "audio", "audio_url": "a.wav"}, MediaRef("url", "a.wav")),
         ({"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}}, MediaRef("base64", "UklG")),
         ({"type": "input_audio", "input_audio": {"data": "UklG"}, "text": None}, MediaRef("base64", "UklG")),
     ],

@@ -68,6 +68,13 @@ def test_a_text_that_is_the_name_of_a_member_stays_a_text(tmp_path: Path) -> Non
     assert row == {"messages": [{"content": "1.jpg"}], "images": [b"JPEG", {"path": b"JPEG"}]}
 
 
+def test_a_record_that_names_its_picture_keeps_its_sound(tmp_path: Path) -> None:
+    """Media of a kind of which the record names none: nothing of a key is lost in silence."""
+    members = {"1.jpg": b"JPEG", "1.wav": b"sound", "1.json": {"images": ["1.jpg"], "messages": []}}
+    (row,) = values(write(tmp_path / "a.tar", members))
+    assert row == {"audios": [b"sound"], "images": [b"JPEG"], "messages": []}
+
+
 def test_sounds_and_videos_are_named_like_pictures(tmp_path: Path) -> None:
     parts = [{"type": "audio", "audio": "1.b.aac"}, {"type": "video", "video": "1.mp4"}]
     members = {"1.a.opus": b"a", "1.b.aac": b"b", "1.mp4": b"v"}
