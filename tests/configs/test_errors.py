@@ -16,7 +16,7 @@ from lmms.configs.errors import LmmsError
 from lmms.configs.load import load_config
 from lmms.configs.settings.train import TrainConfig
 from lmms.configs.stores.store import LocalStore
-from lmms.prep.media.read import Looked, _first_file
+from lmms.prep.media.read import MediaRef, read_image
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
 held = []
@@ -28,7 +28,7 @@ except OSError:
 for read in (
     lambda: LocalStore(folder).read("file"),
     lambda: load_config(TrainConfig, folder / "file"),
-    lambda: _first_file(["file"], "file", (folder,), lambda path, _: path.read_bytes(), Looked()),
+    lambda: read_image(MediaRef("path", "file"), (folder,)),
 ):
     try:
         read()
